@@ -1,0 +1,24 @@
+# Two commands on a bare machine with Python and pip: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+
+.PHONY: demo test lint clean
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install -q -c constraints.txt -e ".[demo,dev,onnx]"
+	touch $@
+
+demo: $(VENV)/ready
+	$(VENV)/bin/niwaki demo
+
+test: $(VENV)/ready
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,18 @@
+"""Niwaki: fine-tuned transformers made smaller and faster, each part pruned as much as it can bear."""
+
+from niwaki.config import Structured
+from niwaki.errors import NiwakiError, RequestError, WorkError
+from niwaki.lora import merge_
+from niwaki.prune import prune_, score
+from niwaki.version import __version__
+
+__all__ = [
+    "NiwakiError",
+    "RequestError",
+    "Structured",
+    "WorkError",
+    "__version__",
+    "merge_",
+    "prune_",
+    "score",
+]

@@ -1,0 +1,23 @@
+"""What a model is made of."""
+
+from niwaki.anatomy.counts import Counts, count, unit_flops, unit_params
+from niwaki.anatomy.families import FAMILIES, Family, family_of, supported_model_types
+from niwaki.anatomy.sites import Kind, Site, body_of, layers_of, sites_of, unwrap, weight_of
+
+__all__ = [
+    "FAMILIES",
+    "Counts",
+    "Family",
+    "Kind",
+    "Site",
+    "body_of",
+    "count",
+    "family_of",
+    "layers_of",
+    "sites_of",
+    "supported_model_types",
+    "unit_flops",
+    "unit_params",
+    "unwrap",
+    "weight_of",
+]

@@ -1,0 +1,62 @@
+"""Exact counts of parameters and FLOPs, per site and for the whole model.
+
+FLOPs are multiply-accumulates x 2 of the linears and of the two attention products, for one sequence of `length`
+real tokens; norms, biases and softmax are not counted. A head of width `w` in a model of width `d` costs
+`2 * length * (4 d w + 2 length w)`, a neuron `2 * length * 2 d`. LoRA factors are not counted: they merge.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from niwaki.anatomy.sites import Site, body_of, layers_of, sites_of, unwrap, weight_of
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Parameters of the three parts of a model, and FLOPs of its blocks for one sequence."""
+
+    block_params: int
+    embedding_params: int
+    head_params: int
+    block_flops: float
+    zeros: int
+
+
+def unit_params(site: Site) -> int:
+    """Parameters that leave the blocks with one unit of `site`: rows with their biases, and columns."""
+    rows = sum(site.width * (weight_of(linear).shape[1] + _has_bias(linear)) for linear in site.inputs)
+    return rows + site.width * weight_of(site.output).shape[0]
+
+
+def unit_flops(site: Site, length: float) -> float:
+    """FLOPs of one unit of `site` for one sequence of `length` tokens."""
+    linears = sum(site.width * weight_of(linear).shape[1] for linear in site.inputs)
+    linears += site.width * weight_of(site.output).shape[0]
+    products = 2 * length * site.width if site.kind == "attention" else 0.0
+    return 2.0 * length * (linears + products)
+
+
+def count(model: nn.Module, length: float) -> Counts:
+    """Count a model as it stands. `length` is the mean number of real tokens of a sequence."""
+    layers = layers_of(model)
+    block = sum(_without_adapters(layers))
+    total = sum(_without_adapters(unwrap(model)))
+    body = sum(_without_adapters(body_of(model)))
+    flops = sum(site.units * unit_flops(site, length) for site in sites_of(model))
+    zeros = sum(int((p == 0).sum()) for s in sites_of(model) for p in map(weight_of, (*s.inputs, s.output)))
+    return Counts(block, body - block, total - body, flops, zeros)
+
+
+def _without_adapters(module: nn.Module) -> list[int]:
+    return [
+        p.numel()
+        for name, p in module.named_parameters()
+        if "lora_" not in name and ".original_module." not in f".{name}"
+    ]
+
+
+def _has_bias(linear: nn.Module) -> int:
+    return int(getattr(linear, "base_layer", linear).bias is not None)

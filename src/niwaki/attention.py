@@ -1,0 +1,91 @@
+"""Attention probabilities where fused kernels return none: collected for one pass, reduced to sums per head at once.
+
+For a query q of a row with K real keys and head h, let p be the distribution over keys. Two variances are summed:
+
+- over keys: `sum_k (p_k - 1/K)^2`, how far the distribution is from spreading evenly (0: an even spread);
+- over inputs: the same around the row's mean distribution over its queries, `sum_k (p_qk - mean_q p_qk)^2`: how
+  much the head's pattern changes from query to query (0: the same pattern whatever the query).
+
+A head that looks everywhere alike, or at the same place whatever it reads, does not vary: the seed's text calls it
+redundant. Padding keys and padding queries do not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
+
+from niwaki.anatomy import Site, family_of, unwrap
+
+_NAME = "niwaki_observed"
+
+
+def _observed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = query @ key.transpose(2, 3) * scale
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    probabilities = scores.softmax(-1)
+    return (probabilities @ value).transpose(1, 2).contiguous(), probabilities
+
+
+AttentionInterface.register(_NAME, _observed_attention)
+AttentionMaskInterface.register(_NAME, eager_mask)
+
+
+@contextmanager
+def collect_attention(model: nn.Module, sites: list[Site]) -> Iterator[dict[str, Tensor]]:
+    """While open, each forward pass leaves site name -> probabilities `[rows, heads, queries, keys]` in the dict."""
+    maps: dict[str, Tensor] = {}
+    inner = unwrap(model)
+    hooks = []
+    for site in sites:
+        if site.attention is None:
+            continue
+
+        def keep(_module: nn.Module, _args: Any, output: Any, name: str = site.name) -> None:
+            maps[name] = output[1].detach()
+
+        hooks.append(site.attention.register_forward_hook(keep))
+    before = inner.config._attn_implementation or "eager"
+    try:
+        if family_of(inner).attention_interface:
+            inner.set_attn_implementation(_NAME)
+        else:
+            inner.config.output_attentions = True
+        yield maps
+    finally:
+        if family_of(inner).attention_interface:
+            inner.set_attn_implementation(before)
+        else:
+            inner.config.output_attentions = False
+        for hook in hooks:
+            hook.remove()
+
+
+def attention_moments(probabilities: Tensor, keep: Tensor) -> Tensor:
+    """Sums `[heads, 3]` of one batch: variance over keys, over inputs, and the count of (row, query) pairs."""
+    real = keep.to(probabilities)
+    keys = real[:, None, None, :]
+    queries = real[:, None, :, None]
+    count = real.sum(1)[:, None, None, None]
+    p = probabilities * keys
+    over_keys = ((p - 1 / count).square() * keys).sum(-1, keepdim=True) * queries
+    mean = (p * queries).sum(2, keepdim=True) / count
+    over_inputs = (p - mean).square().sum(-1, keepdim=True) * queries
+    pairs = torch.full((p.shape[1],), float(real.sum()), device=p.device)
+    return torch.stack([over_keys.sum((0, 2, 3)), over_inputs.sum((0, 2, 3)), pairs], 1)

@@ -1,0 +1,220 @@
+"""One streamed pass over calibration data -> running sums, from which every score is made.
+
+All statistics are sums over real (not padded) tokens or over rows, so two observations add: over batches, processes,
+restarts. Nothing kept here grows with the data. Gradients are read by hooks on activations, so frozen weights are
+observed like the rest, and weights never receive a gradient here (the backward pass costs one forward, not two).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from niwaki.anatomy import Site, sites_of, unwrap
+from niwaki.attention import attention_moments, collect_attention
+from niwaki.errors import RequestError, WorkError
+
+Batch = dict[str, Any]
+
+
+@dataclass
+class SiteStatistics:
+    """Sums of one site. `n` columns of the output projection (`units * width`), `d` model width.
+
+    inputs: `[n]` sum of x, the input of the output projection, over tokens.
+    moments: `[n, n]` sum of x x^T over tokens.
+    output_gradients: `[d, d]` sum of g g^T over tokens, g the gradient of the pseudo-loss at the projection's output.
+    fisher: `[units]` sum over rows of (dL/dm)^2, m a mask on the unit, L the task loss of the row.
+    taylor: `[units]` sum over rows of |dL/dm|.
+    attention: `[units, 3]` per head: variance over keys, over inputs, and the number of (row, query) pairs.
+    """
+
+    inputs: Tensor | float = 0.0
+    moments: Tensor | float = 0.0
+    output_gradients: Tensor | float = 0.0
+    fisher: Tensor | float = 0.0
+    taylor: Tensor | float = 0.0
+    attention: Tensor | float = 0.0
+
+    def __add__(self, other: SiteStatistics) -> SiteStatistics:
+        return SiteStatistics(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass
+class Statistics:
+    """Sums of all sites by name, with the number of tokens and rows they are over."""
+
+    sites: dict[str, SiteStatistics] = field(default_factory=dict)
+    tokens: int = 0
+    rows: int = 0
+    forward_passes: float = 0.0
+    backward_passes: float = 0.0
+
+    def __add__(self, other: Statistics) -> Statistics:
+        names = {**self.sites, **other.sites}
+        empty = SiteStatistics()
+        return Statistics(
+            {name: self.sites.get(name, empty) + other.sites.get(name, empty) for name in names},
+            self.tokens + other.tokens,
+            self.rows + other.rows,
+            max(self.forward_passes, other.forward_passes),
+            max(self.backward_passes, other.backward_passes),
+        )
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a request needs: task-loss gradients, gradients of the model's own distribution, attention maps."""
+
+    task_gradients: bool = False
+    output_gradients: bool = False
+    attention: bool = False
+
+    def __or__(self, other: Need) -> Need:
+        return Need(*(getattr(self, f.name) or getattr(other, f.name) for f in fields(self)))
+
+
+def observe(
+    model: nn.Module,
+    data: Iterable[Batch],
+    need: Need,
+    *,
+    seed: int = 0,
+    temperature: float = 2.0,
+    progress: bool = False,
+) -> Statistics:
+    """Run the calibration batches once through `model` and return the sums that `need` asks for.
+
+    Raises:
+        RequestError: no batches; task gradients asked of batches without labels.
+        WorkError: a loss or statistic that is not finite, naming the site.
+    """
+    sites = sites_of(model)
+    total = Statistics({site.name: SiteStatistics() for site in sites})
+    generator = torch.Generator().manual_seed(seed)
+    with _frozen(model, with_gradients=need.task_gradients or need.output_gradients) as device:
+        for batch in tqdm(data, desc="observe", unit="batch", disable=not progress, leave=False):
+            total = total + _observe_batch(model, sites, _to(batch, device), need, generator, temperature)
+    if not total.rows:
+        raise RequestError("data must hold at least one batch, got none")
+    for name, statistics in total.sites.items():
+        for f in fields(statistics):
+            value = getattr(statistics, f.name)
+            if isinstance(value, Tensor) and not bool(torch.isfinite(value).all()):
+                raise WorkError(f"{name}: statistic {f.name!r} is not finite; check the weights and the inputs")
+    total.forward_passes = 1.0
+    total.backward_passes = float(need.task_gradients) + float(need.output_gradients)
+    return total
+
+
+def _observe_batch(
+    model: nn.Module, sites: list[Site], batch: Batch, need: Need, generator: torch.Generator, temperature: float
+) -> Statistics:
+    mask = token_mask(batch)
+    keep = mask.bool()
+    found = {site.name: SiteStatistics() for site in sites}
+    captured: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def capture(site: Site) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            captured[site.name] = (args[0], output)
+
+        return hook
+
+    with ExitStack() as stack:
+        for site in sites:
+            stack.callback(site.output.register_forward_hook(capture(site)).remove)
+        maps = stack.enter_context(collect_attention(model, sites)) if need.attention else {}
+        with_gradients = need.task_gradients or need.output_gradients
+        with torch.set_grad_enabled(with_gradients):
+            labels = batch.get("labels")
+            outputs = model(**batch) if labels is not None else model(**batch, return_dict=True)
+            logits = outputs.logits
+            if not bool(torch.isfinite(logits).all()):
+                raise WorkError("calibration: the model's logits are not finite; " + _first_non_finite(captured))
+    for site in sites:
+        x = captured[site.name][0].detach()[keep]
+        found[site.name].inputs = x.sum(0)
+        found[site.name].moments = x.T @ x
+        if need.attention and site.kind == "attention":
+            found[site.name].attention = attention_moments(maps.pop(site.name), keep)
+
+    if need.task_gradients:
+        if labels is None:
+            raise RequestError("data must hold labels for the scores fisher and taylor, got batches without `labels`")
+        loss = outputs.loss * len(mask)
+        if not bool(torch.isfinite(loss)):
+            raise WorkError("calibration: the task loss is not finite")
+        gradients = torch.autograd.grad(loss, [captured[s.name][0] for s in sites], retain_graph=need.output_gradients)
+        for site, gradient in zip(sites, gradients, strict=True):
+            product = (captured[site.name][0].detach() * gradient * mask[..., None]).sum(1)
+            per_row = product.reshape(len(product), site.units, site.width).sum(-1)
+            found[site.name].fisher = per_row.square().sum(0)
+            found[site.name].taylor = per_row.abs().sum(0)
+    if need.output_gradients:
+        loss = pseudo_loss(logits, generator, temperature, regression=unwrap(model).config.num_labels == 1)
+        gradients = torch.autograd.grad(loss, [captured[s.name][1] for s in sites])
+        for site, gradient in zip(sites, gradients, strict=True):
+            g = gradient[keep]
+            found[site.name].output_gradients = g.T @ g
+    return Statistics(found, int(keep.sum()), len(mask))
+
+
+def pseudo_loss(logits: Tensor, generator: torch.Generator, temperature: float, *, regression: bool) -> Tensor:
+    """A loss whose squared gradient is, in the mean, the curvature of the KL to the model itself.
+
+    Labels are drawn from the model's own distribution softened by `temperature` (for regression: a unit normal
+    around the prediction), so the mean of g g^T is the true Fisher, not the empirical one that vanishes where the
+    model is right. Martens, "New insights and perspectives on the natural gradient method", 2020.
+    """
+    if regression:
+        noise = torch.randn(logits.shape, generator=generator).to(logits)
+        return (logits * noise).sum()
+    logp = torch.log_softmax(logits.float() / temperature, -1)
+    drawn = torch.multinomial(logp.detach().exp().cpu(), 1, generator=generator).to(logits.device)
+    return -logp.gather(-1, drawn).sum()
+
+
+def token_mask(batch: Batch) -> Tensor:
+    """`[rows, length]`, 1 where a token is real."""
+    mask = batch.get("attention_mask")
+    return mask if mask is not None else torch.ones_like(batch["input_ids"])
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+
+
+def _first_non_finite(captured: dict[str, tuple[Tensor, Tensor]]) -> str:
+    for name, (_, output) in captured.items():
+        if not bool(torch.isfinite(output).all()):
+            return f"first seen in {name}"
+    return "first seen after the last layer"
+
+
+@contextmanager
+def _frozen(model: nn.Module, *, with_gradients: bool) -> Iterator[torch.device]:
+    """Evaluation mode, no gradient for weights; with gradients, activations carry them from the embeddings on."""
+    training = model.training
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    model.eval()
+    for p in trainable:
+        p.requires_grad_(False)
+
+    def require(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        return output.requires_grad_() if with_gradients else output
+
+    hook = unwrap(model).get_input_embeddings().register_forward_hook(require)
+    try:
+        yield next(model.parameters()).device
+    finally:
+        hook.remove()
+        for p in trainable:
+            p.requires_grad_(True)
+        model.train(training)

@@ -1,0 +1,74 @@
+"""The typed record behind `result.json` (schema 1)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SiteResult:
+    """What became of one site: `kept` of `total` units, `ratio` of them pruned, its share of all scores."""
+
+    name: str
+    kind: str
+    importance: float
+    ratio: float
+    kept: int
+    total: int
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What one stage asked, delivered and cost. `requested` and `achieved` are fractions kept."""
+
+    name: str
+    kind: str
+    requested: float
+    achieved: float
+    seconds: float
+    forward_passes: float
+    backward_passes: float
+    layers: tuple[SiteResult, ...]
+    warnings: tuple[str, ...] = ()
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The stage as it stands in `result.json` (`layers` and `warnings` are kept at the top level there)."""
+        return {
+            "name": self.name,
+            "seconds": self.seconds,
+            "budget": {"kind": self.kind, "requested": self.requested, "achieved": self.achieved},
+            "forward_passes": self.forward_passes,
+            "backward_passes": self.backward_passes,
+            **self.details,
+        }
+
+
+@dataclass(frozen=True)
+class Result:
+    """All of `result.json`. The keys are fixed by the contract; values are plain data."""
+
+    run: dict[str, Any]
+    recipe: dict[str, Any]
+    data: dict[str, Any]
+    stages: list[dict[str, Any]]
+    dense: dict[str, Any]
+    pruned: dict[str, Any]
+    latency: dict[str, Any]
+    layers: list[dict[str, Any]]
+    warnings: list[str]
+    schema: int = 1
+
+
+def write_result(result: Result, path: Path) -> None:
+    """Write `result.json`; a value that JSON cannot hold (NaN) is an error, not a surprise for the reader."""
+    path.write_text(json.dumps(dataclasses.asdict(result), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_result(path: Path) -> Result:
+    """Read a `result.json` that `write_result` wrote."""
+    return Result(**json.loads(path.read_text(encoding="utf-8")))

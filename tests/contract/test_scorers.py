@@ -1,0 +1,112 @@
+"""What every scorer owes: one score per unit, finite, repeatable, additive statistics, padding ignored."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import niwaki
+from niwaki.anatomy import sites_of
+from niwaki.config import HEAD_SCORES, NEURON_SCORES
+from niwaki.observe import observe
+from niwaki.scoring import HEAD_SCORERS, NEURON_SCORERS, need_of
+from tiny import batches, tiny, with_lora
+
+CASES = [("attention", name) for name in HEAD_SCORERS] + [("ffn", name) for name in NEURON_SCORERS]
+
+
+def _scores(model, kind, name, data, seed=0):
+    statistics = observe(model, data, need_of(name), seed=seed)
+    scorer = (HEAD_SCORERS if kind == "attention" else NEURON_SCORERS)[name]
+    return {s.name: scorer(s, statistics, seed) for s in sites_of(model) if s.kind == kind}
+
+
+def test_names_are_the_configured_ones():
+    assert set(HEAD_SCORERS) == set(HEAD_SCORES)
+    assert set(NEURON_SCORERS) == set(NEURON_SCORES)
+
+
+@pytest.mark.parametrize("family", ["distilbert", "mpnet"])
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_one_finite_score_per_unit_and_repeatable(kind, name, family):
+    model = with_lora(tiny(family))
+    first, again = (_scores(model, kind, name, batches()) for _ in range(2))
+    assert len(first) == 3
+    for site in sites_of(model):
+        if site.kind == kind:
+            assert first[site.name].shape == (site.units,)
+            assert torch.isfinite(first[site.name]).all()
+            assert (first[site.name] >= 0).all()
+            assert torch.equal(first[site.name], again[site.name])
+
+
+@pytest.mark.parametrize(("kind", "name"), [c for c in CASES if c[1] not in ("reconstruction", "random")])
+def test_batching_and_padding_do_not_matter(kind, name):
+    model = tiny()
+    whole = batches(count=1, rows=8, length=12)
+    single = []
+    for row in range(8):
+        n = int(whole[0]["attention_mask"][row].sum())
+        single.append({k: v[row : row + 1, :n] if v.dim() == 2 else v[row : row + 1] for k, v in whole[0].items()})
+    for a, b in zip(
+        _scores(model, kind, name, whole).values(), _scores(model, kind, name, single).values(), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=2e-3, atol=1e-7)
+
+
+def test_statistics_add():
+    model, data = tiny(), batches(count=4)
+    need = need_of("attention-variance", "fisher")
+    together = observe(model, data, need)
+    apart = observe(model, data[:1], need) + observe(model, data[1:], need)
+    assert (apart.tokens, apart.rows) == (together.tokens, together.rows)
+    for name, sums in together.sites.items():
+        for field in ("inputs", "moments", "fisher", "taylor", "attention"):
+            torch.testing.assert_close(
+                torch.as_tensor(getattr(apart.sites[name], field)), torch.as_tensor(getattr(sums, field))
+            )
+
+
+@pytest.mark.parametrize("name", ["fisher", "taylor", "reconstruction"])
+def test_a_dead_neuron_is_the_least_important(name):
+    model = tiny()
+    with torch.no_grad():
+        model.distilbert.transformer.layer[1].ffn.lin2.weight[:, 7] = 0
+    scores = _scores(model, "ffn", name, batches())["layer.1.ffn"]
+    assert scores.argmin() == 7
+    assert scores[7] == pytest.approx(0, abs=1e-9)
+
+
+def test_attention_variance_is_zero_for_an_even_head():
+    model = tiny()
+    with torch.no_grad():
+        query = model.distilbert.transformer.layer[0].attention.q_lin
+        query.weight[8:16] = 0
+        query.bias[8:16] = 0
+    scores = _scores(model, "attention", "attention-variance", batches())["layer.0.attention"]
+    assert scores[1] == pytest.approx(0, abs=1e-9)
+    assert (scores[[0, 2, 3]] > 1e-4).all()
+
+
+def test_twins_are_seen_as_redundant_by_reconstruction_only():
+    model = tiny()
+    layer = model.distilbert.transformer.layer[0].ffn
+    with torch.no_grad():
+        layer.lin1.weight[5], layer.lin1.bias[5] = layer.lin1.weight[4].clone(), layer.lin1.bias[4].clone()
+    found = _scores(model, "ffn", "reconstruction", batches(count=12))["layer.0.ffn"]
+    assert {4, 5} & set(found.argsort()[:2].tolist())
+
+
+def test_scores_without_labels():
+    data = [{k: v for k, v in b.items() if k != "labels"} for b in batches()]
+    assert len(niwaki.score(tiny(), data)) == 6
+    with pytest.raises(niwaki.RequestError, match="labels"):
+        niwaki.score(tiny(), data, niwaki.Structured(flops=1.0, head_score="fisher"))
+
+
+def test_a_weight_that_is_not_finite_is_named():
+    model = tiny()
+    with torch.no_grad():
+        model.distilbert.transformer.layer[1].ffn.lin1.weight[0, 0] = torch.nan
+    with pytest.raises(niwaki.WorkError, match=r"layer\.1\.ffn"):
+        niwaki.score(model, batches())
