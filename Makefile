@@ -1,16 +1,13 @@
-# Two commands on a bare machine with Python and pip: `make demo` and `make test`.
+# On a bare machine with Python and pip: `make test`.
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: demo test lint clean
+.PHONY: test lint clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -q -c constraints.txt -e ".[demo,dev,onnx]"
+	$(VENV)/bin/pip install -q -c constraints.txt -e ".[dev]"
 	touch $@
-
-demo: $(VENV)/ready
-	$(VENV)/bin/niwaki demo
 
 test: $(VENV)/ready
 	$(VENV)/bin/python -m pytest

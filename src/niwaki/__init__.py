@@ -1,5 +1,6 @@
 """Niwaki: fine-tuned transformers made smaller and faster, each part pruned as much as it can bear."""
 
+from niwaki.checkpoint import load, save
 from niwaki.config import Structured
 from niwaki.errors import NiwakiError, RequestError, WorkError
 from niwaki.lora import merge_
@@ -12,7 +13,9 @@ __all__ = [
     "Structured",
     "WorkError",
     "__version__",
+    "load",
     "merge_",
     "prune_",
+    "save",
     "score",
 ]

@@ -15,40 +15,34 @@ HEAD_SCORES = ("attention-variance", "fisher", "taylor", "reconstruction", "rand
 NEURON_SCORES = ("activation", "activation-variance", "fisher", "taylor", "reconstruction", "random")
 ALLOCATIONS = ("global", "uniform")
 REPAIRS = ("none", "bias", "least-squares")
-BUDGETS = ("flops", "params", "latency")
+BUDGETS = ("flops", "params")
 
 
 @dataclass(frozen=True)
 class Structured:
     """Remove whole attention heads and FFN neurons until a budget is met.
 
-    Exactly one of `flops`, `params`, `latency` is given: the fraction of the transformer blocks to KEEP, in (0, 1].
+    Exactly one of `flops`, `params` is given: the fraction of the transformer blocks to KEEP, in (0, 1].
     `steps` observations are made, each followed by a part of the cut, so that later scores see the earlier cuts.
     """
 
     flops: float | None = None
     params: float | None = None
-    latency: float | None = None
     head_score: str = "reconstruction"
     neuron_score: str = "reconstruction"
     allocation: str = "global"
     repair: str = "least-squares"
-    steps: int = 3
+    steps: int = 1
     round_to: int = 1
     min_heads: int = 1
     min_neurons: int = 1
-    latency_batch_size: int = 32
-    latency_length: int = 64
-    recover_epochs: float = 0.0
-    recover_lora_rank: int = 16
-    recover_learning_rate: float = 5e-4
     seed: int = 0
 
     def __post_init__(self) -> None:
         given = [kind for kind in BUDGETS if getattr(self, kind) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none"
-            raise RequestError(f"budget: exactly one of flops, params, latency must be given, got {found}")
+            raise RequestError(f"budget: exactly one of flops, params must be given, got {found}")
         kind, value = self.budget
         if not 0.0 < value <= 1.0:
             raise RequestError(f"{kind} must be a fraction to keep in (0, 1], got {value:g}")
@@ -56,12 +50,11 @@ class Structured:
         check_choice("neuron_score", self.neuron_score, NEURON_SCORES)
         check_choice("allocation", self.allocation, ALLOCATIONS)
         check_choice("repair", self.repair, REPAIRS)
-        for name in ("steps", "round_to", "min_heads", "latency_batch_size", "latency_length", "recover_lora_rank"):
+        for name in ("steps", "round_to", "min_heads"):
             if getattr(self, name) < 1:
                 raise RequestError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("min_neurons", "recover_epochs", "recover_learning_rate"):
-            if getattr(self, name) < 0:
-                raise RequestError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.min_neurons < 0:
+            raise RequestError(f"min_neurons must be at least 0, got {self.min_neurons}")
 
     @property
     def budget(self) -> tuple[str, float]:

@@ -76,11 +76,10 @@ def sites_of(model: nn.Module) -> list[Site]:
     """
     inner = unwrap(model)
     family = family_of(inner)
-    if getattr(inner, "hf_quantizer", None) is not None and not hasattr(inner.config, "niwaki"):
-        raise RequestError(
-            f"model must hold float weights, got one quantised with {getattr(inner, 'quantization_method', '?')!s}; "
-            "prune first, quantise afterwards"
-        )
+    quantised = getattr(inner.config, "quantization_config", None)
+    method = str(getattr(quantised, "quant_method", "")).rpartition(".")[2]
+    if quantised is not None and method != "niwaki":
+        raise RequestError(f"model must hold float weights, got one quantised with {method}; quantise after pruning")
     head_width = _head_width(inner, family)
     sites: list[Site] = []
     for index, layer in enumerate(layers_of(model)):

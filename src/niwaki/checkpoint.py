@@ -1,0 +1,255 @@
+"""Save and load, atomically, with uneven layers.
+
+A pruned model is an ordinary Transformers folder. Where its layers are no longer what the plain config says,
+`config.json` also holds a table of shapes under `quantization_config` with the method name `niwaki`: the quantizer
+hook of Transformers is the one place where a model can be changed on the meta device before its weights arrive, so
+`from_pretrained` works as soon as `niwaki` is imported. After loading, nothing marks the model as quantised but that
+table, so it trains and is saved again like any other. A cut that leaves all heads and as many neurons in every layer
+is written as a plain config.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftConfig, PeftModel
+from safetensors import SafetensorError, safe_open
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers.quantizers.auto import register_quantization_config, register_quantizer
+from transformers.quantizers.base import HfQuantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from niwaki.anatomy import family_of, sites_of, unwrap
+from niwaki.errors import RequestError
+from niwaki.lora import merge_
+from niwaki.surgery import cut_
+
+METHOD = "niwaki"
+
+
+def shapes_of(model: nn.Module) -> list[dict[str, int]]:
+    """Heads and neurons of every layer, as the model stands."""
+    layers: dict[int, dict[str, int]] = {}
+    for site in sites_of(model):
+        layers.setdefault(site.layer, {})["heads" if site.kind == "attention" else "neurons"] = site.units
+    return [layers[index] for index in sorted(layers)]
+
+
+def apply_shapes_(model: nn.Module, shapes: list[dict[str, int]]) -> None:
+    """Narrow a freshly built model (on any device, the meta device too) to these shapes.
+
+    Raises:
+        RequestError: the table does not fit the model.
+    """
+    sites = sites_of(model)
+    if len(shapes) * 2 != len(sites):
+        raise RequestError(f"shapes must have one entry for each of {len(sites) // 2} layers, got {len(shapes)}")
+    plan = {}
+    for site in sites:
+        units = int(shapes[site.layer]["heads" if site.kind == "attention" else "neurons"])
+        if not 0 < units <= site.units:
+            raise RequestError(f"shapes: {site.name} must have 1 to {site.units} units, got {units}")
+        plan[site.name] = torch.arange(units)
+    cut_(model, plan)
+
+
+@register_quantization_config(METHOD)
+class ShapesConfig(QuantizationConfigMixin):
+    """The table of shapes in `config.json`, where the quantizer hook of Transformers finds it."""
+
+    def __init__(self, layers: list[dict[str, int]] | None = None, **_: Any) -> None:
+        self.quant_method = METHOD  # type: ignore[assignment]
+        self.layers = layers or []
+
+
+@register_quantizer(METHOD)
+class ShapesLoader(HfQuantizer):
+    """Narrows the model on the meta device before its weights are loaded."""
+
+    requires_calibration = False
+
+    def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        apply_shapes_(model, cast(Any, self.quantization_config).layers)
+        return model
+
+    def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        for module in model.modules():
+            if isinstance(module, PreTrainedModel):
+                module.config._is_quantized = False
+        model.is_quantized = False
+        return model
+
+    def is_serializable(self, *args: Any, **kwargs: Any) -> bool:  # type: ignore[override]
+        return True
+
+    @property
+    def is_trainable(self) -> bool:  # type: ignore[override]
+        return True
+
+
+@contextmanager
+def atomic_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary folder beside `folder` that takes its name at the end, or vanishes on any exception.
+
+    Raises:
+        RequestError: `folder` exists, is not empty, and `overwrite` was not asked.
+    """
+    target = Path(folder)
+    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not overwrite):
+        raise RequestError(f"out must be a new or empty folder (or ask for --overwrite), got {str(target)!r}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    temporary.chmod(0o755)
+    try:
+        yield temporary
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_model(model: PreTrainedModel, folder: Path, tokenizer: Any = None) -> None:
+    """Write a plain (merged) model into an existing folder; its config is left as it was."""
+    family, shapes = family_of(model), shapes_of(model)
+    config = cast(Any, model.config)
+    heads = int(getattr(config, family.heads_key))
+    neurons = int(getattr(config, family.neurons_key))
+    table = getattr(config, "quantization_config", None)
+    even = len({tuple(sorted(layer.items())) for layer in shapes}) == 1 and shapes[0]["heads"] == heads
+    try:
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        if even:  # a plain config says it all
+            setattr(config, family.neurons_key, shapes[0]["neurons"])
+        else:
+            config.quantization_config = ShapesConfig(layers=shapes)  # type: ignore[call-arg]
+        model.save_pretrained(folder)
+    finally:
+        setattr(config, family.neurons_key, neurons)
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        if table is not None:
+            config.quantization_config = table
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+
+
+def save(model: nn.Module, folder: str | Path, tokenizer: Any = None, overwrite: bool = False) -> None:
+    """Write a model so that `load` and `from_pretrained` give it back bit for bit. An adapter is merged in a copy.
+
+    Raises:
+        RequestError: `folder` exists and is not empty.
+    """
+    plain = merge_(copy.deepcopy(model)) if isinstance(model, PeftModel) else unwrap(model)
+    with atomic_folder(folder, overwrite) as temporary:
+        write_model(plain, temporary, tokenizer)
+
+
+def write_adapter(model: PeftModel, folder: Path, final: Path, tokenizer: Any = None) -> None:
+    """Write the unmerged pruned base into `folder` and its adapter, based on `final`, into `folder/adapter`."""
+    write_model(copy.deepcopy(model).unload(), folder, tokenizer)  # type: ignore[operator]
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = str(final)
+    model.save_pretrained(str(folder / "adapter"))
+
+
+def load(source: str | Path, base_model: str | None = None, device: str = "cpu") -> PreTrainedModel | PeftModel:
+    """Load a sequence classifier in float32: a Hub id, a Transformers or Niwaki folder, or a PEFT adapter folder.
+
+    Raises:
+        RequestError: nothing there, a damaged or non-safetensors file, a quantised model, an adapter that does not fit.
+    """
+    name = str(source)
+    folder = Path(name)
+    if folder.is_dir():
+        _check_files(folder)
+    elif folder.is_absolute() or name.startswith((".", "~")) or folder.is_file():
+        raise RequestError(f"model must be a Hub id or a folder with a model, got {name!r}")
+    if (folder / "adapter_config.json").is_file():
+        model: PreTrainedModel | PeftModel = _load_adapter(folder, base_model)
+    else:
+        model = _load_plain(name, {})
+    model.eval()
+    return cast("PreTrainedModel | PeftModel", model.to(device))  # type: ignore[arg-type]
+
+
+def load_tokenizer(source: str | Path, base_model: str | None = None) -> Any:
+    """The tokenizer of a model folder or Hub id; of an adapter without one, its base model's."""
+    folder = Path(source)
+    if (folder / "adapter_config.json").is_file() and not (folder / "tokenizer_config.json").is_file():
+        return load_tokenizer(_base_of(folder, base_model))
+    try:
+        return AutoTokenizer.from_pretrained(str(source))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"model must have tokenizer files, got {str(source)!r}: {_line(error)}") from error
+
+
+def _load_plain(name: str, options: dict[str, Any]) -> PreTrainedModel:
+    try:
+        config = AutoConfig.from_pretrained(name, **options)
+        quantised = getattr(config, "quantization_config", None)
+        if quantised is not None and dict(quantised).get("quant_method") != METHOD:
+            raise RequestError(
+                f"model must hold float weights, got {name!r} quantised; prune first, quantise afterwards"
+            )
+        return AutoModelForSequenceClassification.from_pretrained(
+            name, config=config, dtype=torch.float32, use_safetensors=True
+        )
+    except RequestError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise RequestError(f"model must be a sequence classifier that loads, got {name!r}: {_line(error)}") from error
+
+
+def _load_adapter(folder: Path, base_model: str | None) -> PeftModel:
+    config = PeftConfig.from_pretrained(str(folder))
+    if getattr(config, "use_dora", False):
+        raise RequestError(f"model must carry a plain LoRA adapter, got DoRA in {str(folder)!r}; merge it first")
+    options: dict[str, Any] = {}
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as tensors:
+        for key in tensors.keys():  # noqa: SIM118 - not a dict
+            if key.endswith((".classifier.weight", ".classifier.out_proj.weight")):
+                options["num_labels"] = tensors.get_slice(key).get_shape()[0]
+    base = _load_plain(_base_of(folder, base_model), options)
+    try:
+        return PeftModel.from_pretrained(base, str(folder))
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise RequestError(f"base_model must fit the adapter {str(folder)!r}: {_line(error)}") from error
+
+
+def _base_of(folder: Path, base_model: str | None) -> str:
+    if base_model is not None:
+        return base_model
+    named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not named:
+        raise RequestError(f"base_model must be given: the adapter {str(folder)!r} names none")
+    beside = folder / named
+    return str(beside) if not Path(named).exists() and beside.exists() else str(named)
+
+
+def _check_files(folder: Path) -> None:
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise RequestError(f"model must hold config.json or adapter_config.json, got {str(folder)!r}")
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise RequestError(f"model must hold safetensors weights, got {str(folder)!r} without any")
+    for path in files:
+        try:
+            with safe_open(path, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise RequestError(f"model file {str(path)!r} must be whole, got a damaged one: {_line(error)}") from error
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,6 @@
+"""result.json -> what a person reads. Pure functions from results to text."""
+
+from niwaki.report.card import model_card
+from niwaki.report.page import page
+
+__all__ = ["model_card", "page"]

@@ -1,0 +1,25 @@
+"""The model card: README.md of the finished folder."""
+
+from __future__ import annotations
+
+from niwaki.results import Result
+
+
+def model_card(result: Result) -> str:
+    """Markdown with the measured figures."""
+    lines = ["---", "library_name: transformers", "tags: [niwaki, pruned]", "---", "", "# Pruned with Niwaki", ""]
+    for stage in result.stages:
+        budget = stage["budget"]
+        asked, got = budget["requested"], budget["achieved"]
+        lines += [f"{stage['name']}: {got:.4f} of the dense {budget['kind']} kept ({asked:g} asked).", ""]
+    lines += ["| | dense | pruned |", "| --- | --- | --- |"]
+    for name, value in result.dense["quality"].items():
+        lines.append(f"| {name} | {value:.4f} | {result.pruned['quality'][name]:.4f} |")
+    for name in ("params", "flops", "size_bytes"):
+        lines.append(f"| {name} | {result.dense[name]:,.0f} | {result.pruned[name]:,.0f} |")
+    for name, timing in result.latency.items():
+        if isinstance(timing, dict):
+            lines.append(f"| latency, {name} (ms) | {timing['dense_ms']:.1f} | {timing['pruned_ms']:.1f} |")
+    load = "AutoModelForSequenceClassification.from_pretrained(folder)"
+    lines += ["", "```python", "import niwaki  # uneven layers need it", f"model = {load}", "```", ""]
+    return "\n".join(lines)

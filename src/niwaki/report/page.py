@@ -1,0 +1,52 @@
+"""One static HTML page: what was cut where, and what it cost. All text is escaped; no script, no network."""
+
+from __future__ import annotations
+
+from jinja2 import Environment
+
+from niwaki.results import Result
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Niwaki report</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; width: 100%; margin: 1rem 0 }
+th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid #ddd }
+td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
+.bar { background: #e8ece6; border-radius: 3px; width: 16rem; height: .9rem }
+.bar div { background: #4b7a47; border-radius: 3px; height: 100% }
+</style>
+<h1>Niwaki report</h1>
+{% for r in results %}
+<h2>{{ r.recipe.model }}</h2>
+{% for s in r.stages %}<p>{{ s.name }}: kept {{ "%.2f" | format(100 * s.budget.achieved) }} % of
+{{ s.budget.kind }} (asked: {{ "%.2f" | format(100 * s.budget.requested) }} %).</p>{% endfor %}
+<table><tr><th></th><th class="n">dense</th><th class="n">pruned</th><th class="n">ratio</th></tr>
+{% for name, value in r.dense.quality.items() %}<tr><td>{{ name }}</td><td class="n">{{ "%.4f" | format(value) }}</td>
+<td class="n">{{ "%.4f" | format(r.pruned.quality[name]) }}</td><td></td></tr>{% endfor %}
+{% for name in ["params", "flops", "size_bytes"] %}<tr><td>{{ name }}</td>
+<td class="n">{{ "{:,.0f}".format(r.dense[name]) }}</td><td class="n">{{ "{:,.0f}".format(r.pruned[name]) }}</td>
+<td class="n">{{ "%.3f" | format(r.pruned[name] / r.dense[name]) }}</td></tr>{% endfor %}
+</table>
+<p>params and flops count the transformer blocks; embeddings
+({{ "{:,}".format(r.pruned.embedding_params) }}) and the task head ({{ "{:,}".format(r.pruned.head_params) }}) stay.</p>
+<table><tr><th>measured latency</th>
+<th class="n">dense ms</th><th class="n">pruned ms</th><th class="n">speed-up</th></tr>
+{% for name, t in r.latency.items() if t is mapping %}<tr><td>{{ name }}, length {{ r.latency.seq_len }}</td>
+<td class="n">{{ "%.1f" | format(t.dense_ms) }}</td><td class="n">{{ "%.1f" | format(t.pruned_ms) }}</td>
+<td class="n">{{ "%.2f" | format(t.speedup) }}x</td></tr>{% endfor %}
+</table>
+<table><tr><th>site</th><th>kept</th><th class="n">of</th><th class="n">importance</th></tr>
+{% for l in r.layers %}<tr><td>{{ l.name }}</td>
+<td><div class="bar"><div style="width: {{ "%.1f" | format(100 * l.kept / l.total) }}%"></div></div></td>
+<td class="n">{{ l.kept }} / {{ l.total }}</td><td class="n">{{ "%.3f" | format(l.importance) }}</td></tr>{% endfor %}
+</table>
+{% for w in r.warnings %}<p>Warning: {{ w }}</p>{% endfor %}
+{% endfor %}
+</html>
+"""
+
+
+def page(results: list[Result]) -> str:
+    """The page for one or several results, one below the other."""
+    return Environment(autoescape=True).from_string(_PAGE).render(results=results)
