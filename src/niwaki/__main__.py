@@ -1,4 +1,4 @@
-"""`python -m niwaki` is the command `niwaki`."""
+"""`python -m niwaki`."""
 
 from niwaki.cli import main
 

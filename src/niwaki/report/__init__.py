@@ -1,6 +1,6 @@
-"""result.json -> what a person reads. Pure functions from results to text."""
+"""What was done, for people to read: a page and a model card."""
 
 from niwaki.report.card import model_card
-from niwaki.report.page import page
+from niwaki.report.page import render
 
-__all__ = ["model_card", "page"]
+__all__ = ["model_card", "render"]
