@@ -1,4 +1,4 @@
-"""`python -m niwaki`."""
+"""`python -m niwaki` is the command `niwaki`."""
 
 from niwaki.cli import main
 

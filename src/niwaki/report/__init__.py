@@ -1,6 +1,6 @@
-"""What was done, for people to read: a page and a model card."""
+"""result.json -> what a person reads. Pure functions from results to text."""
 
 from niwaki.report.card import model_card
-from niwaki.report.page import render
+from niwaki.report.page import page
 
-__all__ = ["model_card", "render"]
+__all__ = ["model_card", "page"]
