@@ -2,56 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
+import numpy as np
 import torch
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from niwaki.anatomy import unwrap
 from niwaki.errors import RequestError, WorkError, check_choice
 
-METRICS = ("accuracy", "f1", "matthews_correlation")
+CLASS_METRICS = ("accuracy", "f1", "matthews_correlation")
+NUMBER_METRICS = ("pearson", "spearman")
+METRICS = (*CLASS_METRICS, *NUMBER_METRICS)
+
+
+@contextmanager
+def evaluation_mode(*models: nn.Module) -> Iterator[None]:
+    """Put `models` in evaluation mode; every module gets its own mode back, also after an error."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    try:
+        for model in models:
+            model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @torch.inference_mode()
-def predictions(model: nn.Module, batches: Iterable[dict[str, Any]]) -> tuple[Tensor, Tensor]:
-    """Logits `[rows, labels]` and labels `[rows]` over all batches, in evaluation mode.
+def predictions(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = False) -> tuple[Tensor, Tensor]:
+    """Logits `[rows, labels]` and labels `[rows]` over all batches, on the CPU, in evaluation mode.
 
     Raises:
-        RequestError: a batch without labels. WorkError: logits that are not finite.
+        RequestError: a batch without labels, or no batch. WorkError: logits that are not finite.
     """
-    training, device = model.training, next(model.parameters()).device
-    model.eval()
+    device = next(model.parameters()).device
     logits, labels = [], []
-    for batch in batches:
-        if "labels" not in batch:
-            raise RequestError("eval_data must have labels, got a table without a label column")
-        inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
-        logits.append(model(**inputs).logits.cpu())
-        labels.append(batch["labels"])
-    model.train(training)
-    found = torch.cat(logits)
-    if not bool(torch.isfinite(found).all()):
-        raise WorkError("evaluation: the model's logits are not finite")
-    return found, torch.cat(labels)
+    with evaluation_mode(model):
+        for batch in tqdm(batches, desc="evaluate", disable=not progress, leave=False):
+            if "labels" not in batch:
+                raise RequestError("eval_data must have labels, got a table without a label column")
+            inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
+            found = model(**inputs).logits.float().cpu()
+            if not bool(torch.isfinite(found).all()):
+                raise WorkError("evaluation: the model's logits are not finite")
+            logits.append(found)
+            labels.append(batch["labels"].cpu())
+    if not logits:
+        raise RequestError("eval_data must hold at least one row, got none")
+    return torch.cat(logits), torch.cat(labels)
 
 
-def quality(model: nn.Module, batches: Iterable[dict[str, Any]], metric: str | None = None) -> dict[str, float]:
-    """Metric name -> value on the batches."""
+def quality(
+    model: nn.Module, batches: Iterable[dict[str, Any]], metric: str | None = None, progress: bool = False
+) -> dict[str, float]:
+    """Metric name -> value on the batches.
+
+    Without `metric`: accuracy, or both correlations for a model with one output. F1 is that of class 1 for two classes,
+    the mean over the classes for more. A correlation with something constant is 0.
+
+    Raises:
+        RequestError: an unknown metric, or one for another kind of model. WorkError: logits that are not finite.
+    """
+    numbers = unwrap(model).config.num_labels == 1
     if metric is not None:
         check_choice("metric", metric, METRICS)
-    logits, labels = predictions(model, batches)
+        fitting = NUMBER_METRICS if numbers else CLASS_METRICS
+        if metric not in fitting:
+            kind = "one output" if numbers else "classes"
+            raise RequestError(f"metric must be one of {', '.join(fitting)} for a model with {kind}, got {metric!r}")
+    logits, labels = predictions(model, batches, progress)
     truth = labels.numpy()
-    if unwrap(model).config.num_labels == 1:
-        values = logits[:, 0].numpy()
-        pearson, spearman = cast(Any, pearsonr(values, truth)), cast(Any, spearmanr(values, truth))
-        return {"pearson": float(pearson.statistic), "spearman": float(spearman.statistic)}
+    if numbers:
+        found = _correlations(logits[:, 0].numpy(), truth)
+        return found if metric is None else {metric: found[metric]}
     chosen = logits.argmax(-1).numpy()
     if metric == "matthews_correlation":
-        return {metric: float(matthews_corrcoef(truth, chosen))}
+        constant = bool((chosen == chosen[0]).all() or (truth == truth[0]).all())
+        return {metric: 0.0 if constant else float(matthews_corrcoef(truth, chosen))}
     if metric == "f1":
-        return {metric: float(f1_score(truth, chosen, average="binary" if logits.shape[1] == 2 else "macro"))}
+        average = "binary" if logits.shape[1] == 2 else "macro"
+        return {metric: float(f1_score(truth, chosen, average=average, zero_division=cast(Any, 0.0)))}
     return {"accuracy": float(accuracy_score(truth, chosen))}
+
+
+def _correlations(values: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    if (values == values[0]).all() or (truth == truth[0]).all():
+        return dict.fromkeys(NUMBER_METRICS, 0.0)
+    pearson, spearman = cast(Any, pearsonr(values, truth)), cast(Any, spearmanr(values, truth))
+    return {"pearson": float(pearson.statistic), "spearman": float(spearman.statistic)}

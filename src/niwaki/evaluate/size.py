@@ -1,11 +1,23 @@
-"""Bytes of a model's tensors, each stored once."""
+"""Bytes of a model: its tensors as they would be saved, and the files that hold them."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
 from torch import nn
 
 
 def size_bytes(model: nn.Module) -> int:
-    """Bytes of all tensors of the state, shared ones counted once."""
-    seen = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()}
-    return sum(seen.values())
+    """Bytes of parameters and persistent buffers; tensors that share their memory count once."""
+    sizes: dict[int, int] = {}
+    for tensor in model.state_dict().values():
+        if isinstance(tensor, torch.Tensor):
+            place = tensor.data_ptr()
+            sizes[place] = max(sizes.get(place, 0), tensor.numel() * tensor.element_size())
+    return sum(sizes.values())
+
+
+def file_bytes(folder: str | Path) -> int:
+    """Bytes of the `.safetensors` files directly in `folder`."""
+    return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
