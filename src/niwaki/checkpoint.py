@@ -75,8 +75,6 @@ class ShapesConfig(QuantizationConfigMixin):
 class ShapesLoader(HfQuantizer):
     """Narrows the model on the meta device before its weights are loaded."""
 
-    requires_calibration = False
-
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         apply_shapes_(model, cast(Any, self.quantization_config).layers)
         return model
@@ -111,11 +109,24 @@ def atomic_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]
     temporary.chmod(0o755)
     try:
         yield temporary
-        if target.exists():
-            shutil.rmtree(target)
-        temporary.rename(target)
+        _replace(target, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(target: Path, new: Path) -> None:
+    """Give `new` the name `target`; what stood there is removed only once that is done, and put back if it fails."""
+    if not target.exists():
+        new.rename(target)
+        return
+    old = new.with_name(f"{new.name}-old")
+    target.rename(old)
+    try:
+        new.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    shutil.rmtree(old)
 
 
 def write_model(model: PreTrainedModel, folder: Path, tokenizer: Any = None) -> None:
@@ -157,10 +168,16 @@ def save(model: nn.Module, folder: str | Path, tokenizer: Any = None, overwrite:
 
 def write_adapter(model: PeftModel, folder: Path, final: Path, tokenizer: Any = None) -> None:
     """Write the unmerged pruned base into `folder` and its adapter, based on `final`, into `folder/adapter`."""
+    # The base comes first: PEFT looks at it while it saves the adapter.
     write_model(copy.deepcopy(model).unload(), folder, tokenizer)  # type: ignore[operator]
-    for config in model.peft_config.values():
-        config.base_model_name_or_path = str(final)
-    model.save_pretrained(str(folder / "adapter"))
+    named = {name: config.base_model_name_or_path for name, config in model.peft_config.items()}
+    try:
+        for config in model.peft_config.values():
+            config.base_model_name_or_path = str(final)
+        model.save_pretrained(str(folder / "adapter"))
+    finally:
+        for name, config in model.peft_config.items():
+            config.base_model_name_or_path = named[name]
 
 
 def load(source: str | Path, base_model: str | None = None, device: str = "cpu") -> PreTrainedModel | PeftModel:

@@ -260,7 +260,13 @@ class Batches:
             yield dict(self.collate(self.rows[start : start + self.batch_size]))
 
 
-def mean_length(batches: Iterable[dict[str, torch.Tensor]]) -> float:
+def token_mask(batch: dict[str, Any]) -> torch.Tensor:
+    """`[rows, length]`, 1 where a token is real; all are where the batch has no attention mask."""
+    mask = batch.get("attention_mask")
+    return mask if mask is not None else torch.ones_like(batch["input_ids"])
+
+
+def mean_length(batches: Iterable[dict[str, Any]]) -> float:
     """Mean number of real tokens (those that the attention mask keeps) of a sequence.
 
     Raises:
@@ -268,8 +274,9 @@ def mean_length(batches: Iterable[dict[str, torch.Tensor]]) -> float:
     """
     tokens = rows = 0
     for batch in batches:
-        tokens += int(batch["attention_mask"].sum())
-        rows += len(batch["attention_mask"])
+        mask = token_mask(batch)
+        tokens += int(mask.sum())
+        rows += len(mask)
     if not rows:
         raise RequestError("data must give at least one batch, got none")
     return tokens / rows

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from niwaki.anatomy import Site, sites_of, unwrap
 from niwaki.attention import attention_moments, collect_attention
+from niwaki.data import token_mask
 from niwaki.errors import RequestError, WorkError
 
 Batch = dict[str, Any]
@@ -179,12 +180,6 @@ def pseudo_loss(logits: Tensor, generator: torch.Generator, temperature: float, 
     logp = torch.log_softmax(logits.float() / temperature, -1)
     drawn = torch.multinomial(logp.detach().exp().cpu(), 1, generator=generator).to(logits.device)
     return -logp.gather(-1, drawn).sum()
-
-
-def token_mask(batch: Batch) -> Tensor:
-    """`[rows, length]`, 1 where a token is real."""
-    mask = batch.get("attention_mask")
-    return mask if mask is not None else torch.ones_like(batch["input_ids"])
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:

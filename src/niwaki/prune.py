@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from rich.console import Console
 from torch import nn
@@ -12,9 +12,10 @@ from torch import nn
 from niwaki.allocation import ALLOCATORS, Bounds, least_cost
 from niwaki.anatomy import Site, count, sites_of, unit_flops, unit_params
 from niwaki.config import Structured
+from niwaki.data import mean_length
 from niwaki.errors import RequestError
 from niwaki.lora import check_adapters
-from niwaki.observe import Batch, observe, token_mask
+from niwaki.observe import Batch, observe
 from niwaki.repair import refit_
 from niwaki.results import SiteResult, StageResult
 from niwaki.scoring import need_of, score_sites
@@ -84,14 +85,6 @@ def score(model: nn.Module, data: Iterable[Batch], config: Structured | None = N
     statistics = observe(model, data, need_of(chosen.head_score, chosen.neuron_score), seed=chosen.seed)
     scores = score_sites(sites_of(model), statistics, chosen.head_score, chosen.neuron_score, chosen.seed)
     return {name: values.tolist() for name, values in scores.items()}
-
-
-def mean_length(batches: Sequence[Batch]) -> float:
-    """Mean number of real tokens of a row."""
-    rows = sum(len(token_mask(batch)) for batch in batches)
-    if not rows:
-        raise RequestError("data must hold at least one batch, got none")
-    return sum(int(token_mask(batch).sum()) for batch in batches) / rows
 
 
 def unit_cost(site: Site, kind: str, length: float) -> float:

@@ -17,11 +17,11 @@ from rich.console import Console
 from niwaki.anatomy import count, sites_of, unwrap
 from niwaki.checkpoint import atomic_folder, load, load_tokenizer, write_adapter, write_model
 from niwaki.config import Recipe, recipe_to_dict, write_recipe
-from niwaki.data import Batches, Table, encode, is_regression, read_table, sample
+from niwaki.data import Batches, Table, encode, is_regression, mean_length, read_table, sample
 from niwaki.errors import RequestError
 from niwaki.evaluate import model_latency, quality, size_bytes
 from niwaki.lora import check_adapters, merge_
-from niwaki.prune import mean_length, prune_
+from niwaki.prune import prune_
 from niwaki.report import model_card, page
 from niwaki.results import Result, StageResult, write_result
 
@@ -46,9 +46,9 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         if not quiet:
             Console(stderr=True).print(f"train  {train}\neval   {evaluation}", markup=False)
         rows = sample(to_rows(train, model, tokenizer, recipe.max_length), recipe.calibration_samples, recipe.seed)
-        calibration = Batches(rows, tokenizer, recipe.batch_size)
+        calibration = list(Batches(rows, tokenizer, recipe.batch_size))
         tests = Batches(to_rows(evaluation, model, tokenizer, recipe.max_length), tokenizer, recipe.batch_size)
-        length = mean_length(list(calibration))
+        length = mean_length(calibration)
 
         dense = merge_(copy.deepcopy(model))
         stages = [prune_(model, stage, calibration, progress=not quiet) for stage in recipe.stages]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from peft import PeftModel
@@ -50,7 +52,9 @@ def test_an_even_cut_is_a_plain_config(tmp_path):
 def test_adapter_round_trip_is_bit_equal_and_trains(tmp_path):
     model = with_lora(tiny())
     niwaki.prune_(model, niwaki.Structured(flops=0.6, steps=1), batches())
+    named = model.peft_config["default"].base_model_name_or_path
     write_adapter(model, tmp_path, tmp_path)
+    assert model.peft_config["default"].base_model_name_or_path == named
     base = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(base, tmp_path / "adapter", is_trainable=True).eval()
     assert torch.equal(logits(loaded, batches()[0]), logits(model, batches()[0]))
@@ -77,6 +81,31 @@ def test_an_existing_folder_is_refused_or_replaced(tmp_path):
     assert (tmp_path / "out" / "mine").exists()
     niwaki.save(tiny(), tmp_path / "out", overwrite=True)
     assert not (tmp_path / "out" / "mine").exists()
+
+
+def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    rename = Path.rename
+
+    def failing(self, target):
+        if (self / "new").exists():
+            raise OSError("no")
+        return rename(self, target)
+
+    def replaced():
+        with atomic_folder(tmp_path / "out", overwrite=True) as folder:
+            (folder / "new").write_text("x")
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="no"):
+        replaced()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+    monkeypatch.undo()
+    replaced()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["new"]
 
 
 def test_damaged_and_missing_files_are_named(tmp_path):

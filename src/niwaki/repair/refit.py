@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from niwaki.anatomy import Site, layers_of, sites_of, unwrap
+from niwaki.data import token_mask
 from niwaki.errors import WorkError
 from niwaki.lora import bias_of, effective_weight, set_effective_weight_
-from niwaki.observe import Batch, token_mask
+from niwaki.observe import Batch
 from niwaki.solve import damped_factor
 
 DAMPING = 1e-2
