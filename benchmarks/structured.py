@@ -29,7 +29,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--flops", type=float, nargs="+", default=[0.5, 0.3, 0.2])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rows", type=int, default=1024)
+    parser.add_argument("--rows", type=int, default=2048)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "structured.json")
     asked = parser.parse_args()
 
