@@ -1,18 +1,21 @@
 """Niwaki: fine-tuned transformers made smaller and faster, each part pruned as much as it can bear."""
 
 from niwaki.checkpoint import load, save
-from niwaki.config import Structured
+from niwaki.config import Finetune, Structured
 from niwaki.errors import NiwakiError, RequestError, WorkError
+from niwaki.finetune import finetune
 from niwaki.lora import merge_
 from niwaki.prune import prune_, score
 from niwaki.version import __version__
 
 __all__ = [
+    "Finetune",
     "NiwakiError",
     "RequestError",
     "Structured",
     "WorkError",
     "__version__",
+    "finetune",
     "load",
     "merge_",
     "prune_",

@@ -180,8 +180,13 @@ def write_adapter(model: PeftModel, folder: Path, final: Path, tokenizer: Any = 
             config.base_model_name_or_path = named[name]
 
 
-def load(source: str | Path, base_model: str | None = None, device: str = "cpu") -> PreTrainedModel | PeftModel:
+def load(
+    source: str | Path, base_model: str | None = None, device: str = "cpu", labels: list[str] | None = None
+) -> PreTrainedModel | PeftModel:
     """Load a sequence classifier in float32: a Hub id, a Transformers or Niwaki folder, or a PEFT adapter folder.
+
+    With `labels` (names of classes, one name for a number to predict), a model without a task head that knows them gets
+    a new one, to be trained.
 
     Raises:
         RequestError: nothing there, a damaged or non-safetensors file, a quantised model, an adapter that does not fit.
@@ -195,7 +200,7 @@ def load(source: str | Path, base_model: str | None = None, device: str = "cpu")
     if (folder / "adapter_config.json").is_file():
         model: PreTrainedModel | PeftModel = _load_adapter(folder, base_model)
     else:
-        model = _load_plain(name, {})
+        model = _load_plain(name, _new_head(name, labels) if labels else {})
     model.eval()
     return cast("PreTrainedModel | PeftModel", model.to(device))  # type: ignore[arg-type]
 
@@ -220,12 +225,35 @@ def _load_plain(name: str, options: dict[str, Any]) -> PreTrainedModel:
                 f"model must hold float weights, got {name!r} quantised; prune first, quantise afterwards"
             )
         return AutoModelForSequenceClassification.from_pretrained(
-            name, config=config, dtype=torch.float32, use_safetensors=True
+            name,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=bool(options),
         )
     except RequestError:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise RequestError(f"model must be a sequence classifier that loads, got {name!r}: {_line(error)}") from error
+
+
+def _new_head(name: str, labels: list[str]) -> dict[str, Any]:
+    """Config options of a new task head for `labels`; none where the checkpoint has a head that knows them."""
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise RequestError(f"model must be a sequence classifier that loads, got {name!r}: {_line(error)}") from error
+    has_head = any("ForSequenceClassification" in architecture for architecture in config.architectures or [])
+    names = cast("dict[int, str]", config.id2label)
+    known = {label.lower() for label in names.values()} | {str(index) for index in names}
+    if has_head and (len(labels) == config.num_labels == 1 or known.issuperset(label.lower() for label in labels)):
+        return {}
+    new = labels if len(labels) > 1 else ["LABEL_0"]
+    return {
+        "num_labels": len(new),
+        "id2label": dict(enumerate(new)),
+        "label2id": {label: index for index, label in enumerate(new)},
+    }
 
 
 def _load_adapter(folder: Path, base_model: str | None) -> PeftModel:

@@ -1,101 +1,115 @@
-"""Flags and sub-commands -> config objects; the only file that knows the terminal."""
+"""Flags and sub-commands -> config objects; the only file that knows the terminal.
+
+Every flag is a field of a config class: its name, default and help stand there and nowhere else.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 import click
 import typer
 
+from niwaki.config import Evaluation, Finetune, Recipe, Scoring, Structured, read_recipe
 from niwaki.errors import NiwakiError, RequestError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make fine-tuned transformers smaller and faster.")
 prune = typer.Typer(no_args_is_help=True, help="Prune a model to a budget.")
 app.add_typer(prune, name="prune")
 
-Model = Annotated[str, typer.Option(help="Hub id, Transformers folder, PEFT adapter folder, or Niwaki folder.")]
-Train = Annotated[str, typer.Option(help="Calibration data: a local file or a Hub data set.")]
-Eval = Annotated[str, typer.Option(help="Evaluation data: a local file or a Hub data set.")]
-Out = Annotated[str, typer.Option(help="Folder to write.")]
-Share = Annotated[float | None, typer.Option(help="Fraction to KEEP, in (0, 1].")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")]
+LISTS = ("--text-columns",)
+"""Flags that take several words: `--text-columns a b`."""
+
+
+def _flags(*configs: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one flag for every field of these config classes, and --quiet."""
+    parameters: dict[str, inspect.Parameter] = {}
+    for config in configs:
+        hints = get_type_hints(config)
+        for field in dataclasses.fields(config):
+            if field.name == "stages":
+                continue
+            hint, names = hints[field.name], ()
+            if hint is bool:
+                names = (f"--{field.name.replace('_', '-')}",)
+            elif any(getattr(kind, "__origin__", None) is tuple for kind in get_args(hint)):
+                hint = list[str] | None
+            default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+            annotation = Annotated[hint, typer.Option(*names, help=field.metadata["help"])]
+            parameters[field.name] = inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+            )
+    parameters["quiet"] = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def run(**options: Any) -> None:
+            if options.get("text_columns"):
+                options["text_columns"] = tuple(options["text_columns"])
+            command(**options)
+
+        run.__doc__, run.__name__ = command.__doc__, command.__name__
+        run.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
+        run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def _made(config: Any, options: dict[str, Any], **more: Any) -> Any:
+    """An instance of `config` from the options that are fields of it."""
+    names = {field.name for field in dataclasses.fields(config)}
+    return config(**{name: value for name, value in options.items() if name in names}, **more)
 
 
 @prune.command()
-def structured(
-    model: Model,
-    train_data: Train,
-    eval_data: Eval,
-    out: Out,
-    flops: Share = None,
-    params: Share = None,
-    head_score: str = "reconstruction",
-    neuron_score: str = "reconstruction",
-    allocation: str = "global",
-    repair: str = "least-squares",
-    steps: int = 1,
-    round_to: int = 1,
-    min_heads: int = 1,
-    min_neurons: int = 1,
-    base_model: str | None = None,
-    text_columns: Annotated[list[str] | None, typer.Option(help="Once for each text column.")] = None,
-    label_column: str | None = None,
-    metric: str | None = None,
-    seed: int = 0,
-    device: str = "cpu",
-    batch_size: int = 32,
-    max_length: int = 128,
-    calibration_samples: int = 2048,
-    keep_adapter: bool = False,
-    overwrite: bool = False,
-    quiet: bool = False,
-) -> None:
+@_flags(Recipe, Structured)
+def structured(**options: Any) -> None:
     """Remove whole attention heads and FFN neurons."""
-    from niwaki.config import Recipe, Structured
-
-    stage = Structured(
-        flops=flops,
-        params=params,
-        head_score=head_score,
-        neuron_score=neuron_score,
-        allocation=allocation,
-        repair=repair,
-        steps=steps,
-        round_to=round_to,
-        min_heads=min_heads,
-        min_neurons=min_neurons,
-        seed=seed,
-    )
-    recipe = Recipe(
-        model=model,
-        train_data=train_data,
-        eval_data=eval_data,
-        out=out,
-        stages=(stage,),
-        base_model=base_model,
-        text_columns=tuple(text_columns) if text_columns else None,
-        label_column=label_column,
-        metric=metric,
-        seed=seed,
-        device=device,
-        batch_size=batch_size,
-        max_length=max_length,
-        calibration_samples=calibration_samples,
-        keep_adapter=keep_adapter,
-        overwrite=overwrite,
-    )
-    _finish(recipe, quiet)
+    _run(_made(Recipe, options, stages=(_made(Structured, options),)), options["quiet"])
 
 
 @app.command()
-def run(recipe: Path, overwrite: bool = False, quiet: bool = False) -> None:
+@_flags(Recipe, Finetune)
+def finetune(**options: Any) -> None:
+    """Train LoRA adapters and a task head."""
+    _run(_made(Recipe, options, stages=(_made(Finetune, options),)), options["quiet"])
+
+
+@app.command()
+def run(recipe: Path, overwrite: Overwrite = False, quiet: Quiet = False) -> None:
     """Do what a recipe file asks."""
-    import dataclasses
+    _run(read_recipe(recipe, overwrite), quiet)
 
-    from niwaki.config import read_recipe
 
-    _finish(dataclasses.replace(read_recipe(recipe), overwrite=overwrite), quiet)
+@app.command()
+@_flags(Scoring)
+def score(**options: Any) -> None:
+    """Score heads and neurons; nothing is pruned."""
+    from niwaki.run import run_scoring
+
+    request = _made(Scoring, options)
+    found = run_scoring(request, options["quiet"])
+    if not options["quiet"]:
+        for layer in found["layers"]:
+            typer.echo(f"{layer['name']:24} {layer['importance']:.4f} of all importance, {layer['total']} units")
+        typer.echo(f"written to {request.out}")
+
+
+@app.command("eval")
+@_flags(Evaluation)
+def evaluate(**options: Any) -> None:
+    """Measure quality, size and latency of a model, beside another."""
+    from niwaki.run import run_evaluation
+
+    request = _made(Evaluation, options)
+    _say(run_evaluation(request, options["quiet"]), request.out, options["quiet"])
 
 
 @app.command()
@@ -110,27 +124,47 @@ def report(folders: list[Path], out: Annotated[Path, typer.Option(help="Page to 
     out.write_text(page([read_result(folder / "result.json") for folder in folders]), encoding="utf-8")
 
 
-def _finish(recipe: Any, quiet: bool) -> None:
+def _run(recipe: Recipe, quiet: bool) -> None:
     from niwaki.run import run_recipe
 
-    result = run_recipe(recipe, quiet)
+    _say(run_recipe(recipe, quiet), recipe.out, quiet)
+
+
+def _say(result: Any, out: str, quiet: bool) -> None:
     if quiet:
         return
     for name, value in result.dense["quality"].items():
         typer.echo(f"{name}: {value:.4f} dense, {result.pruned['quality'][name]:.4f} pruned")
     for stage in result.stages:
         budget = stage["budget"]
-        typer.echo(f"{budget['kind']}: {budget['achieved']:.4f} kept ({budget['requested']:g} asked)")
+        typer.echo(
+            f"{stage['name']}: {budget['achieved']:.4f} of {budget['kind']} kept ({budget['requested']:g} asked)"
+        )
     for name, timing in result.latency.items():
         if isinstance(timing, dict):
             typer.echo(f"{name}: {timing['speedup']:.2f}x as fast as dense (measured)")
-    typer.echo(f"written to {recipe.out}")
+    for warning in result.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    typer.echo(f"written to {out}")
+
+
+def _spread(words: list[str]) -> list[str]:
+    """`--text-columns a b` as the parser wants it: the flag again before every word."""
+    spread: list[str] = []
+    flag = None
+    for word in words:
+        if word.startswith("-"):
+            flag = word if word in LISTS else None
+        elif flag is not None and spread[-1] != flag:
+            spread.append(flag)
+        spread.append(word)
+    return spread
 
 
 def main() -> None:
     """Run the command; exit 0 done, 2 wrong request, 3 failed work, 130 interrupted."""
     try:
-        status = app(standalone_mode=False)
+        status = app(_spread(sys.argv[1:]), standalone_mode=False)
     except NiwakiError as error:
         _fail(str(error), error.exit_status)
     except click.exceptions.Abort:

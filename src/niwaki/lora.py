@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from niwaki.anatomy import unwrap, weight_of
+from niwaki.anatomy import sites_of, unwrap, weight_of
 from niwaki.errors import RequestError
 
 
@@ -55,6 +55,37 @@ def set_effective_weight_(linear: nn.Module, weight: Tensor) -> None:
 def bias_of(linear: nn.Module) -> nn.Parameter | None:
     """The bias of a linear or of the base of a LoRA layer."""
     return cast("nn.Parameter | None", getattr(linear, "base_layer", linear).bias)
+
+
+def attach_lora(model: nn.Module, rank: int) -> PeftModel:
+    """A `PeftModel` around `model` (changed in place) with LoRA on all linears of the blocks, and the task head saved.
+
+    `lora_alpha` is twice the rank. Linears that lost all their rows or columns get no factors.
+    """
+    inner = unwrap(model)
+    linears = {
+        linear for site in sites_of(inner) for linear in (*site.inputs, site.output) if weight_of(linear).numel() > 0
+    }
+    head = [
+        name
+        for name, part in inner.named_children()
+        if part is not inner.base_model and next(part.parameters(), None) is not None
+    ]
+    config = LoraConfig(
+        task_type="SEQ_CLS",
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=[name for name, module in inner.named_modules() if module in linears],
+        modules_to_save=head,
+    )
+    return cast(PeftModel, get_peft_model(inner, config))
+
+
+def train_adapters_only_(model: PeftModel) -> None:
+    """Let the active adapters and what they save beside LoRA (the task head) require gradients, and nothing else."""
+    for name, parameter in model.named_parameters():
+        active = any(f".{adapter}." in f"{name}." for adapter in model.active_adapters)
+        parameter.requires_grad_(active and ("lora_" in name or ".modules_to_save." in name))
 
 
 def merge_(model: nn.Module) -> PreTrainedModel:

@@ -4,51 +4,56 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
-from niwaki.allocation import ALLOCATORS, Bounds, least_cost
-from niwaki.anatomy import Site, count, sites_of, unit_flops, unit_params
+from niwaki.allocation import ALLOCATORS
+from niwaki.anatomy import sites_of
+from niwaki.budget import Budget, bounds_of, budget_of
 from niwaki.config import Structured
 from niwaki.data import mean_length
-from niwaki.errors import RequestError
-from niwaki.lora import check_adapters
+from niwaki.evaluate import speedup
+from niwaki.lora import check_adapters, merge_
 from niwaki.observe import Batch, observe
-from niwaki.repair import refit_
+from niwaki.repair import recover_, refit_
 from niwaki.results import SiteResult, StageResult
 from niwaki.scoring import need_of, score_sites
-from niwaki.surgery import cut_, plan_table
+from niwaki.surgery import Plan, cut_, plan_table
 from niwaki.surgery.plan import shares
 
+LATENCY_TOLERANCE = 0.05
+"""A latency budget is met when the measured ratio is within this share of the one that was asked."""
+_CORRECTIONS = 6
 
-def prune_(model: nn.Module, config: Structured, data: Iterable[Batch], progress: bool = False) -> StageResult:
+
+def prune_(
+    model: nn.Module,
+    config: Structured,
+    data: Iterable[Batch],
+    *,
+    training_data: Iterable[Batch] | None = None,
+    progress: bool = False,
+) -> StageResult:
     """Prune `model` in place to the budget of `config` and say what was done.
 
     `model` is a supported `PreTrainedModel` or a `PeftModel` around one, whose LoRA stays attached; `data` an iterable
-    of batches (dicts of tensors with `input_ids`, and `attention_mask` where there is padding).
+    of batches (dicts of tensors with `input_ids`, and `attention_mask` where there is padding). Recovery trains on
+    `training_data`, on `data` where there are none.
 
     Raises:
         RequestError: the model is not supported, or the budget is below what the minimum widths allow; before any work.
-        WorkError: a statistic or a solve is not finite.
+        WorkError: a statistic, a loss or a solve is not finite.
     """
     started = time.perf_counter()
     check_adapters(model)
     batches = list(data)
-    length = mean_length(batches)
-    sites = sites_of(model)
-    kind, requested = config.budget
-    cost = {s.name: unit_cost(s, kind, length) for s in sites}
-    fixed = block_cost(model, kind) - sum(cost[s.name] * s.units for s in sites) if kind == "params" else 0.0
-    total = fixed + sum(cost[site.name] * site.units for site in sites)
-    bounds = bounds_of(sites, cost, config)
-    least = (fixed + least_cost({site.name: site.units for site in sites}, bounds)) / total
-    if requested < least:
-        raise RequestError(f"{kind} must be at least {least:.4f} with these minimum widths, got {requested:g}")
+    before = {site.name: site.units for site in sites_of(model)}
+    budget = budget_of(model, config, mean_length(batches))
+    budget.check(bounds_of(sites_of(model), budget, config))
 
-    dense = copy.deepcopy(model) if config.repair != "none" else None
-    before = {site.name: site.units for site in sites}
+    dense = copy.deepcopy(model)
     importance: dict[str, float] = {}
     forwards = backwards = 0.0
     for step in range(1, config.steps + 1):
@@ -57,51 +62,82 @@ def prune_(model: nn.Module, config: Structured, data: Iterable[Batch], progress
         statistics = observe(model, batches, need, seed=config.seed, progress=progress)
         scores = score_sites(sites, statistics, config.head_score, config.neuron_score, config.seed)
         importance = importance or shares(scores)
-        kept_now = 1.0 - (1.0 - requested) * step / config.steps
-        plan = ALLOCATORS[config.allocation](scores, bounds, kept_now * total - fixed)
+        plan = _plan(model, dense, scores, budget, 1.0 - (1.0 - budget.share) * step / config.steps, config)
         if progress:
             Console(stderr=True).print(plan_table(sites, scores, plan))
         cut_(model, plan)
-        if dense is not None:
+        if config.repair != "none":
             refit_(model, dense, batches, config.repair, progress=progress)
             forwards += 4.0
         forwards += statistics.forward_passes
         backwards += statistics.backward_passes
+    if config.recover_epochs:
+        recover_(model, dense, list(training_data or batches), config, progress=progress)
 
     after = sites_of(model)
-    achieved = (fixed + sum(cost[site.name] * site.units for site in after)) / total
+    achieved = budget.kept(after)
+    warnings = []
+    if budget.kind == "latency":
+        achieved = _measured_ratio(dense, config)(model)
+        if abs(achieved / budget.share - 1) > LATENCY_TOLERANCE:
+            warnings.append(f"latency: {budget.share:g} of dense was asked, {achieved:.3f} was measured at the end")
     layers = tuple(
         SiteResult(s.name, s.kind, importance[s.name], 1 - s.units / before[s.name], s.units, before[s.name])
         for s in after
     )
-    seconds = time.perf_counter() - started
-    return StageResult("structured", kind, requested, achieved, seconds, forwards, backwards, layers)
+    return StageResult(
+        name="structured",
+        kind=budget.kind,
+        requested=budget.share,
+        achieved=achieved,
+        seconds=time.perf_counter() - started,
+        forward_passes=forwards,
+        backward_passes=backwards,
+        layers=layers,
+        warnings=tuple(warnings),
+    )
 
 
-def score(model: nn.Module, data: Iterable[Batch], config: Structured | None = None) -> dict[str, list[float]]:
+def _plan(
+    model: nn.Module, dense: nn.Module, scores: dict[str, Tensor], budget: Budget, share: float, config: Structured
+) -> Plan:
+    """The units to keep for `share` of the budget. A plan on measured latencies is itself timed, and corrected."""
+    bounds = bounds_of(sites_of(model), budget, config)
+
+    def plan_for(target: float) -> Plan:
+        return ALLOCATORS[config.allocation](scores, bounds, budget.left_for_sites(target))
+
+    if budget.kind != "latency":
+        return plan_for(share)
+    ratio_of = _measured_ratio(dense, config)
+    target, best, miss = share, plan_for(share), float("inf")
+    for _ in range(_CORRECTIONS):
+        plan = plan_for(target)
+        candidate = merge_(copy.deepcopy(model))
+        cut_(candidate, plan)
+        ratio = ratio_of(candidate)
+        if abs(ratio / share - 1) < miss:
+            best, miss = plan, abs(ratio / share - 1)
+        if miss < LATENCY_TOLERANCE / 3:
+            break
+        target *= share / ratio
+    return best
+
+
+def _measured_ratio(dense: nn.Module, config: Structured) -> Callable[[nn.Module], float]:
+    """A function from a model to its measured latency over that of `dense`, adapters merged in copies of both."""
+    plain = merge_(copy.deepcopy(dense))
+    size, length = config.latency_batch_size, config.latency_length
+    return lambda model: 1 / speedup(plain, merge_(copy.deepcopy(model)), size, length)
+
+
+def score(
+    model: nn.Module, data: Iterable[Batch], config: Structured | None = None, *, progress: bool = False
+) -> dict[str, list[float]]:
     """Importance only: site name -> one score per unit, higher is more important. Nothing is pruned."""
     chosen = config or Structured(flops=1.0)
     check_adapters(model)
-    statistics = observe(model, data, need_of(chosen.head_score, chosen.neuron_score), seed=chosen.seed)
+    need = need_of(chosen.head_score, chosen.neuron_score)
+    statistics = observe(model, data, need, seed=chosen.seed, progress=progress)
     scores = score_sites(sites_of(model), statistics, chosen.head_score, chosen.neuron_score, chosen.seed)
     return {name: values.tolist() for name, values in scores.items()}
-
-
-def unit_cost(site: Site, kind: str, length: float) -> float:
-    """What one unit of `site` costs in the budget's kind."""
-    return float(unit_params(site)) if kind == "params" else unit_flops(site, length)
-
-
-def block_cost(model: nn.Module, kind: str) -> float:
-    """All of the blocks, in the budget's kind; only `params` has a part that no unit owns (norms, output biases)."""
-    return float(count(model, 1.0).block_params) if kind == "params" else 0.0
-
-
-def bounds_of(sites: list[Site], cost: dict[str, float], config: Structured) -> dict[str, Bounds]:
-    """Minimum widths and multiples of every site."""
-    return {
-        site.name: Bounds(cost[site.name], site.units if site.fixed else config.min_heads)
-        if site.kind == "attention"
-        else Bounds(cost[site.name], config.min_neurons, config.round_to)
-        for site in sites
-    }

@@ -12,23 +12,25 @@ from niwaki.allocation import ALLOCATORS, Bounds, least_cost
 
 @pytest.mark.parametrize("name", ALLOCATORS)
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10_000), st.floats(0.0, 1.0), st.sampled_from([1, 1, 4]))
-def test_budget_and_bounds(name, seed, fraction, multiple):
+@given(st.integers(0, 10_000), st.floats(0.0, 1.0), st.sampled_from([1, 4]), st.booleans())
+def test_budget_and_bounds(name, seed, fraction, multiple, remainder):
     generator = torch.Generator().manual_seed(seed)
     sizes = {f"s{i}": int(torch.randint(1, 30, (), generator=generator)) for i in range(5)}
     scores = {n: torch.rand(size, generator=generator).double() for n, size in sizes.items()}
-    bounds = {n: Bounds(1.0 + i, 1, multiple) for i, n in enumerate(sizes)}
-    total = sum(bounds[n].cost * size for n, size in sizes.items())
-    least = least_cost(sizes, bounds)
+    bounds = {n: Bounds.linear(1.0 + i, size, 1, multiple, remainder) for i, (n, size) in enumerate(sizes.items())}
+    total = sum(bounds[n].cost(size) for n, size in sizes.items())
+    least = least_cost(bounds)
     budget = least + fraction * (total - least)
     kept = ALLOCATORS[name](scores, bounds, budget)
-    spent = sum(bounds[n].cost * len(kept[n]) for n in sizes)
+    spent = sum(bounds[n].cost(len(kept[n])) for n in sizes)
     assert spent <= budget * (1 + 1e-9)
     open_sites = [n for n in sizes if len(kept[n]) < sizes[n]]
-    assert all(budget - spent < bounds[n].cost * multiple + 1e-9 for n in open_sites)
+    step = 1 if remainder else multiple
+    assert all(budget - spent < bounds[n].cost(step) + 1e-9 for n in open_sites)
+    odd = [n for n in sizes if len(kept[n]) % multiple and len(kept[n]) < sizes[n]]
+    assert len(odd) <= remainder
     for n, units in kept.items():
         assert len(units) >= 1
-        assert len(units) % multiple == 0 or len(units) == sizes[n]
         gone = [u for u in range(sizes[n]) if u not in units.tolist()]
         if gone:
             assert scores[n][units].min() >= scores[n][gone].max()
@@ -36,7 +38,7 @@ def test_budget_and_bounds(name, seed, fraction, multiple):
 
 def test_global_prefers_score_per_cost():
     scores = {"cheap": torch.tensor([3.0, 1.0]), "dear": torch.tensor([5.0, 4.0])}
-    bounds = {"cheap": Bounds(1.0, 0), "dear": Bounds(10.0, 0)}
+    bounds = {"cheap": Bounds.linear(1.0, 2, 0), "dear": Bounds.linear(10.0, 2, 0)}
     kept = ALLOCATORS["global"](scores, bounds, 12.0)
     assert kept["cheap"].tolist() == [0, 1]
     assert kept["dear"].tolist() == [0]
@@ -44,5 +46,5 @@ def test_global_prefers_score_per_cost():
 
 def test_uniform_keeps_the_same_fraction_everywhere():
     scores = {"a": torch.arange(40.0), "b": torch.arange(40.0) * 1000}
-    kept = ALLOCATORS["uniform"](scores, {"a": Bounds(1.0, 1), "b": Bounds(1.0, 1)}, 40.0)
+    kept = ALLOCATORS["uniform"](scores, {"a": Bounds.linear(1.0, 40, 1), "b": Bounds.linear(1.0, 40, 1)}, 40.0)
     assert len(kept["a"]) == len(kept["b"]) == 20

@@ -57,10 +57,21 @@ def test_no_batches():
 
 
 def test_recipe_round_trip(tmp_path):
-    recipe = Recipe("m", "t.tsv", "e.tsv", "o", (niwaki.Structured(flops=0.5),), text_columns=("a", "b"))
+    recipe = Recipe(
+        model="m",
+        train_data="t.tsv",
+        eval_data="e.tsv",
+        out="o",
+        stages=(niwaki.Finetune(epochs=2), niwaki.Structured(flops=0.5)),
+        text_columns=("a", "b"),
+    )
     write_recipe(recipe, tmp_path / "recipe.yaml")
     assert read_recipe(tmp_path / "recipe.yaml") == recipe
     plain = recipe_to_dict(recipe)
     plain["modle"] = plain.pop("model")
     with pytest.raises(niwaki.RequestError, match=r"modle.*did you mean 'model'"):
+        recipe_from_dict(plain)
+    plain["model"] = plain.pop("modle")
+    plain["stages"][1]["flops"] = "half"
+    with pytest.raises(niwaki.RequestError, match=r"structured\.flops must be float or .*got 'half'"):
         recipe_from_dict(plain)

@@ -1,62 +1,102 @@
-"""One threshold for all sites: units leave in order of score per cost until the budget is met.
+"""One threshold for all sites: units stay in order of score per cost until the budget is used up.
 
-The budget is never exceeded, and what is left of it is smaller than any unit that was removed.
+For each site let V(k) be the sum of its k best scores and C(k) the cost of keeping k units. The steps along the upper
+concave hull of the points (C, V) are taken in order of their slope dV / dC: the greedy answer to the multiple-choice
+knapsack, which is the best there is whenever the budget falls between two steps (Sinha & Zoltners, "The multiple-choice
+knapsack problem", 1979). Where all units of a site cost the same, this is one threshold on score per cost. The budget
+is never exceeded, and what is left of it is smaller than any step that was not taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from niwaki.allocation.bounds import Bounds
 
-@dataclass(frozen=True)
-class Bounds:
-    """Limits of one site: the cost of one unit, the fewest units to keep, and the multiple to keep them in."""
-
-    cost: float
-    minimum: int
-    multiple: int = 1
-
-
-def least_units(units: int, bounds: Bounds) -> int:
-    """The fewest units that may be kept: the minimum, rounded up to the multiple."""
-    return min(units, -(-bounds.minimum // bounds.multiple) * bounds.multiple)
-
-
-def least_cost(units: dict[str, int], bounds: dict[str, Bounds]) -> float:
-    """Cost of the smallest model that the bounds allow."""
-    return sum(bounds[name].cost * least_units(count, bounds[name]) for name, count in units.items())
+Allocator = Callable[[dict[str, Tensor], dict[str, Bounds], float], dict[str, Tensor]]
 
 
 def global_threshold(scores: dict[str, Tensor], bounds: dict[str, Bounds], budget: float) -> dict[str, Tensor]:
     """Keep the units with most score per cost; returns sorted unit indices by site name.
 
-    `scores[name]` is `[units]`; `budget` is in the unit of `bounds[name].cost` and at least `least_cost`.
+    `scores[name]` is `[units]`, none negative; `budget` is in the unit of the costs and at least `least_cost`.
     """
-    steps: list[tuple[float, str, int]] = []
     ranked = {name: torch.argsort(score, descending=True, stable=True) for name, score in scores.items()}
-    kept: dict[str, int] = {}
-    for name, score in scores.items():
-        bound, position = bounds[name], least_units(len(score), bounds[name])
-        kept[name] = position
-        while position < len(score):
-            size = min(bound.multiple, len(score) - position)
-            value = float(score[ranked[name][position : position + size]].mean())
-            steps.append((value / bound.cost, name, size))
-            position += size
-    left = budget * (1 + 1e-12) - sum(bounds[name].cost * count for name, count in kept.items())
+    values = {name: score[ranked[name]].double() for name, score in scores.items()}
+    kept = {name: bound.widths[0] for name, bound in bounds.items()}
+    left = budget * (1 + 1e-12) - sum(bounds[name].cost(width) for name, width in kept.items())
+    steps = [(slope, name, width) for name in scores for slope, width in _hull(values[name], bounds[name])]
     closed: set[str] = set()
-    for _, name, size in sorted(steps, key=lambda step: -step[0]):
-        price = size * bounds[name].cost
+    for _, name, width in sorted(steps, key=lambda step: -step[0]):
+        price = bounds[name].cost(width) - bounds[name].cost(kept[name])
         if name in closed or price > left:
             closed.add(name)
             continue
-        kept[name] += size
-        left -= price
+        kept[name], left = width, left - price
+    _spend_(kept, left, bounds, values)
     return {name: ranked[name][: kept[name]].sort().values for name in scores}
+
+
+def _hull(values: Tensor, bounds: Bounds) -> list[tuple[float, int]]:
+    """Slope and width of each step along the upper concave hull of (cost, value), slopes falling."""
+    value = [0.0, *values.cumsum(0).tolist()]
+    cost = bounds.costs.tolist()
+    hull: list[tuple[float, int]] = [(float("inf"), bounds.widths[0])]
+    for width in bounds.widths[1:]:
+        while True:
+            base = hull[-1][1]
+            gain, price = value[width] - value[base], cost[width] - cost[base]
+            slope = gain / price if price > 0 else float("inf")
+            if len(hull) == 1 or slope < hull[-1][0]:
+                break
+            hull.pop()
+        hull.append((slope, width))
+    return hull[1:]
+
+
+def _spend_(kept: dict[str, int], left: float, bounds: dict[str, Bounds], values: dict[str, Tensor]) -> None:
+    """Spend what is left: on whole steps below the hull, the best first, then on a few more units of one site."""
+    while offer := _best_offer(kept, left, bounds, values, _next_width):
+        name, width, price = offer
+        kept[name], left = width, left - price
+    # The cheapest units use the budget up best.
+    price_of = {n: b.cost(w) - b.cost(kept[n]) for n, b in bounds.items() if (w := _next_unit(b, kept[n])) is not None}
+    bounds = {name: bounds[name] for name, price in price_of.items() if price <= min(price_of.values()) * (1 + 1e-9)}
+    while offer := _best_offer(kept, left, bounds, values, _next_unit):
+        name, width, price = offer
+        kept[name], left = width, left - price
+        bounds = {name: bounds[name]}
+
+
+def _best_offer(
+    kept: dict[str, int],
+    left: float,
+    bounds: dict[str, Bounds],
+    values: dict[str, Tensor],
+    next_of: Callable[[Bounds, int], int | None],
+) -> tuple[str, int, float] | None:
+    """Name, width and price of the affordable step with most score per cost, or None."""
+    best, offer = -1.0, None
+    for name, bound in bounds.items():
+        width = next_of(bound, kept[name])
+        price = bound.cost(width) - bound.cost(kept[name]) if width is not None else float("inf")
+        if width is None or price > left:
+            continue
+        slope = float(values[name][kept[name] : width].sum()) / max(price, 1e-300)
+        if slope > best:
+            best, offer = slope, (name, width, price)
+    return offer
+
+
+def _next_width(bound: Bounds, width: int) -> int | None:
+    return next((wider for wider in bound.widths if wider > width), None)
+
+
+def _next_unit(bound: Bounds, width: int) -> int | None:
+    return width + 1 if bound.remainder and width < bound.units else None
 
 
 def uniform(scores: dict[str, Tensor], bounds: dict[str, Bounds], budget: float) -> dict[str, Tensor]:
@@ -66,11 +106,11 @@ def uniform(scores: dict[str, Tensor], bounds: dict[str, Bounds], budget: float)
         order = torch.argsort(score, stable=True)
         rank = torch.empty(len(score), dtype=torch.double)
         rank[order] = (torch.arange(len(score), dtype=torch.double) + 0.5) / len(score)
-        ranks[name] = rank * bounds[name].cost
+        # Score per cost is the rank, whatever the unit costs.
+        price = torch.empty(len(score), dtype=torch.double)
+        price[order.flip(0)] = bounds[name].costs.diff()
+        ranks[name] = rank * price
     return global_threshold(ranks, bounds, budget)
 
 
-ALLOCATORS: dict[str, Callable[[dict[str, Tensor], dict[str, Bounds], float], dict[str, Tensor]]] = {
-    "global": global_threshold,
-    "uniform": uniform,
-}
+ALLOCATORS: dict[str, Allocator] = {"global": global_threshold, "uniform": uniform}

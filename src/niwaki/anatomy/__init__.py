@@ -1,11 +1,13 @@
 """What a model is made of."""
 
+from niwaki.anatomy.calls import Call, first_layer_call
 from niwaki.anatomy.counts import Counts, count, unit_flops, unit_params
 from niwaki.anatomy.families import FAMILIES, Family, family_of, supported_model_types
 from niwaki.anatomy.sites import Kind, Site, body_of, layers_of, sites_of, unwrap, weight_of
 
 __all__ = [
     "FAMILIES",
+    "Call",
     "Counts",
     "Family",
     "Kind",
@@ -13,6 +15,7 @@ __all__ = [
     "body_of",
     "count",
     "family_of",
+    "first_layer_call",
     "layers_of",
     "sites_of",
     "supported_model_types",

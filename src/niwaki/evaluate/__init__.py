@@ -1,17 +1,23 @@
 """What a model is worth as it stands: quality, latency, size."""
 
-from niwaki.evaluate.latency import PairedTiming, model_latency, paired
-from niwaki.evaluate.quality import METRICS, evaluation_mode, predictions, quality
+from niwaki.evaluate.latency import PairedTiming, model_latency, paired, random_inputs, speedup
+from niwaki.evaluate.latency_table import LatencyTable, latency_table
+from niwaki.evaluate.quality import METRICS, check_metric, evaluation_mode, predictions, quality
 from niwaki.evaluate.size import file_bytes, size_bytes
 
 __all__ = [
     "METRICS",
+    "LatencyTable",
     "PairedTiming",
+    "check_metric",
     "evaluation_mode",
     "file_bytes",
+    "latency_table",
     "model_latency",
     "paired",
     "predictions",
     "quality",
+    "random_inputs",
     "size_bytes",
+    "speedup",
 ]

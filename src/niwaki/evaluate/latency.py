@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from niwaki.anatomy import unwrap
 from niwaki.errors import RequestError
@@ -45,11 +45,11 @@ def paired(
     pairs: list[tuple[float, float]] = []
     for number in range(warmup + rounds):
         if number % 2:
-            pruned = _seconds(pruned_call, device)
-            dense = _seconds(dense_call, device)
+            pruned = seconds_of(pruned_call, device)
+            dense = seconds_of(dense_call, device)
         else:
-            dense = _seconds(dense_call, device)
-            pruned = _seconds(pruned_call, device)
+            dense = seconds_of(dense_call, device)
+            pruned = seconds_of(pruned_call, device)
         if number >= warmup:
             pairs.append((dense, pruned))
     return PairedTiming(
@@ -60,7 +60,8 @@ def paired(
     )
 
 
-def _seconds(call: Callable[[], Any], device: torch.device | str | None) -> float:
+def seconds_of(call: Callable[[], Any], device: torch.device | str | None) -> float:
+    """Seconds of one call; on a CUDA `device` until the device has finished."""
     _synchronize(device)
     started = time.perf_counter()
     call()
@@ -73,6 +74,16 @@ def _synchronize(device: torch.device | str | None) -> None:
         torch.cuda.synchronize(device)
 
 
+def random_inputs(model: nn.Module, batch_size: int, length: int) -> dict[str, Tensor]:
+    """Random tokens `[batch_size, length]` of the model's vocabulary on its device, none of them padding."""
+    vocabulary = unwrap(model).config.vocab_size
+    generator = torch.Generator().manual_seed(0)
+    # The first ids are padding and other marks in most vocabularies.
+    ids = torch.randint(min(5, vocabulary - 1), vocabulary, (batch_size, length), generator=generator)
+    ids = ids.to(next(model.parameters()).device)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
 def model_latency(
     dense: nn.Module, pruned: nn.Module, length: int, batch_sizes: tuple[int, ...] = (1, 32), rounds: int = 15
 ) -> dict[str, Any]:
@@ -81,14 +92,10 @@ def model_latency(
     Both models are timed in evaluation mode and get their modes back.
     """
     result: dict[str, Any] = {}
-    generator = torch.Generator().manual_seed(0)
     device = next(dense.parameters()).device
-    vocabulary = unwrap(dense).config.vocab_size
     with evaluation_mode(dense, pruned), torch.inference_mode():
         for size in batch_sizes:
-            # The first ids are padding and other marks in most vocabularies.
-            ids = torch.randint(min(5, vocabulary - 1), vocabulary, (size, length), generator=generator).to(device)
-            inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            inputs = random_inputs(dense, size, length)
             timing = paired(lambda i=inputs: dense(**i), lambda i=inputs: pruned(**i), rounds, device=device)
             result[f"batch_{size}"] = {
                 "dense_ms": timing.dense_ms,
@@ -96,3 +103,8 @@ def model_latency(
                 "speedup": timing.speedup,
             }
     return {**result, "seq_len": length, "threads": torch.get_num_threads(), "rounds": rounds}
+
+
+def speedup(dense: nn.Module, pruned: nn.Module, batch_size: int, length: int) -> float:
+    """How many times as fast as `dense` the model `pruned` is on tokens `[batch_size, length]`, as measured."""
+    return model_latency(dense, pruned, length, (batch_size,))[f"batch_{batch_size}"]["speedup"]

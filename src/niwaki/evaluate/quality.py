@@ -58,6 +58,22 @@ def predictions(model: nn.Module, batches: Iterable[dict[str, Any]], progress: b
     return torch.cat(logits), torch.cat(labels)
 
 
+def check_metric(model: nn.Module, metric: str | None) -> None:
+    """Refuse a metric that is unknown, or for another kind of model.
+
+    Raises:
+        RequestError: listing those that fit.
+    """
+    if metric is None:
+        return
+    check_choice("metric", metric, METRICS)
+    numbers = unwrap(model).config.num_labels == 1
+    fitting = NUMBER_METRICS if numbers else CLASS_METRICS
+    if metric not in fitting:
+        kind = "one output" if numbers else "classes"
+        raise RequestError(f"metric must be one of {', '.join(fitting)} for a model with {kind}, got {metric!r}")
+
+
 def quality(
     model: nn.Module, batches: Iterable[dict[str, Any]], metric: str | None = None, progress: bool = False
 ) -> dict[str, float]:
@@ -69,13 +85,8 @@ def quality(
     Raises:
         RequestError: an unknown metric, or one for another kind of model. WorkError: logits that are not finite.
     """
+    check_metric(model, metric)
     numbers = unwrap(model).config.num_labels == 1
-    if metric is not None:
-        check_choice("metric", metric, METRICS)
-        fitting = NUMBER_METRICS if numbers else CLASS_METRICS
-        if metric not in fitting:
-            kind = "one output" if numbers else "classes"
-            raise RequestError(f"metric must be one of {', '.join(fitting)} for a model with {kind}, got {metric!r}")
     logits, labels = predictions(model, batches, progress)
     truth = labels.numpy()
     if numbers:

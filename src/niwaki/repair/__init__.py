@@ -1,5 +1,7 @@
-"""What is left is refitted so that it does the work of what went."""
+"""What is left is refitted, and if asked trained, so that it does the work of what went."""
 
+from niwaki.repair.recover import recover_
 from niwaki.repair.refit import refit_
+from niwaki.repair.training import task_loss, train_
 
-__all__ = ["refit_"]
+__all__ = ["recover_", "refit_", "task_loss", "train_"]

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from niwaki.anatomy import Site, layers_of, sites_of, unwrap
+from niwaki.anatomy import Call, Site, first_layer_call, layers_of, sites_of
 from niwaki.data import token_mask
 from niwaki.errors import WorkError
 from niwaki.lora import bias_of, effective_weight, set_effective_weight_
@@ -25,10 +25,6 @@ from niwaki.observe import Batch
 from niwaki.solve import damped_factor
 
 DAMPING = 1e-2
-
-
-class _Stop(Exception):  # noqa: N818 - not an error: it ends a forward pass that has shown what was wanted
-    pass
 
 
 @torch.no_grad()
@@ -85,27 +81,13 @@ class _Stream:
 
     def __init__(self, model: nn.Module, data: Iterable[Batch]) -> None:
         self.layers = layers_of(model)
-        self.calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        self.calls: list[Call] = []
         self.keep: list[Tensor] = []
         device = next(model.parameters()).device
-        caught: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
-
-        def catch(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            caught.append((args, kwargs))
-            raise _Stop
-
-        hook = self.layers[0].register_forward_pre_hook(catch, with_kwargs=True)
-        body = unwrap(model)
-        try:
-            for batch in data:
-                inputs = {k: v.to(device) for k, v in batch.items() if isinstance(v, Tensor) and k != "labels"}
-                try:
-                    body(**inputs)
-                except _Stop:
-                    self.calls.append(caught.pop())
-                    self.keep.append(token_mask(inputs).bool())
-        finally:
-            hook.remove()
+        for batch in data:
+            inputs = {k: v.to(device) for k, v in batch.items() if isinstance(v, Tensor) and k != "labels"}
+            self.calls.append(first_layer_call(model, inputs))
+            self.keep.append(token_mask(inputs).bool())
 
     def _run(self, index: int) -> Iterable[tuple[int, Any]]:
         for number, (args, kwargs) in enumerate(self.calls):

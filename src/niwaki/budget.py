@@ -1,0 +1,83 @@
+"""What a budget counts: the cost of every width of every site, of all sites together, and what no site owns.
+
+`flops` and `params` are exact and count the transformer blocks; `latency` is measured, in milliseconds, and is that of
+the whole model. A budget is met when `fixed + cost of what is kept <= share * total`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from niwaki.allocation import Bounds, least_cost
+from niwaki.anatomy import Site, count, sites_of, unit_flops, unit_params
+from niwaki.config import Structured
+from niwaki.errors import RequestError
+from niwaki.evaluate import latency_table
+
+ALIGNED = 8
+"""Neurons come in multiples of this by default: the odd rows of a matrix product cost as much as all eight."""
+
+
+@dataclass(frozen=True, eq=False)
+class Budget:
+    """Costs of one kind. `costs` is `[units + 1]` for each site by name; `share` is the fraction to keep."""
+
+    kind: str
+    share: float
+    costs: dict[str, Tensor]
+    fixed: float
+
+    @property
+    def total(self) -> float:
+        """Cost of the model as it came in."""
+        return self.fixed + sum(float(costs[-1]) for costs in self.costs.values())
+
+    def kept(self, sites: list[Site]) -> float:
+        """Fraction of the total that these sites cost."""
+        return (self.fixed + sum(float(self.costs[site.name][site.units]) for site in sites)) / self.total
+
+    def left_for_sites(self, share: float) -> float:
+        """What the sites may cost together when `share` of the total is kept."""
+        return share * self.total - self.fixed
+
+    def check(self, bounds: dict[str, Bounds]) -> None:
+        """Refuse a share that the minimum widths do not allow.
+
+        Raises:
+            RequestError: naming the least share that they do.
+        """
+        least = (self.fixed + least_cost(bounds)) / self.total
+        if self.share < least:
+            # Rounded up: the figure that is named must itself be accepted.
+            shown = f"{least + 0.5e-4:.4f}"
+            raise RequestError(f"{self.kind} must be at least {shown} with these minimum widths, got {self.share:g}")
+
+
+def budget_of(model: nn.Module, config: Structured, length: float) -> Budget:
+    """The budget that `config` asks for. `length` is the mean number of real tokens of a calibration row."""
+    kind, share = config.budget
+    sites = sites_of(model)
+    if kind == "latency":
+        table = latency_table(model, config.latency_batch_size, config.latency_length)
+        return Budget(kind, share, table.costs, table.fixed)
+    unit = {site.name: unit_flops(site, length) if kind == "flops" else float(unit_params(site)) for site in sites}
+    costs = {site.name: Bounds.linear(unit[site.name], site.units, 0).costs for site in sites}
+    # Norms and output biases are parameters that no unit owns.
+    owned = sum(unit[site.name] * site.units for site in sites)
+    fixed = count(model, length).block_params - owned if kind == "params" else 0.0
+    return Budget(kind, share, costs, fixed)
+
+
+def bounds_of(sites: list[Site], budget: Budget, config: Structured) -> dict[str, Bounds]:
+    """Costs, minimum widths and multiples of every site as it stands."""
+    bounds = {}
+    for site in sites:
+        costs = budget.costs[site.name][: site.units + 1]
+        if site.kind == "attention":
+            bounds[site.name] = Bounds(costs, site.units if site.fixed else config.min_heads)
+        else:
+            multiple, exact = config.round_to or ALIGNED, config.round_to is None and budget.kind != "latency"
+            bounds[site.name] = Bounds(costs, config.min_neurons, multiple, remainder=exact)
+    return bounds

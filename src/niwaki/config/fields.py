@@ -1,0 +1,42 @@
+"""How a request is described: each field of a config class carries its help text, and checks share these rules."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from niwaki.errors import RequestError
+
+
+def option(default: Any, help: str) -> Any:
+    """A dataclass field with a default and the text that the command shows for its flag."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def required(help: str) -> Any:
+    """A dataclass field that must be given, with the text that the command shows for its flag."""
+    return dataclasses.field(metadata={"help": help})
+
+
+def check_at_least(config: Any, least: float, *names: str) -> None:
+    """Refuse a field below `least`.
+
+    Raises:
+        RequestError: naming the first field that is.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not value >= least:
+            raise RequestError(f"{name} must be at least {least:g}, got {value:g}")
+
+
+def check_above_zero(config: Any, *names: str) -> None:
+    """Refuse a field that is not a number above 0.
+
+    Raises:
+        RequestError: naming the first field that is not.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if not 0 < value < float("inf"):
+            raise RequestError(f"{name} must be above 0, got {value:g}")

@@ -1,0 +1,77 @@
+"""Recipes on file: strict YAML in and out."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
+
+import yaml
+
+from niwaki.config.requests import STAGES, Recipe
+from niwaki.errors import RequestError, check_choice
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Plain data (strings, numbers, lists) that `recipe_from_dict` turns back into an equal recipe."""
+    plain = dataclasses.asdict(recipe)
+    del plain["overwrite"]
+    plain["text_columns"] = list(recipe.text_columns) if recipe.text_columns else None
+    names = {cls: name for name, cls in STAGES.items()}
+    plain["stages"] = [{"kind": names[type(stage)], **dataclasses.asdict(stage)} for stage in recipe.stages]
+    return plain
+
+
+def recipe_from_dict(plain: Any, overwrite: bool = False) -> Recipe:
+    """The inverse of `recipe_to_dict`; whether a folder may be replaced is never part of a recipe.
+
+    Raises:
+        RequestError: for a key that is not known, a missing one, or a value of the wrong type or out of range.
+    """
+    if not isinstance(plain, dict):
+        raise RequestError(f"recipe must be a mapping of keys to values, got {type(plain).__name__}")
+    values = dict(plain)
+    stages = values.pop("stages", None)
+    if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
+        raise RequestError(f"stages must be a list of mappings, got {stages!r}")
+    built = []
+    for stage in stages:
+        options = dict(stage)
+        kind = check_choice("stages.kind", str(options.pop("kind", None)), STAGES)
+        built.append(_build(STAGES[kind], options, f"stages.{kind}"))
+    if values.get("text_columns") is not None:
+        values["text_columns"] = tuple(values["text_columns"])
+    return _build(Recipe, {**values, "stages": tuple(built), "overwrite": overwrite}, "recipe")
+
+
+def _build(cls: Any, values: dict[str, Any], where: str) -> Any:
+    known = get_type_hints(cls)
+    for name, value in values.items():
+        check_choice(f"{where} key", str(name), known)
+        kinds = {get_origin(kind) or kind for kind in get_args(known[name]) or (known[name],)}
+        if float in kinds:
+            kinds.add(int)
+        if type(value) not in kinds and name != "stages":
+            names = " or ".join(sorted("nothing" if kind is NoneType else kind.__name__ for kind in kinds))
+            raise RequestError(f"{where}.{name} must be {names}, got {value!r}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise RequestError(f"{where}: {error}") from error
+
+
+def read_recipe(path: Path, overwrite: bool = False) -> Recipe:
+    """Read a recipe file (YAML, `safe_load`)."""
+    if not path.is_file():
+        raise RequestError(f"recipe must be an existing file, got {str(path)!r}")
+    try:
+        return recipe_from_dict(yaml.safe_load(path.read_text(encoding="utf-8")), overwrite)
+    except yaml.YAMLError as error:
+        line = str(error).replace("\n", " ")
+        raise RequestError(f"recipe {str(path)!r} is not valid YAML: {line}") from error
+
+
+def write_recipe(recipe: Recipe, path: Path) -> None:
+    """Write a recipe so that `read_recipe` gives an equal one."""
+    path.write_text(yaml.safe_dump(recipe_to_dict(recipe), sort_keys=False), encoding="utf-8")

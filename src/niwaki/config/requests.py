@@ -1,0 +1,86 @@
+"""What is asked of a command beside its stages: the model, the data, where the result goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from niwaki.config.fields import check_at_least, option, required
+from niwaki.config.finetune import Finetune
+from niwaki.config.structured import HEAD_SCORES, NEURON_SCORES, Structured
+from niwaki.errors import RequestError, check_choice
+
+Stage = Structured | Finetune
+STAGES: dict[str, type[Stage]] = {"structured": Structured, "finetune": Finetune}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What every command that reads a model and data is told."""
+
+    model: str = required("Hub id, Transformers folder, PEFT adapter folder, or a folder that Niwaki wrote.")
+    out: str = required("Folder to write.")
+    base_model: str | None = option(None, "Base of the adapter, where adapter_config.json does not lead to it.")
+    text_columns: tuple[str, ...] | None = option(
+        None, "Text columns of the data, one or two, where they are not recognised."
+    )
+    label_column: str | None = option(None, "Label column of the data, where it is not recognised.")
+    seed: int = option(0, "Seed of everything that is drawn.")
+    device: str = option("cpu", "PyTorch device to work on.")
+    batch_size: int = option(32, "Rows in a batch.")
+    max_length: int = option(128, "Tokens of a row that are kept.")
+    overwrite: bool = option(False, "Replace a folder that is there.")
+
+    def __post_init__(self) -> None:
+        check_at_least(self, 1, "batch_size", "max_length")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Request):
+    """One whole run: the model, the data, the stages in order, where the result goes."""
+
+    train_data: str = required("Data to calibrate and train on: a local file or a Hub data set.")
+    eval_data: str = required("Data to evaluate on: a local file or a Hub data set.")
+    stages: tuple[Stage, ...] = required("What is done, in order.")
+    metric: str | None = option(None, "accuracy, f1, matthews_correlation, pearson or spearman.")
+    calibration_samples: int = option(2048, "Rows of the training data that pruning looks at.")
+    train_samples: int | None = option(None, "Rows of the training data that training uses; all by default.")
+    keep_adapter: bool = option(False, "Write the adapter beside the base instead of merging it.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, 1, "calibration_samples")
+        if self.train_samples is not None:
+            check_at_least(self, 1, "train_samples")
+        if not self.stages:
+            raise RequestError(f"stages must name at least one of {', '.join(STAGES)}, got none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring(Request):
+    """Importance only."""
+
+    train_data: str = required("Data to calibrate on: a local file or a Hub data set.")
+    head_score: str = option("reconstruction", f"How heads are scored: {', '.join(HEAD_SCORES)}.")
+    neuron_score: str = option("reconstruction", f"How neurons are scored: {', '.join(NEURON_SCORES)}.")
+    calibration_samples: int = option(2048, "Rows of the training data that are looked at.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, 1, "calibration_samples")
+        check_choice("head_score", self.head_score, HEAD_SCORES)
+        check_choice("neuron_score", self.neuron_score, NEURON_SCORES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Request):
+    """Quality, size and measured latency of a model, beside another if one is named."""
+
+    eval_data: str = required("Data to evaluate on: a local file or a Hub data set.")
+    against: str | None = option(None, "The dense model to compare with; timed in turn with the model.")
+    metric: str | None = option(None, "accuracy, f1, matthews_correlation, pearson or spearman.")
+    latency_length: int | None = option(None, "Tokens in a row for the timing; by default the data's mean.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.latency_length is not None:
+            check_at_least(self, 1, "latency_length")

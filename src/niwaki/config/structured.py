@@ -1,0 +1,65 @@
+"""What structured pruning can be asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from niwaki.config.fields import check_above_zero, check_at_least, option
+from niwaki.errors import RequestError, check_choice
+
+HEAD_SCORES = ("attention-variance", "fisher", "taylor", "reconstruction", "random")
+NEURON_SCORES = ("activation", "activation-variance", "fisher", "taylor", "reconstruction", "random")
+ALLOCATIONS = ("global", "uniform")
+REPAIRS = ("none", "bias", "least-squares")
+BUDGETS = ("flops", "params", "latency")
+
+
+@dataclass(frozen=True)
+class Structured:
+    """Remove whole attention heads and FFN neurons until a budget is met.
+
+    Exactly one of `flops`, `params` (of the transformer blocks) and `latency` (of the whole model, as measured on this
+    machine) is given: the fraction to KEEP, in (0, 1].
+    """
+
+    flops: float | None = option(None, "Fraction of the blocks' FLOPs to KEEP, in (0, 1].")
+    params: float | None = option(None, "Fraction of the blocks' parameters to KEEP, in (0, 1].")
+    latency: float | None = option(None, "Fraction of the measured latency to KEEP, in (0, 1].")
+    head_score: str = option("reconstruction", f"How heads are scored: {', '.join(HEAD_SCORES)}.")
+    neuron_score: str = option("reconstruction", f"How neurons are scored: {', '.join(NEURON_SCORES)}.")
+    allocation: str = option("global", f"How the budget is shared out: {', '.join(ALLOCATIONS)}.")
+    repair: str = option("least-squares", f"How what is left is refitted: {', '.join(REPAIRS)}.")
+    recover_epochs: int = option(0, "Epochs of LoRA training on the training data, distilled from the dense model.")
+    recover_learning_rate: float = option(1e-3, "Peak learning rate of that training.")
+    steps: int = option(1, "Observations, each followed by a part of the cut, so that later scores see earlier cuts.")
+    round_to: int | None = option(
+        None, "Keep neurons in multiples of this; by default of 8, but for the last few that the budget pays for."
+    )
+    min_heads: int = option(1, "Heads that every layer keeps; 0 lets a layer lose its whole attention.")
+    min_neurons: int = option(1, "Neurons that every layer keeps; 0 lets a layer lose its whole FFN.")
+    latency_batch_size: int = option(32, "Rows in a batch for the latency budget.")
+    latency_length: int = option(64, "Tokens in a row for the latency budget.")
+    seed: int = option(0, "Seed of everything that is drawn.")
+
+    def __post_init__(self) -> None:
+        given = [kind for kind in BUDGETS if getattr(self, kind) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise RequestError(f"budget: exactly one of {', '.join(BUDGETS)} must be given, got {found}")
+        kind, value = self.budget
+        if not 0.0 < value <= 1.0:
+            raise RequestError(f"{kind} must be a fraction to keep in (0, 1], got {value:g}")
+        check_choice("head_score", self.head_score, HEAD_SCORES)
+        check_choice("neuron_score", self.neuron_score, NEURON_SCORES)
+        check_choice("allocation", self.allocation, ALLOCATIONS)
+        check_choice("repair", self.repair, REPAIRS)
+        check_at_least(self, 1, "steps", "latency_batch_size", "latency_length")
+        check_at_least(self, 0, "min_heads", "min_neurons", "recover_epochs")
+        check_above_zero(self, "recover_learning_rate")
+        if self.round_to is not None:
+            check_at_least(self, 1, "round_to")
+
+    @property
+    def budget(self) -> tuple[str, float]:
+        """The one budget that was given: its kind and the fraction to keep."""
+        return next((kind, getattr(self, kind)) for kind in BUDGETS if getattr(self, kind) is not None)

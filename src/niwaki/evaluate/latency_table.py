@@ -1,0 +1,155 @@
+"""A table of real timings: what attention and FFN cost on this machine at every width, in milliseconds.
+
+One layer of the model is cut to several numbers of heads and of neurons and timed alone, all widths in turn, round
+after round; medians are taken, made non-falling (isotonic regression: a narrower matrix is never dearer) and joined by
+straight lines. Timings are kept in `$NIWAKI_CACHE`, `~/.cache/niwaki` by default, under a key of all that they depend
+on.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import platform
+import statistics
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.isotonic import IsotonicRegression
+from torch import Tensor, nn
+
+from niwaki.anatomy import Site, first_layer_call, layers_of, sites_of, unwrap
+from niwaki.evaluate.latency import random_inputs, seconds_of
+from niwaki.evaluate.quality import evaluation_mode
+from niwaki.lora import merge_
+from niwaki.surgery import cut_
+
+ROUNDS = 7
+LEVELS = 12
+"""About this many widths of each kind are timed."""
+
+
+@dataclass(frozen=True, eq=False)
+class LatencyTable:
+    """`costs` by site name: `[units + 1]` milliseconds of keeping 0, 1, ... units; `fixed` what no site owns."""
+
+    costs: dict[str, Tensor]
+    fixed: float
+
+
+@dataclass(frozen=True)
+class _Timings:
+    """Milliseconds of the whole model, and of one layer at `widths` heads or neurons (the other kind at its least)."""
+
+    model: float
+    attention: dict[int, float]
+    ffn: dict[int, float]
+
+
+def latency_table(model: nn.Module, batch_size: int, length: int) -> LatencyTable:
+    """Time the sites of `model` (its adapters merged, in a copy) on random tokens `[batch_size, length]`.
+
+    A site's cost at its least timed width counts as `fixed`, as do embeddings and task head: all that the difference
+    between the whole model and its sites' costs holds.
+    """
+    plain = merge_(copy.deepcopy(model))
+    sites = sites_of(plain)
+    timings = _cached(_key(plain, sites, batch_size, length), lambda: _time(plain, sites, batch_size, length))
+    curves = {"attention": _curve(timings.attention), "ffn": _curve(timings.ffn)}
+    costs = {site.name: torch.from_numpy(curves[site.kind][: site.units + 1]) for site in sites}
+    return LatencyTable(costs, timings.model - sum(float(cost[-1]) for cost in costs.values()))
+
+
+def _time(plain: nn.Module, sites: list[Site], batch_size: int, length: int) -> _Timings:
+    inputs = random_inputs(plain, batch_size, length)
+    device = next(plain.parameters()).device
+    widest = {kind: max((s for s in sites if s.kind == kind), key=lambda s: s.units) for kind in ("attention", "ffn")}
+    pairs = [(site, width) for site in widest.values() for width in _levels(site)]
+    with evaluation_mode(plain), torch.inference_mode():
+        args, kwargs = first_layer_call(plain, inputs)
+        calls: list[Callable[[], Any]] = [lambda: plain(**inputs)]
+        for site, width in pairs:
+            layer = _narrow_layer(plain, site, width)
+            calls.append(lambda layer=layer: layer(*args, **kwargs))
+        taken: list[list[float]] = [[] for _ in calls]
+        for number in range(ROUNDS + 2):
+            for call, times in zip(calls, taken, strict=True):
+                seconds = seconds_of(call, device)
+                if number >= 2:  # the first rounds warm caches up
+                    times.append(1000 * seconds)
+    whole, *alone = (statistics.median(times) for times in taken)
+    found: dict[str, dict[int, float]] = {"attention": {}, "ffn": {}}
+    for (site, width), milliseconds in zip(pairs, alone, strict=True):
+        found[site.kind][width] = milliseconds
+    return _Timings(whole, found["attention"], found["ffn"])
+
+
+def _levels(site: Site) -> list[int]:
+    """About `LEVELS` widths of a site, from the least to all units; neurons in multiples of 8."""
+    least = 1 if site.kind == "attention" else 8
+    if site.fixed or site.units <= least:
+        return [site.units]
+    step = max(least, site.units // LEVELS // least * least)
+    return sorted({least, *range(step, site.units, step), site.units})
+
+
+def _narrow_layer(plain: nn.Module, site: Site, width: int) -> nn.Module:
+    """A copy of the layer of `site`, cut to `width` of its units and to the least level of the other site there."""
+    narrow = copy.deepcopy(plain)
+    plan = {other.name: torch.arange(other.units) for other in sites_of(narrow)}
+    for other in sites_of(narrow):
+        if other.layer == site.layer:
+            plan[other.name] = torch.arange(width if other.kind == site.kind else _levels(other)[0])
+    cut_(narrow, plan)
+    return layers_of(narrow)[site.layer]
+
+
+def _curve(timings: dict[int, float]) -> np.ndarray:
+    """Milliseconds above the least timed width, for 0 to the greatest number of units."""
+    widths = np.array(sorted(timings))
+    fitted = IsotonicRegression().fit_transform(widths, [timings[width] for width in widths])
+    return np.interp(np.arange(widths[-1] + 1), widths, fitted - fitted[0])
+
+
+def _key(plain: nn.Module, sites: list[Site], batch_size: int, length: int) -> str:
+    config = unwrap(plain).config
+    said = {
+        "machine": [platform.node(), platform.processor() or platform.machine()],
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": str(next(plain.parameters()).device),
+        "dtype": str(next(plain.parameters()).dtype),
+        "attention": config._attn_implementation,
+        "model_type": config.model_type,
+        "hidden_size": config.hidden_size,
+        "vocab_size": config.vocab_size,
+        "sites": [[site.name, site.units, site.width] for site in sites],
+        "tokens": [batch_size, length],
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _cached(key: str, make: Callable[[], _Timings]) -> _Timings:
+    folder = Path(os.environ.get("NIWAKI_CACHE") or Path.home() / ".cache" / "niwaki")
+    path = folder / f"latency-{key}.json"
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+        by_width = {kind: {int(k): float(v) for k, v in read[kind].items()} for kind in ("attention", "ffn")}
+        return _Timings(float(read["model"]), **by_width)
+    except (OSError, ValueError, KeyError):
+        made = make()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as file:
+            json.dump(asdict(made), file)
+        Path(file.name).replace(path)
+    except OSError:  # a machine whose home cannot be written to times anew
+        pass
+    return made

@@ -1,0 +1,77 @@
+"""Recovery: a pruned model learns from the dense one it came from, through LoRA.
+
+The loss is `T^2 * KL(dense / T || pruned / T)` on the logits (Hinton et al., 2015; the squared error where the model
+has one output) plus the squared error of every layer's hidden states, over real tokens, relative to their size: what
+pruning leaves has the same width as the dense model, so the two compare as they stand (CoFi, Xia et al., ACL 2022,
+without its layer map). No labels are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from niwaki.anatomy import unwrap
+from niwaki.config import Structured
+from niwaki.data import token_mask
+from niwaki.evaluate import evaluation_mode
+from niwaki.lora import attach_lora, merge_, train_adapters_only_
+from niwaki.observe import Batch
+from niwaki.repair.training import train_
+
+TEMPERATURE = 2.0
+LORA_RANK = 16
+
+
+def recover_(
+    model: nn.Module, dense: nn.Module, batches: Sequence[Batch], config: Structured, *, progress: bool = False
+) -> None:
+    """Train `model` in place towards `dense` for `config.recover_epochs` over `batches`.
+
+    The adapters of a `PeftModel` are trained as they are; a plain model gets LoRA that is merged at the end.
+
+    Raises:
+        WorkError: a loss that is not finite.
+    """
+    plain = not isinstance(model, PeftModel)
+    student = attach_lora(model, LORA_RANK) if plain else model
+    train_adapters_only_(student)
+
+    def loss_of(student: nn.Module, batch: Batch) -> Tensor:
+        return distillation_loss(student, dense, batch)
+
+    # Dropout would hide from what is left of the model what it has to make up for.
+    with evaluation_mode(student, dense):
+        train_(
+            student,
+            batches,
+            loss_of,
+            epochs=config.recover_epochs,
+            learning_rate=config.recover_learning_rate,
+            seed=config.seed,
+            progress=progress,
+        )
+    if plain:
+        merge_(student)
+
+
+def distillation_loss(student: nn.Module, teacher: nn.Module, batch: Batch) -> Tensor:
+    """Divergence of the logits plus relative error of the hidden states of one batch; a scalar."""
+    inputs: dict[str, Any] = {k: v for k, v in batch.items() if k != "labels"}
+    with torch.no_grad():
+        wanted = teacher(**inputs, output_hidden_states=True)
+    found = student(**inputs, output_hidden_states=True)
+    if unwrap(student).config.num_labels == 1:
+        loss = F.mse_loss(found.logits, wanted.logits)
+    else:
+        p, q = (torch.log_softmax(logits / TEMPERATURE, -1) for logits in (wanted.logits, found.logits))
+        loss = TEMPERATURE**2 * F.kl_div(q, p, log_target=True, reduction="batchmean")
+    keep = token_mask(batch).bool()
+    pairs = list(zip(found.hidden_states[1:], wanted.hidden_states[1:], strict=True))
+    error = sum((((a - b)[keep]).square().sum() / b[keep].square().sum() for a, b in pairs), start=loss.new_zeros(()))
+    return loss + error / len(pairs)

@@ -1,0 +1,71 @@
+"""One training loop: AdamW on the parameters that require gradients, a tenth of warm-up, then linear to 0."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import get_linear_schedule_with_warmup
+
+from niwaki.errors import WorkError
+from niwaki.observe import Batch
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+"""Mean loss of a batch, with gradients."""
+
+MAX_GRADIENT_NORM = 1.0
+
+
+def task_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """The model's own loss on the labels of the batch."""
+    return model(**batch).loss
+
+
+def train_(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    loss_of: Loss,
+    *,
+    epochs: int,
+    learning_rate: float,
+    seed: int,
+    weight_decay: float = 0.01,
+    progress: bool = False,
+) -> float:
+    """Train in place, the batches in a new order each epoch; returns the mean loss of the last epoch.
+
+    The model is trained in the mode (dropout on or off) it is in. The global random state is left as it was.
+
+    Raises:
+        WorkError: a loss that is not finite.
+    """
+    device = next(model.parameters()).device
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay)
+    steps = epochs * len(batches)
+    schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
+    order, mean = list(range(len(batches))), 0.0
+    draw = random.Random(seed)
+    with torch.random.fork_rng(), tqdm(total=steps, desc="train", unit="step", disable=not progress) as bar:
+        torch.manual_seed(seed)
+        for _ in range(epochs):
+            draw.shuffle(order)
+            losses = []
+            for index in order:
+                batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batches[index].items()}
+                loss = loss_of(model, batch)
+                if not bool(torch.isfinite(loss)):
+                    raise WorkError(f"training: the loss is not finite at step {bar.n + 1}; lower the learning rate")
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(trained, MAX_GRADIENT_NORM)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+                losses.append(float(loss.detach()))
+                bar.update()
+                bar.set_postfix(loss=f"{losses[-1]:.3f}")
+            mean = sum(losses) / len(losses)
+    return mean

@@ -1,0 +1,108 @@
+"""A recipe from request to finished folder: load, stages, measure, save."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from niwaki.checkpoint import atomic_folder, write_adapter, write_model
+from niwaki.config import Finetune, Recipe, recipe_to_dict, write_recipe
+from niwaki.data import Table, is_regression, label_names, mean_length, sample
+from niwaki.errors import RequestError
+from niwaki.evaluate import check_metric
+from niwaki.finetune import finetune
+from niwaki.lora import merge_
+from niwaki.prune import prune_
+from niwaki.report import model_card, page
+from niwaki.results import Result, StageResult, write_result
+from niwaki.run.inputs import read_data, read_inputs
+from niwaki.run.record import Clock, measure, time_in_turn
+
+
+def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
+    """Do all that a recipe asks and write its folder; nothing is left there if anything fails.
+
+    Raises:
+        RequestError: the request is wrong. WorkError: the work failed.
+    """
+    clock = Clock()
+    torch.manual_seed(recipe.seed)
+    with atomic_folder(recipe.out, recipe.overwrite) as folder:
+        train = read_data(recipe, recipe.train_data, "train", quiet)
+        evaluation = read_data(recipe, recipe.eval_data, "validation", quiet)
+        inputs = read_inputs(recipe, _new_labels(recipe, train))
+        model = inputs.model
+        check_metric(model, recipe.metric)
+        trains = isinstance(model, PeftModel) or any(isinstance(stage, Finetune) for stage in recipe.stages)
+        if recipe.keep_adapter and not trains:
+            raise RequestError(f"keep_adapter needs a model with an adapter, got {recipe.model!r}")
+        rows = inputs.rows(train)
+        calibration = list(inputs.batches(sample(rows, recipe.calibration_samples, recipe.seed)))
+        training = inputs.batches(sample(rows, recipe.train_samples or len(rows), recipe.seed))
+        tests = inputs.batches(inputs.rows(evaluation))
+        length = mean_length(calibration)
+
+        dense = merge_(copy.deepcopy(model))
+        stages: list[StageResult] = []
+        for stage in recipe.stages:
+            if isinstance(stage, Finetune):
+                model, done = finetune(model, stage, training, progress=not quiet)
+            else:
+                done = prune_(model, stage, calibration, training_data=training, progress=not quiet)
+            stages.append(done)
+        plain = merge_(copy.deepcopy(model))
+
+        before, after = (measure(side, tests, length, recipe.metric) for side in (dense, plain))
+        latency = time_in_turn(dense, plain, max(1, round(length)), before, after)
+        result = Result(
+            run=clock.environment(recipe),
+            recipe=recipe_to_dict(recipe),
+            data={"train": train.describe(), "eval": evaluation.describe()},
+            stages=[stage.to_dict() for stage in stages],
+            dense=before,
+            pruned=after,
+            latency=latency,
+            layers=_layers(stages),
+            warnings=[warning for stage in stages for warning in stage.warnings],
+        )
+        if recipe.keep_adapter and isinstance(model, PeftModel):
+            write_adapter(model, folder, Path(recipe.out), inputs.tokenizer)
+        else:
+            write_model(plain, folder, inputs.tokenizer)
+        write_recipe(recipe, folder / "recipe.yaml")
+        write_result(result, folder / "result.json")
+        (folder / "README.md").write_text(model_card(result), encoding="utf-8")
+        (folder / "report.html").write_text(page([result]), encoding="utf-8")
+    return result
+
+
+def _new_labels(recipe: Recipe, train: Table) -> list[str] | None:
+    """Names of the classes for a model that is to be fine-tuned first: `[""]` stands for one number to predict."""
+    if not isinstance(recipe.stages[0], Finetune):
+        return None
+    if train.labels is None:
+        raise RequestError(f"train_data must have labels to fine-tune on, got none in {recipe.train_data!r}")
+    return [""] if is_regression(train) else label_names(train)
+
+
+def _layers(stages: list[StageResult]) -> list[dict[str, Any]]:
+    """The sites after the last pruning stage; totals and ratios are those of the model that came in."""
+    pruning = [stage for stage in stages if stage.layers]
+    if not pruning:
+        return []
+    first = {site.name: site.total for site in pruning[0].layers}
+    return [
+        {
+            "name": site.name,
+            "kind": site.kind,
+            "importance": site.importance,
+            "ratio": 1 - site.kept / first[site.name],
+            "kept": site.kept,
+            "total": first[site.name],
+        }
+        for site in pruning[-1].layers
+    ]

@@ -1,0 +1,64 @@
+"""What `result.json` says of a run: the machine, a model as measured, two models timed in turn."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from torch import nn
+
+from niwaki.anatomy import count
+from niwaki.config import Request
+from niwaki.data import Batches
+from niwaki.evaluate import model_latency, quality, size_bytes
+
+
+@dataclass(frozen=True)
+class Clock:
+    """When a run started."""
+
+    started: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
+    ticks: float = field(default_factory=time.perf_counter)
+
+    def environment(self, request: Request) -> dict[str, Any]:
+        """Versions, machine, start and seconds so far: a result without them is no result."""
+        return {
+            **{name: version(name) for name in ("niwaki", "torch", "transformers", "peft")},
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cpu": platform.processor() or platform.machine(),
+            "threads": torch.get_num_threads(),
+            "device": request.device,
+            "seed": request.seed,
+            "started": self.started.isoformat(),
+            "seconds": time.perf_counter() - self.ticks,
+        }
+
+
+def measure(model: nn.Module, batches: Batches, length: float, metric: str | None) -> dict[str, Any]:
+    """Quality, exact counts and size of a plain model; `length` is the mean number of real tokens."""
+    counts = count(model, length)
+    return {
+        "quality": quality(model, batches, metric),
+        "params": counts.block_params,
+        "embedding_params": counts.embedding_params,
+        "head_params": counts.head_params,
+        "flops": counts.block_flops,
+        "size_bytes": size_bytes(model),
+        "zeros": counts.zeros,
+    }
+
+
+def time_in_turn(
+    dense: nn.Module, pruned: nn.Module, length: int, dense_record: dict[str, Any], pruned_record: dict[str, Any]
+) -> dict[str, Any]:
+    """The `latency` object of `result.json`; each side's milliseconds are written into its own record too."""
+    latency = model_latency(dense, pruned, length)
+    for record, name in ((dense_record, "dense_ms"), (pruned_record, "pruned_ms")):
+        record["latency"] = {key: value[name] for key, value in latency.items() if key.startswith("batch_")}
+    return latency

@@ -1,0 +1,56 @@
+"""Importance only: `scores.json`, with one score for every head and neuron. Nothing is pruned."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import torch
+
+from niwaki.anatomy import sites_of
+from niwaki.checkpoint import atomic_folder
+from niwaki.config import Scoring, Structured
+from niwaki.data import sample
+from niwaki.prune import score
+from niwaki.run.inputs import read_data, read_inputs
+from niwaki.run.record import Clock
+
+
+def run_scoring(request: Scoring, quiet: bool = False) -> dict[str, Any]:
+    """Score all sites of a model and write `scores.json` into the folder of the request; returns what it holds.
+
+    `layers` has, for each site, its share of all scores (`importance`) and the list of its units' `scores`.
+
+    Raises:
+        RequestError: the request is wrong. WorkError: a statistic is not finite.
+    """
+    clock = Clock()
+    torch.manual_seed(request.seed)
+    with atomic_folder(request.out, request.overwrite) as folder:
+        train = read_data(request, request.train_data, "train", quiet)
+        inputs = read_inputs(request)
+        rows = sample(inputs.rows(train), request.calibration_samples, request.seed)
+        config = Structured(
+            flops=1.0, head_score=request.head_score, neuron_score=request.neuron_score, seed=request.seed
+        )
+        scores = score(inputs.model, inputs.batches(rows), config, progress=not quiet)
+        total = sum(map(sum, scores.values())) or 1.0
+        found = {
+            "schema": 1,
+            "run": clock.environment(request),
+            "request": dataclasses.asdict(request),
+            "data": {"train": train.describe()},
+            "layers": [
+                {
+                    "name": site.name,
+                    "kind": site.kind,
+                    "importance": sum(scores[site.name]) / total,
+                    "total": site.units,
+                    "scores": scores[site.name],
+                }
+                for site in sites_of(inputs.model)
+            ],
+        }
+        (folder / "scores.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return found
