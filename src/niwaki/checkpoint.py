@@ -57,8 +57,9 @@ def apply_shapes_(model: nn.Module, shapes: list[dict[str, int]]) -> None:
         RequestError: the table does not fit the model.
     """
     sites = sites_of(model)
-    if len(shapes) * 2 != len(sites):
-        raise RequestError(f"shapes must have one entry for each of {len(sites) // 2} layers, got {len(shapes)}")
+    if not isinstance(shapes, list) or len(shapes) * 2 != len(sites):
+        found = len(shapes) if isinstance(shapes, list) else repr(shapes)
+        raise RequestError(f"shapes must have one entry for each of {len(sites) // 2} layers, got {found}")
     plan = {}
     for site in sites:
         key = "heads" if site.kind == "attention" else "neurons"
@@ -75,7 +76,7 @@ class ShapesConfig(QuantizationConfigMixin):
 
     def __init__(self, layers: list[dict[str, int]] | None = None, **_: Any) -> None:
         self.quant_method = METHOD  # type: ignore[assignment]
-        self.layers = layers or []
+        self.layers = layers
 
 
 @register_quantizer(METHOD)
@@ -162,17 +163,20 @@ def write_model(model: PreTrainedModel, folder: Path, tokenizer: Any = None) -> 
     kept = {key: getattr(config, key) for key in _OWN_KEYS if getattr(config, key, None) is not None}
     alike = all(layer == shapes[0] for layer in shapes)
     even = alike and shapes[0]["heads"] == heads and shapes[0]["neurons"] > 0
+    auto_class = type(model)._auto_class
     try:
-        _forget(config)
+        forget_(config)
         if even:  # a plain config says it all
             setattr(config, family.neurons_key, shapes[0]["neurons"])
         else:
             config.quantization_config = ShapesConfig(layers=shapes)  # type: ignore[call-arg]
+        cast(Any, type(model))._auto_class = None  # a class that came as remote code would write itself into the folder
         with quiet():
             model.save_pretrained(folder)
     finally:
+        cast(Any, type(model))._auto_class = auto_class
         setattr(config, family.neurons_key, neurons)
-        _forget(config)
+        forget_(config)
         for key, value in kept.items():
             setattr(config, key, value)
     if tokenizer is not None:
@@ -182,7 +186,7 @@ def write_model(model: PreTrainedModel, folder: Path, tokenizer: Any = None) -> 
 _OWN_KEYS = ("quantization_config", METHOD, "auto_map")
 
 
-def _forget(config: Any) -> None:
+def forget_(config: Any) -> None:
     """Take all that Niwaki writes out of a config."""
     for key in _OWN_KEYS:
         if hasattr(config, key):
@@ -195,9 +199,14 @@ def save(model: nn.Module, folder: str | Path, tokenizer: Any = None, overwrite:
     Raises:
         RequestError: `folder` exists and is not empty.
     """
-    plain = merge_(copy.deepcopy(model)) if isinstance(model, PeftModel) else unwrap(model)
+    plain = merged(model)
     with atomic_folder(folder, overwrite) as temporary:
         write_model(plain, temporary, tokenizer)
+
+
+def merged(model: nn.Module) -> PreTrainedModel:
+    """The plain model itself, or a merged copy of a `PeftModel`."""
+    return merge_(copy.deepcopy(model)) if isinstance(model, PeftModel) else unwrap(model)
 
 
 def write_adapter(model: PeftModel, folder: Path, final: Path, tokenizer: Any = None) -> None:
@@ -260,8 +269,9 @@ def _load_plain(name: str, options: dict[str, Any]) -> PreTrainedModel:
             )
         table = getattr(config, METHOD, None)
         if table is not None:
-            _forget(config)
-            config.quantization_config = ShapesConfig(layers=table.get("layers"))  # type: ignore[call-arg]
+            forget_(config)
+            layers = table.get("layers") if isinstance(table, dict) else None
+            config.quantization_config = {"quant_method": METHOD, "layers": layers}
         with quiet(progress=not Path(name).is_dir()):
             model, report = AutoModelForSequenceClassification.from_pretrained(
                 name,

@@ -40,7 +40,7 @@ class EmptyAttention(nn.Module):
 
 def narrow_(model: Any, table: dict[str, Any]) -> None:
     """Give the layers of a freshly built model (on any device, the meta device too) the shapes in `table`."""
-    layers = model.base_model.get_submodule(table["path"])
+    layers = model.base_model.get_submodule(table["layers_path"])
     for layer, shape in zip(layers, table["layers"], strict=True):
         columns = shape["heads"] * table["head_width"]
         _narrow_(layer, table["attention_inputs"], table["attention_output"], columns)
