@@ -16,7 +16,7 @@ import click
 import typer
 
 from niwaki.config import Evaluation, Finetune, Recipe, Scoring, Structured, read_recipe
-from niwaki.errors import NiwakiError, RequestError
+from niwaki.errors import NiwakiError, RequestError, check_choice
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make fine-tuned transformers smaller and faster.")
 prune = typer.Typer(no_args_is_help=True, help="Prune a model to a budget.")
@@ -110,6 +110,25 @@ def evaluate(**options: Any) -> None:
 
     request = _made(Evaluation, options)
     _say(run_evaluation(request, options["quiet"]), request.out, options["quiet"])
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Option(help="What to export: a folder that Niwaki wrote, or any --model.")],
+    to: Annotated[str, typer.Option(help="onnx, merged or remote-code.")],
+    out: Annotated[str, typer.Option(help="Folder to write; for onnx also a file that ends in .onnx.")],
+    base_model: Annotated[str | None, typer.Option(help="Base of the adapter.")] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a model for those who do not have Niwaki."""
+    from niwaki.checkpoint import load, load_tokenizer
+    from niwaki.export import EXPORTS
+
+    check_choice("to", to, EXPORTS)
+    EXPORTS[to](load(model, base_model), out, load_tokenizer(model, base_model), overwrite)
+    if not quiet:
+        typer.echo(f"written to {out}")
 
 
 @app.command()
