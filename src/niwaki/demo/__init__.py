@@ -1,0 +1,23 @@
+"""What `niwaki demo` works on, with no network: a real encoder, real text, and settings that suit 2 cores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from niwaki.demo.corpus import read_rows, split, write_tsv
+from niwaki.demo.encoder import write_encoder
+
+
+def prepare(folder: Path, seed: int = 0) -> tuple[Path, Path, Path]:
+    """Write the encoder, the training and the evaluation data under `folder` and return the three paths.
+
+    Raises:
+        RequestError: the package with the encoder is not installed, or the standard library has no sources.
+    """
+    encoder, train, evaluation = folder / "encoder", folder / "train.tsv", folder / "eval.tsv"
+    folder.mkdir(parents=True, exist_ok=True)
+    training, held_out = split(read_rows(), seed)
+    write_tsv(training, train)
+    write_tsv(held_out, evaluation)
+    write_encoder(encoder)
+    return encoder, train, evaluation
