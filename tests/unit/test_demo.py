@@ -27,6 +27,11 @@ def rows() -> list[Row]:
     return read_rows()
 
 
+@pytest.fixture(scope="module")
+def sides(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    return split(rows, 0)
+
+
 def library(folder: Path, modules: dict[str, list[str]]) -> Path:
     """A standard library of one file a module, each docstring in a function of its own."""
     for name, texts in modules.items():
@@ -41,8 +46,8 @@ def texts(word: str, count: int = MIN_ROWS) -> list[str]:
     return [" ".join(f"{word}{i}x{j}" for j in range(MIN_WORDS)) for i in range(count)]
 
 
-def test_every_area_is_there_and_none_is_most_of_it(rows: list[Row]) -> None:
-    for side in (rows, *split(rows, 0)):
+def test_every_area_is_there_and_none_is_most_of_it(rows: list[Row], sides: tuple[list[Row], list[Row]]) -> None:
+    for side in (rows, *sides):
         count = Counter(row.area for row in side)
         assert set(AREAS) - OPTIONAL <= set(count) <= set(AREAS)
         assert max(count.values()) < 0.25 * len(side)
@@ -55,9 +60,8 @@ def test_no_module_is_in_two_areas() -> None:
     assert max(Counter(itertools.chain.from_iterable(AREAS.values())).values()) == 1
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_no_definition_and_no_near_twin_is_on_both_sides(rows: list[Row], seed: int) -> None:
-    train, evaluation = split(rows, seed)
+def test_no_definition_and_no_near_twin_is_on_both_sides(rows: list[Row], sides: tuple[list[Row], list[Row]]) -> None:
+    train, evaluation = sides
     assert not {row.definition for row in train} & {row.definition for row in evaluation}
     seen = [set(row.text.lower().split()) for row in train]
     for row in evaluation[::10]:
@@ -68,17 +72,19 @@ def test_no_definition_and_no_near_twin_is_on_both_sides(rows: list[Row], seed: 
     assert len(train) > 0.78 * len(rows)
 
 
-def test_same_seed_same_rows(rows: list[Row]) -> None:
-    assert split(rows, 3) == split(list(rows), 3)
-    assert split(rows, 3)[1] != split(rows, 4)[1]
+def test_same_seed_same_rows(rows: list[Row], sides: tuple[list[Row], list[Row]]) -> None:
+    assert split(list(rows), 0) == sides
+    train, evaluation = split(rows, 1)
+    assert {row.text for row in evaluation} != {row.text for row in sides[1]}
+    assert not {row.definition for row in train} & {row.definition for row in evaluation}
 
 
 def test_similarity_is_jaccard_of_the_nearest() -> None:
     assert similarity(["a b c", "x"], ["b c d", "b"]).tolist() == pytest.approx([2 / 4, 0.0])
 
 
-def test_files_read_back_as_written(rows: list[Row], tmp_path: Path) -> None:
-    for name, side in zip(("train", "eval"), split(rows, 0), strict=True):
+def test_files_read_back_as_written(sides: tuple[list[Row], list[Row]], tmp_path: Path) -> None:
+    for name, side in zip(("train", "eval"), sides, strict=True):
         path = tmp_path / f"{name}.tsv"
         write_tsv(side, path)
         table = read_table(str(path))
