@@ -7,8 +7,8 @@ from pathlib import Path
 from niwaki.demo.corpus import read_rows, split, write_tsv
 from niwaki.demo.encoder import write_encoder
 
-# What fits into 4 minutes on 2 cores. A docstring's first sentence says what it is about: 32 tokens hold it, and cost
-# two thirds of 64.
+# Chosen to take about 4 minutes on 2 cores. The first sentence of a docstring says what it is about: 32 tokens hold
+# it, and cost two thirds of 64.
 MAX_LENGTH = 32
 BATCH_SIZE = 32
 TRAIN_SAMPLES = 4000
