@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import click
 import typer
 
-from niwaki.config import Evaluation, Finetune, Recipe, Scoring, Structured, read_recipe
+from niwaki.config import Demo, Evaluation, Finetune, Recipe, Scoring, Structured, read_recipe
 from niwaki.errors import NiwakiError, RequestError, check_choice
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make fine-tuned transformers smaller and faster.")
@@ -66,6 +66,16 @@ def _made(config: Any, options: dict[str, Any], **more: Any) -> Any:
     """An instance of `config` from the options that are fields of it."""
     names = {field.name for field in dataclasses.fields(config)}
     return config(**{name: value for name, value in options.items() if name in names}, **more)
+
+
+@app.command()
+@_flags(Demo)
+def demo(**options: Any) -> None:
+    """See it all work, offline: fine-tune a real encoder, prune it to half its FLOPs, measure."""
+    from niwaki.run import run_demo
+
+    request = _made(Demo, options)
+    _say(run_demo(request, options["quiet"]), request.out, options["quiet"])
 
 
 @prune.command()

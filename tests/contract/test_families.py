@@ -128,7 +128,7 @@ def test_a_model_with_empty_sites_goes_on(family, lora):
         refit_(model, dense, batches(count=8), method)
         before, last = _distance(model, dense), before
         assert before < last
-    bounds = {site.name: Bounds(1.0, site.units if site.fixed else 0) for site in sites}
+    bounds = {site.name: Bounds.linear(1.0, site.units, site.units if site.fixed else 0) for site in sites}
     cut_(model, ALLOCATORS["global"](scores, bounds, sum(site.units for site in sites) - 30.0))
     assert sum(site.units for site in sites_of(model)) == sum(site.units for site in sites) - 30
     if isinstance(model, PeftModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +96,5 @@ def _layers(stages: list[StageResult]) -> list[dict[str, Any]]:
     if not pruning:
         return []
     first = {site.name: site.total for site in pruning[0].layers}
-    return [
-        {
-            "name": site.name,
-            "kind": site.kind,
-            "importance": site.importance,
-            "ratio": 1 - site.kept / first[site.name],
-            "kept": site.kept,
-            "total": first[site.name],
-        }
-        for site in pruning[-1].layers
-    ]
+    last = (dataclasses.replace(site, total=first[site.name]) for site in pruning[-1].layers)
+    return [{**dataclasses.asdict(site), "ratio": site.ratio} for site in last]
