@@ -217,7 +217,8 @@ def write_adapter(model: PeftModel, folder: Path, final: Path, tokenizer: Any = 
     try:
         for config in model.peft_config.values():
             config.base_model_name_or_path = str(final)
-        model.save_pretrained(str(folder / "adapter"))
+            # The vocabulary is never changed here, so PEFT need not look for what it was.
+            model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
     finally:
         for name, config in model.peft_config.items():
             config.base_model_name_or_path = named[name]

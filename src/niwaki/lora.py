@@ -5,6 +5,7 @@ Scores are taken on, and repairs written to, the effective weight; the adapter i
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, cast
 
 import torch
@@ -78,7 +79,10 @@ def attach_lora(model: nn.Module, rank: int) -> PeftModel:
         target_modules=[name for name, module in inner.named_modules() if module in linears],
         modules_to_save=head,
     )
-    return cast(PeftModel, get_peft_model(inner, config))
+    with warnings.catch_warnings():
+        # PEFT asks Transformers by the old name.
+        warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
+        return cast(PeftModel, get_peft_model(inner, config))
 
 
 def train_adapters_only_(model: PeftModel) -> None:
