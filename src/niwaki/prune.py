@@ -53,7 +53,7 @@ def prune_(
     budget = budget_of(model, config, mean_length(batches))
     budget.check(bounds_of(sites_of(model), budget, config))
 
-    dense = copy.deepcopy(model)
+    dense = merge_(copy.deepcopy(model))
     importance: dict[str, float] = {}
     forwards = backwards = 0.0
     for step in range(1, config.steps + 1):
@@ -124,10 +124,9 @@ def _plan(
 
 
 def _measured_ratio(dense: nn.Module, config: Structured) -> Callable[[nn.Module], float]:
-    """A function from a model to its measured latency over that of `dense`, adapters merged in copies of both."""
-    plain = merge_(copy.deepcopy(dense))
+    """A function from a model (its adapters are merged in a copy) to its measured latency over that of `dense`."""
     size, length = config.latency_batch_size, config.latency_length
-    return lambda model: 1 / speedup(plain, merge_(copy.deepcopy(model)), size, length)
+    return lambda model: 1 / speedup(dense, merge_(copy.deepcopy(model)), size, length)
 
 
 def score(
