@@ -3,10 +3,12 @@
 from niwaki.anatomy.calls import Call, first_layer_call
 from niwaki.anatomy.counts import Counts, count, unit_flops, unit_params
 from niwaki.anatomy.families import FAMILIES, Family, family_of, supported_model_types
+from niwaki.anatomy.linears import BlockLinear, linears_of
 from niwaki.anatomy.sites import Kind, Site, body_of, layers_of, sites_of, unwrap, weight_of
 
 __all__ = [
     "FAMILIES",
+    "BlockLinear",
     "Call",
     "Counts",
     "Family",
@@ -17,6 +19,7 @@ __all__ = [
     "family_of",
     "first_layer_call",
     "layers_of",
+    "linears_of",
     "sites_of",
     "supported_model_types",
     "unit_flops",
