@@ -21,10 +21,11 @@ from niwaki.repair.obs import obs_factor, obs_prune
 from niwaki.repair.reconstruct import DAMPING, reconstruct_
 from niwaki.results import SiteResult, StageResult
 from niwaki.scoring.layers import LAYER_NEEDS, LAYER_SCORERS, block_means
+from niwaki.scoring.sensitivity import ROWS, sensitivity
 from niwaki.scoring.weights import WEIGHT_NEEDS, WEIGHT_SCORERS
 from niwaki.solve import damped_factor
 
-CURVE = (0.5, 0.7, 0.85, 0.95)
+CURVE = (0.5, 0.7, 0.8, 0.9, 0.96)
 """Sparsities at which `search` measures what a linear loses."""
 LAYER_RULES = ("inverse-importance", "owl")
 
@@ -64,7 +65,9 @@ def prune_layers_(
         sparsity = config.sparsity * (1 - (1 - step / config.steps) ** 3)
         statistics = observe_linears(model, batches, _need(config), seed=config.seed, progress=progress)
         forwards, backwards = forwards + statistics.forward_passes, backwards + statistics.backward_passes
-        found = layer_importance(linears, statistics, config)
+        found = layer_importance(model, linears, statistics, batches, config)
+        if config.layer_score == "sensitivity":
+            forwards += 2.0 * len(linears) * min(ROWS / statistics.rows, 1.0)
         importance = importance or found
         scores = _weight_scores(linears, statistics, config) if _wants_scores(config) else {}
         zeros = _zeros(linears, config, sparsity, found, scores, statistics)
@@ -102,11 +105,18 @@ def prune_layers_(
 
 
 def layer_importance(
-    linears: Sequence[BlockLinear], statistics: WeightStatistics, config: LayerAdaptive
+    model: nn.Module,
+    linears: Sequence[BlockLinear],
+    statistics: WeightStatistics,
+    batches: Iterable[Batch],
+    config: LayerAdaptive,
 ) -> dict[str, float]:
     """The importance of every linear by name, at the granularity of `config`."""
-    scorer = LAYER_SCORERS[config.layer_score]
-    scores = {linear.name: scorer(linear, statistics, config.seed) for linear in linears}
+    if config.layer_score == "sensitivity":
+        scores = sensitivity(model, linears, batches)
+    else:
+        scorer = LAYER_SCORERS[config.layer_score]
+        scores = {linear.name: scorer(linear, statistics, config.seed) for linear in linears}
     return block_means(scores, list(linears)) if config.granularity == "block" else scores
 
 
@@ -191,19 +201,19 @@ def _whole_blocks(zeros: dict[str, int], unit: int, shares: dict[str, Share]) ->
 
 
 def loss_curve(linear: BlockLinear, statistics: WeightStatistics) -> tuple[tuple[float, float], ...]:
-    """(sparsity, loss) pairs of one linear pruned alone: `1/2 sum_i G_ii D_i H D_i^T`, D what the OBS pass changes.
+    """(sparsity, loss) pairs of one linear pruned alone: `1/2 tr(G D H D^T)`, D what the OBS pass changes.
 
-    H is the second moment of the input and G_ii the mean square of the loss gradient at output i: the
-    Kronecker-factored Fisher (Martens & Grosse, 2015) with its output side taken as diagonal.
+    H is the second moment of the input and G that of the loss gradient at the output: the Kronecker-factored Fisher
+    (Martens & Grosse, 2015), which makes the curves of all linears comparable.
     """
     sums = statistics.linears[linear.name]
     moments = torch.as_tensor(sums.moments).double() / statistics.tokens
     upper = obs_factor(damped_factor(moments, linear.name, DAMPING)).float()
     gradients = torch.as_tensor(sums.output_gradients) / statistics.rows
-    weight, moments = effective_weight(linear.module), moments.float()
+    weight, moments = effective_weight(linear.module).float(), moments.float()
 
     def loss(change: Tensor) -> float:
-        return 0.5 * float(gradients @ ((change @ moments) * change).sum(1))
+        return 0.5 * float(((gradients @ change @ moments) * change).sum())
 
     points = [(0.0, 0.0)]
     for sparsity in CURVE:

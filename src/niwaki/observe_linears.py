@@ -21,13 +21,17 @@ from niwaki.data import token_mask
 from niwaki.errors import RequestError, WorkError
 from niwaki.observe import Batch, frozen, pseudo_loss, to_device
 
+SKETCH = 64
+"""Combinations of the tokens of a batch that stand for all in the second moment of the gradients."""
+
 
 @dataclass
 class LinearStatistics:
     """Sums of one linear `[out, in]` over tokens.
 
     moments: `[in, in]` sum of x x^T, x the input.
-    output_gradients: `[out]` sum of g^2, g the gradient of the pseudo-loss at the output.
+    output_gradients: `[out, out]` sum of g g^T, g the gradient of the pseudo-loss at the output, sketched: of each
+        batch 64 combinations of its tokens with random signs stand for all, right in the mean and far cheaper.
     weight_gradient: `[out, in]` gradient of the summed task loss with respect to the weight.
     gradient_size: sum of |dL/dy|, L the task loss of a row, over the elements of the output y.
     activation_size: sum of |y| over the elements of the output.
@@ -173,5 +177,9 @@ def _observe_batch(
         regression = unwrap(model).config.num_labels == 1
         loss = pseudo_loss(outputs.logits, generator, temperature, regression=regression)
         for linear, gradient in zip(linears, torch.autograd.grad(loss, places), strict=True):
-            found[linear.name].output_gradients = gradient[keep].square().sum(0)
+            g = gradient[keep]
+            if len(g) > SKETCH:
+                signs = torch.randint(0, 2, (SKETCH, len(g)), generator=generator) * 2 - 1
+                g = signs.to(g) @ g / SKETCH**0.5
+            found[linear.name].output_gradients = g.T @ g
     return WeightStatistics(found, int(keep.sum()), len(mask))

@@ -13,6 +13,7 @@ from niwaki.config.layer_adaptive import LAYER_SCORES, SPARSITY_ALLOCATIONS, WEI
 from niwaki.lora import effective_weight, masks_of, release_
 from niwaki.observe_linears import WeightNeed, observe_linears
 from niwaki.scoring.layers import LAYER_SCORERS
+from niwaki.scoring.sensitivity import sensitivity
 from niwaki.scoring.weights import WEIGHT_SCORERS
 from tiny import batches, configs, logits, tiny, with_lora
 
@@ -27,7 +28,7 @@ def zeros_of(model):
 
 
 def test_names_are_the_configured_ones():
-    assert set(LAYER_SCORERS) == set(LAYER_SCORES)
+    assert {*LAYER_SCORERS, "sensitivity"} == set(LAYER_SCORES)
     assert set(WEIGHT_SCORERS) == set(WEIGHT_SCORES)
 
 
@@ -61,6 +62,21 @@ def test_layer_scores_are_finite_and_padding_does_not_matter(name):
         assert found < float("inf")
         if name != "fisher":  # its labels are drawn batch by batch
             assert LAYER_SCORERS[name](linear, apart, 0) == pytest.approx(found, rel=1e-3)
+
+
+def test_sensitivity_is_measured_and_leaves_the_model_alone():
+    model = with_lora(tiny())
+    with torch.no_grad():
+        model.base_model.model.distilbert.transformer.layer[1].ffn.lin2.weight.mul_(1e-3)
+        for name, parameter in model.named_parameters():
+            if "layer.1.ffn.lin2.lora_B" in name:
+                parameter.zero_()
+    before = logits(model, batches()[0])
+    found = sensitivity(model, linears_of(model), batches())
+    assert set(sorted(found, key=lambda name: found[name])[:2]) == {"layer.1.up", "layer.1.down"}
+    assert all(0 <= value < float("inf") for value in found.values())
+    assert found == sensitivity(model, linears_of(model), batches())
+    assert torch.equal(logits(model, batches()[0]), before)
 
 
 def test_statistics_add():

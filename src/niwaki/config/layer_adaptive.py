@@ -15,6 +15,7 @@ LAYER_SCORES = (
     "block-influence",
     "outliers",
     "spectrum",
+    "sensitivity",
     "random",
 )
 WEIGHT_SCORES = ("magnitude", "wanda", "sparsegpt", "gradient", "random")

@@ -41,7 +41,7 @@ def fisher(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> floa
     """Loss rise per weight if all went."""
     del seed
     sums = statistics.linears[linear.name]
-    g = torch.as_tensor(sums.output_gradients).double() / statistics.rows
+    g = torch.as_tensor(sums.output_gradients).diagonal().double() / statistics.rows
     h = torch.as_tensor(sums.moments).diagonal().double() / statistics.tokens
     return float(0.5 * g @ effective_weight(linear.module).double().square() @ h) / linear.size
 

@@ -46,7 +46,7 @@ def sparsegpt(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> T
     ).diagonal()
     rise = effective_weight(linear.module).double().square() / inverse
     if isinstance(sums.output_gradients, Tensor):
-        rise = rise * (sums.output_gradients.double()[:, None] / statistics.rows)
+        rise = rise * (sums.output_gradients.diagonal().double()[:, None] / statistics.rows)
     return 0.5 * rise
 
 
