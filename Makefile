@@ -1,13 +1,16 @@
-# On a bare machine with Python and pip: `make test`.
+# On a bare machine with Python and pip: `make demo` shows the main job, `make test` passes the tests.
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: test lint clean
+.PHONY: demo test lint clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -q -c constraints.txt -e ".[dev]"
+	$(VENV)/bin/pip install -q -c constraints.txt -e ".[demo,dev,onnx]"
 	touch $@
+
+demo: $(VENV)/ready
+	$(VENV)/bin/niwaki demo --overwrite
 
 test: $(VENV)/ready
 	$(VENV)/bin/python -m pytest

@@ -57,8 +57,12 @@ def collect_attention(model: nn.Module, sites: list[Site]) -> Iterator[dict[str,
         if site.attention is None:
             continue
 
-        def keep(_module: nn.Module, _args: Any, output: Any, name: str = site.name) -> None:
-            maps[name] = output[1].detach()
+        def keep(_module: nn.Module, args: Any, output: Any, name: str = site.name) -> None:
+            if output[1] is None:  # a site without heads
+                rows, length = args[0].shape[:2]
+                maps[name] = args[0].new_zeros(rows, 0, length, length)
+            else:
+                maps[name] = output[1].detach()
 
         hooks.append(site.attention.register_forward_hook(keep))
     before = inner.config._attn_implementation or "eager"

@@ -5,15 +5,18 @@ A pruned model is an ordinary Transformers folder. Where its layers are no longe
 hook of Transformers is the one place where a model can be changed on the meta device before its weights arrive, so
 `from_pretrained` works as soon as `niwaki` is imported. After loading, nothing marks the model as quantised but that
 table, so it trains and is saved again like any other. A cut that leaves all heads and as many neurons in every layer
-is written as a plain config.
+is written as a plain config. A remote-code export (see `niwaki.export`) keeps its table under the key `niwaki`; `load`
+reads that too, and never runs the code.
 """
 
 from __future__ import annotations
 
 import copy
 import json
+import logging
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,15 +30,18 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
+from transformers.utils import logging as transformers_logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from niwaki.anatomy import family_of, sites_of, unwrap
 from niwaki.errors import RequestError
 from niwaki.lora import mask_adapters_, merge_
 from niwaki.masks import MaskedLinear, mask_linear_, pack, pack_bits, unpack, unpack_bits
+from niwaki.modeling_niwaki import EmptyAttention
 from niwaki.surgery import cut_
 
 METHOD = "niwaki"
+"""Name of the quantizer hook, and key of the table in the config of a remote-code export."""
 MASKS = "masks.safetensors"
 """Beside a model's (or an adapter's) weights: the masks that it holds, a bit a weight, by the linear's name."""
 
@@ -55,13 +61,15 @@ def apply_shapes_(model: nn.Module, shapes: list[dict[str, int]]) -> None:
         RequestError: the table does not fit the model.
     """
     sites = sites_of(model)
-    if len(shapes) * 2 != len(sites):
-        raise RequestError(f"shapes must have one entry for each of {len(sites) // 2} layers, got {len(shapes)}")
+    if not isinstance(shapes, list) or len(shapes) * 2 != len(sites):
+        found = len(shapes) if isinstance(shapes, list) else repr(shapes)
+        raise RequestError(f"shapes must have one entry for each of {len(sites) // 2} layers, got {found}")
     plan = {}
     for site in sites:
-        units = int(shapes[site.layer]["heads" if site.kind == "attention" else "neurons"])
-        if not 0 < units <= site.units:
-            raise RequestError(f"shapes: {site.name} must have 1 to {site.units} units, got {units}")
+        key = "heads" if site.kind == "attention" else "neurons"
+        units = shapes[site.layer].get(key) if isinstance(shapes[site.layer], dict) else None
+        if not isinstance(units, int) or not 0 <= units <= site.units:
+            raise RequestError(f"shapes: {site.name} must have 0 to {site.units} {key}, got {units!r}")
         plan[site.name] = torch.arange(units)
     cut_(model, plan)
 
@@ -77,7 +85,7 @@ class ShapesConfig(QuantizationConfigMixin):
         self, layers: list[dict[str, int]] | None = None, packed: dict[str, int] | None = None, **_: Any
     ) -> None:
         self.quant_method = METHOD  # type: ignore[assignment]
-        self.layers = layers or []
+        self.layers = layers
         self.packed = packed or {}
 
 
@@ -108,8 +116,8 @@ class ShapesLoader(HfQuantizer):
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         config = cast(Any, self.quantization_config)
-        if config.layers:
-            apply_shapes_(model, config.layers)
+        if config.layers is not None or not config.packed:
+            apply_shapes_(model, cast(Any, config.layers))
         for name, kept in config.packed.items():
             model.set_submodule(name, PackedLinear(model.get_submodule(name), kept))
         return model
@@ -120,6 +128,8 @@ class ShapesLoader(HfQuantizer):
         for module in model.modules():
             if isinstance(module, PreTrainedModel):
                 module.config._is_quantized = False
+            if isinstance(module, EmptyAttention):
+                module.freeze_()
         model.is_quantized = False
         return model
 
@@ -129,6 +139,21 @@ class ShapesLoader(HfQuantizer):
     @property
     def is_trainable(self) -> bool:  # type: ignore[override]
         return True
+
+
+@contextmanager
+def quiet(progress: bool = False) -> Iterator[None]:
+    """No reports and (unless `progress`) no progress bars of Transformers while open; its errors still raise."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.ERROR)
+    if not progress:
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars and not progress:
+            transformers_logging.enable_progress_bar()
 
 
 @contextmanager
@@ -178,33 +203,46 @@ def write_model(model: PreTrainedModel, folder: Path, tokenizer: Any = None, com
     config = cast(Any, model.config)
     heads = int(getattr(config, family.heads_key))
     neurons = int(getattr(config, family.neurons_key))
-    table = getattr(config, "quantization_config", None)
-    even = len({tuple(sorted(layer.items())) for layer in shapes}) == 1 and shapes[0]["heads"] == heads
+    kept = {key: getattr(config, key) for key in _OWN_KEYS if getattr(config, key, None) is not None}
+    alike = all(layer == shapes[0] for layer in shapes)
+    even = alike and shapes[0]["heads"] == heads and shapes[0]["neurons"] > 0
+    auto_class = type(model)._auto_class
     try:
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config
+        forget_(config)
         if even:  # a plain config says it all
             setattr(config, family.neurons_key, shapes[0]["neurons"])
         else:
             config.quantization_config = ShapesConfig(layers=shapes, packed=packed)  # type: ignore[call-arg]
         if even and packed:
             config.quantization_config = ShapesConfig(packed=packed)  # type: ignore[call-arg]
-        if packed:  # one file, to be packed
-            model.save_pretrained(folder, max_shard_size="1000GB")
-        else:
-            model.save_pretrained(folder)
+        cast(Any, type(model))._auto_class = None  # a class that came as remote code would write itself into the folder
+        with quiet():
+            if packed:  # one file, to be packed
+                model.save_pretrained(folder, max_shard_size="1000GB")
+            else:
+                model.save_pretrained(folder)
         if packed:
             _pack_file(folder / "model.safetensors", held)
         elif held:
             _write_masks(folder, held)
     finally:
+        cast(Any, type(model))._auto_class = auto_class
         setattr(config, family.neurons_key, neurons)
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config
-        if table is not None:
-            config.quantization_config = table
+        forget_(config)
+        for key, value in kept.items():
+            setattr(config, key, value)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
+
+
+_OWN_KEYS = ("quantization_config", METHOD, "auto_map")
+
+
+def forget_(config: Any) -> None:
+    """Take all that Niwaki writes out of a config."""
+    for key in _OWN_KEYS:
+        if hasattr(config, key):
+            delattr(config, key)
 
 
 def _pack_file(path: Path, held: dict[str, MaskedLinear]) -> None:
@@ -241,9 +279,14 @@ def save(
     Raises:
         RequestError: `folder` exists and is not empty.
     """
-    plain = merge_(copy.deepcopy(model)) if isinstance(model, PeftModel) else unwrap(model)
+    plain = merged(model)
     with atomic_folder(folder, overwrite) as temporary:
         write_model(plain, temporary, tokenizer, compact)
+
+
+def merged(model: nn.Module) -> PreTrainedModel:
+    """The plain model itself, or a merged copy of a `PeftModel`."""
+    return merge_(copy.deepcopy(model)) if isinstance(model, PeftModel) else unwrap(model)
 
 
 def write_adapter(model: PeftModel, folder: Path, final: Path, tokenizer: Any = None) -> None:
@@ -255,7 +298,8 @@ def write_adapter(model: PeftModel, folder: Path, final: Path, tokenizer: Any = 
     try:
         for config in model.peft_config.values():
             config.base_model_name_or_path = str(final)
-        model.save_pretrained(str(folder / "adapter"))
+        # The vocabulary is never changed here, so PEFT need not look for what it was.
+        model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
         held = {name: module for name, module in base.named_modules() if isinstance(module, MaskedLinear)}
         if held:  # the adapter was trained under these
             _write_masks(folder / "adapter", held)
@@ -300,33 +344,53 @@ def load_tokenizer(source: str | Path, base_model: str | None = None) -> Any:
         raise RequestError(f"model must have tokenizer files, got {str(source)!r}: {_line(error)}") from error
 
 
+def new_parameters(model: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters of a loaded model that its checkpoint did not hold: a task head, fresh and random."""
+    return getattr(unwrap(model), "_niwaki_new_parameters", ())
+
+
 def _load_plain(name: str, options: dict[str, Any]) -> PreTrainedModel:
     try:
-        config = AutoConfig.from_pretrained(name, **options)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False, **options)
         quantised = getattr(config, "quantization_config", None)
         if quantised is not None and dict(quantised).get("quant_method") != METHOD:
             raise RequestError(
                 f"model must hold float weights, got {name!r} quantised; prune first, quantise afterwards"
             )
-        model = AutoModelForSequenceClassification.from_pretrained(
-            name,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            ignore_mismatched_sizes=bool(options),
-        )
-        _hold_masks_(model, Path(name))
-        return model
+        table = getattr(config, METHOD, None)
+        if table is not None:
+            forget_(config)
+            layers = table.get("layers") if isinstance(table, dict) else None
+            config.quantization_config = {"quant_method": METHOD, "layers": layers}
+        with quiet(progress=not Path(name).is_dir()):
+            model, report = AutoModelForSequenceClassification.from_pretrained(
+                name,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=bool(options),
+                output_loading_info=True,
+            )
+            _hold_masks_(model, Path(name))
     except RequestError:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise RequestError(f"model must be a sequence classifier that loads, got {name!r}: {_line(error)}") from error
+    missing = sorted(report["missing_keys"])
+    # Many checkpoints of encoders come without a pooler, which belongs to the task head in all but name.
+    body = [key for key in missing if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key]
+    if body:
+        rule = f"model must hold all weights of its {config.model_type} layers"
+        raise RequestError(f"{rule}, got {name!r} without {body[0]} ({len(body)} missing)")
+    model._niwaki_new_parameters = tuple(missing)
+    return model
 
 
 def _new_head(name: str, labels: list[str]) -> dict[str, Any]:
     """Config options of a new task head for `labels`; none where the checkpoint has a head that knows them."""
     try:
-        config = AutoConfig.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise RequestError(f"model must be a sequence classifier that loads, got {name!r}: {_line(error)}") from error
     has_head = any("ForSequenceClassification" in architecture for architecture in config.architectures or [])
@@ -348,12 +412,25 @@ def _load_adapter(folder: Path, base_model: str | None) -> PeftModel:
         raise RequestError(f"model must carry a plain LoRA adapter, got DoRA in {str(folder)!r}; merge it first")
     options: dict[str, Any] = {}
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as tensors:
-        for key in tensors.keys():  # noqa: SIM118 - not a dict
+        keys = set(tensors.keys())
+        for key in keys:
             if key.endswith((".classifier.weight", ".classifier.out_proj.weight")):
                 options["num_labels"] = tensors.get_slice(key).get_shape()[0]
-    base = _load_plain(_base_of(folder, base_model), options)
+    place = _base_of(folder, base_model)
+    if Path(place).is_dir():
+        _check_files(Path(place))
+    base = _load_plain(place, options)
+    brought = {key.removeprefix("base_model.model.") for key in keys}
+    base._niwaki_new_parameters = tuple(  # type: ignore[assignment]
+        name for name in new_parameters(base) if name not in brought
+    )
     try:
-        model = PeftModel.from_pretrained(base, str(folder))
+        with warnings.catch_warnings():
+            # LoRA on a site without units: its factors have no elements.
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors is a no-op")
+            # PEFT asks Transformers by the old name.
+            warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
+            model = PeftModel.from_pretrained(base, str(folder))
         if (folder / MASKS).is_file():
             mask_adapters_(model)
         return model
@@ -362,13 +439,30 @@ def _load_adapter(folder: Path, base_model: str | None) -> PeftModel:
 
 
 def _base_of(folder: Path, base_model: str | None) -> str:
+    """Where the base of an adapter is: as asked; else as its config names it, on this machine or on the Hub.
+
+    A folder is looked for as named from the working directory, then from the adapter's folder, then by its last name
+    beside the adapter's folder (both were moved). The last place is the folder that holds the adapter's folder, which
+    is where Niwaki writes the base.
+    """
     if base_model is not None:
         return base_model
-    named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    named = config.get("base_model_name_or_path")
     if not named:
         raise RequestError(f"base_model must be given: the adapter {str(folder)!r} names none")
-    beside = folder / named
-    return str(beside) if not Path(named).exists() and beside.exists() else str(named)
+    around = folder.resolve().parent
+    places = [Path(named), folder / named, around / Path(named).name, around]
+    for place in places:
+        if (place / "config.json").is_file():
+            return str(place)
+    tried = ", ".join(repr(str(place)) for place in places)
+    try:
+        AutoConfig.from_pretrained(named, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        rule = f"base_model must be given: the base {named!r} that the adapter {str(folder)!r} names was not found"
+        raise RequestError(f"{rule}; tried {tried} and the Hub") from error
+    return str(named)
 
 
 def _check_files(folder: Path) -> None:

@@ -15,8 +15,8 @@ from typing import Annotated, Any, get_args, get_type_hints
 import click
 import typer
 
-from niwaki.config import Evaluation, Finetune, LayerAdaptive, Recipe, Scoring, Structured, read_recipe
-from niwaki.errors import NiwakiError, RequestError
+from niwaki.config import Demo, Evaluation, Finetune, LayerAdaptive, Recipe, Scoring, Structured, read_recipe
+from niwaki.errors import NiwakiError, RequestError, check_choice
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make fine-tuned transformers smaller and faster.")
 prune = typer.Typer(no_args_is_help=True, help="Prune a model to a budget.")
@@ -68,6 +68,16 @@ def _made(config: Any, options: dict[str, Any], **more: Any) -> Any:
     return config(**{name: value for name, value in options.items() if name in names}, **more)
 
 
+@app.command()
+@_flags(Demo)
+def demo(**options: Any) -> None:
+    """See it all work, offline: fine-tune a real encoder, prune it to half its FLOPs, measure."""
+    from niwaki.run import run_demo
+
+    request = _made(Demo, options)
+    _say(run_demo(request, options["quiet"]), request.out, options["quiet"])
+
+
 @prune.command()
 @_flags(Recipe, Structured)
 def structured(**options: Any) -> None:
@@ -117,6 +127,25 @@ def evaluate(**options: Any) -> None:
 
     request = _made(Evaluation, options)
     _say(run_evaluation(request, options["quiet"]), request.out, options["quiet"])
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Option(help="What to export: a folder that Niwaki wrote, or any --model.")],
+    to: Annotated[str, typer.Option(help="onnx, merged or remote-code.")],
+    out: Annotated[str, typer.Option(help="Folder to write; for onnx also a file that ends in .onnx.")],
+    base_model: Annotated[str | None, typer.Option(help="Base of the adapter.")] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a model for those who do not have Niwaki."""
+    from niwaki.checkpoint import load, load_tokenizer
+    from niwaki.export import EXPORTS
+
+    check_choice("to", to, EXPORTS)
+    EXPORTS[to](load(model, base_model), out, load_tokenizer(model, base_model), overwrite)
+    if not quiet:
+        typer.echo(f"written to {out}")
 
 
 @app.command()

@@ -225,4 +225,4 @@ def loss_curve(linear: BlockLinear, statistics: WeightStatistics) -> tuple[tuple
 def _result(linear: BlockLinear, importance: float) -> SiteResult:
     mask = mask_of(linear.module)
     kept = linear.size if mask is None else int(mask.sum())
-    return SiteResult(linear.name, "linear", importance, 1 - kept / linear.size, kept, linear.size)
+    return SiteResult(linear.name, "linear", importance, kept, linear.size)

@@ -8,6 +8,7 @@ is left as it was under the mask.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, cast
 
 import torch
@@ -182,7 +183,10 @@ def attach_lora(model: nn.Module, rank: int) -> PeftModel:
         target_modules=[name for name, module in inner.named_modules() if module in linears],
         modules_to_save=head,
     )
-    model = cast(PeftModel, get_peft_model(inner, config))
+    with warnings.catch_warnings():
+        # PEFT asks Transformers by the old name.
+        warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
+        model = cast(PeftModel, get_peft_model(inner, config))
     mask_adapters_(model)
     return model
 

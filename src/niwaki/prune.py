@@ -85,8 +85,7 @@ def prune_(
         if abs(achieved / budget.share - 1) > LATENCY_TOLERANCE:
             warnings.append(f"latency: {budget.share:g} of dense was asked, {achieved:.3f} was measured at the end")
     layers = tuple(
-        SiteResult(s.name, s.kind, importance[s.name], 1 - s.units / before[s.name], s.units, before[s.name])
-        for s in after
+        SiteResult(site.name, site.kind, importance[site.name], site.units, before[site.name]) for site in after
     )
     return StageResult(
         name="structured",

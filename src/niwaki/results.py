@@ -11,14 +11,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SiteResult:
-    """What became of one site: `kept` of `total` units, `ratio` of them pruned, its share of all scores."""
+    """What became of one site: `kept` of `total` units, and its share of all scores."""
 
     name: str
     kind: str
     importance: float
-    ratio: float
     kept: int
     total: int
+
+    @property
+    def ratio(self) -> float:
+        """Fraction of the units that was pruned; 0 for a site that had none."""
+        return 1 - self.kept / self.total if self.total else 0.0
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What every family owes: masked equals sliced, with and without LoRA; exact counts; the budget."""
+"""What every family owes: masked equals sliced, with and without LoRA, empty sites too; exact counts; the budget."""
 
 from __future__ import annotations
 
@@ -6,11 +6,19 @@ import copy
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import _ExcludedModule, check_target_module_exists
+from transformers import AutoModelForSequenceClassification
 
 import niwaki
-from niwaki.anatomy import count, sites_of, supported_model_types
+from niwaki.allocation import ALLOCATORS, Bounds
+from niwaki.anatomy import count, empty_linears, sites_of, supported_model_types
+from niwaki.checkpoint import shapes_of, write_adapter
+from niwaki.config import HEAD_SCORES, NEURON_SCORES
 from niwaki.lora import merge_
+from niwaki.observe import Need, observe
+from niwaki.repair import refit_
+from niwaki.scoring import score_sites
 from niwaki.surgery import cut_
 from tiny import batches, configs, logits, tiny, with_lora
 
@@ -41,17 +49,163 @@ def _masked_logits(model, plan, batch):
     return found
 
 
-@pytest.mark.parametrize("lora", ["plain", "lora", "rslora"])
-@pytest.mark.parametrize("family", configs())
-def test_masked_equals_sliced(family, lora):
+def _emptying_plan(model):
+    """Layer 1 loses everything it can, layer 2 its heads, and layer 0 is uneven."""
+    plan = _uneven_plan(model)
+    for site in sites_of(model):
+        if not site.fixed and site.name in ("layer.1.attention", "layer.1.ffn", "layer.2.attention"):
+            plan[site.name] = torch.arange(0)
+    return plan
+
+
+def _adapter(model, seed, **options):
+    """One more LoRA adapter, its factors not zero, for the linears whose names end in `target_modules`."""
+    torch.manual_seed(seed)
+    config = LoraConfig(r=4, lora_alpha=8, init_lora_weights=False, **options)
+    if isinstance(model, PeftModel):
+        model.add_adapter(f"number {seed}", config)
+        return model
+    return get_peft_model(model, config).eval()
+
+
+def _linears(model):
+    wanted = [{id(linear) for site in sites_of(model) for linear in linears(site)} for linears in _PARTS]
+    return [[name for name, module in model.named_modules() if id(module) in ids] for ids in wanted]
+
+
+_PARTS = (
+    lambda site: (*site.inputs, site.output),
+    lambda site: (site.inputs[0], site.inputs[-1]) if site.kind == "attention" else (),
+)
+
+
+def _model(family, lora):
     model = tiny(family)
-    if lora != "plain":
-        model = with_lora(model, use_rslora=lora == "rslora")
-    plan, batch = _uneven_plan(model), batches()[0]
+    everything, query_and_value = _linears(model)
+    match lora:
+        case "lora" | "rslora":
+            return with_lora(model, use_rslora=lora == "rslora")
+        case "two adapters":
+            model = _adapter(_adapter(model, 1, target_modules=everything), 2, target_modules=query_and_value)
+            model.base_model.set_adapter(["default", "number 2"])
+            assert model.active_adapters == ["default", "number 2"]
+        case "query and value":
+            model = _adapter(model, 1, target_modules=query_and_value)
+    return model.eval()
+
+
+@pytest.mark.parametrize("plan_of", [_uneven_plan, _emptying_plan])
+@pytest.mark.parametrize("lora", ["plain", "lora", "rslora", "two adapters", "query and value"])
+@pytest.mark.parametrize("family", configs())
+def test_masked_equals_sliced(family, lora, plan_of):
+    model = _model(family, lora)
+    plan, batch = plan_of(model), batches()[0]
     masked = _masked_logits(model, plan, batch)
     assert (masked - logits(model, batch)).abs().max() > 1e-3
     cut_(model, plan)
     torch.testing.assert_close(logits(model, batch), masked, rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits(merge_(model), batch), masked, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("lora", ["plain", "lora"])
+@pytest.mark.parametrize("family", configs())
+def test_a_model_with_empty_sites_goes_on(family, lora):
+    model = _model(family, lora)
+    dense = copy.deepcopy(model)
+    cut_(model, _emptying_plan(model))
+    counts = count(merge_(copy.deepcopy(model)), 10.0)
+    assert counts.block_params == count(model, 10.0).block_params
+    assert counts.block_params + counts.embedding_params + counts.head_params == sum(
+        p.numel() for p in merge_(copy.deepcopy(model)).parameters()
+    )
+    statistics = observe(model, batches(), Need(task_gradients=True, output_gradients=True, attention=True))
+    sites = sites_of(model)
+    for head_score, neuron_score in zip((*HEAD_SCORES, "random"), NEURON_SCORES, strict=True):
+        scores = score_sites(sites, statistics, head_score, neuron_score, 0)
+        assert all(len(scores[site.name]) == site.units for site in sites)
+    before = _distance(model, dense)
+    for method in ("bias", "least-squares"):
+        refit_(model, dense, batches(count=8), method)
+        before, last = _distance(model, dense), before
+        assert before < last
+    bounds = {site.name: Bounds.linear(1.0, site.units, site.units if site.fixed else 0) for site in sites}
+    cut_(model, ALLOCATORS["global"](scores, bounds, sum(site.units for site in sites) - 30.0))
+    assert sum(site.units for site in sites_of(model)) == sum(site.units for site in sites) - 30
+    if isinstance(model, PeftModel):
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("lora_" in name)
+    model.train()(**batches()[0]).loss.backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
+
+
+def _distance(model, dense):
+    return sum(float((logits(model, batch) - logits(dense, batch)).square().sum()) for batch in batches(seed=9))
+
+
+@pytest.mark.parametrize("family", configs())
+def test_a_model_with_empty_sites_is_saved_and_loaded_bit_for_bit(family, tmp_path):
+    model = tiny(family)
+    cut_(model, _emptying_plan(model))
+    niwaki.save(model, tmp_path / "a")
+    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "a").eval()
+    stock.save_pretrained(tmp_path / "b")
+    stock(**batches()[0]).loss.backward()
+    assert all(p.grad is not None for p in stock.parameters() if p.requires_grad)
+    for other in (niwaki.load(tmp_path / "a"), stock, niwaki.load(tmp_path / "b")):
+        assert shapes_of(other) == shapes_of(model)
+        assert torch.equal(logits(other, batches()[0]), logits(model, batches()[0]))
+
+
+@pytest.mark.parametrize("family", configs())
+def test_an_adapter_on_empty_sites_is_saved_and_loaded_bit_for_bit(family, tmp_path):
+    model = with_lora(tiny(family))
+    cut_(model, _emptying_plan(model))
+    write_adapter(model, tmp_path, tmp_path)
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(base, tmp_path / "adapter", is_trainable=True).eval()
+    assert torch.equal(logits(loaded, batches()[0]), logits(model, batches()[0]))
+    assert torch.equal(logits(niwaki.load(tmp_path / "adapter"), batches()[0]), logits(model, batches()[0]))
+    loaded(**batches()[0]).loss.backward()
+    assert all(p.grad is not None for n, p in loaded.named_parameters() if "lora_" in n)
+
+
+@pytest.mark.parametrize("family", ["distilbert", "bert"])
+def test_new_adapters_on_a_model_with_empty_sites(family, tmp_path):
+    model = tiny(family)
+    everything, _ = _linears(model)
+    cut_(model, _emptying_plan(model))
+    niwaki.save(model, tmp_path / "base")
+    narrow = copy.deepcopy(model)
+    # Left alone, PEFT puts factors of width zero there, of which it and torch warn; they work all the same.
+    with pytest.warns(UserWarning, match="zero-element"):
+        wide = _adapter(model, 1, target_modules=everything)
+    with pytest.warns(UserWarning, match="zero-sized"):
+        wide.save_pretrained(str(tmp_path / "wide"))
+    loaded = niwaki.load(tmp_path / "wide", base_model=str(tmp_path / "base"))
+    narrow = _adapter(narrow, 1, target_modules=everything, exclude_modules=empty_linears(narrow))
+    assert len(empty_linears(narrow)) == 4 + 2 + 4
+    narrow.save_pretrained(str(tmp_path / "narrow"))
+    again = niwaki.load(tmp_path / "narrow", base_model=str(tmp_path / "base"))
+    for peft, other in ((wide, loaded), (narrow, again)):
+        assert torch.equal(logits(other, batches()[0]), logits(peft, batches()[0]))
+        cut_(other, {site.name: torch.arange(max(0, site.units - 1)) for site in sites_of(other)})
+        expected = logits(other, batches()[0])
+        torch.testing.assert_close(logits(merge_(other), batches()[0]), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("excluded", [None, ["pre_classifier"], ".*pre_classifier"])
+def test_what_an_adapter_excluded_stays_excluded(excluded):
+    everything, _ = _linears(tiny())
+    model = _adapter(tiny(), 1, target_modules=everything, exclude_modules=excluded, lora_bias=True)
+    plan, batch = _emptying_plan(model), batches()[0]
+    masked = _masked_logits(model, plan, batch)
+    cut_(model, plan)
+    torch.testing.assert_close(logits(model, batch), masked, rtol=0, atol=1e-5)
+    names = [*empty_linears(model), "distilbert.pre_classifier"]
+    config = model.peft_config["default"]
+    for name in names[: None if excluded else -1]:
+        assert isinstance(check_target_module_exists(config, name), _ExcludedModule)
+    assert check_target_module_exists(config, "distilbert.transformer.layer.0.attention.q_lin") is True
 
 
 @pytest.mark.parametrize("family", configs())

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors import safe_open
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 import niwaki
-from tiny import VOCABULARY, tiny, with_lora
+import niwaki.demo
+from niwaki.cli import main
+from niwaki.lora import merge_
+from tiny import VOCABULARY, batches, logits, tiny, with_lora
 
 WORDS = [f"w{i}" for i in range(VOCABULARY - 4)]
 FILES = {"config.json", "model.safetensors", "recipe.yaml", "result.json", "README.md", "report.html", "tokenizer.json"}
@@ -51,16 +65,62 @@ def place(tmp_path_factory):
         (place / f"{name}.tsv").write_text("\n".join(lines) + "\n")
     (place / "empty.tsv").write_text("sentence\tlabel\n")
     (place / "labels.tsv").write_text("sentence\tlabel\nw1 w2\t7\n")
+    lines = ["sentence\tlabel"]
+    for i in range(60):
+        half = len(WORDS) // 2
+        words = torch.randint(0, half, (6,), generator=generator) + (i % 2) * half
+        lines.append(" ".join(WORDS[w] for w in words) + ("\tlow", "\thigh")[i % 2])
+    (place / "learnable.tsv").write_text("\n".join(lines) + "\n")
     (place / "full").mkdir()
     (place / "full" / "mine").write_text("x")
+    _other_models(place, fast)
     return place
 
 
-def request(place, **changes):
+def _other_models(place, tokenizer):
+    """A body without a head, and models that are refused: an adapter's wrong base, other kinds, damaged ones."""
+    tiny(labels=2).base_model.save_pretrained(place / "body")
+    wide = DistilBertConfig(vocab_size=VOCABULARY, dim=64, n_layers=3, n_heads=4, hidden_dim=48)
+    DistilBertForSequenceClassification(wide).save_pretrained(place / "wide")
+    small = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
+    AlbertForSequenceClassification(AlbertConfig(**small, embedding_size=16)).save_pretrained(place / "albert")
+    GPT2ForSequenceClassification(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=1, n_head=2)).save_pretrained(
+        place / "gpt2"
+    )
+    broken = tiny(labels=2)
+    with torch.no_grad():
+        broken.distilbert.transformer.layer[1].ffn.lin1.weight[0, 0] = torch.nan
+    broken.save_pretrained(place / "broken")
+    for name in ("quantised", "truncated"):
+        tiny(labels=2).save_pretrained(place / name)
+    config = json.loads((place / "quantised" / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    (place / "quantised" / "config.json").write_text(json.dumps(config))
+    weights = place / "truncated" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    for name in ("body", "wide", "albert", "gpt2", "broken", "quantised", "truncated"):
+        tokenizer.save_pretrained(place / name)
+
+
+def flags(**changes):
     options = {"model": "lora", "train-data": "train.tsv", "eval-data": "eval.tsv", "out": "out", "flops": "0.5"}
     options |= {name.replace("_", "-"): value for name, value in changes.items()}
-    flags = [word for name, value in options.items() if value is not None for word in (f"--{name}", value)]
-    return command("prune", "structured", *flags, cwd=place)
+    given = {name: value for name, value in options.items() if value is not None}
+    return [word for name, value in given.items() for word in (f"--{name}", *([] if value is True else [value]))]
+
+
+def request(place, **changes):
+    return command("prune", "structured", *flags(**changes), cwd=place)
+
+
+def done(monkeypatch, capsys, place, *words):
+    """Run the command in this process (starting Python takes seconds): exit status, standard output, error lines."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "argv", ["niwaki", *map(str, words)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    captured = capsys.readouterr()
+    return stopped.value.code, captured.out, captured.err
 
 
 def test_the_main_job(place):
@@ -86,13 +146,99 @@ def test_the_main_job(place):
     assert "layer.2.ffn" in (place / "page.html").read_text()
 
 
-def test_the_adapter_is_kept(place):
-    done = request(place, out="kept", keep_adapter=None)
-    assert done.returncode == 0, done.stderr
-    flags = ["--model", "lora", "--train-data", "train.tsv", "--eval-data", "eval.tsv", "--flops", "0.6"]
-    done = command("prune", "structured", *flags, "--out", "with-adapter", "--keep-adapter", cwd=place)
-    assert done.returncode == 0, done.stderr
-    assert (place / "with-adapter" / "adapter" / "adapter_model.safetensors").is_file()
+def test_the_adapter_is_kept(place, monkeypatch, capsys):
+    words = flags(out="kept", flops="0.6", keep_adapter=True, text_columns="sentence", quiet=True)
+    assert done(monkeypatch, capsys, place, "prune", "structured", *words)[0] == 0
+    tuned = PeftModel.from_pretrained(niwaki.load(place / "kept"), place / "kept" / "adapter")
+    batch = batches(labels=2)[0]
+    torch.testing.assert_close(logits(niwaki.load(place / "kept" / "adapter"), batch), logits(tuned, batch))
+
+
+def test_a_latency_budget_is_measured(place, monkeypatch, capsys):
+    words = flags(out="fast", flops=None, latency="1.0", latency_batch_size="2", latency_length="8", overwrite=True)
+    assert done(monkeypatch, capsys, place, "prune", "structured", *words)[0] == 0
+    budget = json.loads((place / "fast" / "result.json").read_text())["stages"][0]["budget"]
+    assert budget["kind"] == "latency"
+    assert budget["requested"] == 1.0
+    assert budget["achieved"] > 0
+
+
+def test_recovery_makes_the_pruned_model_closer(place, monkeypatch, capsys):
+    dense = merge_(niwaki.load(place / "lora"))
+    distances = []
+    for epochs in (0, 12):
+        words = flags(out=f"recovered-{epochs}", flops="0.4", recover_epochs=epochs, quiet=True)
+        assert done(monkeypatch, capsys, place, "prune", "structured", *words)[0] == 0
+        model = niwaki.load(place / f"recovered-{epochs}")
+        distances.append(float((logits(model, (batch := batches(labels=2)[0])) - logits(dense, batch)).square().sum()))
+    assert distances[1] < distances[0]
+
+
+def test_finetune_score_eval_and_export(place, monkeypatch, capsys):
+    def run(*words):
+        status, out, err = done(monkeypatch, capsys, place, *words)
+        assert status == 0, err
+        return out
+
+    data = ["--train-data", "learnable.tsv", "--eval-data", "learnable.tsv"]
+    run("finetune", "--model", "body", *data, "--out", "tuned", "--epochs", 30, "--lora-rank", 4, "--keep-adapter")
+    result = json.loads((place / "tuned" / "result.json").read_text())
+    assert result["pruned"]["quality"]["accuracy"] > 0.9
+    assert merge_(niwaki.load(place / "tuned" / "adapter")).config.id2label == {0: "high", 1: "low"}
+    said = run("score", "--model", "tuned/adapter", "--train-data", "learnable.tsv", "--out", "scored")
+    scores = json.loads((place / "scored" / "scores.json").read_text())
+    assert len(scores["layers"]) == 6
+    assert all(len(layer["scores"]) == layer["total"] for layer in scores["layers"])
+    assert "layer.2.ffn" in said
+    run("prune", "structured", "--model", "tuned/adapter", *data, "--out", "small", "--flops", "0.6")
+    run("eval", "--model", "small", "--against", "tuned/adapter", "--eval-data", "learnable.tsv", "--out", "compared")
+    compared = json.loads((place / "compared" / "result.json").read_text())
+    pruned = json.loads((place / "small" / "result.json").read_text())["pruned"]
+    assert compared["pruned"]["quality"] == pruned["quality"]
+    assert compared["dense"]["quality"] == result["pruned"]["quality"]
+    assert set(compared["latency"]) >= {"batch_1", "batch_32", "seq_len", "threads", "rounds"}
+    run("eval", "--model", "small", "--eval-data", "learnable.tsv", "--out", "alone")
+    for to in ("merged", "remote-code"):
+        run("export", "--model", "small", "--to", to, "--out", f"small-{to}")
+        assert torch.equal(
+            logits(niwaki.load(place / f"small-{to}"), batches()[0]), logits(niwaki.load(place / "small"), batches()[0])
+        )
+    page = run("report", "small", "compared", "--out", "both.html")
+    assert page == ""
+
+
+def test_the_demo_on_a_tiny_encoder(place, monkeypatch, capsys):
+    def prepare(folder, seed):
+        folder.mkdir()
+        shutil.copytree(place / "body", folder / "encoder")
+        shutil.copy(place / "learnable.tsv", folder / "train.tsv")
+        return folder / "encoder", folder / "train.tsv", folder / "train.tsv"
+
+    monkeypatch.setattr(niwaki.demo, "prepare", prepare)
+    status, out, err = done(monkeypatch, capsys, place, "demo", "--out", "garden")
+    assert status == 0, err
+    assert "as fast as dense" in out
+    assert {path.name for path in (place / "garden").iterdir()} == {"data", "finetuned", "half"}
+    again = ["run", "half/recipe.yaml", "--overwrite", "--quiet"]
+    before = niwaki.load(place / "garden" / "half").state_dict()
+    assert done(monkeypatch, capsys, place / "garden", *again)[0] == 0
+    after = niwaki.load(place / "garden" / "half").state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_interrupted_leaves_nothing(place):
+    before = {path.name for path in place.iterdir()}
+    words = [sys.executable, "-m", "niwaki", "prune", "structured", *flags(out="interrupted", recover_epochs="100000")]
+    running = subprocess.Popen([str(word) for word in words], cwd=place, stderr=subprocess.PIPE, text=True)
+    assert running.stderr is not None
+    seen = ""
+    while "train:" not in seen.replace("train: train.tsv", ""):  # the bar of the training that would last for hours
+        seen += running.stderr.read(64)
+    running.send_signal(signal.SIGINT)
+    _, rest = running.communicate(timeout=120)
+    assert running.returncode == 130
+    assert "Traceback" not in rest
+    assert {path.name for path in place.iterdir()} == before
 
 
 @pytest.mark.parametrize(
@@ -105,20 +251,30 @@ def test_the_adapter_is_kept(place):
         ({"flops": "1.5"}, ["flops", "(0, 1]", "1.5"]),
         ({"flops": "0.001"}, ["flops", "at least", "0.001"]),
         ({"params": "0.5"}, ["exactly one", "flops and params"]),
+        ({"latency": "0.5"}, ["exactly one", "flops and latency"]),
         ({"head_score": "fischer"}, ["head_score", "fischer", "did you mean 'fisher'"]),
         ({"model": "./nowhere"}, ["model", "nowhere"]),
+        ({"model": "body"}, ["trained task head", "body", "fine-tune"]),
+        ({"model": "albert"}, ["albert", "share"]),
+        ({"model": "gpt2"}, ["gpt2", "distilbert"]),
+        ({"model": "quantised"}, ["float weights", "quantised"]),
+        ({"model": "truncated"}, ["truncated", "model.safetensors"]),
         ({"base_model": "./nowhere"}, ["nowhere"]),
+        ({"base_model": "wide"}, ["base_model", "lora"]),
+        ({"metric": "pearson"}, ["metric", "accuracy, f1", "pearson"]),
         ({"out": "full"}, ["out", "full", "overwrite"]),
         ({"flops": "half"}, ["--flops", "number"]),
+        ({"model": "base", "keep_adapter": True}, ["keep_adapter", "adapter", "base"]),
+        ({"recover_epochs": "-1"}, ["recover_epochs", "at least 0"]),
     ],
 )
-def test_wrong_requests_are_one_line_and_write_nothing(place, changes, words):
+def test_wrong_requests_are_one_line_and_write_nothing(place, monkeypatch, capsys, changes, words):
     before = {path.name for path in place.iterdir()}
-    done = request(place, **{"out": "refused", **changes})
-    assert done.returncode == 2, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("niwaki:")]
+    status, _, err = done(monkeypatch, capsys, place, "prune", "structured", *flags(**{"out": "refused", **changes}))
+    lines = [line for line in err.splitlines() if line.startswith("niwaki:")]
+    assert status == 2, err
     assert len(lines) == 1
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in err
     assert all(word in lines[0] for word in words), lines[0]
     assert {path.name for path in place.iterdir()} == before
     assert [path.name for path in (place / "full").iterdir()] == ["mine"]
@@ -165,3 +321,10 @@ def test_wrong_sparse_requests_are_one_line(place, flags, words):
     assert len(lines) == 1
     assert all(word in lines[0] for word in words), lines[0]
     assert not (place / "no").exists()
+
+
+def test_a_weight_that_is_not_finite_is_failed_work(place, monkeypatch, capsys):
+    status, _, err = done(monkeypatch, capsys, place, "prune", "structured", *flags(model="broken", out="refused"))
+    assert status == 3
+    assert "layer.1.ffn" in err
+    assert not (place / "refused").exists()

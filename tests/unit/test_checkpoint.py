@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
+from transformers.utils import logging as transformers_logging
 
 import niwaki
-from niwaki.checkpoint import atomic_folder, shapes_of, write_adapter
+from helpers_text import tiny_tokenizer
+from niwaki.checkpoint import atomic_folder, load_tokenizer, new_parameters, shapes_of, write_adapter
 from tiny import batches, configs, logits, tiny, with_lora
 
 
@@ -119,3 +124,112 @@ def test_damaged_and_missing_files_are_named(tmp_path):
         niwaki.load(tmp_path / "a")
     with pytest.raises(niwaki.RequestError, match="nowhere"):
         niwaki.load(tmp_path / "nowhere")
+
+
+def _named(folder, base):
+    """Say in the adapter's config that its base is `base`."""
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": str(base)}))
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """A base with a tokenizer in `tmp_path/models/base`, an adapter on it in `tmp_path/models/lora`."""
+    model = tiny()
+    niwaki.save(model, tmp_path / "models" / "base", tiny_tokenizer())
+    model = with_lora(model)
+    model.save_pretrained(str(tmp_path / "models" / "lora"))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("named", "directory"),
+    [
+        ("models/base", "."),  # from the working directory
+        ("../base", "models/lora/.."),  # from the adapter's folder
+        ("/nowhere/old-place/base", "."),  # beside the adapter's folder, both moved
+        ("gone/base", "."),
+    ],
+)
+def test_the_base_of_an_adapter_is_found(adapter, tmp_path, monkeypatch, named, directory):
+    _named(tmp_path / "models" / "lora", named)
+    monkeypatch.chdir(tmp_path / directory)
+    loaded = niwaki.load(tmp_path / "models" / "lora")
+    assert torch.equal(logits(loaded, batches()[0]), logits(adapter, batches()[0]))
+    assert load_tokenizer(tmp_path / "models" / "lora").pad_token == "[PAD]"
+
+
+def test_a_pruned_base_and_its_adapter_move_together(tmp_path):
+    model = with_lora(tiny())
+    niwaki.prune_(model, niwaki.Structured(flops=0.6, steps=1), batches())
+    (tmp_path / "here").mkdir()
+    write_adapter(model, tmp_path / "here", tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    loaded = niwaki.load(tmp_path / "there" / "adapter")
+    assert torch.equal(logits(loaded, batches()[0]), logits(model, batches()[0]))
+
+
+@pytest.mark.parametrize("named", ["models/gone", "/nowhere/gone", "../gone", None])
+def test_a_dangling_base_is_one_clear_error(adapter, tmp_path, named):
+    lora = tmp_path / "elsewhere" / "lora"
+    shutil.copytree(tmp_path / "models" / "lora", lora)
+    _named(lora, named or "")
+    for call in (niwaki.load, load_tokenizer):
+        with pytest.raises(niwaki.RequestError, match="base_model must be given") as caught:
+            call(lora)
+        message = str(caught.value)
+        assert "\n" not in message
+        for place in (named, lora / named, lora.parent / "gone") if named else ():
+            assert repr(str(place)) in message
+
+
+def test_loading_and_saving_say_nothing_and_leave_logging_as_it_was(adapter, tmp_path, capfd):
+    model = tiny()
+    niwaki.save(model, tmp_path / "plain")
+    _named(tmp_path / "models" / "lora", "../base")
+    weights = load_file(tmp_path / "plain" / "model.safetensors")
+    save_file({k: v for k, v in weights.items() if "classifier" not in k}, tmp_path / "plain" / "model.safetensors")
+    before = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    headless = niwaki.load(tmp_path / "plain")
+    niwaki.load(tmp_path / "models" / "lora")
+    assert capfd.readouterr() == ("", "")
+    assert (transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()) == before
+    assert new_parameters(headless) == (
+        "classifier.bias",
+        "classifier.weight",
+        "pre_classifier.bias",
+        "pre_classifier.weight",
+    )
+    assert torch.isfinite(logits(headless, batches()[0])).all()
+
+
+def test_an_adapter_brings_its_head(adapter, tmp_path):
+    path = tmp_path / "models" / "base" / "model.safetensors"
+    weights = load_file(path)
+    save_file({k: v for k, v in weights.items() if "classifier" not in k}, path)
+    _named(tmp_path / "models" / "lora", "../base")
+    loaded = niwaki.load(tmp_path / "models" / "lora")
+    assert new_parameters(loaded) == ()
+
+
+def test_a_missing_layer_is_not_filled_with_noise(tmp_path):
+    niwaki.save(tiny(), tmp_path / "a")
+    path = tmp_path / "a" / "model.safetensors"
+    weights = load_file(path)
+    del weights["distilbert.transformer.layer.1.ffn.lin1.weight"]
+    save_file(weights, path)
+    with pytest.raises(niwaki.RequestError, match=r"layer\.1\.ffn\.lin1\.weight"):
+        niwaki.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("layers", [[], None, [{"heads": 9, "neurons": 3}] * 3, [{"neurons": 3}] * 3, ["no"] * 3])
+def test_a_wrong_table_of_shapes_is_refused(layers, tmp_path):
+    model = tiny()
+    niwaki.prune_(model, niwaki.Structured(flops=0.7), batches())
+    niwaki.save(model, tmp_path / "a")
+    path = tmp_path / "a" / "config.json"
+    config = json.loads(path.read_text())
+    config["quantization_config"]["layers"] = layers
+    path.write_text(json.dumps(config))
+    with pytest.raises(niwaki.RequestError, match="shapes"):
+        niwaki.load(tmp_path / "a")

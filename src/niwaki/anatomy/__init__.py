@@ -4,7 +4,17 @@ from niwaki.anatomy.calls import Call, first_layer_call
 from niwaki.anatomy.counts import Counts, count, unit_flops, unit_params
 from niwaki.anatomy.families import FAMILIES, Family, family_of, supported_model_types
 from niwaki.anatomy.linears import BlockLinear, linears_of
-from niwaki.anatomy.sites import Kind, Site, body_of, layers_of, sites_of, unwrap, weight_of
+from niwaki.anatomy.sites import (
+    Kind,
+    Site,
+    body_of,
+    empty_linears,
+    layers_of,
+    linear_paths,
+    sites_of,
+    unwrap,
+    weight_of,
+)
 
 __all__ = [
     "FAMILIES",
@@ -16,9 +26,11 @@ __all__ = [
     "Site",
     "body_of",
     "count",
+    "empty_linears",
     "family_of",
     "first_layer_call",
     "layers_of",
+    "linear_paths",
     "linears_of",
     "sites_of",
     "supported_model_types",

@@ -34,10 +34,11 @@ class BlockLinear:
 
 
 def linears_of(model: nn.Module) -> list[BlockLinear]:
-    """Every linear of the blocks, layer by layer: query, key, value, output, up, down."""
+    """Every linear of the blocks that has weights, layer by layer: query, key, value, output, up, down."""
     found = []
     for site in sites_of(model):
         parts = (*_ATTENTION, "output") if site.kind == "attention" else ("up", "down")
         for part, module in zip(parts, (*site.inputs, site.output), strict=True):
-            found.append(BlockLinear(f"layer.{site.layer}.{part}", site.layer, part, module, site))
+            if weight_of(module).numel():
+                found.append(BlockLinear(f"layer.{site.layer}.{part}", site.layer, part, module, site))
     return found

@@ -68,6 +68,22 @@ def weight_of(linear: nn.Module) -> nn.Parameter:
     return cast(nn.Parameter, getattr(linear, "base_layer", linear).weight)
 
 
+def linear_paths(family: Family, kind: Kind) -> tuple[str, ...]:
+    """Paths inside a layer of the linears of one kind of site, the output projection last."""
+    if kind == "attention":
+        return family.query, family.key, family.value, family.output
+    return family.up, family.down
+
+
+def empty_linears(model: nn.Module) -> list[str]:
+    """Names, inside the Transformers model, of the linears of sites that have no units left.
+
+    A new adapter has nothing to adapt there: `LoraConfig(exclude_modules=empty_linears(model))`.
+    """
+    empty = {id(linear) for site in sites_of(model) if not site.units for linear in (*site.inputs, site.output)}
+    return [name for name, module in unwrap(model).named_modules() if id(module) in empty]
+
+
 def sites_of(model: nn.Module) -> list[Site]:
     """Every site, layer by layer, attention before FFN.
 
@@ -89,12 +105,10 @@ def sites_of(model: nn.Module) -> list[Site]:
 
 
 def _site(name: str, kind: Kind, index: int, width: int, family: Family, layer: nn.Module) -> Site:
-    if kind == "attention":
-        inputs, output, total = (family.query, family.key, family.value), family.output, family.attention_sum
-    else:
-        inputs, output, total = (family.up,), family.down, family.ffn_sum
-    linears = [layer.get_submodule(path) for path in (*inputs, output)]
-    for path, linear in zip((*inputs, output), linears, strict=True):
+    total = family.attention_sum if kind == "attention" else family.ffn_sum
+    paths = linear_paths(family, kind)
+    linears = [layer.get_submodule(path) for path in paths]
+    for path, linear in zip(paths, linears, strict=True):
         if not isinstance(getattr(linear, "base_layer", linear), nn.Linear):
             raise RequestError(f"{name}.{path} must be a linear layer with float weights, got {type(linear).__name__}")
     columns = weight_of(linears[-1]).shape[1]

@@ -3,13 +3,14 @@
 from niwaki.config.finetune import Finetune
 from niwaki.config.layer_adaptive import LayerAdaptive
 from niwaki.config.recipe import read_recipe, recipe_from_dict, recipe_to_dict, write_recipe
-from niwaki.config.requests import STAGES, Evaluation, Recipe, Request, Scoring, Stage
+from niwaki.config.requests import STAGES, Demo, Evaluation, Recipe, Request, Scoring, Stage
 from niwaki.config.structured import HEAD_SCORES, NEURON_SCORES, Structured
 
 __all__ = [
     "HEAD_SCORES",
     "NEURON_SCORES",
     "STAGES",
+    "Demo",
     "Evaluation",
     "Finetune",
     "LayerAdaptive",

@@ -36,6 +36,15 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Demo:
+    """The demonstration, which brings its model and data along."""
+
+    out: str = option("niwaki-demo", "Folder to write.")
+    seed: int = option(0, "Seed of everything that is drawn.")
+    overwrite: bool = option(False, "Replace a folder that is there.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe(Request):
     """One whole run: the model, the data, the stages in order, where the result goes."""
 

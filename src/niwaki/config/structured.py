@@ -30,7 +30,7 @@ class Structured:
     allocation: str = option("global", f"How the budget is shared out: {', '.join(ALLOCATIONS)}.")
     repair: str = option("least-squares", f"How what is left is refitted: {', '.join(REPAIRS)}.")
     recover_epochs: int = option(0, "Epochs of LoRA training on the training data, distilled from the dense model.")
-    recover_learning_rate: float = option(1e-3, "Peak learning rate of that training.")
+    recover_learning_rate: float = option(3e-4, "Peak learning rate of that training.")
     steps: int = option(1, "Observations, each followed by a part of the cut, so that later scores see earlier cuts.")
     round_to: int | None = option(
         None, "Keep neurons in multiples of this; by default of 8, but for the last few that the budget pays for."

@@ -27,6 +27,7 @@ from niwaki.repair.obs import obs_factor, obs_prune
 from niwaki.repair.refit import Stream
 
 DAMPING = 1e-2
+_INNER = ("query", "key", "value", "up")
 _GROUPS = (("query", "key", "value"), ("output",), ("up",), ("down",))
 """Parts of a layer in the order of the data; those of one group see the same input."""
 
@@ -59,7 +60,9 @@ def reconstruct_(
         for index in tqdm(layers, desc="prune", unit="layer", disable=not progress, leave=False):
             wanted = list(dense_run.seen(index, *_places(theirs, index), advance=True))
             for group in _GROUPS:
-                linears = [ours[index, part] for part in group]
+                linears = [ours[index, part] for part in group if (index, part) in ours]
+                if not linears:
+                    continue
                 sums = _sums(pruned_run, index, linears, wanted, targets)
                 _prune_(linears, sums, zeros, pattern, masks, warnings)
             pruned_run.advance(index, [])
@@ -67,8 +70,8 @@ def reconstruct_(
 
 
 def _places(theirs: dict[tuple[int, str], BlockLinear], index: int) -> tuple[dict[str, nn.Module], ...]:
-    inputs = {part: theirs[index, part].site.residual_sum for part in ("output", "down")}
-    outputs = {part: theirs[index, part].module for part in ("query", "key", "value", "up")}
+    inputs = {part: theirs[index, part].site.residual_sum for part in ("output", "down") if (index, part) in theirs}
+    outputs = {part: theirs[index, part].module for part in _INNER if (index, part) in theirs}
     return inputs, outputs
 
 

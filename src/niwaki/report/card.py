@@ -7,14 +7,16 @@ from niwaki.results import Result
 
 def model_card(result: Result) -> str:
     """Markdown with the measured figures."""
-    lines = ["---", "library_name: transformers", "tags: [niwaki, pruned]", "---", "", "# Pruned with Niwaki", ""]
-    for stage in result.stages:
+    pruning = [stage for stage in result.stages if stage["name"] != "finetune"]
+    title = "# Pruned with Niwaki" if pruning else "# Fine-tuned with Niwaki"
+    lines = ["---", "library_name: transformers", "tags: [niwaki]", "---", "", title, ""]
+    for stage in pruning:
         budget = stage["budget"]
         asked, got = budget["requested"], budget["achieved"]
         kind = budget["kind"]
         what = "of the blocks' linear weights are zero" if kind == "sparsity" else f"of the dense {kind} kept"
         lines += [f"{stage['name']}: {got:.4f} {what} ({asked:g} asked).", ""]
-    lines += ["| | dense | pruned |", "| --- | --- | --- |"]
+    lines += ["| | dense | pruned |" if pruning else "| | before | after |", "| --- | --- | --- |"]
     for name, value in result.dense["quality"].items():
         lines.append(f"| {name} | {value:.4f} | {result.pruned['quality'][name]:.4f} |")
     for name in ("params", "flops", "size_bytes"):
@@ -22,6 +24,14 @@ def model_card(result: Result) -> str:
     for name, timing in result.latency.items():
         if isinstance(timing, dict):
             lines.append(f"| latency, {name} (ms) | {timing['dense_ms']:.1f} | {timing['pruned_ms']:.1f} |")
-    load = "AutoModelForSequenceClassification.from_pretrained(folder)"
-    lines += ["", "```python", "import niwaki  # uneven layers need it", f"model = {load}", "```", ""]
+    lines += [
+        "",
+        "```python",
+        "import niwaki  # uneven layers need it",
+        "from transformers import AutoModelForSequenceClassification",
+        "",
+        "model = AutoModelForSequenceClassification.from_pretrained(folder)",
+        "```",
+        "",
+    ]
     return "\n".join(lines)

@@ -19,7 +19,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 <h1>Niwaki report</h1>
 {% for r in results %}
 <h2>{{ r.recipe.model }}</h2>
-{% for s in r.stages %}<p>{{ s.name }}: {{ "%.2f" | format(100 * s.budget.achieved) }} % of
+{% for s in r.stages if s.name != "finetune" %}<p>{{ s.name }}: {{ "%.2f" | format(100 * s.budget.achieved) }} % of
 {{ "weights zero" if s.budget.kind == "sparsity" else s.budget.kind ~ " kept" }}
 (asked: {{ "%.2f" | format(100 * s.budget.requested) }} %).</p>{% endfor %}
 <table><tr><th></th><th class="n">dense</th><th class="n">pruned</th><th class="n">ratio</th></tr>
@@ -37,11 +37,11 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 <td class="n">{{ "%.1f" | format(t.dense_ms) }}</td><td class="n">{{ "%.1f" | format(t.pruned_ms) }}</td>
 <td class="n">{{ "%.2f" | format(t.speedup) }}x</td></tr>{% endfor %}
 </table>
-<table><tr><th>site</th><th>kept</th><th class="n">of</th><th class="n">importance</th></tr>
+{% if r.layers %}<table><tr><th>site</th><th>kept</th><th class="n">of</th><th class="n">importance</th></tr>
 {% for l in r.layers %}<tr><td>{{ l.name }}</td>
-<td><div class="bar"><div style="width: {{ "%.1f" | format(100 * l.kept / l.total) }}%"></div></div></td>
+<td><div class="bar"><div style="width: {{ "%.1f" | format(100 * (1 - l.ratio)) }}%"></div></div></td>
 <td class="n">{{ l.kept }} / {{ l.total }}</td><td class="n">{{ "%.3f" | format(l.importance) }}</td></tr>{% endfor %}
-</table>
+</table>{% endif %}
 {% for w in r.warnings %}<p>Warning: {{ w }}</p>{% endfor %}
 {% endfor %}
 </html>

@@ -1,8 +1,9 @@
 """From a request to a finished folder."""
 
+from niwaki.run.demo import run_demo
 from niwaki.run.evaluation import run_evaluation
 from niwaki.run.inputs import to_rows
 from niwaki.run.recipe import run_recipe
 from niwaki.run.scoring import run_scoring
 
-__all__ = ["run_evaluation", "run_recipe", "run_scoring", "to_rows"]
+__all__ = ["run_demo", "run_evaluation", "run_recipe", "run_scoring", "to_rows"]

@@ -10,7 +10,7 @@ from rich.console import Console
 from transformers import PreTrainedModel
 
 from niwaki.anatomy import sites_of, unwrap
-from niwaki.checkpoint import load, load_tokenizer
+from niwaki.checkpoint import load, load_tokenizer, new_parameters
 from niwaki.config import Request
 from niwaki.data import Batches, Table, encode, is_regression, read_table
 from niwaki.errors import RequestError
@@ -44,6 +44,11 @@ def read_inputs(request: Request, labels: list[str] | None = None) -> Inputs:
     model = load(request.model, request.base_model, request.device, labels)
     sites_of(model)
     check_adapters(model)
+    fresh = new_parameters(model)
+    if fresh and labels is None:
+        raise RequestError(
+            f"model must have a trained task head, got {request.model!r} without {fresh[0]}; fine-tune it first"
+        )
     tokenizer = load_tokenizer(request.model, request.base_model)
     return Inputs(model, tokenizer, request.batch_size, request.max_length)
 

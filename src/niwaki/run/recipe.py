@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         length = mean_length(calibration)
 
         dense = merge_(copy.deepcopy(model))
+        release_(dense)
         stages: list[StageResult] = []
         for stage in recipe.stages:
             if isinstance(stage, Finetune):
@@ -101,14 +103,5 @@ def _layers(stages: list[StageResult]) -> list[dict[str, Any]]:
     if not pruning:
         return []
     first = {site.name: site.total for stage in reversed(pruning) for site in stage.layers}
-    return [
-        {
-            "name": site.name,
-            "kind": site.kind,
-            "importance": site.importance,
-            "ratio": 1 - site.kept / first[site.name],
-            "kept": site.kept,
-            "total": first[site.name],
-        }
-        for site in pruning[-1].layers
-    ]
+    last = (dataclasses.replace(site, total=first[site.name]) for site in pruning[-1].layers)
+    return [{**dataclasses.asdict(site), "ratio": site.ratio} for site in last]

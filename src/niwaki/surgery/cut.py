@@ -1,22 +1,30 @@
-"""Real removal: rows of the projections into a site, columns of the projection out of it, LoRA factors included."""
+"""Real removal: rows of the projections into a site, columns of the projection out of it, LoRA factors included.
+
+A site may lose all its units. Its linears stay, without rows or columns, but not their LoRA: nothing is left to
+adapt, so it is taken off and the adapter's `exclude_modules` says so to whoever loads it again.
+"""
 
 from __future__ import annotations
 
-from typing import cast
+import re
+from typing import Any, cast
 
 import torch
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from niwaki.anatomy import Family, Site, family_of, sites_of, unwrap
+from niwaki.anatomy import Family, Site, family_of, layers_of, linear_paths, sites_of, unwrap
 from niwaki.errors import RequestError
 from niwaki.masks import MaskedLinear, mask_linear_
+from niwaki.modeling_niwaki import EmptyAttention
 from niwaki.surgery.plan import Plan
 
 
 def cut_(model: nn.Module, plan: Plan) -> None:
     """Remove every unit that `plan` does not keep. Sites that keep all their units are left untouched."""
     family = family_of(unwrap(model))
+    layers = layers_of(model)
     for site in sites_of(model):
         units = plan[site.name]
         if len(units) == site.units:
@@ -29,6 +37,10 @@ def cut_(model: nn.Module, plan: Plan) -> None:
         _slice_(site.output, columns, axis=1)
         if site.attention is not None:
             _refresh_(site, family, len(units))
+        if not len(units):
+            _take_off_adapters_(model, layers[site.layer], linear_paths(family, site.kind))
+            if site.attention is not None:
+                _replace_attention_(layers[site.layer], family)
 
 
 def _slice_(linear: nn.Module, index: Tensor, axis: int) -> None:
@@ -63,3 +75,42 @@ def _refresh_(site: Site, family: Family, heads: int) -> None:
     setattr(site.attention, family.head_count, heads)
     if family.all_head_size is not None:
         setattr(site.attention, family.all_head_size, heads * site.width)
+
+
+def _take_off_adapters_(model: nn.Module, layer: nn.Module, paths: tuple[str, ...]) -> None:
+    """Leave the plain linears of an empty site, and tell every adapter not to come back to them."""
+    for path in paths:
+        linear = layer.get_submodule(path)
+        if isinstance(linear, LoraLayer):
+            base = cast(nn.Linear, linear.base_layer)
+            _keep_adapter_bias_(linear, base)
+            layer.set_submodule(path, base)
+    if isinstance(model, PeftModel):
+        prefix = next(name for name, module in unwrap(model).named_modules() if module is layer)
+        for config in cast("dict[str, Any]", model.peft_config).values():
+            config.exclude_modules = _also(config.exclude_modules, {f"{prefix}.{path}" for path in paths})
+
+
+def _keep_adapter_bias_(linear: LoraLayer, base: nn.Linear) -> None:
+    """`LoraConfig(lora_bias=True)` adds `s * bias` whatever the input: it becomes part of the linear's own bias."""
+    if linear.merged or base.bias is None:
+        return
+    with torch.no_grad():
+        for name in linear.active_adapters:
+            bias = cast(nn.Linear, linear.lora_B[name]).bias if name in linear.lora_B else None
+            if bias is not None:
+                base.bias += linear.scaling[name] * bias
+
+
+def _also(excluded: Any, names: set[str]) -> Any:
+    """`exclude_modules` of an adapter (names, or one regular expression) with `names` added."""
+    if isinstance(excluded, str):
+        return "|".join([f"(?:{excluded})", *(re.escape(name) for name in sorted(names))])
+    return {*(excluded or ()), *names}
+
+
+def _replace_attention_(layer: nn.Module, family: Family) -> None:
+    """An attention module cannot reshape to no heads, so one that computes nothing takes its place."""
+    output = family.output.removeprefix(f"{family.attention}.")
+    inside = output if output != family.output else None
+    layer.set_submodule(family.attention, EmptyAttention(layer.get_submodule(family.attention), inside))

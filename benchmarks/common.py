@@ -1,0 +1,102 @@
+"""What the benchmarks share: their arguments, the model with its data, one pass as the unit of cost, the JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import niwaki
+from niwaki.checkpoint import load_tokenizer
+from niwaki.data import Batches, read_table, sample
+from niwaki.evaluate import quality
+from niwaki.lora import merge_
+from niwaki.run import to_rows
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def arguments(script: str, seeds: list[int] | None = None) -> argparse.ArgumentParser:
+    """The flags of every benchmark; results go to benchmarks/results/SCRIPT.json."""
+    parser = argparse.ArgumentParser()
+    for name in ("model", "train-data", "eval-data"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=seeds or [0, 1, 2])
+    parser.add_argument("--rows", type=int, default=2048, help="calibration rows")
+    parser.add_argument("--out", type=Path, default=RESULTS / f"{script}.json")
+    return parser
+
+
+@dataclass
+class Bench:
+    """A model by name, its tokenised training rows, and its evaluation batches."""
+
+    name: str
+    tokenizer: Any
+    train: list[dict[str, Any]]
+    tests: Batches
+
+    @classmethod
+    def of(cls, asked: argparse.Namespace) -> Bench:
+        """Read what the flags name."""
+        tokenizer, model = load_tokenizer(asked.model), niwaki.load(asked.model)
+        train = to_rows(read_table(asked.train_data), model, tokenizer, 128)
+        tests = Batches(to_rows(read_table(asked.eval_data), model, tokenizer, 128), tokenizer, 64)
+        return cls(asked.model, tokenizer, train, tests)
+
+    def model(self) -> Any:
+        """A fresh copy of the model as it came."""
+        return niwaki.load(self.name)
+
+    def batches(self, rows: int, seed: int) -> Batches:
+        """Batches of 32 over `rows` rows of the training data, drawn by `seed`."""
+        return Batches(sample(self.train, rows, seed), self.tokenizer, 32)
+
+    def quality(self, model: torch.nn.Module) -> dict[str, float]:
+        """The task's metric on the evaluation data; `model` is merged in place."""
+        return quality(merge_(model), self.tests)
+
+
+def environment(asked: argparse.Namespace) -> dict[str, Any]:
+    """Versions, machine and flags: the head of every result."""
+    return {
+        "versions": {name: version(name) for name in ("niwaki", "torch", "transformers", "peft")},
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "asked": {
+            name: Path(value).name if isinstance(value, str | Path) else value for name, value in vars(asked).items()
+        },
+    }
+
+
+def write(path: Path, found: dict[str, Any]) -> None:
+    """Write a result, also after each run, so that an interruption costs one run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def note(found: dict[str, Any], run: dict[str, Any], path: Path) -> None:
+    """Add a run to a result, print it and write the file."""
+    print(json.dumps(run), flush=True)
+    found.setdefault("runs", []).append(run)
+    write(path, found)
+
+
+def forward_and_backward(model: torch.nn.Module, batches: Batches) -> float:
+    """Seconds of one pass over the batches as in training LoRA: other weights frozen."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    started = time.perf_counter()
+    for batch in batches:
+        model(**batch).loss.backward()
+    seconds = time.perf_counter() - started
+    for parameter in model.parameters():
+        parameter.grad = None
+    return seconds

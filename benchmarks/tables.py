@@ -1,0 +1,56 @@
+"""The tables of README.md and docs/, made from the committed results: python benchmarks/tables.py"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+from common import RESULTS
+
+
+def main() -> None:
+    by_budget("structured", ("flops",), ("accuracy", _quality, 4), ("cost", lambda r: r["cost"], 1))
+    by_budget("recovery", ("flops",), ("accuracy", _quality, 4))
+    by_budget("scores", ("head_score", "neuron_score", "flops"), ("accuracy", _quality, 4))
+    shapes = [(f"torch {shape}", lambda r, s=shape: r["torch"][s], 2) for shape in ("32x64", "1x16")]
+    by_budget("speed", ("budget",), ("accuracy", _quality, 4), ("achieved", lambda r: r["achieved"], 3), *shapes)
+    onnx = [(f"onnx {shape}", lambda r, s=shape: r["onnx"][s], 2) for shape in ("32x64", "1x16")]
+    by_budget("speed", ("budget",), *onnx, only=lambda r: "onnx" in r)
+    by_budget("cost", ("rows", "layers"), ("cost", lambda r: r["cost"], 1), ("growth", lambda r: r["growth"], 2))
+
+
+def by_budget(
+    script: str, keys: tuple[str, ...], *columns: tuple[str, Callable[[Any], float], int], only: Any = None
+) -> None:
+    """One row for each value of `keys`: mean and range over the seeds of every column."""
+    path = RESULTS / f"{script}.json"
+    if not path.is_file():
+        return
+    groups: dict[tuple[str, ...], list[Any]] = {}
+    for run in json.loads(path.read_text(encoding="utf-8"))["runs"]:
+        if only is None or only(run):
+            groups.setdefault(tuple(_text(run[key]) for key in keys), []).append(run)
+    print(f"\n{script}\n\n| {' | '.join([*keys, *(name for name, _, _ in columns)])} |")
+    print(f"| {' | '.join('---' for _ in (*keys, *columns))} |")
+    for group, runs in groups.items():
+        cells = [_cell([value(run) for run in runs], digits) for _, value, digits in columns]
+        print(f"| {' | '.join([*group, *cells])} |")
+
+
+def _quality(run: Any) -> float:
+    return next(iter(run["quality"].values()))
+
+
+def _cell(values: list[float], digits: int) -> str:
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def _text(value: Any) -> str:
+    return " ".join(f"--{name} {share:g}" for name, share in value.items()) if isinstance(value, dict) else str(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""The page and the card show what the result holds, and text from outside stays text."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import pytest
+
+from niwaki.report import model_card, page
+from niwaki.results import Result, read_result, write_result
+
+SIDE = {"quality": {"accuracy": 0.9}, "params": 1000, "flops": 2e6, "size_bytes": 4000, "zeros": 0}
+SIDE |= {"embedding_params": 10, "head_params": 5}
+TIMING = {"dense_ms": 3.0, "pruned_ms": 1.5, "speedup": 2.0}
+LAYER = {"name": "layer.0.ffn", "kind": "ffn", "importance": 0.25, "kept": 3, "total": 4, "ratio": 0.25}
+RESULT = Result(
+    run={"seed": 0},
+    recipe={"model": "<script>alert(1)</script>"},
+    data={},
+    stages=[{"name": "structured", "budget": {"kind": "flops", "requested": 0.5, "achieved": 0.4999}}],
+    dense=SIDE,
+    pruned={**SIDE, "quality": {"accuracy": 0.8}, "params": 500},
+    latency={"batch_1": TIMING, "seq_len": 12, "threads": 2, "rounds": 15},
+    layers=[LAYER, {**LAYER, "name": "layer.1.ffn", "kept": 0, "total": 0, "ratio": 0.0}],
+    warnings=["mind & gap"],
+)
+TUNED = dataclasses.replace(
+    RESULT, layers=[], stages=[{"name": "finetune", "budget": {"kind": "params", "requested": 1.0, "achieved": 1.0}}]
+)
+
+
+def test_the_page_shows_the_figures_and_escapes_text():
+    html = page([RESULT])
+    assert "<script" not in html
+    assert "&lt;script&gt;" in html
+    assert "mind &amp; gap" in html
+    for shown in ("49.99 %", "0.8000", "0.500", "2.00x", "length 12", "3 / 4", "width: 75.0%"):
+        assert shown in html
+    assert not re.search(r"(src|href)=", html)
+
+
+def test_one_page_for_several_results():
+    html = page([RESULT, TUNED])
+    assert html.count("<h2>") == 2
+    assert html.count("<th>site</th>") == 1
+
+
+@pytest.mark.parametrize(("result", "title"), [(RESULT, "# Pruned with Niwaki"), (TUNED, "# Fine-tuned with Niwaki")])
+def test_the_card_shows_the_figures(result, title):
+    card = model_card(result)
+    assert title in card
+    assert "| accuracy | 0.9000 | 0.8000 |" in card
+    assert ("0.4999 of the dense flops" in card) == (result is RESULT)
+
+
+def test_results_are_read_as_they_were_written(tmp_path):
+    write_result(RESULT, tmp_path / "result.json")
+    assert read_result(tmp_path / "result.json") == RESULT
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_result(dataclasses.replace(RESULT, dense={"quality": {"accuracy": float("nan")}}), tmp_path / "bad.json")

@@ -1,0 +1,104 @@
+"""Training: recovery moves a model towards the dense one, fine-tuning learns, and neither leaves anything behind."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from peft import PeftModel
+
+import niwaki
+from niwaki.errors import WorkError
+from niwaki.lora import attach_lora
+from niwaki.repair import task_loss, train_
+from niwaki.repair.recover import distillation_loss
+from tiny import batches, configs, logits, tiny, with_lora
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("labels", [1, 3])
+def test_recovery_moves_towards_the_dense_model(lora, labels):
+    dense = tiny(labels=labels)
+    dense = with_lora(dense) if lora else dense
+    data = [{k: v for k, v in batch.items() if k != "labels"} for batch in batches(count=12)]
+    found = {}
+    for epochs in (0, 20):
+        model = copy.deepcopy(dense)
+        niwaki.prune_(model, niwaki.Structured(flops=0.4, recover_epochs=epochs, recover_learning_rate=1e-3), data)
+        with torch.no_grad():
+            found[epochs] = sum(float(distillation_loss(model, dense, batch)) for batch in data)
+        assert isinstance(model, PeftModel) == lora
+        assert lora or not any("lora" in name for name, _ in model.named_parameters())
+    assert found[20] < 0.9 * found[0]
+
+
+def test_distillation_from_itself_is_nothing():
+    model = tiny()
+    with torch.no_grad():
+        assert float(distillation_loss(model, model, batches()[0])) == pytest.approx(0, abs=1e-6)
+
+
+def test_padding_does_not_matter_to_distillation():
+    student, teacher = tiny(seed=1), tiny(seed=2)
+    batch = batches(count=1, rows=1)[0]
+    real = int(batch["attention_mask"].sum())
+    cut = {name: value[:, :real] for name, value in batch.items() if name != "labels"}
+    with torch.no_grad():
+        losses = [float(distillation_loss(student, teacher, each)) for each in (batch, cut)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("family", configs())
+def test_finetuning_learns_and_is_repeatable(family):
+    data = batches(count=4)
+    for batch in data:
+        batch["labels"] = batch["input_ids"][:, 0] % 3
+    first = niwaki.finetune(tiny(family), niwaki.Finetune(learning_rate=3e-3), data)[1]
+    tuned = []
+    for _ in range(2):
+        model, result = niwaki.finetune(tiny(family), niwaki.Finetune(epochs=25, learning_rate=3e-3), data)
+        tuned.append(model)
+        assert result.details["loss"] < 0.9 * first.details["loss"]
+    assert torch.equal(logits(tuned[0], data[0]), logits(tuned[1], data[0]))
+
+
+def test_finetuning_goes_on_with_the_adapter_that_is_there():
+    model = with_lora(tiny())
+    base = {name: p.clone() for name, p in model.named_parameters() if "lora_" not in name and "modules" not in name}
+    before = logits(model, batches()[0])
+    tuned, _ = niwaki.finetune(model, niwaki.Finetune(), batches())
+    assert tuned is model
+    assert not torch.equal(logits(tuned, batches()[0]), before)
+    after = dict(tuned.named_parameters())
+    assert all(torch.equal(value, after[name]) for name, value in base.items())
+
+
+def test_new_lora_has_a_saved_head_and_skips_empty_linears():
+    model = tiny()
+    niwaki.prune_(model, niwaki.Structured(flops=0.3, min_heads=0, min_neurons=0, head_score="random"), batches())
+    peft = attach_lora(model, 4)
+    saved = {
+        name.split(".modules_to_save")[0].rpartition(".")[2]
+        for name, _ in peft.named_parameters()
+        if "modules_to_save" in name
+    }
+    assert saved == {"pre_classifier", "classifier"}
+    assert torch.isfinite(logits(peft, batches()[0])).all()
+
+
+def test_a_loss_that_is_not_finite_names_the_step():
+    model = tiny()
+    with torch.no_grad():
+        model.classifier.weight[0, 0] = torch.nan
+    with pytest.raises(WorkError, match="step 1"):
+        train_(model, batches(), task_loss, epochs=1, learning_rate=1e-3, seed=0)
+
+
+def test_the_global_random_state_is_left_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train_(tiny().train(), batches(), task_loss, epochs=1, learning_rate=1e-3, seed=0)
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(3), expected)
