@@ -10,112 +10,61 @@ merged weights independently of the result's own record. `peak_mib` is the proce
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import resource
-import time
-from pathlib import Path
-
-import torch
 
 import niwaki
+from common import Bench, arguments, environment, forward_and_backward, note
 from niwaki.anatomy import linears_of, weight_of
-from niwaki.checkpoint import load_tokenizer
-from niwaki.data import Batches, read_table, sample
-from niwaki.evaluate import predictions, quality
+from niwaki.data import Batches, sample
+from niwaki.evaluate import predictions
 from niwaki.lora import merge_, release_
-from niwaki.run.inputs import to_rows
 
 HELD_OUT = 512
+OPTIONS = ("repair", "weight_score", "allocation", "layer_score", "importance_power", "sparsity", "seeds")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    for name in ("model", "train-data", "eval-data"):
-        parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--base-model")
-    parser.add_argument("--metric")
+    default = niwaki.LayerAdaptive(sparsity=0.5)
+    parser = arguments("layer_adaptive")
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.5, 0.6, 0.7, 0.8, 0.9])
-    parser.add_argument("--allocation", nargs="+", default=[niwaki.LayerAdaptive(sparsity=0.5).allocation])
-    parser.add_argument("--weight-score", nargs="+", default=[niwaki.LayerAdaptive(sparsity=0.5).weight_score])
-    parser.add_argument("--layer-score", nargs="+", default=[niwaki.LayerAdaptive(sparsity=0.5).layer_score])
-    parser.add_argument("--importance-power", type=float, nargs="+", default=[1.0])
-    parser.add_argument("--repair", nargs="+", default=["least-squares"])
+    for name in OPTIONS[:4]:
+        parser.add_argument(f"--{name.replace('_', '-')}", nargs="+", default=[getattr(default, name)])
+    parser.add_argument("--importance-power", type=float, nargs="+", default=[default.importance_power])
     parser.add_argument("--recover-epochs", type=int, default=0)
-    parser.add_argument("--train-samples", type=int, default=None)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--rows", type=int, default=2048)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "layer_adaptive.json")
+    parser.add_argument("--train-samples", type=int, default=None, help="rows that recovery trains on; all by default")
     asked = parser.parse_args()
 
-    tokenizer = load_tokenizer(asked.model, asked.base_model)
-    model = niwaki.load(asked.model, asked.base_model)
-    train = to_rows(read_table(asked.train_data), model, tokenizer, 128)
-    tests = Batches(to_rows(read_table(asked.eval_data), model, tokenizer, 128), tokenizer, 64)
-    held = Batches(sample(train, HELD_OUT, 777), tokenizer, 64)
-    wanted = predictions(model, held)[0].log_softmax(-1)
-    found = {
-        "rows": asked.rows,
-        "threads": torch.get_num_threads(),
-        "dense": quality(model, tests, asked.metric),
-        "runs": [],
-    }
-    options = itertools.product(
-        asked.repair, asked.weight_score, asked.allocation, asked.layer_score, asked.importance_power,
-        asked.sparsity, asked.seeds,
-    )  # fmt: skip
-    for repair, weight_score, allocation, layer_score, power, sparsity, seed in options:
-        config = niwaki.LayerAdaptive(
-            sparsity=sparsity,
-            allocation=allocation,
-            weight_score=weight_score,
-            layer_score=layer_score,
-            importance_power=power,
-            repair=repair,
-            recover_epochs=asked.recover_epochs,
-            seed=seed,
-        )
-        calibration = list(Batches(sample(train, asked.rows, seed), tokenizer, 32))
-        training = Batches(sample(train, asked.train_samples or len(train), seed), tokenizer, 32)
-        model = niwaki.load(asked.model, asked.base_model)
-        one_pass = _forward_and_backward(model, calibration)
-        result = niwaki.prune_(model, config, calibration, training_data=training if asked.recover_epochs else None)
+    bench = Bench.of(asked)
+    held = Batches(sample(bench.train, HELD_OUT, 777), bench.tokenizer, 64)
+    dense = bench.model()
+    wanted = predictions(dense, held)[0].log_softmax(-1)
+    found = {**environment(asked), "dense": bench.quality(dense)}
+    for values in itertools.product(*(getattr(asked, name) for name in OPTIONS)):
+        options = dict(zip(OPTIONS, values, strict=True))
+        seed = options.pop("seeds")
+        config = niwaki.LayerAdaptive(**options, recover_epochs=asked.recover_epochs, seed=seed)
+        calibration = bench.batches(asked.rows, seed)
+        training = bench.batches(asked.train_samples or len(bench.train), seed) if asked.recover_epochs else None
+        model = bench.model()
+        one_pass = forward_and_backward(model, calibration)
+        result = niwaki.prune_(model, config, calibration, training_data=training)
         plain = merge_(model)
         release_(plain)
-        q = predictions(plain, held)[0].log_softmax(-1)
+        logp = predictions(plain, held)[0].log_softmax(-1)
         run = {
-            "sparsity": sparsity,
-            "allocation": allocation,
-            "weight_score": weight_score,
-            "layer_score": layer_score,
-            "importance_power": power,
-            "repair": repair,
+            **options,
             "recover_epochs": asked.recover_epochs,
             "seed": seed,
             "achieved": result.achieved,
             "zeros": sum(int((weight_of(linear.module) == 0).sum()) for linear in linears_of(plain)),
-            "quality": quality(plain, tests, asked.metric),
-            "kl": float((wanted.exp() * (wanted - q)).sum(-1).mean()),
+            "quality": bench.quality(plain),
+            "kl": float((wanted.exp() * (wanted - logp)).sum(-1).mean()),
             "cost": result.seconds / one_pass,
             "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             "ratios": {layer.name: round(layer.ratio, 4) for layer in result.layers},
         }
-        print(json.dumps({k: v for k, v in run.items() if k != "ratios"}), flush=True)
-        found["runs"].append(run)
-        asked.out.write_text(json.dumps(found, indent=1) + "\n")
-
-
-def _forward_and_backward(model: torch.nn.Module, batches: list[dict]) -> float:
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_" in name)
-    started = time.perf_counter()
-    for batch in batches:
-        model(**batch).loss.backward()
-    seconds = time.perf_counter() - started
-    for parameter in model.parameters():
-        parameter.grad = None
-    return seconds
+        note(found, run, asked.out)
 
 
 if __name__ == "__main__":
