@@ -1,7 +1,7 @@
 """Niwaki: fine-tuned transformers made smaller and faster, each part pruned as much as it can bear."""
 
 from niwaki.checkpoint import load, save
-from niwaki.config import Finetune, Structured
+from niwaki.config import Finetune, LayerAdaptive, Structured
 from niwaki.errors import NiwakiError, RequestError, WorkError
 from niwaki.finetune import finetune
 from niwaki.lora import merge_
@@ -10,6 +10,7 @@ from niwaki.version import __version__
 
 __all__ = [
     "Finetune",
+    "LayerAdaptive",
     "NiwakiError",
     "RequestError",
     "Structured",

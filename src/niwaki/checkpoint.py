@@ -25,7 +25,8 @@ from typing import Any, cast
 import torch
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
@@ -34,12 +35,15 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from niwaki.anatomy import family_of, sites_of, unwrap
 from niwaki.errors import RequestError
-from niwaki.lora import merge_
+from niwaki.lora import mask_adapters_, merge_
+from niwaki.masks import MaskedLinear, mask_linear_, pack, pack_bits, unpack, unpack_bits
 from niwaki.modeling_niwaki import EmptyAttention
 from niwaki.surgery import cut_
 
 METHOD = "niwaki"
 """Name of the quantizer hook, and key of the table in the config of a remote-code export."""
+MASKS = "masks.safetensors"
+"""Beside a model's (or an adapter's) weights: the masks that it holds, a bit a weight, by the linear's name."""
 
 
 def shapes_of(model: nn.Module) -> list[dict[str, int]]:
@@ -72,11 +76,38 @@ def apply_shapes_(model: nn.Module, shapes: list[dict[str, int]]) -> None:
 
 @register_quantization_config(METHOD)
 class ShapesConfig(QuantizationConfigMixin):
-    """The table of shapes in `config.json`, where the quantizer hook of Transformers finds it."""
+    """The table of shapes in `config.json`, where the quantizer hook of Transformers finds it.
 
-    def __init__(self, layers: list[dict[str, int]] | None = None, **_: Any) -> None:
+    `packed` has the number of kept weights of every linear that is stored as bits and values.
+    """
+
+    def __init__(
+        self, layers: list[dict[str, int]] | None = None, packed: dict[str, int] | None = None, **_: Any
+    ) -> None:
         self.quant_method = METHOD  # type: ignore[assignment]
         self.layers = layers
+        self.packed = packed or {}
+
+
+class PackedLinear(nn.Module):
+    """Stands where a linear was while its bits and values are loaded; see `niwaki.masks.pack`."""
+
+    bitmask: Tensor
+
+    def __init__(self, linear: nn.Linear, kept: int) -> None:
+        super().__init__()
+        weight = linear.weight
+        self.shape = (int(weight.shape[0]), int(weight.shape[1]))
+        self.bias = linear.bias
+        self.values = nn.Parameter(weight.new_empty(kept), requires_grad=False)
+        self.register_buffer("bitmask", torch.empty(-(-weight.numel() // 8), dtype=torch.uint8, device=weight.device))
+
+    def to_linear(self) -> MaskedLinear:
+        """The linear, holding its mask."""
+        weight, mask = unpack(self.bitmask, self.values.detach(), self.shape)
+        linear = nn.Linear(self.shape[1], self.shape[0], bias=self.bias is not None, device="meta")
+        linear.weight, linear.bias = nn.Parameter(weight), self.bias
+        return mask_linear_(linear, mask)
 
 
 @register_quantizer(METHOD)
@@ -84,10 +115,16 @@ class ShapesLoader(HfQuantizer):
     """Narrows the model on the meta device before its weights are loaded."""
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
-        apply_shapes_(model, cast(Any, self.quantization_config).layers)
+        config = cast(Any, self.quantization_config)
+        if config.layers is not None or not config.packed:
+            apply_shapes_(model, cast(Any, config.layers))
+        for name, kept in config.packed.items():
+            model.set_submodule(name, PackedLinear(model.get_submodule(name), kept))
         return model
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        for name in cast(Any, self.quantization_config).packed:
+            model.set_submodule(name, model.get_submodule(name).to_linear())
         for module in model.modules():
             if isinstance(module, PreTrainedModel):
                 module.config._is_quantized = False
@@ -154,8 +191,14 @@ def _replace(target: Path, new: Path) -> None:
     shutil.rmtree(old)
 
 
-def write_model(model: PreTrainedModel, folder: Path, tokenizer: Any = None) -> None:
-    """Write a plain (merged) model into an existing folder; its config is left as it was."""
+def write_model(model: PreTrainedModel, folder: Path, tokenizer: Any = None, compact: bool = False) -> None:
+    """Write a plain (merged) model into an existing folder; its config is left as it was.
+
+    Masks that are held go into a file of their own beside dense tensors with the zeros in them, which load anywhere;
+    `compact` stores masked weights as bits and kept values instead, which only Niwaki reads.
+    """
+    held = {name: module for name, module in model.named_modules() if isinstance(module, MaskedLinear)}
+    packed = {name: int(linear.mask.sum()) for name, linear in held.items()} if compact else {}
     family, shapes = family_of(model), shapes_of(model)
     config = cast(Any, model.config)
     heads = int(getattr(config, family.heads_key))
@@ -169,10 +212,19 @@ def write_model(model: PreTrainedModel, folder: Path, tokenizer: Any = None) -> 
         if even:  # a plain config says it all
             setattr(config, family.neurons_key, shapes[0]["neurons"])
         else:
-            config.quantization_config = ShapesConfig(layers=shapes)  # type: ignore[call-arg]
+            config.quantization_config = ShapesConfig(layers=shapes, packed=packed)  # type: ignore[call-arg]
+        if even and packed:
+            config.quantization_config = ShapesConfig(packed=packed)  # type: ignore[call-arg]
         cast(Any, type(model))._auto_class = None  # a class that came as remote code would write itself into the folder
         with quiet():
-            model.save_pretrained(folder)
+            if packed:  # one file, to be packed
+                model.save_pretrained(folder, max_shard_size="1000GB")
+            else:
+                model.save_pretrained(folder)
+        if packed:
+            _pack_file(folder / "model.safetensors", held)
+        elif held:
+            _write_masks(folder, held)
     finally:
         cast(Any, type(model))._auto_class = auto_class
         setattr(config, family.neurons_key, neurons)
@@ -193,15 +245,43 @@ def forget_(config: Any) -> None:
             delattr(config, key)
 
 
-def save(model: nn.Module, folder: str | Path, tokenizer: Any = None, overwrite: bool = False) -> None:
+def _pack_file(path: Path, held: dict[str, MaskedLinear]) -> None:
+    tensors = load_file(path)
+    for name, linear in held.items():
+        bits, values = pack(tensors.pop(f"{name}.weight"), linear.mask.cpu())
+        tensors |= {f"{name}.bitmask": bits, f"{name}.values": values}
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _write_masks(folder: Path, held: dict[str, MaskedLinear]) -> None:
+    save_file({name: pack_bits(linear.mask) for name, linear in held.items()}, folder / MASKS)
+
+
+def _hold_masks_(model: PreTrainedModel, folder: Path) -> None:
+    """Hold the masks that were written beside a model."""
+    if not (folder / MASKS).is_file():
+        return
+    for name, bits in load_file(folder / MASKS).items():
+        try:
+            linear = cast(nn.Linear, model.get_submodule(name))
+        except AttributeError as error:
+            raise RequestError(f"masks in {str(folder / MASKS)!r} must be of the model's linears: {name}") from error
+        mask_linear_(linear, unpack_bits(bits, tuple(linear.weight.shape)))
+
+
+def save(
+    model: nn.Module, folder: str | Path, tokenizer: Any = None, overwrite: bool = False, compact: bool = False
+) -> None:
     """Write a model so that `load` and `from_pretrained` give it back bit for bit. An adapter is merged in a copy.
+
+    `compact` stores masked weights as bits and kept values; `import niwaki` is needed to read them.
 
     Raises:
         RequestError: `folder` exists and is not empty.
     """
     plain = merged(model)
     with atomic_folder(folder, overwrite) as temporary:
-        write_model(plain, temporary, tokenizer)
+        write_model(plain, temporary, tokenizer, compact)
 
 
 def merged(model: nn.Module) -> PreTrainedModel:
@@ -212,13 +292,17 @@ def merged(model: nn.Module) -> PreTrainedModel:
 def write_adapter(model: PeftModel, folder: Path, final: Path, tokenizer: Any = None) -> None:
     """Write the unmerged pruned base into `folder` and its adapter, based on `final`, into `folder/adapter`."""
     # The base comes first: PEFT looks at it while it saves the adapter.
-    write_model(copy.deepcopy(model).unload(), folder, tokenizer)  # type: ignore[operator]
+    base = copy.deepcopy(model).unload()  # type: ignore[operator]
+    write_model(base, folder, tokenizer)
     named = {name: config.base_model_name_or_path for name, config in model.peft_config.items()}
     try:
         for config in model.peft_config.values():
             config.base_model_name_or_path = str(final)
-            # The vocabulary is never changed here, so PEFT need not look for what it was.
-            model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
+        # The vocabulary is never changed here, so PEFT need not look for what it was.
+        model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
+        held = {name: module for name, module in base.named_modules() if isinstance(module, MaskedLinear)}
+        if held:  # the adapter was trained under these
+            _write_masks(folder / "adapter", held)
     finally:
         for name, config in model.peft_config.items():
             config.base_model_name_or_path = named[name]
@@ -288,6 +372,7 @@ def _load_plain(name: str, options: dict[str, Any]) -> PreTrainedModel:
                 ignore_mismatched_sizes=bool(options),
                 output_loading_info=True,
             )
+            _hold_masks_(model, Path(name))
     except RequestError:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -345,7 +430,10 @@ def _load_adapter(folder: Path, base_model: str | None) -> PeftModel:
             warnings.filterwarnings("ignore", "Initializing zero-element tensors is a no-op")
             # PEFT asks Transformers by the old name.
             warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
-            return PeftModel.from_pretrained(base, str(folder))
+            model = PeftModel.from_pretrained(base, str(folder))
+        if (folder / MASKS).is_file():
+            mask_adapters_(model)
+        return model
     except (ValueError, RuntimeError, KeyError) as error:
         raise RequestError(f"base_model must fit the adapter {str(folder)!r}: {_line(error)}") from error
 

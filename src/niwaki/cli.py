@@ -15,7 +15,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import click
 import typer
 
-from niwaki.config import Demo, Evaluation, Finetune, Recipe, Scoring, Structured, read_recipe
+from niwaki.config import Demo, Evaluation, Finetune, LayerAdaptive, Recipe, Scoring, Structured, read_recipe
 from niwaki.errors import NiwakiError, RequestError, check_choice
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make fine-tuned transformers smaller and faster.")
@@ -83,6 +83,13 @@ def demo(**options: Any) -> None:
 def structured(**options: Any) -> None:
     """Remove whole attention heads and FFN neurons."""
     _run(_made(Recipe, options, stages=(_made(Structured, options),)), options["quiet"])
+
+
+@prune.command("layer-adaptive")
+@_flags(Recipe, LayerAdaptive)
+def layer_adaptive(**options: Any) -> None:
+    """Zero single weights, each layer as many as it can bear."""
+    _run(_made(Recipe, options, stages=(_made(LayerAdaptive, options),)), options["quiet"])
 
 
 @app.command()
@@ -166,9 +173,8 @@ def _say(result: Any, out: str, quiet: bool) -> None:
         typer.echo(f"{name}: {value:.4f} dense, {result.pruned['quality'][name]:.4f} pruned")
     for stage in result.stages:
         budget = stage["budget"]
-        typer.echo(
-            f"{stage['name']}: {budget['achieved']:.4f} of {budget['kind']} kept ({budget['requested']:g} asked)"
-        )
+        what = "of weights zero" if budget["kind"] == "sparsity" else f"of {budget['kind']} kept"
+        typer.echo(f"{stage['name']}: {budget['achieved']:.4f} {what} ({budget['requested']:g} asked)")
     for name, timing in result.latency.items():
         if isinstance(timing, dict):
             typer.echo(f"{name}: {timing['speedup']:.2f}x as fast as dense (measured)")

@@ -28,6 +28,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from niwaki.anatomy import family_of, linear_paths, sites_of
 from niwaki.checkpoint import METHOD, atomic_folder, forget_, merged, quiet, save, shapes_of, write_model
 from niwaki.errors import RequestError, WorkError
+from niwaki.lora import release_
 
 TOLERANCE = 1e-4
 """Largest difference of a logit between onnxruntime and PyTorch."""
@@ -54,6 +55,7 @@ def export_onnx(model: nn.Module, path: str | Path, tokenizer: Any = None, overw
     if missing:
         raise RequestError(f"to onnx needs {', '.join(missing)}, not installed; do: pip install niwaki[onnx]")
     plain = copy.deepcopy(merged(model)).eval().cpu().float()
+    release_(plain)
     sites_of(plain)
     target = Path(path)
     if target.suffix != ".onnx":

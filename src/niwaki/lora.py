@@ -1,6 +1,9 @@
-"""LoRA seen as part of the weight: `W_eff = W + sum over active adapters of s * B @ A`.
+"""LoRA seen as part of the weight: `W_eff = M * (W + sum over active adapters of s * B @ A)`, M a mask if held.
 
-Scores are taken on, and repairs written to, the effective weight; the adapter itself is left as trained.
+Scores are taken on, and repairs written to, the effective weight; the adapter itself is left as trained. Under a mask
+the forward pass and the merge are the same function: PEFT's own layer with `get_delta_weight` masked, so that
+`merge_and_unload`, `unmerge`, `save_pretrained`, several adapters and rank-stabilised LoRA work as they are. W itself
+is left as it was under the mask.
 """
 
 from __future__ import annotations
@@ -10,12 +13,15 @@ from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from niwaki.anatomy import sites_of, unwrap, weight_of
+from niwaki.anatomy import linears_of, sites_of, unwrap, weight_of
 from niwaki.errors import RequestError
+from niwaki.masks import MaskedLinear, mask_linear_, unmask_linear_
 
 
 def check_adapters(model: nn.Module) -> None:
@@ -33,6 +39,101 @@ def check_adapters(model: nn.Module) -> None:
             raise RequestError(f"adapter {name!r} must be plain or rank-stabilised LoRA, got DoRA; merge it first")
 
 
+class MaskedLoraLinear(LoraLinear):
+    """PEFT's LoRA linear around a `MaskedLinear`: `M * (W + s * B @ A)` in the forward pass and in the merge."""
+
+    _stored: Tensor | None = None
+
+    @property
+    def mask(self) -> Tensor:
+        """The mask of the base layer, `[out, in]`, True where the weight is kept."""
+        return cast(MaskedLinear, self.get_base_layer()).mask
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """What an adapter adds to the stored weight, masked: the merge and the unmerge of PEFT use it."""
+        return super().get_delta_weight(adapter) * self.mask
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if kwargs.get("adapter_names") is not None:
+            raise RequestError("adapter_names must not be given for a masked model: a batch has one effective weight")
+        active = [name for name in self.active_adapters if name in self.lora_A]
+        if self.disable_adapters or self.merged or not active:
+            return super().forward(x, *args, **kwargs)
+        base = cast(MaskedLinear, self.get_base_layer())
+        weight, bias = base.masked_weight, base.bias
+        result: Tensor | float = 0.0
+        for name in active:
+            delta = self.get_delta_weight(name).to(weight.dtype)
+            dropout = self.lora_dropout[name]
+            if self.training and getattr(dropout, "p", 0.0) > 0:  # the adapter sees other inputs than the base
+                result = result + F.linear(dropout(x), delta)
+            else:
+                weight = weight + delta
+            if self.lora_bias[name]:
+                result = result + self.lora_B[name].bias * self.scaling[name]
+        return F.linear(x, weight, bias) + result
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """PEFT's merge, after which the stored weight holds the zeros; what it was is kept for `unmerge`."""
+        weight = weight_of(self)
+        before = None if self.merged else weight.detach().clone()
+        super().merge(safe_merge, adapter_names)
+        if self.merged:
+            self._stored = self._stored if before is None else before
+            weight_of(self).data.mul_(self.mask)
+
+    def unmerge(self) -> None:
+        """The stored weight as it was before the first merge, bit for bit."""
+        super().unmerge()
+        if self._stored is not None:
+            weight_of(self).data.copy_(self._stored)
+            self._stored = None
+
+
+def hold_(linear: nn.Module, mask: Tensor) -> None:
+    """Make a linear, or a LoRA layer around one, hold a mask `[out, in]` (True: kept) from now on, in place.
+
+    Raises:
+        RequestError: a mask of another shape, or a LoRA layer of a kind whose weight is not `W + s * B @ A`.
+    """
+    if not isinstance(linear, LoraLayer):
+        mask_linear_(cast(nn.Linear, linear), mask)
+        return
+    if type(linear) not in (LoraLinear, MaskedLoraLinear) or linear.lora_variant:
+        raise RequestError(f"LoRA layer must be plain to hold a mask, got {type(linear).__name__} with a variant")
+    if linear.merged:
+        raise RequestError("adapter must be unmerged to hold a mask, got a merged one; call unmerge_adapter first")
+    mask_linear_(cast(nn.Linear, linear.get_base_layer()), mask)
+    cast(Any, linear).__class__ = MaskedLoraLinear
+
+
+def mask_of(linear: nn.Module) -> Tensor | None:
+    """The mask that a linear or the base of a LoRA layer holds, `[out, in]`, or None."""
+    base = getattr(linear, "base_layer", linear)
+    return base.mask if isinstance(base, MaskedLinear) else None
+
+
+def masks_of(model: nn.Module) -> dict[str, Tensor]:
+    """The masks that are held, by the name of the linear."""
+    found = {linear.name: mask_of(linear.module) for linear in linears_of(model)}
+    return {name: mask for name, mask in found.items() if mask is not None}
+
+
+def mask_adapters_(model: nn.Module) -> None:
+    """Put the masks of the base over adapters that were attached (or trained) without them: an explicit request."""
+    for linear in linears_of(model):
+        mask = mask_of(linear.module)
+        if mask is not None:
+            hold_(linear.module, mask)
+
+
+def release_(model: nn.Module) -> None:
+    """Write the zeros of all masks into the weights of a plain model and hold them no longer."""
+    for module in model.modules():
+        if isinstance(module, MaskedLinear):
+            unmask_linear_(module)
+
+
 def adapter_delta(linear: nn.Module) -> Tensor | float:
     """What the active, unmerged adapters add to the stored weight, `[out, in]`; 0.0 for a plain linear."""
     if not isinstance(linear, LoraLayer) or linear.merged:
@@ -43,14 +144,17 @@ def adapter_delta(linear: nn.Module) -> Tensor | float:
 
 def effective_weight(linear: nn.Module) -> Tensor:
     """The weight the forward pass uses, `[out, in]`, detached."""
-    return (weight_of(linear) + adapter_delta(linear)).detach()
+    mask = mask_of(linear)
+    weight = weight_of(linear) + adapter_delta(linear)
+    return (weight if mask is None else weight * mask).detach()
 
 
 def set_effective_weight_(linear: nn.Module, weight: Tensor) -> None:
-    """Store `weight` minus what the adapters add, so that the forward pass uses `weight`."""
+    """Store `weight` minus what the adapters add, so that the forward pass uses `weight`; nothing under a mask."""
     with torch.no_grad():
-        stored = weight_of(linear)
-        stored.copy_(weight.to(stored) - adapter_delta(linear))
+        stored, mask = weight_of(linear), mask_of(linear)
+        wanted = weight.to(stored) - adapter_delta(linear)
+        stored.copy_(wanted if mask is None else torch.where(mask, wanted, stored))
 
 
 def bias_of(linear: nn.Module) -> nn.Parameter | None:
@@ -82,7 +186,9 @@ def attach_lora(model: nn.Module, rank: int) -> PeftModel:
     with warnings.catch_warnings():
         # PEFT asks Transformers by the old name.
         warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
-        return cast(PeftModel, get_peft_model(inner, config))
+        model = cast(PeftModel, get_peft_model(inner, config))
+    mask_adapters_(model)
+    return model
 
 
 def train_adapters_only_(model: PeftModel) -> None:
@@ -92,9 +198,25 @@ def train_adapters_only_(model: PeftModel) -> None:
         parameter.requires_grad_(active and ("lora_" in name or ".modules_to_save." in name))
 
 
-def merge_(model: nn.Module) -> PreTrainedModel:
-    """Fold the active adapters into the weights and return the plain model. A plain model is returned as it is."""
-    if isinstance(model, PeftModel):
-        check_adapters(model)
-        return cast(PreTrainedModel, model.merge_and_unload())  # type: ignore[operator]
-    return unwrap(model)
+def merge_(model: nn.Module, *, mask_adapters: bool = False) -> PreTrainedModel:
+    """Fold the active adapters into the weights and return the plain model; every zero stays zero.
+
+    A plain model is returned as it is. `mask_adapters` puts the masks over adapters that do not hold them.
+
+    Raises:
+        RequestError: an adapter that was attached to a masked linear without its mask, so that its forward pass and
+            its merge are not the same function.
+    """
+    if not isinstance(model, PeftModel):
+        return unwrap(model)
+    check_adapters(model)
+    if mask_adapters:
+        mask_adapters_(model)
+    for linear in linears_of(model):
+        module = linear.module
+        if mask_of(module) is not None and isinstance(module, LoraLayer) and not isinstance(module, MaskedLoraLinear):
+            raise RequestError(
+                f"adapter of {linear.name} must hold the mask of its base to be merged, got one without; "
+                "ask for merge_(model, mask_adapters=True) to lose what it adds to the zeros"
+            )
+    return cast(PreTrainedModel, model.merge_and_unload())  # type: ignore[operator]

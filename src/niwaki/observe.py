@@ -99,9 +99,9 @@ def observe(
     sites = sites_of(model)
     total = Statistics({site.name: SiteStatistics() for site in sites})
     generator = torch.Generator().manual_seed(seed)
-    with _frozen(model, with_gradients=need.task_gradients or need.output_gradients) as device:
+    with frozen(model, with_gradients=need.task_gradients or need.output_gradients) as device:
         for batch in tqdm(data, desc="observe", unit="batch", disable=not progress, leave=False):
-            total = total + _observe_batch(model, sites, _to(batch, device), need, generator, temperature)
+            total = total + _observe_batch(model, sites, to_device(batch, device), need, generator, temperature)
     if not total.rows:
         raise RequestError("data must hold at least one batch, got none")
     for name, statistics in total.sites.items():
@@ -182,7 +182,7 @@ def pseudo_loss(logits: Tensor, generator: torch.Generator, temperature: float, 
     return -logp.gather(-1, drawn).sum()
 
 
-def _to(batch: Batch, device: torch.device) -> Batch:
+def to_device(batch: Batch, device: torch.device) -> Batch:
     return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
@@ -194,7 +194,7 @@ def _first_non_finite(captured: dict[str, tuple[Tensor, Tensor]]) -> str:
 
 
 @contextmanager
-def _frozen(model: nn.Module, *, with_gradients: bool) -> Iterator[torch.device]:
+def frozen(model: nn.Module, *, with_gradients: bool) -> Iterator[torch.device]:
     """Evaluation mode, no gradient for weights; with gradients, activations carry them from the embeddings on."""
     training = model.training
     trainable = [p for p in model.parameters() if p.requires_grad]

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from niwaki.allocation import ALLOCATORS
 from niwaki.anatomy import sites_of
 from niwaki.budget import Budget, bounds_of, budget_of
-from niwaki.config import Structured
+from niwaki.config import LayerAdaptive, Structured
 from niwaki.data import mean_length
 from niwaki.evaluate import speedup
+from niwaki.layer_adaptive import prune_layers_
 from niwaki.lora import check_adapters, merge_
 from niwaki.observe import Batch, observe
 from niwaki.repair import recover_, refit_
@@ -30,7 +31,7 @@ _CORRECTIONS = 6
 
 def prune_(
     model: nn.Module,
-    config: Structured,
+    config: Structured | LayerAdaptive,
     data: Iterable[Batch],
     *,
     training_data: Iterable[Batch] | None = None,
@@ -46,6 +47,8 @@ def prune_(
         RequestError: the model is not supported, or the budget is below what the minimum widths allow; before any work.
         WorkError: a statistic, a loss or a solve is not finite.
     """
+    if isinstance(config, LayerAdaptive):
+        return prune_layers_(model, config, data, training_data=training_data, progress=progress)
     started = time.perf_counter()
     check_adapters(model)
     batches = list(data)

@@ -280,6 +280,49 @@ def test_wrong_requests_are_one_line_and_write_nothing(place, monkeypatch, capsy
     assert [path.name for path in (place / "full").iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize("compact", [False, True])
+def test_layer_adaptive(place, compact):
+    out = f"sparse-{compact}"
+    flags = ["--model", "lora", "--train-data", "train.tsv", "--eval-data", "eval.tsv", "--sparsity", "0.7"]
+    done = command("prune", "layer-adaptive", *flags, "--out", out, *(["--compact"] if compact else []), cwd=place)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((place / out / "result.json").read_text())
+    budget, model = result["stages"][0]["budget"], niwaki.load(place / out)
+    weights = sum(layer["total"] for layer in result["layers"])
+    assert {layer["kind"] for layer in result["layers"]} == {"linear"}
+    assert budget["kind"] == "sparsity"
+    assert budget["achieved"] == pytest.approx(0.7, abs=1 / weights)
+    zeros = sum(int((model.get_submodule(n).weight == 0).sum()) for n, m in model.named_modules() if hasattr(m, "mask"))
+    assert zeros == round(0.7 * weights) == result["pruned"]["zeros"]
+    if compact:
+        assert result["pruned"]["size_bytes"] == (place / out / "model.safetensors").stat().st_size
+    again = command("run", f"{out}/recipe.yaml", "--overwrite", "--quiet", cwd=place)
+    assert again.returncode == 0, again.stderr
+    for name, value in niwaki.load(place / out).state_dict().items():
+        assert torch.equal(value, model.state_dict()[name])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--sparsity", "1.5"], ["sparsity", "[0, 1)", "1.5"]),
+        (["--sparsity", "0.9", "--max-sparsity", "0.5"], ["sparsity", "0.0000 to 0.5000", "0.9"]),
+        (["--sparsity", "0.5", "--pattern", "2:5", "--allocation", "uniform"], ["sparsity must be 0.6"]),
+        (["--sparsity", "0.5", "--pattern", "3x1"], ["pattern 3x1", "layer.0.query"]),
+        (["--sparsity", "0.5", "--pattern", "two"], ["pattern", "2:4", "'two'"]),
+        (["--sparsity", "0.5", "--layer-score", "fischer"], ["layer_score", "did you mean 'fisher'"]),
+    ],
+)
+def test_wrong_sparse_requests_are_one_line(place, flags, words):
+    data = ["--model", "lora", "--train-data", "train.tsv", "--eval-data", "eval.tsv", "--out", "no"]
+    done = command("prune", "layer-adaptive", *data, *flags, cwd=place)
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("niwaki:")]
+    assert len(lines) == 1
+    assert all(word in lines[0] for word in words), lines[0]
+    assert not (place / "no").exists()
+
+
 def test_a_weight_that_is_not_finite_is_failed_work(place, monkeypatch, capsys):
     status, _, err = done(monkeypatch, capsys, place, "prune", "structured", *flags(model="broken", out="refused"))
     assert status == 3

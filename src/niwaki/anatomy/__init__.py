@@ -3,6 +3,7 @@
 from niwaki.anatomy.calls import Call, first_layer_call
 from niwaki.anatomy.counts import Counts, count, unit_flops, unit_params
 from niwaki.anatomy.families import FAMILIES, Family, family_of, supported_model_types
+from niwaki.anatomy.linears import BlockLinear, linears_of
 from niwaki.anatomy.sites import (
     Kind,
     Site,
@@ -17,6 +18,7 @@ from niwaki.anatomy.sites import (
 
 __all__ = [
     "FAMILIES",
+    "BlockLinear",
     "Call",
     "Counts",
     "Family",
@@ -29,6 +31,7 @@ __all__ = [
     "first_layer_call",
     "layers_of",
     "linear_paths",
+    "linears_of",
     "sites_of",
     "supported_model_types",
     "unit_flops",

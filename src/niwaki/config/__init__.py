@@ -1,6 +1,7 @@
 """What can be asked for: frozen dataclasses that check themselves. Flags, recipes and Python share their defaults."""
 
 from niwaki.config.finetune import Finetune
+from niwaki.config.layer_adaptive import LayerAdaptive
 from niwaki.config.recipe import read_recipe, recipe_from_dict, recipe_to_dict, write_recipe
 from niwaki.config.requests import STAGES, Demo, Evaluation, Recipe, Request, Scoring, Stage
 from niwaki.config.structured import HEAD_SCORES, NEURON_SCORES, Structured
@@ -12,6 +13,7 @@ __all__ = [
     "Demo",
     "Evaluation",
     "Finetune",
+    "LayerAdaptive",
     "Recipe",
     "Request",
     "Scoring",

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from niwaki.config.fields import check_at_least, option, required
 from niwaki.config.finetune import Finetune
+from niwaki.config.layer_adaptive import LayerAdaptive
 from niwaki.config.structured import HEAD_SCORES, NEURON_SCORES, Structured
 from niwaki.errors import RequestError, check_choice
 
-Stage = Structured | Finetune
-STAGES: dict[str, type[Stage]] = {"structured": Structured, "finetune": Finetune}
+Stage = Structured | LayerAdaptive | Finetune
+STAGES: dict[str, type[Stage]] = {"structured": Structured, "layer-adaptive": LayerAdaptive, "finetune": Finetune}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,7 @@ class Recipe(Request):
     metric: str | None = option(None, "accuracy, f1, matthews_correlation, pearson or spearman.")
     calibration_samples: int = option(2048, "Rows of the training data that pruning looks at.")
     train_samples: int | None = option(None, "Rows of the training data that training uses; all by default.")
+    compact: bool = option(False, "Write masked weights as bits and kept values: smaller, and read by Niwaki only.")
     keep_adapter: bool = option(False, "Write the adapter beside the base instead of merging it.")
 
     def __post_init__(self) -> None:

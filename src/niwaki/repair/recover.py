@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from niwaki.anatomy import unwrap
-from niwaki.config import Structured
+from niwaki.config import LayerAdaptive, Structured
 from niwaki.data import token_mask
 from niwaki.evaluate import evaluation_mode
 from niwaki.lora import attach_lora, merge_, train_adapters_only_
@@ -29,7 +29,12 @@ LORA_RANK = 16
 
 
 def recover_(
-    model: nn.Module, dense: nn.Module, batches: Sequence[Batch], config: Structured, *, progress: bool = False
+    model: nn.Module,
+    dense: nn.Module,
+    batches: Sequence[Batch],
+    config: Structured | LayerAdaptive,
+    *,
+    progress: bool = False,
 ) -> None:
     """Train `model` in place towards `dense` for `config.recover_epochs` over `batches`.
 

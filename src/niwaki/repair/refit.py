@@ -39,7 +39,7 @@ def refit_(model: nn.Module, dense: nn.Module, data: Iterable[Batch], method: st
     modes = model.training, dense.training
     model.eval()
     dense.eval()
-    dense_run, pruned_run = _Stream(dense, data), _Stream(model, data)
+    dense_run, pruned_run = Stream(dense, data), Stream(model, data)
     sites = {(site.layer, site.kind): site for site in sites_of(model)}
     dense_sites = {(site.layer, site.kind): site for site in sites_of(dense)}
     layers = range(len(layers_of(model)))
@@ -76,7 +76,11 @@ def _refit_site_(site: Site, targets: list[Tensor], seen: Iterable[tuple[Tensor,
         bias += correction[:, -1].to(bias)
 
 
-class _Stream:
+class _Seen(Exception):  # noqa: N818 - not an error: it ends a layer's pass that has shown what was wanted
+    pass
+
+
+class Stream:
     """The hidden states of all batches before one layer, carried on a layer at a time."""
 
     def __init__(self, model: nn.Module, data: Iterable[Batch]) -> None:
@@ -125,3 +129,44 @@ class _Stream:
             yield seen["x"][self.keep[number]], seen["sum"][self.keep[number]]
         for hook in hooks:
             hook.remove()
+
+    def seen(
+        self, index: int, inputs: dict[str, nn.Module], outputs: dict[str, nn.Module], *, advance: bool = False
+    ) -> Iterable[dict[str, Tensor]]:
+        """For each batch, the real tokens' inputs and outputs of these modules of layer `index`, by key.
+
+        With `advance` the batches are carried through the layer; without, no more of it is run than is needed.
+        """
+        found: dict[str, Tensor] = {}
+        hooks = []
+
+        def note(key: str, value: Tensor) -> None:
+            found[key] = value
+            if not advance and len(found) == len(inputs) + len(outputs):
+                raise _Seen
+
+        for key, module in inputs.items():
+
+            def before(_module: nn.Module, args: tuple[Tensor, ...], key: str = key) -> None:
+                note(key, args[0])
+
+            hooks.append(module.register_forward_pre_hook(before))
+        for key, module in outputs.items():
+
+            def after(_module: nn.Module, _args: Any, output: Tensor, key: str = key) -> None:
+                note(key, output)
+
+            hooks.append(module.register_forward_hook(after))
+        calls = []
+        for (args, kwargs), keep in zip(self.calls, self.keep, strict=True):
+            found.clear()
+            try:
+                output = self.layers[index](*args, **kwargs)
+                calls.append(((output[0] if isinstance(output, tuple) else output, *args[1:]), kwargs))
+            except _Seen:
+                pass
+            yield {key: value[keep] for key, value in found.items()}
+        for hook in hooks:
+            hook.remove()
+        if advance:
+            self.calls = calls

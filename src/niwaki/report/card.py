@@ -13,7 +13,9 @@ def model_card(result: Result) -> str:
     for stage in pruning:
         budget = stage["budget"]
         asked, got = budget["requested"], budget["achieved"]
-        lines += [f"{stage['name']}: {got:.4f} of the dense {budget['kind']} kept ({asked:g} asked).", ""]
+        kind = budget["kind"]
+        what = "of the blocks' linear weights are zero" if kind == "sparsity" else f"of the dense {kind} kept"
+        lines += [f"{stage['name']}: {got:.4f} {what} ({asked:g} asked).", ""]
     lines += ["| | dense | pruned |" if pruning else "| | before | after |", "| --- | --- | --- |"]
     for name, value in result.dense["quality"].items():
         lines.append(f"| {name} | {value:.4f} | {result.pruned['quality'][name]:.4f} |")

@@ -19,8 +19,9 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 <h1>Niwaki report</h1>
 {% for r in results %}
 <h2>{{ r.recipe.model }}</h2>
-{% for s in r.stages if s.name != "finetune" %}<p>{{ s.name }}: kept {{ "%.2f" | format(100 * s.budget.achieved) }} % of
-{{ s.budget.kind }} (asked: {{ "%.2f" | format(100 * s.budget.requested) }} %).</p>{% endfor %}
+{% for s in r.stages if s.name != "finetune" %}<p>{{ s.name }}: {{ "%.2f" | format(100 * s.budget.achieved) }} % of
+{{ "weights zero" if s.budget.kind == "sparsity" else s.budget.kind ~ " kept" }}
+(asked: {{ "%.2f" | format(100 * s.budget.requested) }} %).</p>{% endfor %}
 <table><tr><th></th><th class="n">dense</th><th class="n">pruned</th><th class="n">ratio</th></tr>
 {% for name, value in r.dense.quality.items() %}<tr><td>{{ name }}</td><td class="n">{{ "%.4f" | format(value) }}</td>
 <td class="n">{{ "%.4f" | format(r.pruned.quality[name]) }}</td><td></td></tr>{% endfor %}

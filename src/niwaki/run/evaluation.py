@@ -10,7 +10,7 @@ from niwaki.checkpoint import atomic_folder
 from niwaki.config import Evaluation
 from niwaki.data import mean_length
 from niwaki.evaluate import check_metric
-from niwaki.lora import merge_
+from niwaki.lora import merge_, release_
 from niwaki.report import page
 from niwaki.results import Result, write_result
 from niwaki.run.inputs import read_data, read_inputs
@@ -36,6 +36,8 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
         tests, other_tests = (side.batches(side.rows(table)) for side in (inputs, other))
         pruned = merge_(inputs.model)
         dense = merge_(other.model) if request.against else pruned
+        for side in {pruned, dense}:
+            release_(side)
         length = mean_length(tests)
         after = measure(pruned, tests, length, request.metric)
         before = measure(dense, other_tests, length, request.metric) if request.against else dict(after)

@@ -14,9 +14,9 @@ from niwaki.checkpoint import atomic_folder, write_adapter, write_model
 from niwaki.config import Finetune, Recipe, recipe_to_dict, write_recipe
 from niwaki.data import Table, is_regression, label_names, mean_length, sample
 from niwaki.errors import RequestError
-from niwaki.evaluate import check_metric
+from niwaki.evaluate import check_metric, file_bytes
 from niwaki.finetune import finetune
-from niwaki.lora import merge_
+from niwaki.lora import merge_, release_
 from niwaki.prune import prune_
 from niwaki.report import model_card, page
 from niwaki.results import Result, StageResult, write_result
@@ -39,6 +39,8 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         model = inputs.model
         check_metric(model, recipe.metric)
         trains = isinstance(model, PeftModel) or any(isinstance(stage, Finetune) for stage in recipe.stages)
+        if recipe.compact and recipe.keep_adapter:
+            raise RequestError("compact must not be asked with keep_adapter: an adapter needs a dense base")
         if recipe.keep_adapter and not trains:
             raise RequestError(f"keep_adapter needs a model with an adapter, got {recipe.model!r}")
         rows = inputs.rows(train)
@@ -48,6 +50,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         length = mean_length(calibration)
 
         dense = merge_(copy.deepcopy(model))
+        release_(dense)
         stages: list[StageResult] = []
         for stage in recipe.stages:
             if isinstance(stage, Finetune):
@@ -56,9 +59,17 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
                 done = prune_(model, stage, calibration, training_data=training, progress=not quiet)
             stages.append(done)
         plain = merge_(copy.deepcopy(model))
+        bare = copy.deepcopy(plain)
+        release_(bare)
 
-        before, after = (measure(side, tests, length, recipe.metric) for side in (dense, plain))
-        latency = time_in_turn(dense, plain, max(1, round(length)), before, after)
+        before, after = (measure(side, tests, length, recipe.metric) for side in (dense, bare))
+        latency = time_in_turn(dense, bare, max(1, round(length)), before, after)
+        if recipe.keep_adapter and isinstance(model, PeftModel):
+            write_adapter(model, folder, Path(recipe.out), inputs.tokenizer)
+        else:
+            write_model(plain, folder, inputs.tokenizer, recipe.compact)
+        if recipe.compact:
+            after["size_bytes"] = file_bytes(folder)
         result = Result(
             run=clock.environment(recipe),
             recipe=recipe_to_dict(recipe),
@@ -70,10 +81,6 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
             layers=_layers(stages),
             warnings=[warning for stage in stages for warning in stage.warnings],
         )
-        if recipe.keep_adapter and isinstance(model, PeftModel):
-            write_adapter(model, folder, Path(recipe.out), inputs.tokenizer)
-        else:
-            write_model(plain, folder, inputs.tokenizer)
         write_recipe(recipe, folder / "recipe.yaml")
         write_result(result, folder / "result.json")
         (folder / "README.md").write_text(model_card(result), encoding="utf-8")
@@ -95,6 +102,6 @@ def _layers(stages: list[StageResult]) -> list[dict[str, Any]]:
     pruning = [stage for stage in stages if stage.layers]
     if not pruning:
         return []
-    first = {site.name: site.total for site in pruning[0].layers}
+    first = {site.name: site.total for stage in reversed(pruning) for site in stage.layers}
     last = (dataclasses.replace(site, total=first[site.name]) for site in pruning[-1].layers)
     return [{**dataclasses.asdict(site), "ratio": site.ratio} for site in last]

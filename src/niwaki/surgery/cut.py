@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from niwaki.anatomy import Family, Site, family_of, layers_of, linear_paths, sites_of, unwrap
 from niwaki.errors import RequestError
+from niwaki.masks import MaskedLinear, mask_linear_
 from niwaki.modeling_niwaki import EmptyAttention
 from niwaki.surgery.plan import Plan
 
@@ -46,6 +47,8 @@ def _slice_(linear: nn.Module, index: Tensor, axis: int) -> None:
     """Keep the rows (`axis` 0) or columns (`axis` 1) in `index` of a linear, and of its LoRA factors."""
     base = cast(nn.Linear, getattr(linear, "base_layer", linear))
     base.weight = _take(base.weight, index, axis)
+    if isinstance(base, MaskedLinear):
+        mask_linear_(base, base.mask.index_select(axis, index.to(base.mask.device)))
     if axis == 0 and base.bias is not None:
         base.bias = _take(base.bias, index, 0)
     base.out_features, base.in_features = base.weight.shape

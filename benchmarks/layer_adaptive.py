@@ -1,0 +1,71 @@
+"""Accuracy of layer-adaptive pruning, by allocation, weight score, sparsity and seed; writes its JSON after every run.
+
+    python benchmarks/layer_adaptive.py --model ADAPTER --train-data train.tsv --eval-data dev.tsv
+
+`cost` is the seconds of pruning over those of one forward-and-backward pass (weights frozen, as in training LoRA) over
+the same calibration rows, timed in the same run. `kl` is the divergence of the dense model from the pruned one on
+training rows that no calibration saw: settings are chosen by it, never by the evaluation data. `zeros` counts the
+merged weights independently of the result's own record. `peak_mib` is the process's peak so far.
+"""
+
+from __future__ import annotations
+
+import itertools
+import resource
+
+import niwaki
+from common import Bench, arguments, environment, forward_and_backward, note
+from niwaki.anatomy import linears_of, weight_of
+from niwaki.data import Batches, sample
+from niwaki.evaluate import predictions
+from niwaki.lora import merge_, release_
+
+HELD_OUT = 512
+OPTIONS = ("repair", "weight_score", "allocation", "layer_score", "importance_power", "sparsity", "seeds")
+
+
+def main() -> None:
+    default = niwaki.LayerAdaptive(sparsity=0.5)
+    parser = arguments("layer_adaptive")
+    parser.add_argument("--sparsity", type=float, nargs="+", default=[0.5, 0.6, 0.7, 0.8, 0.9])
+    for name in OPTIONS[:4]:
+        parser.add_argument(f"--{name.replace('_', '-')}", nargs="+", default=[getattr(default, name)])
+    parser.add_argument("--importance-power", type=float, nargs="+", default=[default.importance_power])
+    parser.add_argument("--recover-epochs", type=int, default=0)
+    parser.add_argument("--train-samples", type=int, default=None, help="rows that recovery trains on; all by default")
+    asked = parser.parse_args()
+
+    bench = Bench.of(asked)
+    held = Batches(sample(bench.train, HELD_OUT, 777), bench.tokenizer, 64)
+    dense = bench.model()
+    wanted = predictions(dense, held)[0].log_softmax(-1)
+    found = {**environment(asked), "dense": bench.quality(dense)}
+    for values in itertools.product(*(getattr(asked, name) for name in OPTIONS)):
+        options = dict(zip(OPTIONS, values, strict=True))
+        seed = options.pop("seeds")
+        config = niwaki.LayerAdaptive(**options, recover_epochs=asked.recover_epochs, seed=seed)
+        calibration = bench.batches(asked.rows, seed)
+        training = bench.batches(asked.train_samples or len(bench.train), seed) if asked.recover_epochs else None
+        model = bench.model()
+        one_pass = forward_and_backward(model, calibration)
+        result = niwaki.prune_(model, config, calibration, training_data=training)
+        plain = merge_(model)
+        release_(plain)
+        logp = predictions(plain, held)[0].log_softmax(-1)
+        run = {
+            **options,
+            "recover_epochs": asked.recover_epochs,
+            "seed": seed,
+            "achieved": result.achieved,
+            "zeros": sum(int((weight_of(linear.module) == 0).sum()) for linear in linears_of(plain)),
+            "quality": bench.quality(plain),
+            "kl": float((wanted.exp() * (wanted - logp)).sum(-1).mean()),
+            "cost": result.seconds / one_pass,
+            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "ratios": {layer.name: round(layer.ratio, 4) for layer in result.layers},
+        }
+        note(found, run, asked.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""A budget of zeros -> the zeros of every linear, exactly. Each rule has the signature `rule(shares, zeros, power)`.
+
+Rules that give a shape are made exact by water-filling: every ratio is the shape times one factor, held in its
+bounds, the factor such that the parameter-weighted sum is the budget; then whole weights, by largest remainder.
+
+inverse-importance: with v = (importance / largest)^power the shape is 1 - v, the seed's; all v equal means uniform.
+global: one threshold over the weights' scores. lamp: the same over w^2 / sum of the w'^2 not smaller (Lee et al., ICLR
+2021). erk: density ~ (out + in) / (out * in) (Evci et al., ICML 2020). owl: the mean ratio plus lambda = 0.08 times
+the importance's distance below its mean, scaled to the largest distance (Yin et al., ICML 2024). search: the least
+total loss along the linears' measured curves of loss by sparsity, each made convex: the knapsack's bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from niwaki.errors import RequestError
+
+OWL_RANGE = 0.08
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a rule knows of one linear: its shape, bounds of its ratio, importance, weight scores, and loss curve.
+
+    `scores` is `[out, in]`, higher where zeroing hurts more; `weights` the effective weight; `curve` pairs of
+    sparsity and measured loss, from (0, 0) on.
+    """
+
+    shape: tuple[int, int]
+    low: float = 0.0
+    high: float = 1.0
+    importance: float = 1.0
+    scores: Tensor | None = None
+    weights: Tensor | None = None
+    curve: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def size(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def fewest(self) -> int:
+        """Zeros at the lower bound, rounded up; at the upper bound `most`, rounded down."""
+        return int(np.ceil(round(self.low * self.size, 6)))
+
+    @property
+    def most(self) -> int:
+        return int(np.floor(round(self.high * self.size, 6)))
+
+
+Shares = dict[str, Share]
+
+
+def check_budget(shares: Shares, zeros: int) -> None:
+    """Refuse a budget that the bounds cannot meet.
+
+    Raises:
+        RequestError: with the range of sparsity that they can.
+    """
+    total = sum(share.size for share in shares.values())
+    least, most = (sum(getattr(share, end) for share in shares.values()) for end in ("fewest", "most"))
+    if not least <= zeros <= most:
+        raise RequestError(
+            f"sparsity must be {least / total:.4f} to {most / total:.4f} with min_sparsity and max_sparsity as asked, "
+            f"got {zeros / total:.4f}"
+        )
+
+
+def water_fill(shape: np.ndarray, sizes: np.ndarray, low: np.ndarray, high: np.ndarray, budget: Any) -> np.ndarray:
+    """Ratios `clip(c * shape, low, high)` with `sum(ratio * size) = budget`, c found exactly from the kinks.
+
+    Where every linear with a positive shape is full and budget is left, the rest is filled level by level alike.
+    """
+
+    def ratios(factor: float) -> np.ndarray:
+        return np.clip(factor * shape, low, high)
+
+    positive = shape > 0
+    full = np.where(positive, high, low)
+    if budget >= full @ sizes - 1e-9 and not positive.all():
+        rest = water_fill(np.ones(int((~positive).sum())), sizes[~positive], low[~positive], high[~positive],
+                          budget - full[positive] @ sizes[positive])  # fmt: skip
+        full[~positive] = rest
+        return full
+    kinks = np.unique(np.concatenate([low[positive] / shape[positive], high[positive] / shape[positive], [0.0]]))
+    spent = np.array([ratios(kink) @ sizes for kink in kinks])
+    index = int(np.clip(np.searchsorted(spent, budget), 1, len(kinks) - 1)) if len(kinks) > 1 else 0
+    if index == 0 or spent[index] == spent[index - 1]:
+        return ratios(kinks[index])
+    # Between two kinks the sum is linear in the factor.
+    part = (budget - spent[index - 1]) / (spent[index] - spent[index - 1])
+    return ratios(kinks[index - 1] + part * (kinks[index] - kinks[index - 1]))
+
+
+def whole(ratios: np.ndarray, shares: Shares, zeros: int) -> dict[str, int]:
+    """Whole numbers of zeros near `ratio * size`, in their bounds, with exactly `zeros` in all."""
+    names = list(shares)
+    wanted = {name: float(ratio) * shares[name].size for name, ratio in zip(names, ratios, strict=True)}
+    counts = {name: min(max(int(np.floor(wanted[name])), shares[name].fewest), shares[name].most) for name in names}
+    left = zeros - sum(counts.values())
+    step = 1 if left > 0 else -1
+    while left:
+        order = sorted(names, key=lambda name: step * (counts[name] - wanted[name]))
+        for name in order:
+            limit = shares[name].most if step > 0 else shares[name].fewest
+            if left and counts[name] != limit:
+                counts[name] += step
+                left -= step
+    return counts
+
+
+def _filled(shape: np.ndarray, shares: Shares, zeros: int) -> dict[str, int]:
+    sizes, low, high = (
+        np.array([getattr(share, key) for share in shares.values()], dtype=float) for key in ("size", "low", "high")
+    )
+    return whole(water_fill(shape, sizes, low, high, float(zeros)), shares, zeros)
+
+
+def uniform(shares: Shares, zeros: int, power: float) -> dict[str, int]:
+    """The same ratio everywhere."""
+    del power
+    return _filled(np.ones(len(shares)), shares, zeros)
+
+
+def inverse_shape(importances: np.ndarray, power: float) -> np.ndarray:
+    """`1 - (importance / largest)^power`; ones where all are equal."""
+    largest = importances.max()
+    if largest <= 0 or bool((importances == importances[0]).all()):
+        return np.ones(len(importances))
+    return 1 - (importances / largest) ** power
+
+
+def inverse_importance(shares: Shares, zeros: int, power: float) -> dict[str, int]:
+    """The seed's formula, exact: the less important, the more zeros."""
+    importances = np.array([share.importance for share in shares.values()], dtype=float)
+    return _filled(inverse_shape(importances, power), shares, zeros)
+
+
+def erk(shares: Shares, zeros: int, power: float) -> dict[str, int]:
+    """Densities in proportion to (out + in) / (out * in)."""
+    del power
+    sizes = np.array([share.size for share in shares.values()], dtype=float)
+    raw = np.array([sum(share.shape) / share.size for share in shares.values()])
+    low, high = (np.array([getattr(share, end) for share in shares.values()], dtype=float) for end in ("low", "high"))
+    density = water_fill(raw, sizes, 1 - high, 1 - low, sizes.sum() - zeros)
+    return whole(1 - density, shares, zeros)
+
+
+def owl(shares: Shares, zeros: int, power: float) -> dict[str, int]:
+    """Ratios within 0.08 of the mean, by importance (the share of outliers)."""
+    del power
+    importances = np.array([share.importance for share in shares.values()], dtype=float)
+    sizes = np.array([share.size for share in shares.values()], dtype=float)
+    away = importances.mean() - importances
+    away = OWL_RANGE * away / max(float(np.abs(away).max()), 1e-300)
+    low, high = (np.array([getattr(share, end) for share in shares.values()], dtype=float) for end in ("low", "high"))
+    below, above = -2.0, 2.0
+    for _ in range(100):
+        middle = (below + above) / 2
+        spent = np.clip(middle + away, low, high) @ sizes
+        below, above = (middle, above) if spent < zeros else (below, middle)
+    return whole(np.clip(above + away, low, high), shares, zeros)
+
+
+def global_weights(shares: Shares, zeros: int, power: float) -> dict[str, int]:
+    """One threshold: the weights with the lowest scores of all linears go."""
+    del power
+    scores = {name: torch.as_tensor(share.scores).double().flatten() for name, share in shares.items()}
+    return _lowest(scores, shares, zeros)
+
+
+def lamp(shares: Shares, zeros: int, power: float) -> dict[str, int]:
+    """One threshold over the squared weight relative to those of its linear that are not smaller."""
+    del power
+    scores = {}
+    for name, share in shares.items():
+        squares = torch.as_tensor(share.weights).double().square().flatten().sort().values
+        scores[name] = squares / squares.flip(0).cumsum(0).flip(0).clamp_min(1e-300)
+    return _lowest(scores, shares, zeros)
+
+
+def _lowest(scores: dict[str, Tensor], shares: Shares, zeros: int) -> dict[str, int]:
+    """How many of each linear are among the lowest; those that the bounds decide do not compete."""
+    names, counts, open_scores, owners = list(shares), {}, [], []
+    for number, name in enumerate(names):
+        share = shares[name]
+        counts[name] = share.fewest
+        found = scores[name].sort(stable=True).values[share.fewest : share.most]
+        open_scores.append(found)
+        owners.append(torch.full((len(found),), number))
+    left = zeros - sum(counts.values())
+    chosen = torch.cat(owners)[torch.cat(open_scores).argsort(stable=True)[:left]]
+    for number, extra in enumerate(torch.bincount(chosen, minlength=len(names)).tolist()):
+        counts[names[number]] += extra
+    return counts
+
+
+def search(shares: Shares, zeros: int, power: float) -> dict[str, int]:
+    """The least sum of the measured losses: linears are filled in order of loss per zero."""
+    del power
+    grid = np.linspace(0, 1, 1001)
+    steps: list[tuple[float, str, float]] = []
+    for name, share in shares.items():
+        at, loss = (np.array(column) for column in zip(*share.curve, strict=True))
+        # The root of a loss that is quadratic in the error is close to linear between measured points.
+        fine = np.interp(grid, at, np.sqrt(np.maximum(loss, 0))) ** 2
+        slopes = np.maximum.accumulate(np.diff(fine)) / share.size
+        for start, end, slope in zip(grid, grid[1:], slopes, strict=False):
+            inside = min(end, share.high) - max(start, share.low)
+            if inside > 0:
+                steps.append((float(slope), name, inside))
+    ratios = {name: share.low for name, share in shares.items()}
+    left = zeros - sum(ratio * shares[name].size for name, ratio in ratios.items())
+    for _, name, inside in sorted(steps, key=lambda step: step[0]):
+        taken = max(0.0, min(inside, left / shares[name].size))
+        ratios[name] += taken
+        left -= taken * shares[name].size
+    return whole(np.array(list(ratios.values())), shares, zeros)
+
+
+SPARSITY_ALLOCATORS: dict[str, Callable[[Shares, int, float], dict[str, int]]] = {
+    "inverse-importance": inverse_importance,
+    "uniform": uniform,
+    "global": global_weights,
+    "erk": erk,
+    "lamp": lamp,
+    "owl": owl,
+    "search": search,
+}

@@ -1,0 +1,44 @@
+"""The linears of the blocks: what layer-adaptive pruning works on, in the order in which the data reach them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from niwaki.anatomy.sites import Site, sites_of, weight_of
+
+_ATTENTION = ("query", "key", "value")
+
+
+@dataclass(frozen=True, eq=False)
+class BlockLinear:
+    """One linear of a block; `part` is query, key, value, output, up or down. `module` as in `Site`."""
+
+    name: str
+    layer: int
+    part: str
+    module: nn.Module
+    site: Site
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(out, in)` of the weight."""
+        rows, columns = weight_of(self.module).shape
+        return int(rows), int(columns)
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return weight_of(self.module).numel()
+
+
+def linears_of(model: nn.Module) -> list[BlockLinear]:
+    """Every linear of the blocks that has weights, layer by layer: query, key, value, output, up, down."""
+    found = []
+    for site in sites_of(model):
+        parts = (*_ATTENTION, "output") if site.kind == "attention" else ("up", "down")
+        for part, module in zip(parts, (*site.inputs, site.output), strict=True):
+            if weight_of(module).numel():
+                found.append(BlockLinear(f"layer.{site.layer}.{part}", site.layer, part, module, site))
+    return found

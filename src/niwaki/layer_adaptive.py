@@ -1,0 +1,228 @@
+"""observe -> score -> allocate -> prune -> repair: the whole of layer-adaptive pruning, read top to bottom."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Share, check_budget
+from niwaki.anatomy import BlockLinear, linears_of
+from niwaki.config import LayerAdaptive
+from niwaki.lora import check_adapters, effective_weight, hold_, mask_of
+from niwaki.masks import Block, NByM, Unstructured, check_divides, choose
+from niwaki.observe import Batch
+from niwaki.observe_linears import WeightNeed, WeightStatistics, observe_linears
+from niwaki.repair import recover_
+from niwaki.repair.obs import obs_factor, obs_prune
+from niwaki.repair.reconstruct import DAMPING, reconstruct_
+from niwaki.results import SiteResult, StageResult
+from niwaki.scoring.layers import LAYER_NEEDS, LAYER_SCORERS, block_means
+from niwaki.scoring.sensitivity import ROWS, sensitivity
+from niwaki.scoring.weights import WEIGHT_NEEDS, WEIGHT_SCORERS
+from niwaki.solve import damped_factor
+
+CURVE = (0.5, 0.7, 0.8, 0.9, 0.96)
+"""Sparsities at which `search` measures what a linear loses."""
+LAYER_RULES = ("inverse-importance", "owl")
+
+
+def prune_layers_(
+    model: nn.Module,
+    config: LayerAdaptive,
+    data: Iterable[Batch],
+    *,
+    training_data: Iterable[Batch] | None = None,
+    progress: bool = False,
+) -> StageResult:
+    """Zero weights of `model` in place, exactly to the budget of `config`; the masks are held from then on.
+
+    Arguments as those of `niwaki.prune_`.
+
+    Raises:
+        RequestError: the model is not supported, bounds that cannot meet the budget, a pattern that does not divide a
+            linear; before any work.
+        WorkError: a statistic, a loss or a solve is not finite.
+    """
+    started = time.perf_counter()
+    check_adapters(model)
+    batches = list(data)
+    linears, pattern = linears_of(model), config.zero_pattern
+    for linear in linears:
+        check_divides(linear.shape, pattern, linear.name)
+    total = sum(linear.size for linear in linears)
+    if not isinstance(pattern, NByM):
+        check_budget({x.name: _share(x, config, {}, None, ()) for x in linears}, round(config.sparsity * total))
+
+    dense = copy.deepcopy(model)
+    importance: dict[str, float] = {}
+    warnings: list[str] = []
+    forwards = backwards = 0.0
+    for step in range(1, config.steps + 1):
+        sparsity = config.sparsity * (1 - (1 - step / config.steps) ** 3)
+        statistics = observe_linears(model, batches, _need(config), seed=config.seed, progress=progress)
+        forwards, backwards = forwards + statistics.forward_passes, backwards + statistics.backward_passes
+        found = layer_importance(model, linears, statistics, batches, config)
+        if config.layer_score == "sensitivity":
+            forwards += 2.0 * len(linears) * min(ROWS / statistics.rows, 1.0)
+        importance = importance or found
+        scores = _weight_scores(linears, statistics, config) if _wants_scores(config) else {}
+        zeros = _zeros(linears, config, sparsity, found, scores, statistics)
+        obs = config.weight_score == "sparsegpt"
+        masks = None
+        if not obs:
+            by_row = config.weight_score == "wanda" and config.allocation == "uniform"
+            masks = {
+                x.name: choose(scores[x.name], zeros[x.name], pattern, x.name, by_row=by_row and not _held(x))
+                for x in linears
+            }
+        if not obs and config.repair == "none":
+            for linear in linears:
+                hold_(linear.module, (masks or {})[linear.name])
+            continue
+        targets = config.repair == "least-squares"
+        warnings += reconstruct_(model, dense, batches, zeros, pattern, masks=masks, targets=targets, progress=progress)
+        forwards += 6.0
+    if config.recover_epochs:
+        recover_(model, dense, list(training_data or batches), config, progress=progress)
+
+    layers = tuple(_result(linear, importance[linear.name]) for linear in linears_of(model))
+    return StageResult(
+        name="layer-adaptive",
+        kind="sparsity",
+        requested=config.sparsity,
+        achieved=sum(layer.total - layer.kept for layer in layers) / total,
+        seconds=time.perf_counter() - started,
+        forward_passes=forwards,
+        backward_passes=backwards,
+        layers=layers,
+        warnings=tuple(warnings),
+        details={"zeros": sum(layer.total - layer.kept for layer in layers), "weights": total},
+    )
+
+
+def layer_importance(
+    model: nn.Module,
+    linears: Sequence[BlockLinear],
+    statistics: WeightStatistics,
+    batches: Iterable[Batch],
+    config: LayerAdaptive,
+) -> dict[str, float]:
+    """The importance of every linear by name, at the granularity of `config`."""
+    if config.layer_score == "sensitivity":
+        scores = sensitivity(model, linears, batches)
+    else:
+        scorer = LAYER_SCORERS[config.layer_score]
+        scores = {linear.name: scorer(linear, statistics, config.seed) for linear in linears}
+    return block_means(scores, list(linears)) if config.granularity == "block" else scores
+
+
+def _need(config: LayerAdaptive) -> WeightNeed:
+    need = LAYER_NEEDS.get(config.layer_score, WeightNeed()) | WEIGHT_NEEDS.get(config.weight_score, WeightNeed())
+    if config.allocation == "search":
+        need = need | WeightNeed(moments=True, output_gradients=True)
+    return need
+
+
+def _wants_scores(config: LayerAdaptive) -> bool:
+    return config.weight_score != "sparsegpt" or config.allocation == "global"
+
+
+def _held(linear: BlockLinear) -> bool:
+    return mask_of(linear.module) is not None
+
+
+def _weight_scores(
+    linears: Sequence[BlockLinear], statistics: WeightStatistics, config: LayerAdaptive
+) -> dict[str, Tensor]:
+    """Scores of all weights; what is zero already goes first."""
+    scores = {}
+    for linear in linears:
+        score = WEIGHT_SCORERS[config.weight_score](linear, statistics, config.seed)
+        mask = mask_of(linear.module)
+        scores[linear.name] = score if mask is None else score.masked_fill(~mask, -torch.inf)
+    return scores
+
+
+def _share(
+    linear: BlockLinear,
+    config: LayerAdaptive,
+    importance: dict[str, float],
+    scores: Tensor | None,
+    curve: tuple[tuple[float, float], ...],
+) -> Share:
+    mask = mask_of(linear.module)
+    gone = 0.0 if mask is None else 1 - float(mask.double().mean())
+    return Share(
+        shape=linear.shape,
+        low=max(config.min_sparsity, gone),
+        high=max(config.max_sparsity, gone),
+        importance=importance.get(linear.name, 1.0),
+        scores=scores,
+        weights=effective_weight(linear.module) if config.allocation == "lamp" else None,
+        curve=curve,
+    )
+
+
+def _zeros(
+    linears: Sequence[BlockLinear],
+    config: LayerAdaptive,
+    sparsity: float,
+    importance: dict[str, float],
+    scores: dict[str, Tensor],
+    statistics: WeightStatistics,
+) -> dict[str, int]:
+    """The number of zeros of every linear, in all exactly those of `sparsity` (to one block of weights)."""
+    pattern = config.zero_pattern
+    if isinstance(pattern, NByM):
+        return {linear.name: linear.size // pattern.m * (pattern.m - pattern.n) for linear in linears}
+    wanted = round(sparsity * sum(linear.size for linear in linears))
+    shares = {}
+    for linear in linears:
+        curve = loss_curve(linear, statistics) if config.allocation == "search" else ()
+        shares[linear.name] = _share(linear, config, importance, scores.get(linear.name), curve)
+    # An early step of the ramp asks for no fewer zeros than the bounds and the zeros that are there already.
+    wanted = max(wanted, sum(share.fewest for share in shares.values()))
+    zeros = SPARSITY_ALLOCATORS[config.allocation](shares, wanted, config.importance_power)
+    return _whole_blocks(zeros, pattern.rows * pattern.columns, shares) if isinstance(pattern, Block) else zeros
+
+
+def _whole_blocks(zeros: dict[str, int], unit: int, shares: dict[str, Share]) -> dict[str, int]:
+    """Multiples of a block, with the same sum to less than one block."""
+    counts, carried = {}, 0
+    for name, count in zeros.items():
+        wanted = count + carried
+        counts[name] = min(max(wanted // unit * unit, 0), shares[name].most // unit * unit)
+        carried = wanted - counts[name]
+    return counts
+
+
+def loss_curve(linear: BlockLinear, statistics: WeightStatistics) -> tuple[tuple[float, float], ...]:
+    """(sparsity, loss) pairs of one linear pruned alone: `1/2 tr(G D H D^T)`, D what the OBS pass changes.
+
+    H is the second moment of the input and G that of the loss gradient at the output: the Kronecker-factored Fisher
+    (Martens & Grosse, 2015), which makes the curves of all linears comparable.
+    """
+    sums = statistics.linears[linear.name]
+    moments = torch.as_tensor(sums.moments).double() / statistics.tokens
+    upper = obs_factor(damped_factor(moments, linear.name, DAMPING)).float()
+    gradients = torch.as_tensor(sums.output_gradients) / statistics.rows
+    weight, moments = effective_weight(linear.module).float(), moments.float()
+
+    def loss(change: Tensor) -> float:
+        return 0.5 * float(((gradients @ change @ moments) * change).sum())
+
+    points = [(0.0, 0.0)]
+    for sparsity in CURVE:
+        pruned, _ = obs_prune(weight, upper, round(sparsity * linear.size), Unstructured(), linear.name)
+        points.append((sparsity, loss(weight - pruned)))
+    return (*points, (1.0, loss(weight)))
+
+
+def _result(linear: BlockLinear, importance: float) -> SiteResult:
+    mask = mask_of(linear.module)
+    kept = linear.size if mask is None else int(mask.sum())
+    return SiteResult(linear.name, "linear", importance, kept, linear.size)

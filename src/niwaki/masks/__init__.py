@@ -1,0 +1,23 @@
+"""What a mask is: its pattern, the exact choice of what it keeps, holding it through training, packing it."""
+
+from niwaki.masks.choose import check_divides, choose
+from niwaki.masks.hold import MaskedLinear, mask_linear_, unmask_linear_
+from niwaki.masks.pack import pack, pack_bits, unpack, unpack_bits
+from niwaki.masks.patterns import Block, NByM, Pattern, Unstructured, parse_pattern
+
+__all__ = [
+    "Block",
+    "MaskedLinear",
+    "NByM",
+    "Pattern",
+    "Unstructured",
+    "check_divides",
+    "choose",
+    "mask_linear_",
+    "pack",
+    "pack_bits",
+    "parse_pattern",
+    "unmask_linear_",
+    "unpack",
+    "unpack_bits",
+]

@@ -1,0 +1,185 @@
+"""One streamed pass over calibration data -> running sums of every linear of the blocks.
+
+The sibling of `niwaki.observe` for single weights: sums over real tokens, gradients by hooks (frozen weights count),
+nothing that grows with the data. Query, key and value see one input, whose second moment is summed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from niwaki.anatomy import BlockLinear, layers_of, linears_of, unwrap
+from niwaki.data import token_mask
+from niwaki.errors import RequestError, WorkError
+from niwaki.observe import Batch, frozen, pseudo_loss, to_device
+
+SKETCH = 64
+"""Combinations of the tokens of a batch that stand for all in the second moment of the gradients."""
+
+
+@dataclass
+class LinearStatistics:
+    """Sums of one linear `[out, in]` over tokens.
+
+    moments: `[in, in]` sum of x x^T, x the input.
+    output_gradients: `[out, out]` sum of g g^T, g the gradient of the pseudo-loss at the output, sketched: of each
+        batch 64 combinations of its tokens with random signs stand for all, right in the mean and far cheaper.
+    weight_gradient: `[out, in]` gradient of the summed task loss with respect to the weight.
+    gradient_size: sum of |dL/dy|, L the task loss of a row, over the elements of the output y.
+    activation_size: sum of |y| over the elements of the output.
+    influence: sum of 1 - cos(input, output) of the block that the linear is in.
+    """
+
+    moments: Tensor | float = 0.0
+    output_gradients: Tensor | float = 0.0
+    weight_gradient: Tensor | float = 0.0
+    gradient_size: float = 0.0
+    activation_size: float = 0.0
+    influence: float = 0.0
+
+    def __add__(self, other: LinearStatistics) -> LinearStatistics:
+        return LinearStatistics(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass
+class WeightStatistics:
+    """Sums of all linears by name, with the number of tokens and rows they are over."""
+
+    linears: dict[str, LinearStatistics] = field(default_factory=dict)
+    tokens: int = 0
+    rows: int = 0
+    forward_passes: float = 0.0
+    backward_passes: float = 0.0
+
+    def __add__(self, other: WeightStatistics) -> WeightStatistics:
+        empty = LinearStatistics()
+        names = {**self.linears, **other.linears}
+        return WeightStatistics(
+            {name: self.linears.get(name, empty) + other.linears.get(name, empty) for name in names},
+            self.tokens + other.tokens,
+            self.rows + other.rows,
+            max(self.forward_passes, other.forward_passes),
+            max(self.backward_passes, other.backward_passes),
+        )
+
+
+@dataclass(frozen=True)
+class WeightNeed:
+    """What a request needs beside sizes of activations: second moments, and gradients of two losses."""
+
+    moments: bool = False
+    output_gradients: bool = False
+    task_gradients: bool = False
+    weight_gradients: bool = False
+
+    def __or__(self, other: WeightNeed) -> WeightNeed:
+        return WeightNeed(*(getattr(self, f.name) or getattr(other, f.name) for f in fields(self)))
+
+
+def observe_linears(
+    model: nn.Module,
+    data: Iterable[Batch],
+    need: WeightNeed,
+    *,
+    seed: int = 0,
+    temperature: float = 2.0,
+    progress: bool = False,
+) -> WeightStatistics:
+    """Run the calibration batches once through `model` and return the sums that `need` asks for.
+
+    Raises:
+        RequestError: no batches; task gradients asked of batches without labels.
+        WorkError: logits, a loss or a statistic that is not finite, naming the linear where one can be named.
+    """
+    linears = linears_of(model)
+    total = WeightStatistics({linear.name: LinearStatistics() for linear in linears})
+    generator = torch.Generator().manual_seed(seed)
+    task = need.task_gradients or need.weight_gradients
+    with frozen(model, with_gradients=task or need.output_gradients) as device:
+        for batch in tqdm(data, desc="observe", unit="batch", disable=not progress, leave=False):
+            found = _observe_batch(model, linears, to_device(batch, device), need, generator, temperature)
+            total = total + found
+    if not total.rows:
+        raise RequestError("data must hold at least one batch, got none")
+    for name, statistics in total.linears.items():
+        for f in fields(statistics):
+            if not bool(torch.isfinite(torch.as_tensor(getattr(statistics, f.name))).all()):
+                raise WorkError(f"{name}: statistic {f.name!r} is not finite; check the weights and the inputs")
+    total.forward_passes = 1.0
+    total.backward_passes = float(task) + float(need.output_gradients)
+    return total
+
+
+def _observe_batch(
+    model: nn.Module,
+    linears: list[BlockLinear],
+    batch: Batch,
+    need: WeightNeed,
+    generator: torch.Generator,
+    temperature: float,
+) -> WeightStatistics:
+    mask = token_mask(batch)
+    keep = mask.bool()
+    captured: dict[str, tuple[Tensor, Tensor]] = {}
+    influence: dict[int, float] = {}
+    found = {linear.name: LinearStatistics() for linear in linears}
+    task = need.task_gradients or need.weight_gradients
+    with ExitStack() as stack:
+        for linear in linears:
+
+            def capture(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor, name: str = linear.name) -> None:
+                captured[name] = (args[0], output)
+
+            stack.callback(linear.module.register_forward_hook(capture).remove)
+        for index, layer in enumerate(layers_of(model)):
+
+            def compare(_module: nn.Module, args: tuple[Tensor, ...], output: Any, index: int = index) -> None:
+                after = output[0] if isinstance(output, tuple) else output
+                cosine = F.cosine_similarity(args[0].detach()[keep], after.detach()[keep], dim=-1)
+                influence[index] = float((1 - cosine).sum())
+
+            stack.callback(layer.register_forward_hook(compare).remove)
+        with torch.set_grad_enabled(task or need.output_gradients):
+            outputs = model(**batch)
+    if not bool(torch.isfinite(outputs.logits).all()):
+        broken = next((n for n, (_, y) in captured.items() if not bool(torch.isfinite(y).all())), "the task head")
+        raise WorkError(f"calibration: the model's logits are not finite; first seen in {broken}")
+
+    moments: dict[int, Tensor] = {}
+    for linear in linears:
+        x, y = (tensor.detach()[keep] for tensor in captured[linear.name])
+        sums = found[linear.name]
+        sums.activation_size = float(y.abs().sum())
+        sums.influence = influence[linear.layer]
+        if need.moments:
+            source = id(captured[linear.name][0])
+            moments[source] = moments[source] if source in moments else x.T @ x
+            sums.moments = moments[source]
+    places = [captured[linear.name][1] for linear in linears]
+    if task:
+        if "labels" not in batch:
+            raise RequestError("data must hold labels for scores from task gradients, got batches without `labels`")
+        gradients = torch.autograd.grad(outputs.loss * len(mask), places, retain_graph=need.output_gradients)
+        for linear, gradient in zip(linears, gradients, strict=True):
+            g = gradient[keep]
+            found[linear.name].gradient_size = float(g.abs().sum())
+            if need.weight_gradients:
+                found[linear.name].weight_gradient = g.T @ captured[linear.name][0].detach()[keep]
+    if need.output_gradients:
+        regression = unwrap(model).config.num_labels == 1
+        loss = pseudo_loss(outputs.logits, generator, temperature, regression=regression)
+        for linear, gradient in zip(linears, torch.autograd.grad(loss, places), strict=True):
+            g = gradient[keep]
+            if len(g) > SKETCH:
+                signs = torch.randint(0, 2, (SKETCH, len(g)), generator=generator) * 2 - 1
+                g = signs.to(g) @ g / SKETCH**0.5
+            found[linear.name].output_gradients = g.T @ g
+    return WeightStatistics(found, int(keep.sum()), len(mask))

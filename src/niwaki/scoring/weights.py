@@ -1,0 +1,79 @@
+"""Scores of single weights. Every scorer has the signature `score(linear, statistics, seed) -> Tensor[out, in]`.
+
+A higher score means that zeroing the weight hurts more. All look at the effective weight `W + s * B @ A`.
+
+magnitude: |W|. wanda: |W| * ||x_j||_2 (Sun et al., ICLR 2024). gradient: |W * dL/dW|, L the task loss. sparsegpt: what
+the loss rises by when the weight goes and the rest of its row makes up for it, `1/2 G_ii W_ij^2 / [H^-1]_jj` with H
+the second moment of the input (Frantar & Alistarh, ICML 2023) and G_ii the mean square of the loss gradient at
+output i, so that rows and linears compare. random: the control.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from niwaki.anatomy import BlockLinear
+from niwaki.lora import effective_weight
+from niwaki.observe_linears import WeightNeed, WeightStatistics
+from niwaki.solve import damped_inverse
+
+OBS_DAMPING = 1e-2
+
+
+def magnitude(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> Tensor:
+    """Absolute weight."""
+    del statistics, seed
+    return effective_weight(linear.module).abs()
+
+
+def wanda(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> Tensor:
+    """Absolute weight times the norm of its input."""
+    del seed
+    squares = torch.as_tensor(statistics.linears[linear.name].moments).diagonal()
+    return effective_weight(linear.module).abs() * squares.sqrt()
+
+
+def sparsegpt(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> Tensor:
+    """Loss rise with compensation along the row; without gradients (G = 1) the error of the output."""
+    del seed
+    sums = statistics.linears[linear.name]
+    inverse = damped_inverse(
+        torch.as_tensor(sums.moments).double() / statistics.tokens, linear.name, OBS_DAMPING
+    ).diagonal()
+    rise = effective_weight(linear.module).double().square() / inverse
+    if isinstance(sums.output_gradients, Tensor):
+        rise = rise * (sums.output_gradients.diagonal().double()[:, None] / statistics.rows)
+    return 0.5 * rise
+
+
+def gradient(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> Tensor:
+    """Absolute product of weight and gradient."""
+    del seed
+    sums = statistics.linears[linear.name]
+    return (effective_weight(linear.module) * torch.as_tensor(sums.weight_gradient)).abs() / statistics.rows
+
+
+def random(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> Tensor:
+    """Uniform random scores, the same for the same name and seed."""
+    del statistics
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + zlib.crc32(linear.name.encode()))
+    return torch.rand(linear.shape, generator=generator)
+
+
+WeightScorer = Callable[[BlockLinear, WeightStatistics, int], Tensor]
+WEIGHT_SCORERS: dict[str, WeightScorer] = {
+    "magnitude": magnitude,
+    "wanda": wanda,
+    "sparsegpt": sparsegpt,
+    "gradient": gradient,
+    "random": random,
+}
+WEIGHT_NEEDS = {
+    "wanda": WeightNeed(moments=True),
+    "sparsegpt": WeightNeed(moments=True, output_gradients=True),
+    "gradient": WeightNeed(weight_gradients=True),
+}

@@ -1,0 +1,236 @@
+"""What every layer score, weight score, allocation and pattern owes to a whole run: exact zeros, finite, repeatable."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import niwaki
+from niwaki.anatomy import linears_of, weight_of
+from niwaki.config.layer_adaptive import LAYER_SCORES, SPARSITY_ALLOCATIONS, WEIGHT_SCORES
+from niwaki.lora import effective_weight, masks_of, release_
+from niwaki.observe_linears import WeightNeed, observe_linears
+from niwaki.scoring.layers import LAYER_SCORERS
+from niwaki.scoring.sensitivity import sensitivity
+from niwaki.scoring.weights import WEIGHT_SCORERS
+from tiny import batches, configs, logits, tiny, with_lora
+
+EVERYTHING = WeightNeed(True, True, True, True)
+TOTAL = 3 * (4 * 32 * 32 + 2 * 32 * 48)
+
+
+def zeros_of(model):
+    plain = niwaki.merge_(copy.deepcopy(model))
+    release_(plain)
+    return sum(int((weight_of(linear.module) == 0).sum()) for linear in linears_of(plain))
+
+
+def test_names_are_the_configured_ones():
+    assert {*LAYER_SCORERS, "sensitivity"} == set(LAYER_SCORES)
+    assert set(WEIGHT_SCORERS) == set(WEIGHT_SCORES)
+
+
+@pytest.mark.parametrize("name", WEIGHT_SCORERS)
+def test_weight_scores_are_finite_repeatable_and_of_the_effective_weight(name):
+    model = with_lora(tiny())
+    statistics = observe_linears(model, batches(), EVERYTHING)
+    merged = niwaki.merge_(copy.deepcopy(model))
+    for linear, plain in zip(linears_of(model), linears_of(merged), strict=True):
+        found = WEIGHT_SCORERS[name](linear, statistics, 0)
+        assert found.shape == linear.shape
+        assert torch.isfinite(found).all()
+        assert (found >= 0).all()
+        assert torch.equal(found, WEIGHT_SCORERS[name](linear, statistics, 0))
+        torch.testing.assert_close(found, WEIGHT_SCORERS[name](plain, statistics, 0), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", LAYER_SCORERS)
+def test_layer_scores_are_finite_and_padding_does_not_matter(name):
+    model = with_lora(tiny())
+    whole = batches(count=1, rows=8)
+    single = []
+    for row in range(8):
+        n = int(whole[0]["attention_mask"][row].sum())
+        single.append({k: v[row : row + 1, :n] if v.dim() == 2 else v[row : row + 1] for k, v in whole[0].items()})
+    need = WeightNeed(moments=True, task_gradients=True, output_gradients=name == "fisher")
+    together, apart = (observe_linears(model, data, need) for data in (whole, single))
+    for linear in linears_of(model):
+        found = LAYER_SCORERS[name](linear, together, 0)
+        assert found >= 0
+        assert found < float("inf")
+        if name != "fisher":  # its labels are drawn batch by batch
+            assert LAYER_SCORERS[name](linear, apart, 0) == pytest.approx(found, rel=1e-3)
+
+
+def test_sensitivity_is_measured_and_leaves_the_model_alone():
+    model = with_lora(tiny())
+    with torch.no_grad():
+        model.base_model.model.distilbert.transformer.layer[1].ffn.lin2.weight.mul_(1e-3)
+        for name, parameter in model.named_parameters():
+            if "layer.1.ffn.lin2.lora_B" in name:
+                parameter.zero_()
+    before = logits(model, batches()[0])
+    found = sensitivity(model, linears_of(model), batches())
+    assert set(sorted(found, key=lambda name: found[name])[:2]) == {"layer.1.up", "layer.1.down"}
+    assert all(0 <= value < float("inf") for value in found.values())
+    assert found == sensitivity(model, linears_of(model), batches())
+    assert torch.equal(logits(model, batches()[0]), before)
+
+
+def test_statistics_add():
+    model, data = tiny(), batches(count=3)
+    need = WeightNeed(moments=True, weight_gradients=True)
+    together = observe_linears(model, data, need)
+    apart = observe_linears(model, data[:1], need) + observe_linears(model, data[1:], need)
+    assert (apart.tokens, apart.rows) == (together.tokens, together.rows)
+    for name, sums in together.linears.items():
+        for field in ("moments", "weight_gradient", "gradient_size", "activation_size", "influence"):
+            a, b = (torch.as_tensor(getattr(side, field)) for side in (sums, apart.linears[name]))
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_the_weight_gradient_is_that_of_autograd():
+    model, data = tiny(), batches(count=1)
+    found = observe_linears(model, data, WeightNeed(weight_gradients=True))
+    (model(**data[0]).loss * len(data[0]["labels"])).backward()
+    for linear in linears_of(model):
+        torch.testing.assert_close(
+            found.linears[linear.name].weight_gradient, weight_of(linear.module).grad, rtol=1e-3, atol=1e-5
+        )
+
+
+RUNS = [(allocation, "sparsegpt", "least-squares") for allocation in SPARSITY_ALLOCATIONS]
+RUNS += [("global", score, repair) for score in WEIGHT_SCORES for repair in ("none", "least-squares")]
+
+
+@pytest.mark.parametrize(("allocation", "score", "repair"), dict.fromkeys(RUNS))
+def test_the_zeros_asked_are_the_zeros_delivered(allocation, score, repair):
+    model = with_lora(tiny())
+    config = niwaki.LayerAdaptive(sparsity=0.613, allocation=allocation, weight_score=score, repair=repair)
+    result = niwaki.prune_(model, config, batches(count=2))
+    wanted = round(0.613 * TOTAL)
+    assert result.details["zeros"] == wanted
+    assert result.achieved == pytest.approx(wanted / TOTAL, abs=1e-12)
+    assert sum(layer.total - layer.kept for layer in result.layers) == wanted
+    assert zeros_of(model) == wanted
+
+
+@pytest.mark.parametrize("layer_score", LAYER_SCORES)
+@pytest.mark.parametrize("granularity", ["block", "linear"])
+def test_every_layer_score_allocates(layer_score, granularity):
+    model = tiny()
+    config = niwaki.LayerAdaptive(
+        sparsity=0.5, layer_score=layer_score, granularity=granularity, allocation="inverse-importance",
+        min_sparsity=0.2, max_sparsity=0.9,
+    )  # fmt: skip
+    result = niwaki.prune_(model, config, batches(count=2))
+    assert zeros_of(model) == TOTAL // 2
+    assert all(0.19 < layer.ratio < 0.91 for layer in result.layers)
+    if granularity == "block":
+        assert len({layer.importance for layer in result.layers}) <= 3
+
+
+@pytest.mark.parametrize("family", configs())
+def test_every_family(family):
+    model = tiny(family)
+    dense = copy.deepcopy(model)
+    niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.3), batches(count=12))
+    assert zeros_of(model) == round(0.3 * TOTAL)
+    bare = copy.deepcopy(dense)
+    config = niwaki.LayerAdaptive(sparsity=0.3, weight_score="random", allocation="uniform", repair="none")
+    niwaki.prune_(bare, config, batches(count=12))
+    batch = batches(seed=5)[0]
+    before = logits(dense, batch)
+    assert (logits(model, batch) - before).norm() < (logits(bare, batch) - before).norm()
+
+
+@pytest.mark.parametrize("score", ["magnitude", "sparsegpt"])
+@pytest.mark.parametrize(("pattern", "sparsity"), [("2:4", 0.5), ("1:4", 0.75), ("4x1", 0.5), ("2x8", 0.6)])
+def test_patterns(pattern, sparsity, score):
+    model = with_lora(tiny())
+    config = niwaki.LayerAdaptive(sparsity=sparsity, pattern=pattern, weight_score=score, allocation="uniform")
+    result = niwaki.prune_(model, config, batches(count=2))
+    unit = 1 if ":" in pattern else int(pattern[0]) * int(pattern[2])
+    assert 0 <= round(sparsity * TOTAL) - zeros_of(model) < unit
+    assert result.details["zeros"] == zeros_of(model)
+    for linear in linears_of(model):
+        zero = effective_weight(linear.module) == 0
+        if ":" in pattern:
+            assert (zero.reshape(-1, 4).sum(1) == 4 - int(pattern[0])).all()
+        else:
+            r, c = int(pattern[0]), int(pattern[2])
+            blocks = zero.reshape(zero.shape[0] // r, r, zero.shape[1] // c, c).sum((1, 3))
+            assert ((blocks == 0) | (blocks == r * c)).all()
+
+
+@pytest.mark.parametrize("score", ["magnitude", "sparsegpt"])
+def test_steps_keep_zeros_zero(score):
+    model = with_lora(tiny())
+    niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.3, weight_score=score), batches(count=2))
+    first = masks_of(model)
+    niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.7, weight_score=score, steps=3), batches(count=2))
+    assert zeros_of(model) == round(0.7 * TOTAL)
+    assert all(not bool((mask & ~first[name]).any()) for name, mask in masks_of(model).items())
+
+
+def test_recovery_trains_under_the_mask():
+    dense = tiny()
+    distances = []
+    for epochs in (0, 2):
+        model = copy.deepcopy(dense)
+        config = niwaki.LayerAdaptive(sparsity=0.7, recover_epochs=epochs)
+        niwaki.prune_(model, config, batches(count=8))
+        assert zeros_of(model) == round(0.7 * TOTAL)
+        batch = batches(count=8)[0]
+        distances.append(float((logits(model, batch) - logits(dense, batch)).norm()))
+    assert distances[1] < distances[0]
+
+
+def test_same_seed_same_bytes():
+    models = [tiny() for _ in range(2)]
+    for model in models:
+        niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.5), batches())
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_nothing_zeroed_changes_nothing():
+    dense = tiny()
+    model = copy.deepcopy(dense)
+    niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.0), batches())
+    torch.testing.assert_close(logits(model, batches()[0]), logits(dense, batches()[0]), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sparsity": 1.0}, r"sparsity.*\[0, 1\).*got 1"),
+        ({"sparsity": -0.1}, r"sparsity.*got -0\.1"),
+        ({"sparsity": float("nan")}, r"sparsity.*nan"),
+        ({"sparsity": 0.5, "weight_score": "wandas"}, "did you mean 'wanda'"),
+        ({"sparsity": 0.6, "pattern": "2:4", "allocation": "uniform"}, r"sparsity must be 0\.5 for pattern 2:4"),
+        ({"sparsity": 0.5, "pattern": "2:4", "allocation": "search"}, "allocation must be uniform"),
+        ({"sparsity": 0.5, "min_sparsity": 0.8, "max_sparsity": 0.6}, "in order"),
+    ],
+)
+def test_wrong_requests(options, words):
+    with pytest.raises(niwaki.RequestError, match=words):
+        niwaki.LayerAdaptive(**options)
+
+
+def test_bounds_and_patterns_are_checked_before_any_work():
+    with pytest.raises(niwaki.RequestError, match=r"0\.0000 to 0\.3996"):
+        niwaki.prune_(tiny(), niwaki.LayerAdaptive(sparsity=0.5, max_sparsity=0.4), [])
+    config = niwaki.LayerAdaptive(sparsity=0.5, pattern="3x1", allocation="uniform")
+    with pytest.raises(niwaki.RequestError, match=r"layer\.0\.query"):
+        niwaki.prune_(tiny(), config, [])
+
+
+def test_a_weight_that_is_not_finite_is_named():
+    model = tiny()
+    with torch.no_grad():
+        model.distilbert.transformer.layer[1].ffn.lin1.weight[0, 0] = torch.nan
+    with pytest.raises(niwaki.WorkError, match=r"layer\.1\.up"):
+        niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.5), batches())
