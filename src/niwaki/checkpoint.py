@@ -166,8 +166,11 @@ def atomic_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]
     target = Path(folder)
     if target.is_file() or (target.is_dir() and any(target.iterdir()) and not overwrite):
         raise RequestError(f"out must be a new or empty folder (or ask for --overwrite), got {str(target)!r}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise RequestError(f"out must be a folder that can be made, got {str(target)!r}: {_line(error)}") from error
     temporary.chmod(0o755)
     try:
         yield temporary
@@ -313,6 +316,8 @@ def load(
 ) -> PreTrainedModel | PeftModel:
     """Load a sequence classifier in float32: a Hub id, a Transformers or Niwaki folder, or a PEFT adapter folder.
 
+    A folder that holds an adapter beside its base (`keep_adapter`) is loaded with the adapter.
+
     With `labels` (names of classes, one name for a number to predict), a model without a task head that knows them gets
     a new one, to be trained.
 
@@ -325,12 +330,18 @@ def load(
         _check_files(folder)
     elif folder.is_absolute() or name.startswith((".", "~")) or folder.is_file():
         raise RequestError(f"model must be a Hub id or a folder with a model, got {name!r}")
+    if (folder / "adapter" / "adapter_config.json").is_file():
+        folder = folder / "adapter"
     if (folder / "adapter_config.json").is_file():
         model: PreTrainedModel | PeftModel = _load_adapter(folder, base_model)
     else:
         model = _load_plain(name, _new_head(name, labels) if labels else {})
     model.eval()
-    return cast("PreTrainedModel | PeftModel", model.to(device))  # type: ignore[arg-type]
+    try:
+        return cast("PreTrainedModel | PeftModel", model.to(device))  # type: ignore[arg-type]
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        rule = "device must be one that this PyTorch can use, such as cpu"
+        raise RequestError(f"{rule}, got {device!r}: {_line(error)}") from error
 
 
 def load_tokenizer(source: str | Path, base_model: str | None = None) -> Any:
@@ -339,9 +350,13 @@ def load_tokenizer(source: str | Path, base_model: str | None = None) -> Any:
     if (folder / "adapter_config.json").is_file() and not (folder / "tokenizer_config.json").is_file():
         return load_tokenizer(_base_of(folder, base_model))
     try:
-        return AutoTokenizer.from_pretrained(str(source))
+        tokenizer = AutoTokenizer.from_pretrained(str(source))
     except (OSError, ValueError) as error:
         raise RequestError(f"model must have tokenizer files, got {str(source)!r}: {_line(error)}") from error
+    # Without files Transformers makes one that knows no word.
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise RequestError(f"model must have tokenizer files, got {str(source)!r} without a vocabulary")
+    return tokenizer
 
 
 def new_parameters(model: nn.Module) -> tuple[str, ...]:

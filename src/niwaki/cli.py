@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -139,11 +140,14 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write a model for those who do not have Niwaki."""
-    from niwaki.checkpoint import load, load_tokenizer
+    from niwaki.checkpoint import load, load_tokenizer, new_parameters
     from niwaki.export import EXPORTS
 
     check_choice("to", to, EXPORTS)
-    EXPORTS[to](load(model, base_model), out, load_tokenizer(model, base_model), overwrite)
+    loaded = load(model, base_model)
+    if fresh := new_parameters(loaded):
+        raise RequestError(f"model must have a trained task head, got {model!r} without {fresh[0]}")
+    EXPORTS[to](loaded, out, load_tokenizer(model, base_model), overwrite)
     if not quiet:
         typer.echo(f"written to {out}")
 
@@ -170,8 +174,10 @@ def _say(result: Any, out: str, quiet: bool) -> None:
     if quiet:
         return
     for name, value in result.dense["quality"].items():
-        typer.echo(f"{name}: {value:.4f} dense, {result.pruned['quality'][name]:.4f} pruned")
+        typer.echo(f"{name}: {value:.4f} before, {result.pruned['quality'][name]:.4f} after")
     for stage in result.stages:
+        if stage["name"] == "finetune":
+            continue
         budget = stage["budget"]
         what = "of weights zero" if budget["kind"] == "sparsity" else f"of {budget['kind']} kept"
         typer.echo(f"{stage['name']}: {budget['achieved']:.4f} {what} ({budget['requested']:g} asked)")
@@ -208,9 +214,12 @@ def main() -> None:
         _fail("interrupted", 130)
     except Exception as error:
         # Typer may carry its own copy of click, so its usage errors are told by what they offer.
-        if not hasattr(error, "format_message"):
+        if hasattr(error, "format_message"):
+            _fail(" ".join(error.format_message().split()), 2)  # type: ignore[attr-defined]
+        if os.environ.get("NIWAKI_TRACEBACK"):
             raise
-        _fail(" ".join(error.format_message().split()), 2)  # type: ignore[attr-defined]
+        line = " ".join(str(error).split())
+        _fail(f"failed: {type(error).__name__}: {line} (NIWAKI_TRACEBACK=1 shows where)", 3)
     else:
         sys.exit(status or 0)
 

@@ -9,6 +9,7 @@ is left as it was under the mask.
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -136,7 +137,7 @@ def release_(model: nn.Module) -> None:
 
 def adapter_delta(linear: nn.Module) -> Tensor | float:
     """What the active, unmerged adapters add to the stored weight, `[out, in]`; 0.0 for a plain linear."""
-    if not isinstance(linear, LoraLayer) or linear.merged:
+    if not isinstance(linear, LoraLayer) or linear.merged or linear.disable_adapters:
         return 0.0
     deltas = [cast(Any, linear).get_delta_weight(name) for name in linear.active_adapters if name in linear.lora_A]
     return cast(Tensor, sum(deltas)) if deltas else 0.0
@@ -194,8 +195,9 @@ def attach_lora(model: nn.Module, rank: int) -> PeftModel:
 def train_adapters_only_(model: PeftModel) -> None:
     """Let the active adapters and what they save beside LoRA (the task head) require gradients, and nothing else."""
     for name, parameter in model.named_parameters():
-        active = any(f".{adapter}." in f"{name}." for adapter in model.active_adapters)
-        parameter.requires_grad_(active and ("lora_" in name or ".modules_to_save." in name))
+        parts = name.split(".")
+        owned = [after for part, after in pairwise(parts) if part.startswith("lora_") or part == "modules_to_save"]
+        parameter.requires_grad_(any(adapter in model.active_adapters for adapter in owned))
 
 
 def merge_(model: nn.Module, *, mask_adapters: bool = False) -> PreTrainedModel:

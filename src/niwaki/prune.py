@@ -75,7 +75,11 @@ def prune_(
         forwards += statistics.forward_passes
         backwards += statistics.backward_passes
     if config.recover_epochs:
-        recover_(model, dense, list(training_data or batches), config, progress=progress)
+        training = list(training_data or batches)
+        recover_(model, dense, training, config, progress=progress)
+        # The dense model runs forward beside the one that is trained; counted in passes over the calibration data.
+        forwards += 2 * config.recover_epochs * len(training) / len(batches)
+        backwards += config.recover_epochs * len(training) / len(batches)
 
     after = sites_of(model)
     achieved = budget.kept(after)

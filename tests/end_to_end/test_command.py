@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
+    AutoModelForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     GPT2Config,
@@ -98,6 +99,8 @@ def _other_models(place, tokenizer):
     (place / "quantised" / "config.json").write_text(json.dumps(config))
     weights = place / "truncated" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:2000])
+    (place / "unlabelled.txt").write_text("w1 w2\n")
+    tiny(labels=2).save_pretrained(place / "wordless")
     for name in ("body", "wide", "albert", "gpt2", "broken", "quantised", "truncated"):
         tokenizer.save_pretrained(place / name)
 
@@ -149,9 +152,12 @@ def test_the_main_job(place):
 def test_the_adapter_is_kept(place, monkeypatch, capsys):
     words = flags(out="kept", flops="0.6", keep_adapter=True, text_columns="sentence", quiet=True)
     assert done(monkeypatch, capsys, place, "prune", "structured", *words)[0] == 0
-    tuned = PeftModel.from_pretrained(niwaki.load(place / "kept"), place / "kept" / "adapter")
+    tuned = PeftModel.from_pretrained(
+        AutoModelForSequenceClassification.from_pretrained(place / "kept"), place / "kept" / "adapter"
+    )
     batch = batches(labels=2)[0]
-    torch.testing.assert_close(logits(niwaki.load(place / "kept" / "adapter"), batch), logits(tuned, batch))
+    for whole in (place / "kept" / "adapter", place / "kept"):
+        torch.testing.assert_close(logits(niwaki.load(whole), batch), logits(tuned, batch))
 
 
 def test_a_latency_budget_is_measured(place, monkeypatch, capsys):
@@ -265,6 +271,12 @@ def test_interrupted_leaves_nothing(place):
         ({"out": "full"}, ["out", "full", "overwrite"]),
         ({"flops": "half"}, ["--flops", "number"]),
         ({"model": "base", "keep_adapter": True}, ["keep_adapter", "adapter", "base"]),
+        ({"out": ".", "overwrite": True}, ["out must not hold what is read", "lora"]),
+        ({"eval_data": "unlabelled.txt"}, ["eval_data must have labels", "unlabelled.txt"]),
+        ({"device": "banana"}, ["device", "banana"]),
+        ({"model": "wordless"}, ["tokenizer", "wordless"]),
+        ({"out": "train.tsv/x"}, ["out", "can be made", "train.tsv/x"]),
+        ({"flops": None, "latency": "0.9", "latency_length": "99"}, ["latency_length", "at most 40", "99"]),
         ({"recover_epochs": "-1"}, ["recover_epochs", "at least 0"]),
     ],
 )

@@ -51,7 +51,7 @@ def test_the_card_shows_the_figures(result, title):
     card = model_card(result)
     assert title in card
     assert "| accuracy | 0.9000 | 0.8000 |" in card
-    assert ("0.4999 of the dense flops" in card) == (result is RESULT)
+    assert ("0.4999 of the flops that came in" in card) == (result is RESULT)
 
 
 def test_results_are_read_as_they_were_written(tmp_path):

@@ -4,6 +4,8 @@ from niwaki.anatomy.calls import Call, first_layer_call
 from niwaki.anatomy.counts import Counts, count, unit_flops, unit_params
 from niwaki.anatomy.families import FAMILIES, Family, family_of, supported_model_types
 from niwaki.anatomy.linears import BlockLinear, linears_of
+from niwaki.anatomy.mode import evaluation_mode
+from niwaki.anatomy.positions import longest_input
 from niwaki.anatomy.sites import (
     Kind,
     Site,
@@ -27,11 +29,13 @@ __all__ = [
     "body_of",
     "count",
     "empty_linears",
+    "evaluation_mode",
     "family_of",
     "first_layer_call",
     "layers_of",
     "linear_paths",
     "linears_of",
+    "longest_input",
     "sites_of",
     "supported_model_types",
     "unit_flops",

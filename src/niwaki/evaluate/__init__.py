@@ -2,7 +2,7 @@
 
 from niwaki.evaluate.latency import PairedTiming, model_latency, paired, random_inputs, speedup
 from niwaki.evaluate.latency_table import LatencyTable, latency_table
-from niwaki.evaluate.quality import METRICS, check_metric, evaluation_mode, predictions, quality
+from niwaki.evaluate.quality import METRICS, check_metric, predictions, quality
 from niwaki.evaluate.size import file_bytes, size_bytes
 
 __all__ = [
@@ -10,7 +10,6 @@ __all__ = [
     "LatencyTable",
     "PairedTiming",
     "check_metric",
-    "evaluation_mode",
     "file_bytes",
     "latency_table",
     "model_latency",

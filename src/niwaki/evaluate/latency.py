@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from niwaki.anatomy import unwrap
+from niwaki.anatomy import evaluation_mode, longest_input, unwrap
 from niwaki.errors import RequestError
-from niwaki.evaluate.quality import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,9 @@ def _synchronize(device: torch.device | str | None) -> None:
 
 def random_inputs(model: nn.Module, batch_size: int, length: int) -> dict[str, Tensor]:
     """Random tokens `[batch_size, length]` of the model's vocabulary on its device, none of them padding."""
+    longest = longest_input(model)
+    if length > longest:
+        raise RequestError(f"latency_length must be at most {longest}, the positions of the model, got {length}")
     vocabulary = unwrap(model).config.vocab_size
     generator = torch.Generator().manual_seed(0)
     # The first ids are padding and other marks in most vocabularies.

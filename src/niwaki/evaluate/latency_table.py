@@ -1,9 +1,9 @@
 """A table of real timings: what attention and FFN cost on this machine at every width, in milliseconds.
 
 One layer of the model is cut to several numbers of heads and of neurons and timed alone, all widths in turn, round
-after round; medians are taken, made non-falling (isotonic regression: a narrower matrix is never dearer) and joined by
-straight lines. Timings are kept in `$NIWAKI_CACHE`, `~/.cache/niwaki` by default, under a key of all that they depend
-on.
+after round; the fastest of each is taken, made non-falling (isotonic regression: a narrower matrix is never dearer) and
+joined by straight lines. Timings are kept in `$NIWAKI_CACHE`, `~/.cache/niwaki` by default, under a key of all that
+they depend on.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ import torch
 from sklearn.isotonic import IsotonicRegression
 from torch import Tensor, nn
 
-from niwaki.anatomy import Site, first_layer_call, layers_of, sites_of, unwrap
+from niwaki.anatomy import Site, evaluation_mode, first_layer_call, layers_of, sites_of, unwrap
 from niwaki.evaluate.latency import random_inputs, seconds_of
-from niwaki.evaluate.quality import evaluation_mode
 from niwaki.lora import merge_
 from niwaki.surgery import cut_
 

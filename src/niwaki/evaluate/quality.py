@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any, cast
 
 import numpy as np
@@ -13,25 +12,12 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from niwaki.anatomy import unwrap
+from niwaki.anatomy import evaluation_mode, unwrap
 from niwaki.errors import RequestError, WorkError, check_choice
 
 CLASS_METRICS = ("accuracy", "f1", "matthews_correlation")
 NUMBER_METRICS = ("pearson", "spearman")
 METRICS = (*CLASS_METRICS, *NUMBER_METRICS)
-
-
-@contextmanager
-def evaluation_mode(*models: nn.Module) -> Iterator[None]:
-    """Put `models` in evaluation mode; every module gets its own mode back, also after an error."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    try:
-        for model in models:
-            model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @torch.inference_mode()

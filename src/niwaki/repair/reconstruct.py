@@ -17,9 +17,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from niwaki.anatomy import BlockLinear, layers_of, linears_of
+from niwaki.anatomy import BlockLinear, evaluation_mode, layers_of, linears_of
 from niwaki.errors import WorkError
-from niwaki.evaluate import evaluation_mode
 from niwaki.lora import bias_of, effective_weight, hold_, mask_of, set_effective_weight_
 from niwaki.masks import Pattern
 from niwaki.observe import Batch

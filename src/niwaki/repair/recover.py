@@ -16,10 +16,9 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from niwaki.anatomy import unwrap
+from niwaki.anatomy import evaluation_mode, unwrap
 from niwaki.config import LayerAdaptive, Structured
 from niwaki.data import token_mask
-from niwaki.evaluate import evaluation_mode
 from niwaki.lora import attach_lora, merge_, train_adapters_only_
 from niwaki.observe import Batch
 from niwaki.repair.training import train_
@@ -38,11 +37,13 @@ def recover_(
 ) -> None:
     """Train `model` in place towards `dense` for `config.recover_epochs` over `batches`.
 
-    The adapters of a `PeftModel` are trained as they are; a plain model gets LoRA that is merged at the end.
+    The adapters of a `PeftModel` are trained as they are; a plain model gets LoRA that is merged at the end. Which
+    parameters require gradients is afterwards as it was.
 
     Raises:
         WorkError: a loss that is not finite.
     """
+    required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     plain = not isinstance(model, PeftModel)
     student = attach_lora(model, LORA_RANK) if plain else model
     train_adapters_only_(student)
@@ -63,6 +64,8 @@ def recover_(
         )
     if plain:
         merge_(student)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(required[name])
 
 
 def distillation_loss(student: nn.Module, teacher: nn.Module, batch: Batch) -> Tensor:

@@ -14,7 +14,7 @@ def model_card(result: Result) -> str:
         budget = stage["budget"]
         asked, got = budget["requested"], budget["achieved"]
         kind = budget["kind"]
-        what = "of the blocks' linear weights are zero" if kind == "sparsity" else f"of the dense {kind} kept"
+        what = "of the blocks' linear weights are zero" if kind == "sparsity" else f"of the {kind} that came in kept"
         lines += [f"{stage['name']}: {got:.4f} {what} ({asked:g} asked).", ""]
     lines += ["| | dense | pruned |" if pruning else "| | before | after |", "| --- | --- | --- |"]
     for name, value in result.dense["quality"].items():
@@ -24,14 +24,6 @@ def model_card(result: Result) -> str:
     for name, timing in result.latency.items():
         if isinstance(timing, dict):
             lines.append(f"| latency, {name} (ms) | {timing['dense_ms']:.1f} | {timing['pruned_ms']:.1f} |")
-    lines += [
-        "",
-        "```python",
-        "import niwaki  # uneven layers need it",
-        "from transformers import AutoModelForSequenceClassification",
-        "",
-        "model = AutoModelForSequenceClassification.from_pretrained(folder)",
-        "```",
-        "",
-    ]
+    # Without Niwaki, uneven layers do not load and a base beside its adapter is not the model that was measured.
+    lines += ["", "```python", "import niwaki", "", 'model = niwaki.load("this folder")', "```", ""]
     return "\n".join(lines)

@@ -13,7 +13,7 @@ from niwaki.evaluate import check_metric
 from niwaki.lora import merge_, release_
 from niwaki.report import page
 from niwaki.results import Result, write_result
-from niwaki.run.inputs import read_data, read_inputs
+from niwaki.run.inputs import check_out, read_data, read_inputs
 from niwaki.run.record import Clock, measure, time_in_turn
 
 
@@ -27,6 +27,7 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
     """
     clock = Clock()
     torch.manual_seed(request.seed)
+    check_out(request, request.model, request.against, request.base_model, request.eval_data)
     with atomic_folder(request.out, request.overwrite) as folder:
         table = read_data(request, request.eval_data, "validation", quiet)
         inputs = read_inputs(request)

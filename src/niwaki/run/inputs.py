@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from peft import PeftModel
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from niwaki.anatomy import sites_of, unwrap
+from niwaki.anatomy import longest_input, sites_of, unwrap
 from niwaki.checkpoint import load, load_tokenizer, new_parameters
 from niwaki.config import Request
 from niwaki.data import Batches, Table, encode, is_regression, read_table
@@ -50,7 +51,19 @@ def read_inputs(request: Request, labels: list[str] | None = None) -> Inputs:
             f"model must have a trained task head, got {request.model!r} without {fresh[0]}; fine-tune it first"
         )
     tokenizer = load_tokenizer(request.model, request.base_model)
-    return Inputs(model, tokenizer, request.batch_size, request.max_length)
+    return Inputs(model, tokenizer, request.batch_size, min(request.max_length, longest_input(model)))
+
+
+def check_out(request: Request, *sources: str | None) -> None:
+    """Refuse to write over what is read.
+
+    Raises:
+        RequestError: a local source that is, or lies in, the folder to write.
+    """
+    out = Path(request.out).resolve()
+    for source in sources:
+        if source and Path(source).exists() and Path(source).resolve().is_relative_to(out):
+            raise RequestError(f"out must not hold what is read ({source!r}), got {request.out!r}")
 
 
 def read_data(request: Request, source: str, split: str, quiet: bool) -> Table:

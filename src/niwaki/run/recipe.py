@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from niwaki.anatomy import sites_of
+from niwaki.budget import bounds_of, budget_of
 from niwaki.checkpoint import atomic_folder, write_adapter, write_model
-from niwaki.config import Finetune, Recipe, recipe_to_dict, write_recipe
+from niwaki.config import Finetune, Recipe, Structured, recipe_to_dict, write_recipe
 from niwaki.data import Table, is_regression, label_names, mean_length, sample
 from niwaki.errors import RequestError
 from niwaki.evaluate import check_metric, file_bytes
@@ -20,7 +22,7 @@ from niwaki.lora import merge_, release_
 from niwaki.prune import prune_
 from niwaki.report import model_card, page
 from niwaki.results import Result, StageResult, write_result
-from niwaki.run.inputs import read_data, read_inputs
+from niwaki.run.inputs import check_out, read_data, read_inputs
 from niwaki.run.record import Clock, measure, time_in_turn
 
 
@@ -32,9 +34,12 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
     """
     clock = Clock()
     torch.manual_seed(recipe.seed)
+    check_out(recipe, recipe.model, recipe.base_model, recipe.train_data, recipe.eval_data)
     with atomic_folder(recipe.out, recipe.overwrite) as folder:
         train = read_data(recipe, recipe.train_data, "train", quiet)
         evaluation = read_data(recipe, recipe.eval_data, "validation", quiet)
+        if evaluation.labels is None:
+            raise RequestError(f"eval_data must have labels, got none in {recipe.eval_data!r}")
         inputs = read_inputs(recipe, _new_labels(recipe, train))
         model = inputs.model
         check_metric(model, recipe.metric)
@@ -48,6 +53,10 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         training = inputs.batches(sample(rows, recipe.train_samples or len(rows), recipe.seed))
         tests = inputs.batches(inputs.rows(evaluation))
         length = mean_length(calibration)
+        for stage in recipe.stages:  # what cannot be met is refused before anything is trained
+            if isinstance(stage, Structured) and stage.latency is None:
+                budget = budget_of(model, stage, length)
+                budget.check(bounds_of(sites_of(model), budget, stage))
 
         dense = merge_(copy.deepcopy(model))
         release_(dense)
@@ -94,7 +103,12 @@ def _new_labels(recipe: Recipe, train: Table) -> list[str] | None:
         return None
     if train.labels is None:
         raise RequestError(f"train_data must have labels to fine-tune on, got none in {recipe.train_data!r}")
-    return [""] if is_regression(train) else label_names(train)
+    if is_regression(train):
+        return [""]
+    names = label_names(train)
+    if len(names) < 2:
+        raise RequestError(f"train_data must have at least two classes to fine-tune on, got only {names[0]!r}")
+    return names
 
 
 def _layers(stages: list[StageResult]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from niwaki.checkpoint import atomic_folder
 from niwaki.config import Scoring, Structured
 from niwaki.data import sample
 from niwaki.prune import score
-from niwaki.run.inputs import read_data, read_inputs
+from niwaki.run.inputs import check_out, read_data, read_inputs
 from niwaki.run.record import Clock
 
 
@@ -27,6 +27,7 @@ def run_scoring(request: Scoring, quiet: bool = False) -> dict[str, Any]:
     """
     clock = Clock()
     torch.manual_seed(request.seed)
+    check_out(request, request.model, request.base_model, request.train_data)
     with atomic_folder(request.out, request.overwrite) as folder:
         train = read_data(request, request.train_data, "train", quiet)
         inputs = read_inputs(request)
