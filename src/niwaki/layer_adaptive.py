@@ -16,14 +16,16 @@ from niwaki.lora import check_adapters, effective_weight, hold_, mask_of
 from niwaki.masks import Block, NByM, Unstructured, check_divides, choose
 from niwaki.observe import Batch
 from niwaki.observe_linears import WeightNeed, WeightStatistics, observe_linears
-from niwaki.repair import recover_
+from niwaki.observe_tokens import TokenWeights, token_weights
+from niwaki.repair import REFIT_PASSES, recover_
+from niwaki.repair.bottom_up import DAMPING
 from niwaki.repair.obs import obs_factor, obs_prune
-from niwaki.repair.reconstruct import DAMPING, reconstruct_
+from niwaki.repair.reconstruct import reconstruct_
 from niwaki.results import SiteResult, StageResult
 from niwaki.scoring.layers import LAYER_NEEDS, LAYER_SCORERS, block_means
 from niwaki.scoring.sensitivity import ROWS, sensitivity
 from niwaki.scoring.weights import WEIGHT_NEEDS, WEIGHT_SCORERS
-from niwaki.solve import damped_factor
+from niwaki.solve import damp
 
 CURVE = (0.5, 0.7, 0.8, 0.9, 0.96)
 """Sparsities at which `search` measures what a linear loses."""
@@ -60,6 +62,7 @@ def prune_layers_(
     dense = copy.deepcopy(model)
     importance: dict[str, float] = {}
     warnings: list[str] = []
+    weights: TokenWeights | None = None
     forwards = backwards = 0.0
     for step in range(1, config.steps + 1):
         sparsity = config.sparsity * (1 - (1 - step / config.steps) ** 3)
@@ -84,8 +87,13 @@ def prune_layers_(
                 hold_(linear.module, (masks or {})[linear.name])
             continue
         targets = config.repair == "least-squares"
-        warnings += reconstruct_(model, dense, batches, zeros, pattern, masks=masks, targets=targets, progress=progress)
-        forwards += 6.0
+        if targets and weights is None:
+            weights = token_weights(dense, batches, seed=config.seed, progress=progress)
+            forwards, backwards = forwards + 1.0, backwards + 1.0
+        warnings += reconstruct_(
+            model, dense, batches, zeros, pattern, masks=masks, weights=weights, targets=targets, progress=progress
+        )
+        forwards += REFIT_PASSES
     if config.recover_epochs:
         recover_(model, dense, list(training_data or batches), config, progress=progress)
 
@@ -208,7 +216,7 @@ def loss_curve(linear: BlockLinear, statistics: WeightStatistics) -> tuple[tuple
     """
     sums = statistics.linears[linear.name]
     moments = torch.as_tensor(sums.moments).double() / statistics.tokens
-    upper = obs_factor(damped_factor(moments, linear.name, DAMPING)).float()
+    upper = obs_factor(damp(moments, linear.name, DAMPING).factor).float()
     gradients = torch.as_tensor(sums.output_gradients) / statistics.rows
     weight, moments = effective_weight(linear.module).float(), moments.float()
 

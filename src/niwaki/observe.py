@@ -31,6 +31,7 @@ class SiteStatistics:
     inputs: `[n]` sum of x, the input of the output projection, over tokens.
     moments: `[n, n]` sum of x x^T over tokens.
     output_gradients: `[d, d]` sum of g g^T over tokens, g the gradient of the pseudo-loss at the projection's output.
+    sensitive_moments: `[n, n]` sum of |g|^2 x x^T over tokens.
     fisher: `[units]` sum over rows of (dL/dm)^2, m a mask on the unit, L the task loss of the row.
     taylor: `[units]` sum over rows of |dL/dm|.
     attention: `[units, 3]` per head: variance over keys, over inputs, and the number of (row, query) pairs.
@@ -39,6 +40,7 @@ class SiteStatistics:
     inputs: Tensor | float = 0.0
     moments: Tensor | float = 0.0
     output_gradients: Tensor | float = 0.0
+    sensitive_moments: Tensor | float = 0.0
     fisher: Tensor | float = 0.0
     taylor: Tensor | float = 0.0
     attention: Tensor | float = 0.0
@@ -162,8 +164,9 @@ def _observe_batch(
         loss = pseudo_loss(logits, generator, temperature, regression=unwrap(model).config.num_labels == 1)
         gradients = torch.autograd.grad(loss, [captured[s.name][1] for s in sites])
         for site, gradient in zip(sites, gradients, strict=True):
-            g = gradient[keep]
+            g, x = gradient[keep], captured[site.name][0].detach()[keep]
             found[site.name].output_gradients = g.T @ g
+            found[site.name].sensitive_moments = (x * g.square().sum(-1, keepdim=True)).T @ x
     return Statistics(found, int(keep.sum()), len(mask))
 
 

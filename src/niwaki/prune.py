@@ -6,6 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterable
 
+import torch
 from rich.console import Console
 from torch import Tensor, nn
 
@@ -18,7 +19,8 @@ from niwaki.evaluate import speedup
 from niwaki.layer_adaptive import prune_layers_
 from niwaki.lora import check_adapters, merge_
 from niwaki.observe import Batch, observe
-from niwaki.repair import recover_, refit_
+from niwaki.observe_tokens import TokenWeights, token_weights
+from niwaki.repair import REFIT_PASSES, recover_, refit_
 from niwaki.results import SiteResult, StageResult
 from niwaki.scoring import need_of, score_sites
 from niwaki.surgery import Plan, cut_, plan_table
@@ -57,6 +59,8 @@ def prune_(
     budget.check(bounds_of(sites_of(model), budget, config))
 
     dense = merge_(copy.deepcopy(model))
+    kept = {site.name: torch.arange(site.units) for site in sites_of(model)}
+    weights: TokenWeights | None = None
     importance: dict[str, float] = {}
     forwards = backwards = 0.0
     for step in range(1, config.steps + 1):
@@ -69,9 +73,13 @@ def prune_(
         if progress:
             Console(stderr=True).print(plan_table(sites, scores, plan))
         cut_(model, plan)
+        kept = {name: kept[name][units] for name, units in plan.items()}
         if config.repair != "none":
-            refit_(model, dense, batches, config.repair, progress=progress)
-            forwards += 4.0
+            if weights is None:
+                weights = token_weights(dense, batches, seed=config.seed, progress=progress)
+                forwards, backwards = forwards + 1.0, backwards + 1.0
+            refit_(model, dense, batches, kept, config.repair, weights=weights, progress=progress)
+            forwards += REFIT_PASSES
         forwards += statistics.forward_passes
         backwards += statistics.backward_passes
     if config.recover_epochs:

@@ -178,11 +178,11 @@ def test_steps_keep_zeros_zero(score):
 def test_recovery_trains_under_the_mask():
     dense = tiny()
     distances = []
-    for epochs in (0, 2):
+    for epochs in (0, 4):
         model = copy.deepcopy(dense)
-        config = niwaki.LayerAdaptive(sparsity=0.7, recover_epochs=epochs)
+        config = niwaki.LayerAdaptive(sparsity=0.9, weight_score="magnitude", repair="none", recover_epochs=epochs)
         niwaki.prune_(model, config, batches(count=8))
-        assert zeros_of(model) == round(0.7 * TOTAL)
+        assert zeros_of(model) == round(0.9 * TOTAL)
         batch = batches(count=8)[0]
         distances.append(float((logits(model, batch) - logits(dense, batch)).norm()))
     assert distances[1] < distances[0]

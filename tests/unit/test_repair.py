@@ -11,7 +11,7 @@ import niwaki
 from niwaki.anatomy import sites_of
 from niwaki.errors import WorkError
 from niwaki.repair import refit_
-from niwaki.solve import damped_factor
+from niwaki.solve import damp
 from niwaki.surgery import cut_
 from tiny import batches, logits, tiny, with_lora
 
@@ -45,7 +45,7 @@ def test_a_duplicated_neuron_is_removed_at_almost_no_cost():
     plan["layer.0.ffn"] = torch.tensor([u for u in range(48) if u != 5])
     cut_(model, plan)
     broken = _kl(model, dense)
-    refit_(model, dense, batches(count=24), "least-squares")
+    refit_(model, dense, batches(count=24), plan, "least-squares")
     assert _kl(model, dense) < 0.02 * broken
 
 
@@ -57,9 +57,9 @@ def test_nothing_removed_changes_nothing():
 
 
 def test_singular_moments_are_damped_and_hopeless_ones_named():
-    assert torch.isfinite(damped_factor(torch.ones(4, 4).double(), "here")).all()
+    assert torch.isfinite(damp(torch.ones(4, 4).double(), "here").factor).all()
     with pytest.raises(WorkError, match="here"):
-        damped_factor(torch.full((3, 3), torch.nan).double(), "here")
+        damp(torch.full((3, 3), torch.nan).double(), "here")
 
 
 def test_same_seed_same_bytes():

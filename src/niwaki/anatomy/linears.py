@@ -33,12 +33,15 @@ class BlockLinear:
         return weight_of(self.module).numel()
 
 
-def linears_of(model: nn.Module) -> list[BlockLinear]:
-    """Every linear of the blocks that has weights, layer by layer: query, key, value, output, up, down."""
+def linears_of(model: nn.Module, *, emptied: bool = False) -> list[BlockLinear]:
+    """Every linear of the blocks that has weights, layer by layer: query, key, value, output, up, down.
+
+    With `emptied` also the output projections of sites that lost all their units: their bias is still there.
+    """
     found = []
     for site in sites_of(model):
         parts = (*_ATTENTION, "output") if site.kind == "attention" else ("up", "down")
         for part, module in zip(parts, (*site.inputs, site.output), strict=True):
-            if weight_of(module).numel():
+            if weight_of(module).numel() or (emptied and module is site.output):
                 found.append(BlockLinear(f"layer.{site.layer}.{part}", site.layer, part, module, site))
     return found

@@ -1,10 +1,10 @@
 """Group OBS: what the loss rises by when a unit goes and the rest of the output matrix makes up for it.
 
-With H the second moment of the projection's input, W its effective weight and G the second moment of the loss gradient
-at its output, the rise from removing the columns S, the remaining ones refitted, is
-`1/2 tr(G W_S [(H^-1)_SS]^-1 W_S^T)` (Hassibi & Stork 1993; ZipLM, Kurtic et al. 2023; the weight by G is the
-Kronecker-factored Fisher of Martens & Grosse 2015). Units are removed greedily, the cheapest first, and W and H^-1 are
-updated after each removal, so two units that stand in for each other are not both called useless. A unit's score is
+With H the second moment of the projection's input, tokens weighted as in `niwaki.observe_tokens`, W its weight
+and G the second moment of the loss gradient at its output, the rise from removing the columns S, the remaining ones
+refitted, is `1/2 tr(G W_S [(H^-1)_SS]^-1 W_S^T)` (Hassibi & Stork 1993; ZipLM, Kurtic et al. 2023; the weight by G is
+the Kronecker-factored Fisher of Martens & Grosse 2015). Units are removed greedily, the cheapest first, and W and H^-1
+are updated after each removal, so two units that stand in for each other are not both called useless. A unit's score is
 the rise at its own removal, made monotone along the order. G makes scores of all layers comparable.
 """
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from niwaki.anatomy import Site
 from niwaki.lora import effective_weight
 from niwaki.observe import Statistics
+from niwaki.observe_tokens import FLOOR
 from niwaki.solve import damped_inverse
 
 _ROUNDS = 96
@@ -31,7 +32,9 @@ def reconstruction(site: Site, statistics: Statistics, seed: int) -> Tensor:
     del seed
     sums = statistics.sites[site.name]
     gradients = torch.as_tensor(sums.output_gradients).double() / statistics.rows
-    inverse = damped_inverse(torch.as_tensor(sums.moments).double() / statistics.tokens, site.name)
+    plain = torch.as_tensor(sums.moments).double() / statistics.tokens
+    sensitive = torch.as_tensor(sums.sensitive_moments).double() / torch.as_tensor(sums.output_gradients).trace()
+    inverse = damped_inverse((sensitive + FLOOR * plain) / (1 + FLOOR), site.name)
     weight = effective_weight(site.output).double()
     batch = max(1, site.units // _ROUNDS)
 
