@@ -1,8 +1,9 @@
 """A table of real timings: what attention and FFN cost on this machine at every width, in milliseconds.
 
 One layer of the model is cut to several numbers of heads and of neurons and timed alone, all widths in turn, round
-after round; the fastest of each is taken, made non-falling (isotonic regression: a narrower matrix is never dearer) and
-joined by straight lines. Timings are kept in `$NIWAKI_CACHE`, `~/.cache/niwaki` by default, under a key of all that
+after round, to and fro; the fastest of each is taken. Where a straight line tells nearly all of it, the line is the
+cost (what is left is noise, and a knapsack would buy it); on hardware that works in steps the timings are made
+non-falling (isotonic regression: a narrower matrix is never dearer) and joined. Timings are kept in `$NIWAKI_CACHE`, `~/.cache/niwaki` by default, under a key of all that
 they depend on.
 """
 
@@ -22,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LinearRegression
 from torch import Tensor, nn
 
 from niwaki.anatomy import Site, evaluation_mode, first_layer_call, layers_of, sites_of, unwrap
@@ -29,9 +31,11 @@ from niwaki.evaluate.latency import random_inputs, seconds_of
 from niwaki.lora import merge_
 from niwaki.surgery import cut_
 
-ROUNDS = 7
+ROUNDS = 16
 LEVELS = 12
 """About this many widths of each kind are timed."""
+STRAIGHT = 0.97
+"""Share of the variance of the timings from which a straight line is taken for the whole truth."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +82,9 @@ def _time(plain: nn.Module, sites: list[Site], batch_size: int, length: int) -> 
             calls.append(lambda layer=layer: layer(*args, **kwargs))
         taken: list[list[float]] = [[] for _ in calls]
         for number in range(ROUNDS + 2):
-            for call, times in zip(calls, taken, strict=True):
+            turn = list(zip(calls, taken, strict=True))
+            # To and fro, so that no width always follows the same one: what is cached depends on it.
+            for call, times in turn if number % 2 else turn[::-1]:
                 seconds = seconds_of(call, device)
                 if number >= 2:  # the first rounds warm caches up
                     times.append(1000 * seconds)
@@ -112,7 +118,12 @@ def _narrow_layer(plain: nn.Module, site: Site, width: int) -> nn.Module:
 def _curve(timings: dict[int, float]) -> np.ndarray:
     """Milliseconds above the least timed width, for 0 to the greatest number of units."""
     widths = np.array(sorted(timings))
-    fitted = IsotonicRegression().fit_transform(widths, [timings[width] for width in widths])
+    milliseconds = np.array([timings[width] for width in widths])
+    fitted = IsotonicRegression().fit_transform(widths, milliseconds)
+    if len(widths) > 2:
+        line = LinearRegression().fit(widths[:, None], milliseconds)
+        if line.score(widths[:, None], milliseconds) > STRAIGHT and line.coef_[0] > 0:
+            fitted = line.predict(widths[:, None])
     return np.interp(np.arange(widths[-1] + 1), widths, fitted - fitted[0])
 
 
