@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -44,6 +45,12 @@ METHOD = "niwaki"
 """Name of the quantizer hook, and key of the table in the config of a remote-code export."""
 MASKS = "masks.safetensors"
 """Beside a model's (or an adapter's) weights: the masks that it holds, a bit a weight, by the linear's name."""
+
+_UNREADABLE = (
+    *(OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError),
+    *(SafetensorError, StrictDataclassError),
+)
+"""What Transformers and PEFT raise, in one place or another, over files that are damaged or of something else."""
 
 
 def shapes_of(model: nn.Module) -> list[dict[str, int]]:
@@ -304,8 +311,9 @@ def write_adapter(model: PeftModel, folder: Path, final: Path, tokenizer: Any = 
         # The vocabulary is never changed here, so PEFT need not look for what it was.
         model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
         held = {name: module for name, module in base.named_modules() if isinstance(module, MaskedLinear)}
-        if held:  # the adapter was trained under these
-            _write_masks(folder / "adapter", held)
+        if held:  # the adapters were trained under these
+            for place in sorted((folder / "adapter").rglob("adapter_config.json")):
+                _write_masks(place.parent, held)
     finally:
         for name, config in model.peft_config.items():
             config.base_model_name_or_path = named[name]
@@ -330,10 +338,9 @@ def load(
         _check_files(folder)
     elif folder.is_absolute() or name.startswith((".", "~")) or folder.is_file():
         raise RequestError(f"model must be a Hub id or a folder with a model, got {name!r}")
-    if (folder / "adapter" / "adapter_config.json").is_file():
-        folder = folder / "adapter"
-    if (folder / "adapter_config.json").is_file():
-        model: PreTrainedModel | PeftModel = _load_adapter(folder, base_model)
+    adapter = _adapter_in(folder)
+    if adapter is not None:
+        model: PreTrainedModel | PeftModel = _load_adapter(adapter, base_model)
     else:
         model = _load_plain(name, _new_head(name, labels) if labels else {})
     model.eval()
@@ -390,7 +397,7 @@ def _load_plain(name: str, options: dict[str, Any]) -> PreTrainedModel:
             _hold_masks_(model, Path(name))
     except RequestError:
         raise
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except _UNREADABLE as error:
         raise RequestError(f"model must be a sequence classifier that loads, got {name!r}: {_line(error)}") from error
     missing = sorted(report["missing_keys"])
     # Many checkpoints of encoders come without a pooler, which belongs to the task head in all but name.
@@ -406,7 +413,7 @@ def _new_head(name: str, labels: list[str]) -> dict[str, Any]:
     """Config options of a new task head for `labels`; none where the checkpoint has a head that knows them."""
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise RequestError(f"model must be a sequence classifier that loads, got {name!r}: {_line(error)}") from error
     has_head = any("ForSequenceClassification" in architecture for architecture in config.architectures or [])
     names = cast("dict[int, str]", config.id2label)
@@ -421,10 +428,23 @@ def _new_head(name: str, labels: list[str]) -> dict[str, Any]:
     }
 
 
+def _adapter_in(folder: Path) -> Path | None:
+    """The folder of the adapter that `folder` holds or is; of several, the first by name. PEFT nests named ones."""
+    inner = folder / "adapter"
+    places = [inner, *sorted(place for place in inner.glob("*") if place.is_dir()), folder]
+    return next((place for place in places if (place / "adapter_config.json").is_file()), None)
+
+
 def _load_adapter(folder: Path, base_model: str | None) -> PeftModel:
-    config = PeftConfig.from_pretrained(str(folder))
+    name = str(folder)
+    try:
+        config = PeftConfig.from_pretrained(name)
+    except _UNREADABLE as error:
+        raise RequestError(f"adapter_config.json must be as PEFT writes it, got {name!r}: {_line(error)}") from error
     if getattr(config, "use_dora", False):
-        raise RequestError(f"model must carry a plain LoRA adapter, got DoRA in {str(folder)!r}; merge it first")
+        raise RequestError(f"model must carry a plain LoRA adapter, got DoRA in {name!r}; merge it first")
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise RequestError(f"model must hold adapter_model.safetensors, got {name!r} without it")
     options: dict[str, Any] = {}
     with safe_open(folder / "adapter_model.safetensors", framework="pt") as tensors:
         keys = set(tensors.keys())
@@ -449,7 +469,7 @@ def _load_adapter(folder: Path, base_model: str | None) -> PeftModel:
         if (folder / MASKS).is_file():
             mask_adapters_(model)
         return model
-    except (ValueError, RuntimeError, KeyError) as error:
+    except _UNREADABLE as error:
         raise RequestError(f"base_model must fit the adapter {str(folder)!r}: {_line(error)}") from error
 
 
@@ -457,17 +477,19 @@ def _base_of(folder: Path, base_model: str | None) -> str:
     """Where the base of an adapter is: as asked; else as its config names it, on this machine or on the Hub.
 
     A folder is looked for as named from the working directory, then from the adapter's folder, then by its last name
-    beside the adapter's folder (both were moved). The last place is the folder that holds the adapter's folder, which
-    is where Niwaki writes the base.
+    beside the adapter's folder (both were moved). The last places are the folders around it, where Niwaki writes the
+    base.
     """
     if base_model is not None:
         return base_model
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    named = config.get("base_model_name_or_path")
+    try:
+        named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except _UNREADABLE as error:
+        raise RequestError(f"base_model must be given: {str(folder)!r} names none: {_line(error)}") from error
     if not named:
         raise RequestError(f"base_model must be given: the adapter {str(folder)!r} names none")
     around = folder.resolve().parent
-    places = [Path(named), folder / named, around / Path(named).name, around]
+    places = [Path(named), folder / named, around / Path(named).name, around, around.parent]
     for place in places:
         if (place / "config.json").is_file():
             return str(place)

@@ -158,10 +158,15 @@ def report(folders: list[Path], out: Annotated[Path, typer.Option(help="Page to 
     from niwaki.report import page
     from niwaki.results import read_result
 
-    for folder in folders:
-        if not (folder / "result.json").is_file():
-            raise RequestError(f"DIR must hold result.json, got {str(folder)!r}")
-    out.write_text(page([read_result(folder / "result.json") for folder in folders]), encoding="utf-8")
+    text = page([read_result(folder / "result.json") for folder in folders])
+    unfinished = out.with_name(f".{out.name}-unfinished")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(out)
+    except OSError as error:
+        raise RequestError(f"out must be a page that can be written, got {str(out)!r}: {error}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def _run(recipe: Recipe, quiet: bool) -> None:
@@ -173,8 +178,10 @@ def _run(recipe: Recipe, quiet: bool) -> None:
 def _say(result: Any, out: str, quiet: bool) -> None:
     if quiet:
         return
-    for name, value in result.dense["quality"].items():
-        typer.echo(f"{name}: {value:.4f} before, {result.pruned['quality'][name]:.4f} after")
+    alone = not result.stages and not result.recipe.get("against")
+    for name, value in result.pruned["quality"].items():
+        before = "" if alone else f"{result.dense['quality'][name]:.4f} before, "
+        typer.echo(f"{name}: {before}{value:.4f}{'' if alone else ' after'}")
     for stage in result.stages:
         if stage["name"] == "finetune":
             continue

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from niwaki.anatomy import Site, sites_of, unwrap
+from niwaki.anatomy import Site, evaluation_mode, sites_of, unwrap
 from niwaki.attention import attention_moments, collect_attention
 from niwaki.data import token_mask
 from niwaki.errors import RequestError, WorkError
@@ -199,9 +199,7 @@ def _first_non_finite(captured: dict[str, tuple[Tensor, Tensor]]) -> str:
 @contextmanager
 def frozen(model: nn.Module, *, with_gradients: bool) -> Iterator[torch.device]:
     """Evaluation mode, no gradient for weights; with gradients, activations carry them from the embeddings on."""
-    training = model.training
     trainable = [p for p in model.parameters() if p.requires_grad]
-    model.eval()
     for p in trainable:
         p.requires_grad_(False)
 
@@ -210,9 +208,9 @@ def frozen(model: nn.Module, *, with_gradients: bool) -> Iterator[torch.device]:
 
     hook = unwrap(model).get_input_embeddings().register_forward_hook(require)
     try:
-        yield next(model.parameters()).device
+        with evaluation_mode(model):
+            yield next(model.parameters()).device
     finally:
         hook.remove()
         for p in trainable:
             p.requires_grad_(True)
-        model.train(training)

@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from niwaki.errors import RequestError
+
+SCHEMA = 1
+
 
 @dataclass(frozen=True)
 class SiteResult:
@@ -65,7 +69,7 @@ class Result:
     latency: dict[str, Any]
     layers: list[dict[str, Any]]
     warnings: list[str]
-    schema: int = 1
+    schema: int = SCHEMA
 
 
 def write_result(result: Result, path: Path) -> None:
@@ -74,5 +78,18 @@ def write_result(result: Result, path: Path) -> None:
 
 
 def read_result(path: Path) -> Result:
-    """Read a `result.json` that `write_result` wrote."""
-    return Result(**json.loads(path.read_text(encoding="utf-8")))
+    """Read a `result.json` that `write_result` wrote.
+
+    Raises:
+        RequestError: no such file, one that is not JSON, or one that this version did not write.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RequestError(f"DIR must hold a result.json that reads, got {str(path)!r}: {error}") from error
+    wanted = {f.name: f for f in dataclasses.fields(Result)}
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA or set(found) != set(wanted):
+        schema = found.get("schema") if isinstance(found, dict) else None
+        rule = f"DIR must hold a result.json of schema {SCHEMA} as Niwaki writes it"
+        raise RequestError(f"{rule}, got {str(path)!r} with schema {schema!r}")
+    return Result(**found)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
@@ -167,6 +167,41 @@ def test_a_pruned_base_and_its_adapter_move_together(tmp_path):
     (tmp_path / "here").rename(tmp_path / "there")
     loaded = niwaki.load(tmp_path / "there" / "adapter")
     assert torch.equal(logits(loaded, batches()[0]), logits(model, batches()[0]))
+
+
+def test_a_named_adapter_is_found_beside_its_base(tmp_path):
+    named = get_peft_model(tiny(), LoraConfig(task_type="SEQ_CLS", target_modules=["q_lin"]), adapter_name="mine")
+    write_adapter(named, tmp_path, tmp_path)
+    loaded = niwaki.load(tmp_path)
+    assert isinstance(loaded, PeftModel)
+    assert torch.equal(logits(loaded, batches()[0]), logits(named.eval(), batches()[0]))
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("{", "adapter_config.json must be"),
+        ("[]", "adapter_config.json must be"),
+        ('{"peft_type": "MAGIC"}', "adapter_config.json must be"),
+        (None, "must hold adapter_model.safetensors"),
+    ],
+)
+def test_a_broken_adapter_is_refused(adapter, tmp_path, text, rule):
+    lora = tmp_path / "models" / "lora"
+    if text is None:
+        (lora / "adapter_model.safetensors").rename(lora / "other.safetensors")
+    else:
+        (lora / "adapter_config.json").write_text(text)
+    with pytest.raises(niwaki.RequestError, match=rule):
+        niwaki.load(lora)
+
+
+@pytest.mark.parametrize("change", [{"n_layers": "six"}, {"model_type": 3}, {"dim": None}])
+def test_a_config_of_wrong_types_is_refused(adapter, tmp_path, change):
+    path = tmp_path / "models" / "base" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(niwaki.RequestError, match="model must be"):
+        niwaki.load(path.parent)
 
 
 @pytest.mark.parametrize("named", ["models/gone", "/nowhere/gone", "../gone", None])

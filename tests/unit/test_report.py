@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from niwaki.errors import RequestError
 from niwaki.report import model_card, page
 from niwaki.results import Result, read_result, write_result
 
@@ -15,9 +16,9 @@ SIDE |= {"embedding_params": 10, "head_params": 5}
 TIMING = {"dense_ms": 3.0, "pruned_ms": 1.5, "speedup": 2.0}
 LAYER = {"name": "layer.0.ffn", "kind": "ffn", "importance": 0.25, "kept": 3, "total": 4, "ratio": 0.25}
 RESULT = Result(
-    run={"seed": 0},
+    run={"seed": 7, "cpu": "A <fast> one", "threads": 2, "device": "cpu", "started": "2026-01-02T03:04:05+00:00"},
     recipe={"model": "<script>alert(1)</script>"},
-    data={},
+    data={"train": {"path": "glue/sst2"}},
     stages=[{"name": "structured", "budget": {"kind": "flops", "requested": 0.5, "achieved": 0.4999}}],
     dense=SIDE,
     pruned={**SIDE, "quality": {"accuracy": 0.8}, "params": 500},
@@ -35,7 +36,18 @@ def test_the_page_shows_the_figures_and_escapes_text():
     assert "<script" not in html
     assert "&lt;script&gt;" in html
     assert "mind &amp; gap" in html
-    for shown in ("49.99 %", "0.8000", "0.500", "2.00x", "length 12", "3 / 4", "width: 75.0%"):
+    assert "A &lt;fast&gt; one" in html
+    for shown in (
+        "49.99 %",
+        "0.8000",
+        "0.500",
+        "2.00x",
+        "length 12",
+        "3 / 4",
+        "width: 75.0%",
+        "train glue/sst2",
+        "Seed 7",
+    ):
         assert shown in html
     assert not re.search(r"(src|href)=", html)
 
@@ -51,6 +63,7 @@ def test_the_card_shows_the_figures(result, title):
     card = model_card(result)
     assert title in card
     assert "| accuracy | 0.9000 | 0.8000 |" in card
+    assert "Data: train glue/sst2. Seed 7. Measured on A <fast> one, 2 threads, cpu, 2026-01-02." in card
     assert ("0.4999 of the flops that came in" in card) == (result is RESULT)
 
 
@@ -59,3 +72,11 @@ def test_results_are_read_as_they_were_written(tmp_path):
     assert read_result(tmp_path / "result.json") == RESULT
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_result(dataclasses.replace(RESULT, dense={"quality": {"accuracy": float("nan")}}), tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"schema": 2}', '{"schema": 1, "run": {}}', None])
+def test_a_result_that_is_none_is_refused(tmp_path, text):
+    if text is not None:
+        (tmp_path / "result.json").write_text(text)
+    with pytest.raises(RequestError, match="DIR must hold"):
+        read_result(tmp_path / "result.json")

@@ -58,17 +58,20 @@ def _hull(values: Tensor, bounds: Bounds) -> list[tuple[float, int]]:
 
 
 def _spend_(kept: dict[str, int], left: float, bounds: dict[str, Bounds], values: dict[str, Tensor]) -> None:
-    """Spend what is left: on whole steps below the hull, the best first, then on a few more units of one site."""
+    """Spend what is left: on whole steps below the hull, the best first, then on a few more units of one site.
+
+    That one is the narrowest of those with the cheapest units: they use the budget up best, and an odd width slows a
+    matrix product down by a share of itself.
+    """
     while offer := _best_offer(kept, left, bounds, values, _next_width):
         name, width, price = offer
         kept[name], left = width, left - price
-    # The cheapest units use the budget up best.
     price_of = {n: b.cost(w) - b.cost(kept[n]) for n, b in bounds.items() if (w := _next_unit(b, kept[n])) is not None}
-    bounds = {name: bounds[name] for name, price in price_of.items() if price <= min(price_of.values()) * (1 + 1e-9)}
-    while offer := _best_offer(kept, left, bounds, values, _next_unit):
+    cheapest = [name for name, price in price_of.items() if price <= min(price_of.values()) * (1 + 1e-9)]
+    narrowest = sorted(cheapest, key=lambda name: kept[name])[:1]
+    while offer := _best_offer(kept, left, {name: bounds[name] for name in narrowest}, values, _next_unit):
         name, width, price = offer
         kept[name], left = width, left - price
-        bounds = {name: bounds[name]}
 
 
 def _best_offer(

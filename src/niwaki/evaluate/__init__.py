@@ -2,6 +2,7 @@
 
 from niwaki.evaluate.latency import PairedTiming, model_latency, paired, random_inputs, speedup
 from niwaki.evaluate.latency_table import LatencyTable, latency_table
+from niwaki.evaluate.machine import cpu_name
 from niwaki.evaluate.quality import METRICS, check_metric, predictions, quality
 from niwaki.evaluate.size import file_bytes, size_bytes
 
@@ -10,6 +11,7 @@ __all__ = [
     "LatencyTable",
     "PairedTiming",
     "check_metric",
+    "cpu_name",
     "file_bytes",
     "latency_table",
     "model_latency",

@@ -3,8 +3,8 @@
 One layer of the model is cut to several numbers of heads and of neurons and timed alone, all widths in turn, round
 after round, to and fro; the fastest of each is taken. Where a straight line tells nearly all of it, the line is the
 cost (what is left is noise, and a knapsack would buy it); on hardware that works in steps the timings are made
-non-falling (isotonic regression: a narrower matrix is never dearer) and joined. Timings are kept in `$NIWAKI_CACHE`, `~/.cache/niwaki` by default, under a key of all that
-they depend on.
+non-falling (isotonic regression: a narrower matrix is never dearer) and joined. Timings are kept in `$NIWAKI_CACHE`,
+`~/.cache/niwaki` by default, under a key of all that they depend on.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from niwaki.anatomy import Site, evaluation_mode, first_layer_call, layers_of, sites_of, unwrap
 from niwaki.evaluate.latency import random_inputs, seconds_of
+from niwaki.evaluate.machine import cpu_name
 from niwaki.lora import merge_
 from niwaki.surgery import cut_
 
@@ -130,7 +131,7 @@ def _curve(timings: dict[int, float]) -> np.ndarray:
 def _key(plain: nn.Module, sites: list[Site], batch_size: int, length: int) -> str:
     config = unwrap(plain).config
     said = {
-        "machine": [platform.node(), platform.processor() or platform.machine()],
+        "machine": [platform.node(), cpu_name()],
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "device": str(next(plain.parameters()).device),

@@ -24,6 +24,14 @@ def model_card(result: Result) -> str:
     for name, timing in result.latency.items():
         if isinstance(timing, dict):
             lines.append(f"| latency, {name} (ms) | {timing['dense_ms']:.1f} | {timing['pruned_ms']:.1f} |")
+    lines += ["", f"{provenance(result)}"]
     # Without Niwaki, uneven layers do not load and a base beside its adapter is not the model that was measured.
     lines += ["", "```python", "import niwaki", "", 'model = niwaki.load("this folder")', "```", ""]
     return "\n".join(lines)
+
+
+def provenance(result: Result) -> str:
+    """One line: the data, the seed and the machine that the figures are of."""
+    run, sources = result.run, [f"{split} {found['path']}" for split, found in result.data.items()]
+    machine = f"{run['cpu']}, {run['threads']} threads, {run['device']}"
+    return f"Data: {', '.join(sources)}. Seed {run['seed']}. Measured on {machine}, {run['started'][:10]}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jinja2 import Environment
 
+from niwaki.report.card import provenance
 from niwaki.results import Result
 
 _PAGE = """<!doctype html>
@@ -42,6 +43,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 <td><div class="bar"><div style="width: {{ "%.1f" | format(100 * (1 - l.ratio)) }}%"></div></div></td>
 <td class="n">{{ l.kept }} / {{ l.total }}</td><td class="n">{{ "%.3f" | format(l.importance) }}</td></tr>{% endfor %}
 </table>{% endif %}
+<p>{{ provenance(r) }}</p>
 {% for w in r.warnings %}<p>Warning: {{ w }}</p>{% endfor %}
 {% endfor %}
 </html>
@@ -50,4 +52,4 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 
 def page(results: list[Result]) -> str:
     """The page for one or several results, one below the other."""
-    return Environment(autoescape=True).from_string(_PAGE).render(results=results)
+    return Environment(autoescape=True).from_string(_PAGE).render(results=results, provenance=provenance)

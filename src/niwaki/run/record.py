@@ -15,7 +15,7 @@ from torch import nn
 from niwaki.anatomy import count
 from niwaki.config import Request
 from niwaki.data import Batches
-from niwaki.evaluate import model_latency, quality, size_bytes
+from niwaki.evaluate import cpu_name, model_latency, quality, size_bytes
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Clock:
             **{name: version(name) for name in ("niwaki", "torch", "transformers", "peft")},
             "python": platform.python_version(),
             "platform": platform.platform(),
-            "cpu": platform.processor() or platform.machine(),
+            "cpu": cpu_name(),
             "threads": torch.get_num_threads(),
             "device": request.device,
             "seed": request.seed,
