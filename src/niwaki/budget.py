@@ -16,8 +16,9 @@ from niwaki.config import Structured
 from niwaki.errors import RequestError
 from niwaki.evaluate import latency_table
 
-ALIGNED = 8
-"""Neurons come in multiples of this by default: the odd rows of a matrix product cost as much as all eight."""
+ALIGNED, STEPS = 64, 24
+"""Neurons come in multiples of up to `ALIGNED` by default, but a site may have `STEPS` widths at least: matrix products
+are fastest where their sizes fill the tiles of the hardware."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +79,14 @@ def bounds_of(sites: list[Site], budget: Budget, config: Structured) -> dict[str
         if site.kind == "attention":
             bounds[site.name] = Bounds(costs, site.units if site.fixed else config.min_heads)
         else:
-            multiple, exact = config.round_to or ALIGNED, config.round_to is None and budget.kind != "latency"
+            multiple, exact = config.round_to or aligned(site.units), config.round_to is None and budget.kind != "latency"
             bounds[site.name] = Bounds(costs, config.min_neurons, multiple, remainder=exact)
     return bounds
+
+
+def aligned(units: int) -> int:
+    """The power of two of which a site with so many neurons keeps multiples, 8 to `ALIGNED`."""
+    multiple = 8
+    while multiple < ALIGNED and 2 * multiple * STEPS <= units:
+        multiple *= 2
+    return multiple
