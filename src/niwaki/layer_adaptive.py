@@ -18,7 +18,7 @@ from niwaki.observe import Batch
 from niwaki.observe_linears import WeightNeed, WeightStatistics, observe_linears
 from niwaki.observe_tokens import TokenWeights, token_weights
 from niwaki.repair import REFIT_PASSES, recover_
-from niwaki.repair.bottom_up import DAMPING
+from niwaki.repair.bottom_up import DAMPING, input_moments
 from niwaki.repair.obs import obs_factor, obs_prune
 from niwaki.repair.reconstruct import reconstruct_
 from niwaki.results import SiteResult, StageResult
@@ -72,8 +72,13 @@ def prune_layers_(
         if config.layer_score == "sensitivity":
             forwards += 2.0 * len(linears) * min(ROWS / statistics.rows, 1.0)
         importance = importance or found
-        scores = _weight_scores(linears, statistics, config) if _wants_scores(config) else {}
-        zeros = _zeros(linears, config, sparsity, found, scores, statistics)
+        need = _need(config)
+        if weights is None and (need.moments or config.repair == "least-squares"):
+            weights = token_weights(dense, batches, seed=config.seed, progress=progress)
+            forwards, backwards = forwards + 1.0, backwards + 1.0
+        scores, curves = _score(model, linears, statistics, batches, weights, config, progress)
+        forwards += float(need.moments)
+        zeros = _zeros(linears, config, sparsity, found, scores, curves)
         obs = config.weight_score == "sparsegpt"
         masks = None
         if not obs:
@@ -87,11 +92,16 @@ def prune_layers_(
                 hold_(linear.module, (masks or {})[linear.name])
             continue
         targets = config.repair == "least-squares"
-        if targets and weights is None:
-            weights = token_weights(dense, batches, seed=config.seed, progress=progress)
-            forwards, backwards = forwards + 1.0, backwards + 1.0
         warnings += reconstruct_(
-            model, dense, batches, zeros, pattern, masks=masks, weights=weights, targets=targets, progress=progress
+            model,
+            dense,
+            batches,
+            zeros,
+            pattern,
+            masks=masks,
+            weights=weights if targets else None,
+            targets=targets,
+            progress=progress,
         )
         forwards += REFIT_PASSES
     if config.recover_epochs:
@@ -129,7 +139,9 @@ def layer_importance(
 
 
 def _need(config: LayerAdaptive) -> WeightNeed:
-    need = LAYER_NEEDS.get(config.layer_score, WeightNeed()) | WEIGHT_NEEDS.get(config.weight_score, WeightNeed())
+    need = LAYER_NEEDS.get(config.layer_score, WeightNeed())
+    if _wants_scores(config):
+        need = need | WEIGHT_NEEDS.get(config.weight_score, WeightNeed())
     if config.allocation == "search":
         need = need | WeightNeed(moments=True, output_gradients=True)
     return need
@@ -143,16 +155,45 @@ def _held(linear: BlockLinear) -> bool:
     return mask_of(linear.module) is not None
 
 
-def _weight_scores(
-    linears: Sequence[BlockLinear], statistics: WeightStatistics, config: LayerAdaptive
-) -> dict[str, Tensor]:
-    """Scores of all weights; what is zero already goes first."""
-    scores = {}
-    for linear in linears:
-        score = WEIGHT_SCORERS[config.weight_score](linear, statistics, config.seed)
-        mask = mask_of(linear.module)
-        scores[linear.name] = score if mask is None else score.masked_fill(~mask, -torch.inf)
-    return scores
+Curve = tuple[tuple[float, float], ...]
+"""Pairs of sparsity and loss."""
+
+
+def _score(
+    model: nn.Module,
+    linears: Sequence[BlockLinear],
+    statistics: WeightStatistics,
+    batches: Sequence[Batch],
+    weights: TokenWeights | None,
+    config: LayerAdaptive,
+    progress: bool,
+) -> tuple[dict[str, Tensor], dict[str, Curve]]:
+    """Scores of all weights and loss curves of all linears, as far as `config` wants them; by name.
+
+    Where whole moments are needed, they are summed and used up linear by linear.
+    """
+    scores: dict[str, Tensor] = {}
+    curves: dict[str, Curve] = {}
+
+    def score(linear: BlockLinear) -> None:
+        if _wants_scores(config):
+            found = WEIGHT_SCORERS[config.weight_score](linear, statistics, config.seed)
+            mask = mask_of(linear.module)
+            # What is zero already goes first.
+            scores[linear.name] = found if mask is None else found.masked_fill(~mask, -torch.inf)
+        if config.allocation == "search":
+            curves[linear.name] = loss_curve(linear, statistics)
+
+    if not _need(config).moments:
+        for linear in linears:
+            score(linear)
+        return scores, curves
+    for linear, moments in input_moments(model, batches, weights, progress=progress):
+        own = statistics.linears[linear.name]
+        own.moments = moments
+        score(linear)
+        own.moments = 0.0
+    return scores, curves
 
 
 def _share(
@@ -160,7 +201,7 @@ def _share(
     config: LayerAdaptive,
     importance: dict[str, float],
     scores: Tensor | None,
-    curve: tuple[tuple[float, float], ...],
+    curve: Curve,
 ) -> Share:
     mask = mask_of(linear.module)
     gone = 0.0 if mask is None else 1 - float(mask.double().mean())
@@ -181,7 +222,7 @@ def _zeros(
     sparsity: float,
     importance: dict[str, float],
     scores: dict[str, Tensor],
-    statistics: WeightStatistics,
+    curves: dict[str, Curve],
 ) -> dict[str, int]:
     """The number of zeros of every linear, in all exactly those of `sparsity` (to one block of weights)."""
     pattern = config.zero_pattern
@@ -190,7 +231,7 @@ def _zeros(
     wanted = round(sparsity * sum(linear.size for linear in linears))
     shares = {}
     for linear in linears:
-        curve = loss_curve(linear, statistics) if config.allocation == "search" else ()
+        curve = curves.get(linear.name, ())
         shares[linear.name] = _share(linear, config, importance, scores.get(linear.name), curve)
     # An early step of the ramp asks for no fewer zeros than the bounds and the zeros that are there already.
     wanted = max(wanted, sum(share.fewest for share in shares.values()))
@@ -208,20 +249,20 @@ def _whole_blocks(zeros: dict[str, int], unit: int, shares: dict[str, Share]) ->
     return counts
 
 
-def loss_curve(linear: BlockLinear, statistics: WeightStatistics) -> tuple[tuple[float, float], ...]:
-    """(sparsity, loss) pairs of one linear pruned alone: `1/2 tr(G D H D^T)`, D what the OBS pass changes.
+def loss_curve(linear: BlockLinear, statistics: WeightStatistics) -> Curve:
+    """(sparsity, loss) pairs of one linear pruned alone: `1/2 sum_i G_ii (D H D^T)_ii`, D what the OBS pass changes.
 
-    H is the second moment of the input and G that of the loss gradient at the output: the Kronecker-factored Fisher
-    (Martens & Grosse, 2015), which makes the curves of all linears comparable.
+    H is the second moment of the input and G that of the loss gradient at the output, of which the diagonal is taken:
+    the Kronecker-factored Fisher (Martens & Grosse, 2015), which makes the curves of all linears comparable.
     """
     sums = statistics.linears[linear.name]
     moments = torch.as_tensor(sums.moments).double() / statistics.tokens
     upper = obs_factor(damp(moments, linear.name, DAMPING).factor).float()
-    gradients = torch.as_tensor(sums.output_gradients) / statistics.rows
+    gradients = torch.as_tensor(sums.gradient_squares) / statistics.rows
     weight, moments = effective_weight(linear.module).float(), moments.float()
 
     def loss(change: Tensor) -> float:
-        return 0.5 * float(((gradients @ change @ moments) * change).sum())
+        return 0.5 * float(gradients @ ((change @ moments) * change).sum(1))
 
     points = [(0.0, 0.0)]
     for sparsity in CURVE:

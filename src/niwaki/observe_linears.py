@@ -1,7 +1,9 @@
 """One streamed pass over calibration data -> running sums of every linear of the blocks.
 
 The sibling of `niwaki.observe` for single weights: sums over real tokens, gradients by hooks (frozen weights count),
-nothing that grows with the data. Query, key and value see one input, whose second moment is summed once.
+nothing that grows with the data, and nothing larger than a linear's inputs or outputs but for the gradient of its
+weight. Whole second moments of the inputs are summed a layer at a time, by
+`niwaki.repair.bottom_up.input_moments`.
 """
 
 from __future__ import annotations
@@ -21,25 +23,23 @@ from niwaki.data import token_mask
 from niwaki.errors import RequestError, WorkError
 from niwaki.observe import Batch, frozen, pseudo_loss, to_device
 
-SKETCH = 64
-"""Combinations of the tokens of a batch that stand for all in the second moment of the gradients."""
-
 
 @dataclass
 class LinearStatistics:
     """Sums of one linear `[out, in]` over tokens.
 
-    moments: `[in, in]` sum of x x^T, x the input.
-    output_gradients: `[out, out]` sum of g g^T, g the gradient of the pseudo-loss at the output, sketched: of each
-        batch 64 combinations of its tokens with random signs stand for all, right in the mean and far cheaper.
+    input_squares: `[in]` sum of x^2, x the input.
+    gradient_squares: `[out]` sum of g^2, g the gradient of the pseudo-loss at the output.
+    moments: `[in, in]` sum of x x^T, each token weighed by what it matters: filled in for one linear at a time.
     weight_gradient: `[out, in]` gradient of the summed task loss with respect to the weight.
     gradient_size: sum of |dL/dy|, L the task loss of a row, over the elements of the output y.
     activation_size: sum of |y| over the elements of the output.
     influence: sum of 1 - cos(input, output) of the block that the linear is in.
     """
 
+    input_squares: Tensor | float = 0.0
+    gradient_squares: Tensor | float = 0.0
     moments: Tensor | float = 0.0
-    output_gradients: Tensor | float = 0.0
     weight_gradient: Tensor | float = 0.0
     gradient_size: float = 0.0
     activation_size: float = 0.0
@@ -73,12 +73,12 @@ class WeightStatistics:
 
 @dataclass(frozen=True)
 class WeightNeed:
-    """What a request needs beside sizes of activations: second moments, and gradients of two losses."""
+    """What a request needs beside sizes of activations: gradients of two losses, whole moments of the inputs."""
 
-    moments: bool = False
     output_gradients: bool = False
     task_gradients: bool = False
     weight_gradients: bool = False
+    moments: bool = False
 
     def __or__(self, other: WeightNeed) -> WeightNeed:
         return WeightNeed(*(getattr(self, f.name) or getattr(other, f.name) for f in fields(self)))
@@ -153,16 +153,12 @@ def _observe_batch(
         broken = next((n for n, (_, y) in captured.items() if not bool(torch.isfinite(y).all())), "the task head")
         raise WorkError(f"calibration: the model's logits are not finite; first seen in {broken}")
 
-    moments: dict[int, Tensor] = {}
     for linear in linears:
         x, y = (tensor.detach()[keep] for tensor in captured[linear.name])
         sums = found[linear.name]
+        sums.input_squares = x.square().sum(0)
         sums.activation_size = float(y.abs().sum())
         sums.influence = influence[linear.layer]
-        if need.moments:
-            source = id(captured[linear.name][0])
-            moments[source] = moments[source] if source in moments else x.T @ x
-            sums.moments = moments[source]
     places = [captured[linear.name][1] for linear in linears]
     if task:
         if "labels" not in batch:
@@ -177,9 +173,5 @@ def _observe_batch(
         regression = unwrap(model).config.num_labels == 1
         loss = pseudo_loss(outputs.logits, generator, temperature, regression=regression)
         for linear, gradient in zip(linears, torch.autograd.grad(loss, places), strict=True):
-            g = gradient[keep]
-            if len(g) > SKETCH:
-                signs = torch.randint(0, 2, (SKETCH, len(g)), generator=generator) * 2 - 1
-                g = signs.to(g) @ g / SKETCH**0.5
-            found[linear.name].output_gradients = g.T @ g
+            found[linear.name].gradient_squares = gradient[keep].square().sum(0)
     return WeightStatistics(found, int(keep.sum()), len(mask))

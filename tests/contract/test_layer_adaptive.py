@@ -12,12 +12,13 @@ from niwaki.anatomy import linears_of, weight_of
 from niwaki.config.layer_adaptive import LAYER_SCORES, SPARSITY_ALLOCATIONS, WEIGHT_SCORES
 from niwaki.lora import effective_weight, masks_of, release_
 from niwaki.observe_linears import WeightNeed, observe_linears
+from niwaki.repair.bottom_up import input_moments
 from niwaki.scoring.layers import LAYER_SCORERS
 from niwaki.scoring.sensitivity import sensitivity
 from niwaki.scoring.weights import WEIGHT_SCORERS
 from tiny import batches, configs, logits, tiny, with_lora
 
-EVERYTHING = WeightNeed(True, True, True, True)
+EVERYTHING = WeightNeed(output_gradients=True, task_gradients=True, weight_gradients=True)
 TOTAL = 3 * (4 * 32 * 32 + 2 * 32 * 48)
 
 
@@ -36,6 +37,8 @@ def test_names_are_the_configured_ones():
 def test_weight_scores_are_finite_repeatable_and_of_the_effective_weight(name):
     model = with_lora(tiny())
     statistics = observe_linears(model, batches(), EVERYTHING)
+    for linear, moments in input_moments(model, batches()):
+        statistics.linears[linear.name].moments = moments
     merged = niwaki.merge_(copy.deepcopy(model))
     for linear, plain in zip(linears_of(model), linears_of(merged), strict=True):
         found = WEIGHT_SCORERS[name](linear, statistics, 0)
@@ -54,7 +57,7 @@ def test_layer_scores_are_finite_and_padding_does_not_matter(name):
     for row in range(8):
         n = int(whole[0]["attention_mask"][row].sum())
         single.append({k: v[row : row + 1, :n] if v.dim() == 2 else v[row : row + 1] for k, v in whole[0].items()})
-    need = WeightNeed(moments=True, task_gradients=True, output_gradients=name == "fisher")
+    need = WeightNeed(task_gradients=True, output_gradients=name == "fisher")
     together, apart = (observe_linears(model, data, need) for data in (whole, single))
     for linear in linears_of(model):
         found = LAYER_SCORERS[name](linear, together, 0)
@@ -81,12 +84,12 @@ def test_sensitivity_is_measured_and_leaves_the_model_alone():
 
 def test_statistics_add():
     model, data = tiny(), batches(count=3)
-    need = WeightNeed(moments=True, weight_gradients=True)
+    need = WeightNeed(weight_gradients=True)
     together = observe_linears(model, data, need)
     apart = observe_linears(model, data[:1], need) + observe_linears(model, data[1:], need)
     assert (apart.tokens, apart.rows) == (together.tokens, together.rows)
     for name, sums in together.linears.items():
-        for field in ("moments", "weight_gradient", "gradient_size", "activation_size", "influence"):
+        for field in ("input_squares", "weight_gradient", "gradient_size", "activation_size", "influence"):
             a, b = (torch.as_tensor(getattr(side, field)) for side in (sums, apart.linears[name]))
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 

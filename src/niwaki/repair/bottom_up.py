@@ -11,6 +11,7 @@ it was, so few data change little.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -33,8 +34,8 @@ INNER = {"attention": ("query", "key", "value"), "ffn": ("up",)}
 """Parts that read the residual stream, by kind of site."""
 RESIDUAL = ("output", "down")
 """Parts that write into it."""
-REFIT_PASSES = 6.0
-"""About as many forward passes of a model over the data as one call of `bottom_up` runs, of both models together."""
+REFIT_PASSES = 5.0
+"""About as many forward passes over the data as one call of `bottom_up` runs, of both models together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,58 +67,89 @@ def bottom_up(
     `rows` names, by linear, the rows `[out]` of the dense linear that are still there. Both models are in evaluation
     mode meanwhile.
     """
-    with evaluation_mode(model, dense):
+    with evaluation_mode(model, dense), ExitStack() as stack:
         theirs = {(x.layer, x.part): x for x in linears_of(dense, emptied=True)}
         ours = {(x.layer, x.part): x for x in linears_of(model, emptied=True)}
-        dense_run, pruned_run = Stream(dense, data), Stream(model, data)
+        pruned_run = stack.enter_context(Stream(model, data))
+        dense_run = stack.enter_context(Stream(dense, data)) if targets else None
         layers = range(len(layers_of(model)))
         for index in tqdm(layers, desc="repair", unit="layer", disable=not progress, leave=False):
             for group in GROUPS:
                 linears = [ours[index, part] for part in group if part in parts and (index, part) in ours]
                 if linears:
-                    wanted = [theirs[index, linear.part] for linear in linears] if targets else None
-                    found = _sums(dense_run, pruned_run, linears, wanted, rows or {}, weights)
-                    yield from zip(linears, found, strict=True)
-            dense_run.advance(index)
-            pruned_run.advance(index)
+                    goals = _goals(dense_run, [theirs[index, linear.part] for linear in linears])
+                    yield from zip(linears, _sums(pruned_run, linears, goals, rows or {}, weights), strict=True)
+            if index + 1 < len(layers):
+                pruned_run.advance(index)
+
+
+@torch.no_grad()
+def input_moments(
+    model: nn.Module, data: Sequence[Batch], weights: TokenWeights | None = None, *, progress: bool = False
+) -> Iterator[tuple[BlockLinear, Tensor]]:
+    """Yield each linear of `model` as it stands with its `[in, in]` sum of w x x^T, in one forward pass over the data.
+
+    No more than the moments of one layer are held at a time.
+    """
+    with evaluation_mode(model), Stream(model, data) as run:
+        layers = range(len(layers_of(model)))
+        for index in tqdm(layers, desc="moments", unit="layer", disable=not progress, leave=False):
+            linears = [linear for linear in linears_of(model) if linear.layer == index]
+            moments: dict[str, Tensor | float] = {linear.name: 0.0 for linear in linears}
+            inputs = {linear.name: linear.module for linear in linears}
+            for batch, seen in enumerate(run.seen(index, inputs, {}, advance=True)):
+                for name, x in seen.items():
+                    weighted = x if weights is None else x * weights[batch][name][:, None]
+                    moments[name] = moments[name] + (weighted.float().T @ x.float()).double()
+            for linear in linears:
+                yield linear, torch.as_tensor(moments.pop(linear.name))
+
+
+def _goals(run: Stream | None, wanted: list[BlockLinear]) -> Iterator[dict[str, Tensor]] | None:
+    """Of each batch, what the dense linears of one group give, by part; with the residual where they write into it.
+
+    The last group of a layer carries the dense model on to the next.
+    """
+    if run is None:
+        return None
+    first = wanted[0]
+    if first.part in RESIDUAL:
+        last = first.part == GROUPS[-1][0]
+        return run.seen(first.layer, {first.part: first.site.residual_sum}, {}, advance=last)
+    return run.seen(first.layer, {}, {linear.part: linear.module for linear in wanted})
 
 
 def _sums(
-    dense_run: Stream,
-    pruned_run: Stream,
+    run: Stream,
     linears: list[BlockLinear],
-    wanted: list[BlockLinear] | None,
+    goals: Iterator[dict[str, Tensor]] | None,
     rows: dict[str, Tensor],
     weights: TokenWeights | None,
 ) -> list[Sums]:
-    index, residual = linears[0].layer, linears[0].part in RESIDUAL
-    inputs, outputs = {"x": linears[0].module}, {}
-    goals: Iterator[dict[str, Tensor]] = iter(lambda: {}, None)
-    if wanted is not None and residual:
-        inputs["sum"], outputs["y"] = linears[0].site.residual_sum, linears[0].module
-        goals = dense_run.seen(index, {linears[0].part: wanted[0].site.residual_sum}, {})
-    elif wanted is not None:
-        goals = dense_run.seen(index, {}, {linear.part: linear.module for linear in wanted})
+    first = linears[0]
+    inputs, outputs = {"x": first.module}, {}
+    if first.part in RESIDUAL and goals is not None:
+        inputs["sum"], outputs["y"] = first.site.residual_sum, first.module
     moments: list[Tensor | float] = [0.0] * len(linears)
     cross: list[Tensor | float] = [0.0] * len(linears)
-    for batch, (seen, goal) in enumerate(
-        zip(pruned_run.seen(index, inputs, outputs), goals, strict=wanted is not None)
-    ):
+    none_asked = [None] * len(run.keep)
+    # Strict, so that both runs come to their end and take their hooks away.
+    pairs = zip(run.seen(first.layer, inputs, outputs), none_asked if goals is None else goals, strict=True)
+    for batch, (seen, goal) in enumerate(pairs):
         x = torch.cat([seen["x"], seen["x"].new_ones(len(seen["x"]), 1)], 1).float()
         for number, linear in enumerate(linears):
             weighted = x if weights is None else x * weights[batch][linear.name][:, None]
             shared = weights is None and number > 0
             moments[number] = moments[0] if shared else moments[number] + (weighted.T @ x).double()
-            if wanted is not None:
-                target = goal[linear.part]
-                if residual:
-                    target = target - (seen["sum"] - seen["y"])
+            if goal is not None:
+                # Of what is to stand in the residual stream, the residual itself is there already.
+                target = goal[linear.part] - (seen["sum"] - seen["y"] if "y" in seen else 0.0)
                 if linear.name in rows:
                     target = target[:, rows[linear.name]]
                 cross[number] = cross[number] + (target.float().T @ weighted).double()
     return [
-        Sums(torch.as_tensor(moments[number]), torch.as_tensor(cross[number]) if wanted is not None else None)
-        for number in range(len(linears))
+        Sums(torch.as_tensor(m), None if goals is None else torch.as_tensor(c))
+        for m, c in zip(moments, cross, strict=True)
     ]
 
 

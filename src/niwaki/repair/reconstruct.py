@@ -37,8 +37,7 @@ def reconstruct_(
 ) -> list[str]:
     """Prune every linear of `model` to its number of `zeros`, or to its mask in `masks`, in place; returns warnings.
 
-    `weights` say how much each token matters; alike where they are not given. The hidden states of the calibration
-    data are carried from layer to layer: memory is rows x length x width, twice.
+    `weights` say how much each token matters; alike where they are not given.
 
     Raises:
         WorkError: weights that are not finite, or moments that no damping makes invertible; names the linear.

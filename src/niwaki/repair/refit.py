@@ -35,8 +35,7 @@ def refit_(
 ) -> None:
     """Refit `model`, of which the units in `kept` are left, to `dense`, in place; `method` as in `--repair`.
 
-    `weights` say how much each token matters (`niwaki.observe_tokens`); alike where they are not given. The hidden
-    states of the calibration data are carried from layer to layer: memory is rows x length x width, twice.
+    `weights` say how much each token matters (`niwaki.observe_tokens`); alike where they are not given.
 
     Raises:
         WorkError: a refitted weight that is not finite, or a solve that no damping saves; names the linear.

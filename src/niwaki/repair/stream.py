@@ -1,14 +1,18 @@
 """The hidden states of all calibration batches before one layer, carried on a layer at a time.
 
-A layer can so be run, and looked into, without those before it. Memory is rows x length x width.
+A layer can so be run, and looked into, without those before it. The hidden states wait in temporary files, so that
+memory holds one batch of them however many rows there are.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from niwaki.anatomy import Call, first_layer_call, layers_of
@@ -21,17 +25,32 @@ class _Seen(Exception):  # noqa: N818 - not an error: it ends a layer's pass tha
 
 
 class Stream:
-    """All batches of `data` in `model`, before its first layer at the start."""
+    """All batches of `data` in `model`, before its first layer at the start; a context that ends with its files."""
 
     def __init__(self, model: nn.Module, data: Iterable[Batch]) -> None:
         self.layers = layers_of(model)
         self.calls: list[Call] = []
         self.keep: list[Tensor] = []
-        device = next(model.parameters()).device
+        self.folder = tempfile.TemporaryDirectory(prefix="niwaki-")
+        self.device = device = next(model.parameters()).device
         for batch in data:
             inputs = {k: v.to(device) for k, v in batch.items() if isinstance(v, Tensor) and k != "labels"}
-            self.calls.append(first_layer_call(model, inputs))
+            args, kwargs = first_layer_call(model, inputs)
+            self._put(len(self.calls), args[0])
+            self.calls.append((args[1:], kwargs))
             self.keep.append(token_mask(inputs).bool())
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.folder.cleanup()
+
+    def _put(self, number: int, hidden: Tensor) -> None:
+        torch.save(hidden.clone(), self._file(number))  # a view would bring all it is a view of
+
+    def _file(self, number: int) -> Path:
+        return Path(self.folder.name) / f"{number}.pt"
 
     def advance(self, index: int) -> None:
         """Carry all batches through layer `index`."""
@@ -68,12 +87,12 @@ class Stream:
             for number, keep in enumerate(self.keep):
                 found.clear()
                 args, kwargs = self.calls[number]
+                hidden = torch.load(self._file(number), map_location=self.device, weights_only=True)
                 try:
-                    output = self.layers[index](*args, **kwargs)
+                    output = self.layers[index](hidden, *args, **kwargs)
                 except _Seen:
                     pass
                 else:
                     if advance:
-                        hidden = output[0] if isinstance(output, tuple) else output
-                        self.calls[number] = ((hidden, *args[1:]), kwargs)
+                        self._put(number, output[0] if isinstance(output, tuple) else output)
                 yield {key: value[keep] for key, value in found.items()}

@@ -41,8 +41,8 @@ def fisher(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> floa
     """Loss rise per weight if all went."""
     del seed
     sums = statistics.linears[linear.name]
-    g = torch.as_tensor(sums.output_gradients).diagonal().double() / statistics.rows
-    h = torch.as_tensor(sums.moments).diagonal().double() / statistics.tokens
+    g = torch.as_tensor(sums.gradient_squares).double() / statistics.rows
+    h = torch.as_tensor(sums.input_squares).double() / statistics.tokens
     return float(0.5 * g @ effective_weight(linear.module).double().square() @ h) / linear.size
 
 
@@ -87,8 +87,7 @@ LAYER_SCORERS: dict[str, LayerScorer] = {
 }
 LAYER_NEEDS = {
     "output-gradient": WeightNeed(task_gradients=True),
-    "fisher": WeightNeed(moments=True, output_gradients=True),
-    "outliers": WeightNeed(moments=True),
+    "fisher": WeightNeed(output_gradients=True),
 }
 
 

@@ -33,8 +33,7 @@ def magnitude(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> T
 def wanda(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> Tensor:
     """Absolute weight times the norm of its input."""
     del seed
-    squares = torch.as_tensor(statistics.linears[linear.name].moments).diagonal()
-    return effective_weight(linear.module).abs() * squares.sqrt()
+    return effective_weight(linear.module).abs() * torch.as_tensor(statistics.linears[linear.name].input_squares).sqrt()
 
 
 def sparsegpt(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> Tensor:
@@ -45,8 +44,8 @@ def sparsegpt(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> T
         torch.as_tensor(sums.moments).double() / statistics.tokens, linear.name, OBS_DAMPING
     ).diagonal()
     rise = effective_weight(linear.module).double().square() / inverse
-    if isinstance(sums.output_gradients, Tensor):
-        rise = rise * (sums.output_gradients.diagonal().double()[:, None] / statistics.rows)
+    if isinstance(sums.gradient_squares, Tensor):
+        rise = rise * (sums.gradient_squares.double()[:, None] / statistics.rows)
     return 0.5 * rise
 
 
@@ -73,7 +72,6 @@ WEIGHT_SCORERS: dict[str, WeightScorer] = {
     "random": random,
 }
 WEIGHT_NEEDS = {
-    "wanda": WeightNeed(moments=True),
     "sparsegpt": WeightNeed(moments=True, output_gradients=True),
     "gradient": WeightNeed(weight_gradients=True),
 }
