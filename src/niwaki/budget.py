@@ -79,8 +79,8 @@ def bounds_of(sites: list[Site], budget: Budget, config: Structured) -> dict[str
         if site.kind == "attention":
             bounds[site.name] = Bounds(costs, site.units if site.fixed else config.min_heads)
         else:
-            multiple, exact = config.round_to or aligned(site.units), config.round_to is None and budget.kind != "latency"
-            bounds[site.name] = Bounds(costs, config.min_neurons, multiple, remainder=exact)
+            exact = config.round_to is None and budget.kind != "latency"
+            bounds[site.name] = Bounds(costs, config.min_neurons, config.round_to or aligned(site.units), exact)
     return bounds
 
 

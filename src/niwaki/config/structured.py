@@ -33,7 +33,8 @@ class Structured:
     recover_learning_rate: float = option(3e-4, "Peak learning rate of that training.")
     steps: int = option(1, "Observations, each followed by a part of the cut, so that later scores see earlier cuts.")
     round_to: int | None = option(
-        None, "Keep neurons in multiples of this; by default of up to 64, by the width, but for the last few that are paid for."
+        None,
+        "Keep neurons in multiples of this; by default of 8 to 64 by the width, but for a last few to use up the budget.",
     )
     min_heads: int = option(1, "Heads that every layer keeps; 0 lets a layer lose its whole attention.")
     min_neurons: int = option(1, "Neurons that every layer keeps; 0 lets a layer lose its whole FFN.")
