@@ -34,7 +34,7 @@ class Structured:
     steps: int = option(1, "Observations, each followed by a part of the cut, so that later scores see earlier cuts.")
     round_to: int | None = option(
         None,
-        "Keep neurons in multiples of this; by default of 8 to 64 by the width, but for a last few to use up the budget.",
+        "Keep neurons in multiples of this; by default of 8 to 64 by the width, but for a last few.",
     )
     min_heads: int = option(1, "Heads that every layer keeps; 0 lets a layer lose its whole attention.")
     min_neurons: int = option(1, "Neurons that every layer keeps; 0 lets a layer lose its whole FFN.")
