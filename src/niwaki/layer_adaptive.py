@@ -16,9 +16,10 @@ from niwaki.lora import check_adapters, effective_weight, hold_, mask_of
 from niwaki.masks import Block, NByM, Unstructured, check_divides, choose
 from niwaki.observe import Batch
 from niwaki.observe_linears import WeightNeed, WeightStatistics, observe_linears
+from niwaki.observe_moments import input_moments
 from niwaki.observe_tokens import TokenWeights, token_weights
 from niwaki.repair import REFIT_PASSES, recover_
-from niwaki.repair.bottom_up import DAMPING, input_moments
+from niwaki.repair.bottom_up import DAMPING
 from niwaki.repair.obs import obs_factor, obs_prune
 from niwaki.repair.reconstruct import reconstruct_
 from niwaki.results import SiteResult, StageResult

@@ -2,8 +2,7 @@
 
 The sibling of `niwaki.observe` for single weights: sums over real tokens, gradients by hooks (frozen weights count),
 nothing that grows with the data, and nothing larger than a linear's inputs or outputs but for the gradient of its
-weight. Whole second moments of the inputs are summed a layer at a time, by
-`niwaki.repair.bottom_up.input_moments`.
+weight. Whole second moments of the inputs are summed a layer at a time, by `niwaki.observe_moments`.
 """
 
 from __future__ import annotations

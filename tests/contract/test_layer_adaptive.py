@@ -12,7 +12,7 @@ from niwaki.anatomy import linears_of, weight_of
 from niwaki.config.layer_adaptive import LAYER_SCORES, SPARSITY_ALLOCATIONS, WEIGHT_SCORES
 from niwaki.lora import effective_weight, masks_of, release_
 from niwaki.observe_linears import WeightNeed, observe_linears
-from niwaki.repair.bottom_up import input_moments
+from niwaki.observe_moments import input_moments
 from niwaki.scoring.layers import LAYER_SCORERS
 from niwaki.scoring.sensitivity import sensitivity
 from niwaki.scoring.weights import WEIGHT_SCORERS

@@ -23,8 +23,8 @@ from niwaki.errors import WorkError
 from niwaki.lora import bias_of, effective_weight
 from niwaki.observe import Batch
 from niwaki.observe_tokens import TokenWeights
-from niwaki.repair.stream import Stream
 from niwaki.solve import damp
+from niwaki.stream import Stream
 
 DAMPING = 1e-2
 """The ridge, as a share of the mean of the diagonal of the moments."""
@@ -81,28 +81,6 @@ def bottom_up(
                     yield from zip(linears, _sums(pruned_run, linears, goals, rows or {}, weights), strict=True)
             if index + 1 < len(layers):
                 pruned_run.advance(index)
-
-
-@torch.no_grad()
-def input_moments(
-    model: nn.Module, data: Sequence[Batch], weights: TokenWeights | None = None, *, progress: bool = False
-) -> Iterator[tuple[BlockLinear, Tensor]]:
-    """Yield each linear of `model` as it stands with its `[in, in]` sum of w x x^T, in one forward pass over the data.
-
-    No more than the moments of one layer are held at a time.
-    """
-    with evaluation_mode(model), Stream(model, data) as run:
-        layers = range(len(layers_of(model)))
-        for index in tqdm(layers, desc="moments", unit="layer", disable=not progress, leave=False):
-            linears = [linear for linear in linears_of(model) if linear.layer == index]
-            moments: dict[str, Tensor | float] = {linear.name: 0.0 for linear in linears}
-            inputs = {linear.name: linear.module for linear in linears}
-            for batch, seen in enumerate(run.seen(index, inputs, {}, advance=True)):
-                for name, x in seen.items():
-                    weighted = x if weights is None else x * weights[batch][name][:, None]
-                    moments[name] = moments[name] + (weighted.float().T @ x.float()).double()
-            for linear in linears:
-                yield linear, torch.as_tensor(moments.pop(linear.name))
 
 
 def _goals(run: Stream | None, wanted: list[BlockLinear]) -> Iterator[dict[str, Tensor]] | None:
