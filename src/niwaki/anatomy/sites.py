@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, cast
 
+import torch
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from niwaki.anatomy.families import Family, family_of
@@ -66,6 +67,11 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
 def weight_of(linear: nn.Module) -> nn.Parameter:
     """The stored weight `[out, in]` of a linear or of the base of a LoRA layer (without the adapter)."""
     return cast(nn.Parameter, getattr(linear, "base_layer", linear).weight)
+
+
+def columns_of(units: Tensor, width: int) -> Tensor:
+    """Columns of the output projection, and rows of the input projections, that `units` of this width own; in order."""
+    return (units[:, None] * width + torch.arange(width)).flatten()
 
 
 def linear_paths(family: Family, kind: Kind) -> tuple[str, ...]:

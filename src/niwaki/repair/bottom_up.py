@@ -30,10 +30,8 @@ DAMPING = 1e-2
 """The ridge, as a share of the mean of the diagonal of the moments."""
 GROUPS = (("query", "key", "value"), ("output",), ("up",), ("down",))
 """Parts of a layer in the order of the data; those of one group see the same input."""
-INNER = {"attention": ("query", "key", "value"), "ffn": ("up",)}
-"""Parts that read the residual stream, by kind of site."""
 RESIDUAL = ("output", "down")
-"""Parts that write into it."""
+"""Parts that write into the residual stream; the others read it."""
 REFIT_PASSES = 5.0
 """About as many forward passes over the data as one call of `bottom_up` runs, of both models together."""
 

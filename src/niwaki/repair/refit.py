@@ -12,11 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from niwaki.anatomy import BlockLinear, sites_of
+from niwaki.anatomy import BlockLinear, columns_of, linears_of
+from niwaki.errors import WorkError
 from niwaki.lora import bias_of, effective_weight, set_effective_weight_
 from niwaki.observe import Batch
 from niwaki.observe_tokens import TokenWeights
-from niwaki.repair.bottom_up import INNER, RESIDUAL, Sums, bottom_up, optimum
+from niwaki.repair.bottom_up import RESIDUAL, Sums, bottom_up, optimum
 
 Kept = dict[str, Tensor]
 """Site name -> indices, in the dense model, of the units that are still there."""
@@ -45,9 +46,9 @@ def refit_(
             _refit_bias_(linear, sums)
         return
     rows = {
-        f"layer.{site.layer}.{part}": (kept[site.name][:, None] * site.width + torch.arange(site.width)).flatten()
-        for site in sites_of(model)
-        for part in INNER[site.kind]
+        linear.name: columns_of(kept[linear.site.name], linear.site.width)
+        for linear in linears_of(model)
+        if linear.part not in RESIDUAL
     }
     for linear, sums in bottom_up(model, dense, data, rows=rows, weights=weights, progress=progress):
         best = optimum(linear, sums)
@@ -61,4 +62,7 @@ def _refit_bias_(linear: BlockLinear, sums: Sums) -> None:
     bias = bias_of(linear.module)
     if bias is not None and sums.cross is not None:
         given = effective_weight(linear.module).double() @ sums.moments[:-1, -1]
-        bias.copy_((sums.cross[:, -1] - given) / sums.moments[-1, -1])
+        best = (sums.cross[:, -1] - given) / sums.moments[-1, -1]
+        if not bool(torch.isfinite(best).all()):
+            raise WorkError(f"{linear.name}: the refitted bias is not finite")
+        bias.copy_(best)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from niwaki.anatomy import Site
+from niwaki.anatomy import Site, columns_of
 from niwaki.lora import effective_weight
 from niwaki.observe import Statistics
 from niwaki.observe_tokens import FLOOR
@@ -68,7 +68,7 @@ def _rise(weight: Tensor, inverse: Tensor, gradients: Tensor, width: int) -> Ten
 
 def _remove(weight: Tensor, inverse: Tensor, order: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """The refitted weight and the inverse of the remaining moments, after the units in `order` are gone."""
-    columns = (order[:, None] * width + torch.arange(width)).flatten()
+    columns = columns_of(order, width)
     keep = torch.ones(weight.shape[1], dtype=torch.bool)
     keep[columns] = False
     pull = torch.linalg.solve(inverse[columns][:, columns], inverse[columns][:, keep])

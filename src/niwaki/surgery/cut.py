@@ -14,7 +14,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from niwaki.anatomy import Family, Site, family_of, layers_of, linear_paths, sites_of, unwrap
+from niwaki.anatomy import Family, Site, columns_of, family_of, layers_of, linear_paths, sites_of, unwrap
 from niwaki.errors import RequestError
 from niwaki.masks import MaskedLinear, mask_linear_
 from niwaki.modeling_niwaki import EmptyAttention
@@ -31,7 +31,7 @@ def cut_(model: nn.Module, plan: Plan) -> None:
             continue
         if site.fixed:
             raise RequestError(f"{site.name}: the heads of {family.model_types[0]} models cannot be removed")
-        columns = (units[:, None] * site.width + torch.arange(site.width)).flatten()
+        columns = columns_of(units, site.width)
         for linear in site.inputs:
             _slice_(linear, columns, axis=0)
         _slice_(site.output, columns, axis=1)
