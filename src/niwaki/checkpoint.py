@@ -14,8 +14,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +34,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from niwaki.anatomy import family_of, sites_of, unwrap
 from niwaki.errors import RequestError
+from niwaki.folder import atomic_folder
 from niwaki.lora import mask_adapters_, merge_
 from niwaki.masks import MaskedLinear, mask_linear_, pack, pack_bits, unpack, unpack_bits
 from niwaki.modeling_niwaki import EmptyAttention
@@ -161,44 +160,6 @@ def quiet(progress: bool = False) -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars and not progress:
             transformers_logging.enable_progress_bar()
-
-
-@contextmanager
-def atomic_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its name at the end, or vanishes on any exception.
-
-    Raises:
-        RequestError: `folder` exists, is not empty, and `overwrite` was not asked.
-    """
-    target = Path(folder)
-    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not overwrite):
-        raise RequestError(f"out must be a new or empty folder (or ask for --overwrite), got {str(target)!r}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise RequestError(f"out must be a folder that can be made, got {str(target)!r}: {_line(error)}") from error
-    temporary.chmod(0o755)
-    try:
-        yield temporary
-        _replace(target, temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _replace(target: Path, new: Path) -> None:
-    """Give `new` the name `target`; what stood there is removed only once that is done, and put back if it fails."""
-    if not target.exists():
-        new.rename(target)
-        return
-    old = new.with_name(f"{new.name}-old")
-    target.rename(old)
-    try:
-        new.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
-    shutil.rmtree(old)
 
 
 def write_model(model: PreTrainedModel, folder: Path, tokenizer: Any = None, compact: bool = False) -> None:

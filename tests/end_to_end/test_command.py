@@ -276,6 +276,7 @@ def test_interrupted_leaves_nothing(place):
         ({"device": "banana"}, ["device", "banana"]),
         ({"model": "wordless"}, ["tokenizer", "wordless"]),
         ({"out": "train.tsv/x"}, ["out", "can be made", "train.tsv/x"]),
+        ({"out": "d1/d2/o", "model": "gpt2"}, ["gpt2"]),
         ({"flops": None, "latency": "0.9", "latency_length": "99"}, ["latency_length", "at most 40", "99"]),
         ({"recover_epochs": "-1"}, ["recover_epochs", "at least 0"]),
     ],

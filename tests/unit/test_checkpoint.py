@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 import niwaki
 from helpers_text import tiny_tokenizer
-from niwaki.checkpoint import atomic_folder, load_tokenizer, new_parameters, shapes_of, write_adapter
+from niwaki.checkpoint import load_tokenizer, new_parameters, shapes_of, write_adapter
 from tiny import batches, configs, logits, tiny, with_lora
 
 
@@ -67,17 +66,6 @@ def test_adapter_round_trip_is_bit_equal_and_trains(tmp_path):
     assert all(p.grad is not None for n, p in loaded.named_parameters() if "lora_" in n)
 
 
-def test_nothing_half_written_is_left(tmp_path):
-    def interrupted():
-        with atomic_folder(tmp_path / "out") as folder:
-            (folder / "x").write_text("x")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_an_existing_folder_is_refused_or_replaced(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("x")
@@ -86,31 +74,6 @@ def test_an_existing_folder_is_refused_or_replaced(tmp_path):
     assert (tmp_path / "out" / "mine").exists()
     niwaki.save(tiny(), tmp_path / "out", overwrite=True)
     assert not (tmp_path / "out" / "mine").exists()
-
-
-def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine").write_text("x")
-    rename = Path.rename
-
-    def failing(self, target):
-        if (self / "new").exists():
-            raise OSError("no")
-        return rename(self, target)
-
-    def replaced():
-        with atomic_folder(tmp_path / "out", overwrite=True) as folder:
-            (folder / "new").write_text("x")
-
-    monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(OSError, match="no"):
-        replaced()
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
-    monkeypatch.undo()
-    replaced()
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["new"]
 
 
 def test_damaged_and_missing_files_are_named(tmp_path):

@@ -6,10 +6,10 @@ import dataclasses
 
 import torch
 
-from niwaki.checkpoint import atomic_folder
 from niwaki.config import Evaluation
 from niwaki.data import mean_length
 from niwaki.evaluate import check_metric
+from niwaki.folder import atomic_folder
 from niwaki.lora import merge_, release_
 from niwaki.report import page
 from niwaki.results import Result, write_result

@@ -12,12 +12,13 @@ from peft import PeftModel
 
 from niwaki.anatomy import sites_of
 from niwaki.budget import bounds_of, budget_of
-from niwaki.checkpoint import atomic_folder, write_adapter, write_model
+from niwaki.checkpoint import write_adapter, write_model
 from niwaki.config import Finetune, Recipe, Structured, recipe_to_dict, write_recipe
 from niwaki.data import Table, is_regression, label_names, mean_length, sample
 from niwaki.errors import RequestError
 from niwaki.evaluate import check_metric, file_bytes
 from niwaki.finetune import finetune
+from niwaki.folder import atomic_folder
 from niwaki.lora import merge_, release_
 from niwaki.prune import prune_
 from niwaki.report import model_card, page

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from niwaki.anatomy import sites_of
-from niwaki.checkpoint import atomic_folder
 from niwaki.config import Scoring, Structured
 from niwaki.data import sample
+from niwaki.folder import atomic_folder
 from niwaki.prune import score
 from niwaki.run.inputs import check_out, read_data, read_inputs
 from niwaki.run.record import Clock
