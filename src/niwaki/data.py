@@ -119,7 +119,7 @@ def _read_file(path: Path, parameter: str) -> pd.DataFrame:
             case ".parquet":
                 return pd.read_parquet(path)
             case ".txt":
-                return pd.DataFrame({"text": [line for line in path.read_text("utf-8").splitlines() if line.strip()]})
+                return pd.DataFrame({"text": [line for line in path.read_text("utf-8").split("\n") if line.strip()]})
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
     except (ValueError, OSError) as error:
@@ -270,7 +270,7 @@ def mean_length(batches: Iterable[dict[str, Any]]) -> float:
     """Mean number of real tokens (those that the attention mask keeps) of a sequence.
 
     Raises:
-        RequestError: no batch at all.
+        RequestError: no batch at all, or padding alone.
     """
     tokens = rows = 0
     for batch in batches:
@@ -279,4 +279,6 @@ def mean_length(batches: Iterable[dict[str, Any]]) -> float:
         rows += len(mask)
     if not rows:
         raise RequestError("data must give at least one batch, got none")
+    if not tokens:
+        raise RequestError("data must hold real tokens, got an attention mask that is 0 everywhere")
     return tokens / rows

@@ -20,9 +20,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from niwaki.anatomy import linears_of, sites_of, unwrap, weight_of
+from niwaki.anatomy import check_task, check_units, linears_of, sites_of, unwrap, weight_of
 from niwaki.errors import RequestError
 from niwaki.masks import MaskedLinear, mask_linear_, unmask_linear_
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse, before any work, a model that nothing here can be done with.
+
+    Raises:
+        RequestError: its family, its task or its adapters are not supported.
+    """
+    check_task(model)
+    check_adapters(model)
 
 
 def check_adapters(model: nn.Module) -> None:
@@ -167,7 +177,11 @@ def attach_lora(model: nn.Module, rank: int) -> PeftModel:
     """A `PeftModel` around `model` (changed in place) with LoRA on all linears of the blocks, and the task head saved.
 
     `lora_alpha` is twice the rank. Linears that lost all their rows or columns get no factors.
+
+    Raises:
+        RequestError: all of them did.
     """
+    check_units(model)
     inner = unwrap(model)
     linears = {
         linear for site in sites_of(inner) for linear in (*site.inputs, site.output) if weight_of(linear).numel() > 0

@@ -17,7 +17,7 @@ from niwaki.config import LayerAdaptive, Structured
 from niwaki.data import mean_length
 from niwaki.evaluate import speedup
 from niwaki.layer_adaptive import prune_layers_
-from niwaki.lora import check_adapters, merge_
+from niwaki.lora import check_model, merge_
 from niwaki.observe import Batch, observe
 from niwaki.observe_tokens import TokenWeights, token_weights
 from niwaki.repair import REFIT_PASSES, recover_, refit_
@@ -52,7 +52,7 @@ def prune_(
     if isinstance(config, LayerAdaptive):
         return prune_layers_(model, config, data, training_data=training_data, progress=progress)
     started = time.perf_counter()
-    check_adapters(model)
+    check_model(model)
     batches = list(data)
     before = {site.name: site.units for site in sites_of(model)}
     budget = budget_of(model, config, mean_length(batches))
@@ -149,7 +149,7 @@ def score(
 ) -> dict[str, list[float]]:
     """Importance only: site name -> one score per unit, higher is more important. Nothing is pruned."""
     chosen = config or Structured(flops=1.0)
-    check_adapters(model)
+    check_model(model)
     need = need_of(chosen.head_score, chosen.neuron_score)
     statistics = observe(model, data, need, seed=chosen.seed, progress=progress)
     scores = score_sites(sites_of(model), statistics, chosen.head_score, chosen.neuron_score, chosen.seed)

@@ -10,12 +10,12 @@ from peft import PeftModel
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from niwaki.anatomy import longest_input, sites_of, unwrap
+from niwaki.anatomy import longest_input, unwrap
 from niwaki.checkpoint import load, load_tokenizer, new_parameters
 from niwaki.config import Request
 from niwaki.data import Batches, Table, encode, is_regression, read_table
 from niwaki.errors import RequestError
-from niwaki.lora import check_adapters
+from niwaki.lora import check_model
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ def read_inputs(request: Request, labels: list[str] | None = None) -> Inputs:
         RequestError: a model that does not load, or cannot be pruned.
     """
     model = load(request.model, request.base_model, request.device, labels)
-    sites_of(model)
-    check_adapters(model)
+    check_model(model)
     fresh = new_parameters(model)
     if fresh and labels is None:
         raise RequestError(
