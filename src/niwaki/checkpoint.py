@@ -46,7 +46,7 @@ MASKS = "masks.safetensors"
 """Beside a model's (or an adapter's) weights: the masks that it holds, a bit a weight, by the linear's name."""
 
 _UNREADABLE = (
-    *(OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError),
+    *(OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ArithmeticError, AssertionError),
     *(SafetensorError, StrictDataclassError),
 )
 """What Transformers and PEFT raise, in one place or another, over files that are damaged or of something else."""
@@ -303,7 +303,10 @@ def load(
     if adapter is not None:
         model: PreTrainedModel | PeftModel = _load_adapter(adapter, base_model)
     else:
-        model = _load_plain(name, _new_head(name, labels) if labels else {})
+        new = _new_head(name, labels) if labels else {}
+        model = _load_plain(name, new)
+        if new:
+            _draw_last_layer_(model)
     model.eval()
     try:
         return cast("PreTrainedModel | PeftModel", model.to(device))  # type: ignore[arg-type]
@@ -359,8 +362,13 @@ def _load_plain(name: str, options: dict[str, Any]) -> PreTrainedModel:
     except RequestError:
         raise
     except _UNREADABLE as error:
-        raise RequestError(f"model must be a sequence classifier that loads, got {name!r}: {_line(error)}") from error
-    missing = sorted(report["missing_keys"])
+        raise _unreadable(name, error) from error
+    missing = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    key = family_of(model).heads_key
+    if getattr(config, key) < 1:
+        raise RequestError(
+            f"{key} in {str(Path(name) / 'config.json')!r} must be at least 1, got {getattr(config, key)}"
+        )
     # Many checkpoints of encoders come without a pooler, which belongs to the task head in all but name.
     body = [key for key in missing if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key]
     if body:
@@ -370,12 +378,23 @@ def _load_plain(name: str, options: dict[str, Any]) -> PreTrainedModel:
     return model
 
 
+def _draw_last_layer_(model: PreTrainedModel) -> None:
+    """Draw the layer that gives the logits anew where the checkpoint's has the right size, but is of other labels."""
+    name, last = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+    if f"{name}.weight" in new_parameters(model):
+        return
+    with torch.no_grad():
+        last.weight.normal_(0.0, cast(Any, model.config).initializer_range)
+        last.bias.zero_()
+    model._niwaki_new_parameters = (*new_parameters(model), f"{name}.weight", f"{name}.bias")  # type: ignore[assignment]
+
+
 def _new_head(name: str, labels: list[str]) -> dict[str, Any]:
     """Config options of a new task head for `labels`; none where the checkpoint has a head that knows them."""
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except _UNREADABLE as error:
-        raise RequestError(f"model must be a sequence classifier that loads, got {name!r}: {_line(error)}") from error
+        raise _unreadable(name, error) from error
     has_head = any("ForSequenceClassification" in architecture for architecture in config.architectures or [])
     names = cast("dict[int, str]", config.id2label)
     known = {label.lower() for label in names.values()} | {str(index) for index in names}
@@ -475,6 +494,14 @@ def _check_files(folder: Path) -> None:
                 pass
         except SafetensorError as error:
             raise RequestError(f"model file {str(path)!r} must be whole, got a damaged one: {_line(error)}") from error
+
+
+def _unreadable(name: str, error: BaseException) -> RequestError:
+    if isinstance(error, OSError) and not Path(name).is_dir():
+        rule = "model must be a folder, or a Hub model that can be reached or is in the cache"
+    else:
+        rule = "model must be a sequence classifier that loads"
+    return RequestError(f"{rule}, got {name!r}: {_line(error)}")
 
 
 def _line(error: BaseException) -> str:

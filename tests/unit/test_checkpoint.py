@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 import niwaki
 from helpers_text import tiny_tokenizer
+from niwaki.anatomy import family_of
 from niwaki.checkpoint import load_tokenizer, new_parameters, shapes_of, write_adapter
 from tiny import batches, configs, logits, tiny, with_lora
 
@@ -165,6 +166,52 @@ def test_a_config_of_wrong_types_is_refused(adapter, tmp_path, change):
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(niwaki.RequestError, match="model must be"):
         niwaki.load(path.parent)
+
+
+@pytest.mark.parametrize("family", ["distilbert", "bert"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"heads": -4}, "config.json' must be at least 1, got -4"),
+        ({"heads": 0}, "model must be"),
+        ({"heads": 3}, "model must be .* (evenly|multiple)"),
+        ({"width": 0}, "model must be"),
+        ({"pad_token_id": 99}, "model must be .*[Pp]adding_idx"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(family, change, said, tmp_path):
+    model = tiny(family)
+    niwaki.save(model, tmp_path / "a")
+    path, row = tmp_path / "a" / "config.json", family_of(model)
+    names = {"heads": row.heads_key, "width": "dim" if family == "distilbert" else "hidden_size"}
+    changed = {names.get(key, key): value for key, value in change.items()}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    with pytest.raises(niwaki.RequestError, match=said):
+        niwaki.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("labels", [None, ["a", "b"]])
+def test_a_hub_that_cannot_be_reached_is_one_line(labels):
+    with pytest.raises(niwaki.RequestError, match=r"a folder, or a Hub model .* got 'someone/unknown'") as caught:
+        niwaki.load("someone/unknown", labels=labels)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", configs())
+def test_other_labels_get_a_head_of_their_own(family, tmp_path):
+    niwaki.save(tiny(family), tmp_path / "a")
+    before = niwaki.load(tmp_path / "a").state_dict()
+    for labels in (["0", "1", "2"], ["label_2", "label_1", "label_0"]):
+        same = niwaki.load(tmp_path / "a", labels=labels)
+        assert new_parameters(same) == ()
+        assert all(torch.equal(value, before[name]) for name, value in same.state_dict().items())
+    for labels in (["high", "low", "none"], ["high", "low"]):
+        other = niwaki.load(tmp_path / "a", labels=labels)
+        assert list(other.config.label2id) == labels
+        assert {name.rpartition(".")[2] for name in new_parameters(other)} == {"weight", "bias"}
+        after = other.state_dict()
+        changed = {name for name in before if not torch.equal(after[name], before[name])}
+        assert changed == set(new_parameters(other))
 
 
 @pytest.mark.parametrize("named", ["models/gone", "/nowhere/gone", "../gone", None])

@@ -17,7 +17,7 @@ from transformers import (
 import niwaki
 from niwaki.anatomy import sites_of
 from niwaki.budget import budget_of
-from niwaki.config import Recipe, read_recipe, recipe_from_dict, recipe_to_dict, write_recipe
+from niwaki.config import Demo, Recipe, Scoring, read_recipe, recipe_from_dict, recipe_to_dict, write_recipe
 from niwaki.surgery import cut_
 from tiny import batches, configs, tiny, with_lora
 
@@ -130,6 +130,29 @@ def test_dora_is_refused():
 def test_no_batches():
     with pytest.raises(niwaki.RequestError, match="at least one batch"):
         niwaki.prune_(tiny(), niwaki.Structured(flops=0.5), [])
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**30])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda seed: niwaki.Structured(flops=0.5, seed=seed),
+        lambda seed: niwaki.LayerAdaptive(sparsity=0.5, seed=seed),
+        lambda seed: niwaki.Finetune(seed=seed),
+        lambda seed: Demo(seed=seed),
+        lambda seed: Scoring(model="m", train_data="t", out="o", seed=seed),
+    ],
+)
+def test_a_seed_out_of_range_is_refused(asked, seed):
+    asked(2**32 - 1)
+    with pytest.raises(niwaki.RequestError, match=f"seed must be .* 0 to 4294967295, got {seed}"):
+        asked(seed)
+
+
+def test_a_recipe_that_is_not_utf8_is_refused(tmp_path):
+    (tmp_path / "recipe.yaml").write_bytes(b"model: caf\xe9\n")
+    with pytest.raises(niwaki.RequestError, match=r"recipe.yaml' is not valid YAML in UTF-8: .*0xe9"):
+        read_recipe(tmp_path / "recipe.yaml")
 
 
 def test_recipe_round_trip(tmp_path):

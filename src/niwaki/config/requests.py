@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from niwaki.config.fields import check_at_least, option, required
+from niwaki.config.fields import check_at_least, check_seed, option, required
 from niwaki.config.finetune import Finetune
 from niwaki.config.layer_adaptive import LayerAdaptive
 from niwaki.config.structured import HEAD_SCORES, NEURON_SCORES, Structured
@@ -33,6 +33,7 @@ class Request:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "batch_size", "max_length")
+        check_seed(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,9 @@ class Demo:
     out: str = option("niwaki-demo", "Folder to write.")
     seed: int = option(0, "Seed of everything that is drawn.")
     overwrite: bool = option(False, "Replace a folder that is there.")
+
+    def __post_init__(self) -> None:
+        check_seed(self)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from niwaki.config.fields import check_above_zero, check_at_least, option
+from niwaki.config.fields import check_above_zero, check_at_least, check_seed, option
 from niwaki.errors import RequestError, check_choice
 
 HEAD_SCORES = ("attention-variance", "fisher", "taylor", "reconstruction", "random")
@@ -57,6 +57,7 @@ class Structured:
         check_at_least(self, 1, "steps", "latency_batch_size", "latency_length")
         check_at_least(self, 0, "min_heads", "min_neurons", "recover_epochs")
         check_above_zero(self, "recover_learning_rate")
+        check_seed(self)
         if self.round_to is not None:
             check_at_least(self, 1, "round_to")
 

@@ -41,7 +41,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         evaluation = read_data(recipe, recipe.eval_data, "validation", quiet)
         if evaluation.labels is None:
             raise RequestError(f"eval_data must have labels, got none in {recipe.eval_data!r}")
-        inputs = read_inputs(recipe, _new_labels(recipe, train))
+        inputs = read_inputs(recipe, _new_labels(recipe, train), quiet)
         model = inputs.model
         check_metric(model, recipe.metric)
         trains = isinstance(model, PeftModel) or any(isinstance(stage, Finetune) for stage in recipe.stages)
@@ -49,10 +49,10 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
             raise RequestError("compact must not be asked with keep_adapter: an adapter needs a dense base")
         if recipe.keep_adapter and not trains:
             raise RequestError(f"keep_adapter needs a model with an adapter, got {recipe.model!r}")
-        rows = inputs.rows(train)
+        rows = inputs.rows(train, "train")
         calibration = list(inputs.batches(sample(rows, recipe.calibration_samples, recipe.seed)))
         training = inputs.batches(sample(rows, recipe.train_samples or len(rows), recipe.seed))
-        tests = inputs.batches(inputs.rows(evaluation))
+        tests = inputs.batches(inputs.rows(evaluation, "validation"))
         length = mean_length(calibration)
         for stage in recipe.stages:  # what cannot be met is refused before anything is trained
             if isinstance(stage, Structured) and stage.latency is None:
