@@ -18,6 +18,7 @@ import typer
 
 from niwaki.config import Demo, Evaluation, Finetune, LayerAdaptive, Recipe, Scoring, Structured, read_recipe
 from niwaki.errors import NiwakiError, RequestError, check_choice
+from niwaki.interrupt import raise_again
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make fine-tuned transformers smaller and faster.")
 prune = typer.Typer(no_args_is_help=True, help="Prune a model to a budget.")
@@ -211,6 +212,7 @@ def _spread(words: list[str]) -> list[str]:
 
 def main() -> None:
     """Run the command; exit 0 done, 2 wrong request, 3 failed work, 130 interrupted."""
+    raise_again()
     try:
         status = app(_spread(sys.argv[1:]), standalone_mode=False)
     except NiwakiError as error:
