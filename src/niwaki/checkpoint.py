@@ -35,7 +35,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from niwaki.anatomy import family_of, sites_of, unwrap
 from niwaki.errors import RequestError
 from niwaki.folder import atomic_folder
-from niwaki.lora import mask_adapters_, merge_
+from niwaki.lora import check_adapter, mask_adapters_, merge_
 from niwaki.masks import MaskedLinear, mask_linear_, pack, pack_bits, unpack, unpack_bits
 from niwaki.modeling_niwaki import EmptyAttention
 from niwaki.surgery import cut_
@@ -421,8 +421,7 @@ def _load_adapter(folder: Path, base_model: str | None) -> PeftModel:
         config = PeftConfig.from_pretrained(name)
     except _UNREADABLE as error:
         raise RequestError(f"adapter_config.json must be as PEFT writes it, got {name!r}: {_line(error)}") from error
-    if getattr(config, "use_dora", False):
-        raise RequestError(f"model must carry a plain LoRA adapter, got DoRA in {name!r}; merge it first")
+    check_adapter(name, config)
     if not (folder / "adapter_model.safetensors").is_file():
         raise RequestError(f"model must hold adapter_model.safetensors, got {name!r} without it")
     options: dict[str, Any] = {}

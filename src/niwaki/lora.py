@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
@@ -44,10 +44,19 @@ def check_adapters(model: nn.Module) -> None:
     if not isinstance(model, PeftModel):
         return
     for name, config in model.peft_config.items():
-        if str(config.peft_type).rpartition(".")[2] != "LORA":
-            raise RequestError(f"adapter {name!r} must be LoRA, got {config.peft_type!s}; merge it first")
-        if getattr(config, "use_dora", False):
-            raise RequestError(f"adapter {name!r} must be plain or rank-stabilised LoRA, got DoRA; merge it first")
+        check_adapter(name, config)
+
+
+def check_adapter(name: str, config: PeftConfig) -> None:
+    """Refuse an adapter by its config.
+
+    Raises:
+        RequestError: see `check_adapters`.
+    """
+    if str(config.peft_type).rpartition(".")[2] != "LORA":
+        raise RequestError(f"adapter {name!r} must be LoRA, got {config.peft_type!s}; merge it first")
+    if getattr(config, "use_dora", False):
+        raise RequestError(f"adapter {name!r} must be plain or rank-stabilised LoRA, got DoRA; merge it first")
 
 
 class MaskedLoraLinear(LoraLinear):

@@ -147,6 +147,8 @@ def test_a_named_adapter_is_found_beside_its_base(tmp_path):
         ("{", "adapter_config.json must be"),
         ("[]", "adapter_config.json must be"),
         ('{"peft_type": "MAGIC"}', "adapter_config.json must be"),
+        ('{"peft_type": "LORA", "use_dora": true}', "must be plain .*, got DoRA"),
+        ('{"peft_type": "IA3"}', "must be LoRA, got .*IA3"),
         (None, "must hold adapter_model.safetensors"),
     ],
 )

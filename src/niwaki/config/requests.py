@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from niwaki.config.fields import check_at_least, check_seed, option, required
 from niwaki.config.finetune import Finetune
 from niwaki.config.layer_adaptive import LayerAdaptive
-from niwaki.config.structured import HEAD_SCORES, NEURON_SCORES, Structured
-from niwaki.errors import RequestError, check_choice
+from niwaki.config.structured import Structured, UnitScores
+from niwaki.errors import RequestError
 
 Stage = Structured | LayerAdaptive | Finetune
 STAGES: dict[str, type[Stage]] = {"structured": Structured, "layer-adaptive": LayerAdaptive, "finetune": Finetune}
@@ -71,19 +71,16 @@ class Recipe(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scoring(Request):
+class Scoring(UnitScores, Request):
     """Importance only."""
 
     train_data: str = required("Data to calibrate on: a local file or a Hub data set.")
-    head_score: str = option("reconstruction", f"How heads are scored: {', '.join(HEAD_SCORES)}.")
-    neuron_score: str = option("reconstruction", f"How neurons are scored: {', '.join(NEURON_SCORES)}.")
     calibration_samples: int = option(2048, "Rows of the training data that are looked at.")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        UnitScores.__post_init__(self)
+        Request.__post_init__(self)
         check_at_least(self, 1, "calibration_samples")
-        check_choice("head_score", self.head_score, HEAD_SCORES)
-        check_choice("neuron_score", self.neuron_score, NEURON_SCORES)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from niwaki.checkpoint import write_adapter, write_model
 from niwaki.config import Finetune, Recipe, Structured, recipe_to_dict, write_recipe
 from niwaki.data import Table, is_regression, label_names, mean_length, sample
 from niwaki.errors import RequestError
-from niwaki.evaluate import check_metric, file_bytes
+from niwaki.evaluate import check_metric
 from niwaki.finetune import finetune
 from niwaki.folder import atomic_folder
 from niwaki.lora import merge_, release_
@@ -79,7 +79,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         else:
             write_model(plain, folder, inputs.tokenizer, recipe.compact)
         if recipe.compact:
-            after["size_bytes"] = file_bytes(folder)
+            after["size_bytes"] = (folder / "model.safetensors").stat().st_size
         result = Result(
             run=clock.environment(recipe),
             recipe=recipe_to_dict(recipe),
