@@ -179,16 +179,14 @@ def _run(recipe: Recipe, quiet: bool) -> None:
 def _say(result: Any, out: str, quiet: bool) -> None:
     if quiet:
         return
+    from niwaki.report import stage_lines
+
     alone = not result.stages and not result.recipe.get("against")
     for name, value in result.pruned["quality"].items():
         before = "" if alone else f"{result.dense['quality'][name]:.4f} before, "
         typer.echo(f"{name}: {before}{value:.4f}{'' if alone else ' after'}")
-    for stage in result.stages:
-        if stage["name"] == "finetune":
-            continue
-        budget = stage["budget"]
-        what = "of weights zero" if budget["kind"] == "sparsity" else f"of {budget['kind']} kept"
-        typer.echo(f"{stage['name']}: {budget['achieved']:.4f} {what} ({budget['requested']:g} asked)")
+    for line in stage_lines(result.stages):
+        typer.echo(line)
     for name, timing in result.latency.items():
         if isinstance(timing, dict):
             typer.echo(f"{name}: {timing['speedup']:.2f}x as fast as dense (measured)")
