@@ -65,7 +65,7 @@ def collect_attention(model: nn.Module, sites: list[Site]) -> Iterator[dict[str,
                 maps[name] = output[1].detach()
 
         hooks.append(site.attention.register_forward_hook(keep))
-    before = inner.config._attn_implementation or "eager"
+    before, asked = inner.config._attn_implementation or "eager", bool(inner.config.output_attentions)
     try:
         if family_of(inner).attention_interface:
             inner.set_attn_implementation(_NAME)
@@ -76,7 +76,7 @@ def collect_attention(model: nn.Module, sites: list[Site]) -> Iterator[dict[str,
         if family_of(inner).attention_interface:
             inner.set_attn_implementation(before)
         else:
-            inner.config.output_attentions = False
+            inner.config.output_attentions = asked
         for hook in hooks:
             hook.remove()
 
@@ -86,7 +86,7 @@ def attention_moments(probabilities: Tensor, keep: Tensor) -> Tensor:
     real = keep.to(probabilities)
     keys = real[:, None, None, :]
     queries = real[:, None, :, None]
-    count = real.sum(1)[:, None, None, None]
+    count = real.sum(1).clamp(min=1)[:, None, None, None]  # a row of padding alone adds nothing
     p = probabilities * keys
     over_keys = ((p - 1 / count).square() * keys).sum(-1, keepdim=True) * queries
     mean = (p * queries).sum(2, keepdim=True) / count

@@ -26,8 +26,9 @@ from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from niwaki.anatomy import family_of, linear_paths, sites_of
-from niwaki.checkpoint import METHOD, atomic_folder, forget_, merged, quiet, save, shapes_of, write_model
+from niwaki.checkpoint import METHOD, forget_, merged, quiet, save, shapes_of, write_model
 from niwaki.errors import RequestError, WorkError
+from niwaki.folder import atomic_folder, new_parents
 from niwaki.lora import release_
 
 TOLERANCE = 1e-4
@@ -68,8 +69,8 @@ def export_onnx(model: nn.Module, path: str | Path, tokenizer: Any = None, overw
         return
     if target.is_dir() or (target.exists() and not overwrite):
         raise RequestError(f"out must be a new file (or ask for --overwrite), got {str(target)!r}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
+    target = target.resolve()
+    with new_parents(target), tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
         file = Path(folder) / target.name
         _write_onnx(plain, file, tokenizer)
         file.replace(target)

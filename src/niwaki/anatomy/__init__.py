@@ -18,6 +18,7 @@ from niwaki.anatomy.sites import (
     unwrap,
     weight_of,
 )
+from niwaki.anatomy.task import check_task, check_units
 
 __all__ = [
     "FAMILIES",
@@ -28,6 +29,8 @@ __all__ = [
     "Kind",
     "Site",
     "body_of",
+    "check_task",
+    "check_units",
     "columns_of",
     "count",
     "empty_linears",
