@@ -1,7 +1,8 @@
 """Niwaki: fine-tuned transformers made smaller and faster, each part pruned as much as it can bear."""
 
 from niwaki.checkpoint import load, save
-from niwaki.config import Finetune, LayerAdaptive, Structured
+from niwaki.config import Dynamic, DynamicTraining, Finetune, LayerAdaptive, Structured
+from niwaki.dynamic import DynamicSparsity
 from niwaki.errors import NiwakiError, RequestError, WorkError
 from niwaki.finetune import finetune
 from niwaki.lora import merge_
@@ -9,6 +10,9 @@ from niwaki.prune import prune_, score
 from niwaki.version import __version__
 
 __all__ = [
+    "Dynamic",
+    "DynamicSparsity",
+    "DynamicTraining",
     "Finetune",
     "LayerAdaptive",
     "NiwakiError",

@@ -1,0 +1,134 @@
+"""Which units (weights, blocks of weights) an update drops and which it grows; what is active in all is exact.
+
+With a units active, k to be active afterwards, and r that return: the a - k + r lowest of the active are dropped, and
+the r highest of those that were inactive grow. `within` does this in every linear for its own k, `across` for all
+linears at once, so that the budget moves to where the scores are higher. Nothing that was just dropped grows. Where
+both scores are of one kind, no more return than are among the k highest of all: none that matters less than what it
+replaces.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from niwaki.masks import Block, NByM, Pattern, lowest
+
+Masks = dict[str, Tensor]
+Scores = dict[str, Tensor]
+
+
+def unit_size(pattern: Pattern) -> int:
+    """Weights in a unit."""
+    return pattern.rows * pattern.columns if isinstance(pattern, Block) else 1
+
+
+def to_units(scores: Tensor, pattern: Pattern) -> Tensor:
+    """Scores `[out, in]` -> scores of units: sums over blocks, the scores themselves otherwise."""
+    if not isinstance(pattern, Block):
+        return scores
+    rows, columns = scores.shape
+    r, c = pattern.rows, pattern.columns
+    return scores.reshape(rows // r, r, columns // c, c).sum((1, 3))
+
+
+def from_units(mask: Tensor, pattern: Pattern) -> Tensor:
+    """Mask of units -> mask of weights `[out, in]`."""
+    if not isinstance(pattern, Block):
+        return mask
+    return mask.repeat_interleave(pattern.rows, 0).repeat_interleave(pattern.columns, 1)
+
+
+def swap(active: Tensor, drop: Tensor, grow: Tensor, dropped: int, grown: int) -> Tensor:
+    """The mask after the `dropped` lowest active units went and the `grown` highest inactive ones came."""
+    new = active.clone()
+    if dropped:
+        places = active.flatten().nonzero()[:, 0]
+        new.view(-1)[places[lowest(drop.flatten()[places], dropped)]] = False
+    if grown:
+        places = (~active).flatten().nonzero()[:, 0]
+        new.view(-1)[places[lowest(-grow.flatten()[places], grown)]] = True
+    return new
+
+
+def worth(active: Masks, drop: Scores, grow: Scores, kept: int) -> int:
+    """How many inactive units are among the `kept` highest, by `grow` for them and by `drop` for the active."""
+    scores = [-torch.where(mask, drop[name], grow[name]).flatten() for name, mask in active.items()]
+    highest = lowest(torch.cat(scores), kept)
+    return int((highest & ~torch.cat([mask.flatten() for mask in active.values()])).sum())
+
+
+def within(active: Masks, drop: Scores, grow: Scores, kept: dict[str, int], share: float, alike: bool = False) -> Masks:
+    """Every linear for itself: `kept[name]` units active afterwards, at most `share` of them new.
+
+    `alike` says that both scores are of one kind.
+    """
+    new = {}
+    for name, mask in active.items():
+        now, after = int(mask.sum()), kept[name]
+        returning = min(round(share * after), mask.numel() - now)
+        if alike and returning:
+            returning = min(returning, worth({name: mask}, drop, grow, after))
+        returning = max(returning, after - now, 0)
+        new[name] = swap(mask, drop[name], grow[name], now - after + returning, returning)
+    return new
+
+
+def across(
+    active: Masks,
+    drop: Scores,
+    grow: Scores,
+    kept: int,
+    share: float,
+    least: dict[str, int],
+    alike: bool = False,
+) -> Masks:
+    """All linears at once: `kept` units active afterwards, at most `share` of them new; each keeps `least[name]`.
+
+    `alike` says that both scores are of one kind.
+    """
+    now = {name: int(mask.sum()) for name, mask in active.items()}
+    inactive = {name: mask.numel() - now[name] for name, mask in active.items()}
+    returning = max(min(round(share * kept), sum(inactive.values()), kept - sum(least.values())), 0)
+    if alike and returning:
+        returning = min(returning, worth(active, drop, grow, kept))
+    dropped = lowest_counts(
+        {name: drop[name][mask] for name, mask in active.items()},
+        sum(now.values()) - kept + returning,
+        {name: max(now[name] - least[name], 0) for name in active},
+    )
+    grown = dict.fromkeys(active, 0)
+    if returning:
+        grown = lowest_counts({name: -grow[name][~mask] for name, mask in active.items()}, returning, inactive)
+    return {name: swap(mask, drop[name], grow[name], dropped[name], grown[name]) for name, mask in active.items()}
+
+
+def lowest_counts(scores: Scores, count: int, most: dict[str, int]) -> dict[str, int]:
+    """How many of the `count` lowest of all `scores` (one flat tensor a linear) are of each linear, `most` at most.
+
+    A linear that would give more gives `most`, and the others share what is left by the same rule.
+    """
+    found, left, open_names = dict.fromkeys(scores, 0), count, list(scores)
+    while left and open_names:
+        chosen = lowest(torch.cat([scores[name] for name in open_names]), left)
+        counts = [int(part.sum()) for part in chosen.split([len(scores[name]) for name in open_names])]
+        over = [name for name, n in zip(open_names, counts, strict=True) if n > most[name]]
+        if not over:
+            return found | dict(zip(open_names, counts, strict=True))
+        for name in over:
+            found[name] = most[name]
+            left -= most[name]
+        open_names = [name for name in open_names if name not in over]
+    return found
+
+
+def in_groups(active: Tensor, drop: Tensor, grow: Tensor, pattern: NByM, share: float) -> Tensor:
+    """For n:m, at most one swap a group: its weakest active for its best inactive, in the groups with the weakest."""
+    mask = active.reshape(-1, pattern.m)
+    weakest = drop.reshape(mask.shape).masked_fill(~mask, torch.inf).min(1)
+    best = grow.reshape(mask.shape).masked_fill(mask, -torch.inf).max(1).indices
+    groups = lowest(weakest.values, min(round(share * int(mask.sum())), len(mask))).nonzero()[:, 0]
+    new = mask.clone()
+    new[groups, weakest.indices[groups]] = False
+    new[groups, best[groups]] = True
+    return new.reshape(active.shape)
