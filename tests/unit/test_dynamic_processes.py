@@ -18,11 +18,7 @@ STEPS = 6
 
 def train(rank, world, lora):
     torch.set_num_threads(1)
-    model = tiny()
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    model = (with_lora(model) if lora else model).double().train()
+    model = (with_lora(tiny()) if lora else tiny()).double().eval()  # no dropout
     wrapped = DistributedDataParallel(model) if world > 1 else model
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
     options = {"sparsity": 0.6, "interval": 1, "window": 2, "reach": 0.5, "stop": 1.0, "allocation": "erk"}

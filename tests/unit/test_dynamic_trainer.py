@@ -88,7 +88,7 @@ def test_resumed_from_a_checkpoint_it_goes_on_bit_for_bit(tmp_path, lora):
     uninterrupted = make(tmp_path / "whole", whole)
     uninterrupted.train()
     with pytest.warns(UserWarning, match="dropped untrained"):
-        make(tmp_path / "half", first, [Watcher(first, stop_at=6)]).train()
+        make(tmp_path / "half", first, [Watcher(first, stop_at=5)]).train()
     resumed = make(tmp_path / "half", second)
     resumed.train(resume_from_checkpoint=str(tmp_path / "half" / "checkpoint-5"))
     assert second.controller.history == whole.controller.history
@@ -154,7 +154,7 @@ def test_gradient_checkpointing_changes_nothing(tmp_path):
     for checkpointing in (False, True):
         model = tiny()
         callback = DynamicSparsity(**OPTIONS)
-        run = trainer(model, tmp_path, callback, gradient_checkpointing=checkpointing, num_train_epochs=1)
+        run = trainer(model, tmp_path, callback, activation_checkpointing=checkpointing, num_train_epochs=1)
         run.train()
         found.append(callback.controller.masks)
     assert all(torch.equal(mask, found[1][name]) for name, mask in found[0].items())

@@ -39,7 +39,7 @@ class Dynamic:
     reallocation: str = option("across", "Whether weights move across linears, or within each: across or within.")
     allocation: str = option("uniform", f"How the zeros are first shared out: {', '.join(SPARSITY_ALLOCATIONS)}.")
     max_sparsity: float = option(0.98, "Highest sparsity of a linear.")
-    window: int = option(5, "Steps up to an update whose gradients its smoothed scores are made of.")
+    window: int = option(10, "Steps up to an update whose gradients its smoothed scores are made of.")
     smoothing: float = option(0.85, "Decay of the smoothed saliency and of the momentum.")
     uncertainty: float = option(0.95, "Decay of the saliency's uncertainty.")
     returns: str = option("value", "What a weight that is itself trained returns with: value (it had) or zero.")

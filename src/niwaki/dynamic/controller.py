@@ -258,9 +258,9 @@ class Controller:
         active = {name: self._units(mask) for name, mask in self.masks.items()}
         drop, grow = {}, {}
         for name in self.linears:
-            weight = self.dense(name)
-            drop[name] = self._score(DROP_SCORERS[self.config.drop], name, weight)
-            grow[name] = self._score(GROW_SCORERS[self.config.grow], name, weight) if share else drop[name]
+            drop[name] = self._score(DROP_SCORERS[self.config.drop], name)
+            same = not share or self.config.grow == self.config.drop
+            grow[name] = drop[name] if same else self._score(GROW_SCORERS[self.config.grow], name)
             if share and self.config.grow == "shuffled":
                 grow[name] = shuffle(grow[name], active[name], self.generator)
         if isinstance(self.pattern, NByM):
@@ -274,8 +274,8 @@ class Controller:
             seen.gradient = None
         return self._move(new)
 
-    def _score(self, scorer: Scorer, name: str, weight: Tensor) -> Tensor:
-        found = scorer(weight, self.seen[name], self.generator)
+    def _score(self, scorer: Scorer, name: str) -> Tensor:
+        found = scorer(lambda: self.dense(name), self.seen[name], self.generator)
         if bool(found.isnan().any()):
             raise WorkError(f"{name}: a weight score is NaN at step {self.done}; lower the learning rate")
         return to_units(found, self.pattern)

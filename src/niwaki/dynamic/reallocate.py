@@ -51,11 +51,16 @@ def swap(active: Tensor, drop: Tensor, grow: Tensor, dropped: int, grown: int) -
     return new
 
 
-def worth(active: Masks, drop: Scores, grow: Scores, kept: int) -> int:
-    """How many inactive units are among the `kept` highest, by `grow` for them and by `drop` for the active."""
+def highest(active: Masks, drop: Scores, grow: Scores, kept: int) -> Masks:
+    """The `kept` highest units of all, by `drop` for the active and by `grow` for the inactive."""
     scores = [-torch.where(mask, drop[name], grow[name]).flatten() for name, mask in active.items()]
-    highest = lowest(torch.cat(scores), kept)
-    return int((highest & ~torch.cat([mask.flatten() for mask in active.values()])).sum())
+    chosen = lowest(torch.cat(scores), kept).split([mask.numel() for mask in active.values()])
+    return {name: part.reshape(active[name].shape) for name, part in zip(active, chosen, strict=True)}
+
+
+def new_in(masks: Masks, active: Masks) -> int:
+    """Units of `masks` that are not active."""
+    return sum(int((mask & ~active[name]).sum()) for name, mask in masks.items())
 
 
 def within(active: Masks, drop: Scores, grow: Scores, kept: dict[str, int], share: float, alike: bool = False) -> Masks:
@@ -68,7 +73,7 @@ def within(active: Masks, drop: Scores, grow: Scores, kept: dict[str, int], shar
         now, after = int(mask.sum()), kept[name]
         returning = min(round(share * after), mask.numel() - now)
         if alike and returning:
-            returning = min(returning, worth({name: mask}, drop, grow, after))
+            returning = min(returning, new_in(highest({name: mask}, drop, grow, after), active))
         returning = max(returning, after - now, 0)
         new[name] = swap(mask, drop[name], grow[name], now - after + returning, returning)
     return new
@@ -91,7 +96,11 @@ def across(
     inactive = {name: mask.numel() - now[name] for name, mask in active.items()}
     returning = max(min(round(share * kept), sum(inactive.values()), kept - sum(least.values())), 0)
     if alike and returning:
-        returning = min(returning, worth(active, drop, grow, kept))
+        best = highest(active, drop, grow, kept)
+        worth = new_in(best, active)
+        if worth <= returning and all(int(mask.sum()) >= least[name] for name, mask in best.items()):
+            return best
+        returning = min(returning, worth)
     dropped = lowest_counts(
         {name: drop[name][mask] for name, mask in active.items()},
         sum(now.values()) - kept + returning,

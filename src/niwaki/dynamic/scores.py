@@ -51,16 +51,18 @@ def needs_gradients(config: Dynamic) -> bool:
     return config.drop == "saliency" or config.grow in ("gradient", "shuffled", "saliency", "momentum")
 
 
-Scorer = Callable[[Tensor, Seen, torch.Generator], Tensor]
+Dense = Callable[[], Tensor]
+Scorer = Callable[[Dense, Seen, torch.Generator], Tensor]
+"""The dense effective weight (made when called), what captured steps left, the generator -> scores."""
 
 
-def magnitude(weight: Tensor, seen: Seen, generator: torch.Generator) -> Tensor:
+def magnitude(weight: Dense, seen: Seen, generator: torch.Generator) -> Tensor:
     """Absolute effective weight."""
     del seen, generator
-    return weight.abs()
+    return weight().abs()
 
 
-def saliency(weight: Tensor, seen: Seen, generator: torch.Generator) -> Tensor:
+def saliency(weight: Dense, seen: Seen, generator: torch.Generator) -> Tensor:
     """Smoothed |w g| times its uncertainty."""
     del weight, generator
     assert seen.saliency is not None
@@ -68,27 +70,28 @@ def saliency(weight: Tensor, seen: Seen, generator: torch.Generator) -> Tensor:
     return seen.saliency * seen.uncertainty
 
 
-def gradient(weight: Tensor, seen: Seen, generator: torch.Generator) -> Tensor:
+def gradient(weight: Dense, seen: Seen, generator: torch.Generator) -> Tensor:
     """Absolute sum of the signed gradients."""
     del weight, generator
     assert seen.gradient is not None
     return seen.gradient.abs()
 
 
-def momentum(weight: Tensor, seen: Seen, generator: torch.Generator) -> Tensor:
+def momentum(weight: Dense, seen: Seen, generator: torch.Generator) -> Tensor:
     """Absolute smoothed signed gradient."""
     del weight, generator
     assert seen.momentum is not None
     return seen.momentum.abs()
 
 
-def random(weight: Tensor, seen: Seen, generator: torch.Generator) -> Tensor:
+def random(weight: Dense, seen: Seen, generator: torch.Generator) -> Tensor:
     """Uniform random numbers."""
     del seen
-    return torch.rand(weight.shape, generator=generator).to(weight.device)
+    like = weight()
+    return torch.rand(like.shape, generator=generator).to(like.device)
 
 
-def shuffled(weight: Tensor, seen: Seen, generator: torch.Generator) -> Tensor:
+def shuffled(weight: Dense, seen: Seen, generator: torch.Generator) -> Tensor:
     """What the drop score is of, saliency or else gradient; `shuffle` then takes the places away."""
     return (gradient if seen.saliency is None else saliency)(weight, seen, generator)
 
