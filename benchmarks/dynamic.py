@@ -48,7 +48,10 @@ MOVING: dict[str, dict[str, Any]] = {
     "without reallocation": {"grow": "none"},
     "within linears only": {"reallocation": "within"},
     "without gradients": {"drop": "magnitude", "grow": "random"},
+    "layer-adaptive first": {},
 }
+BEFORE = {"layer-adaptive first": 0.6}
+"""Sparsity that layer-adaptive pruning (its defaults, as in `static search`) has made before the mask moves."""
 FROM_ZERO = ("rigl",)
 
 
@@ -90,9 +93,10 @@ def trained(
     torch.manual_seed(seed)
     model = bench.model()
     started = time.perf_counter()
-    if method in STATIC:
-        calibration = Batches(training.rows[:STATIC_ROWS], bench.tokenizer, 32)
-        niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=sparsity, seed=seed, **STATIC[method]), calibration)
+    if method in STATIC or method in BEFORE:
+        calibration = Batches(sample(training.rows, STATIC_ROWS, seed), bench.tokenizer, 32)
+        first = BEFORE.get(method, sparsity)
+        niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=first, seed=seed, **STATIC.get(method, {})), calibration)
     torch.manual_seed(seed)
     model = attach_lora(model, RANK)
     train_adapters_only_(model)

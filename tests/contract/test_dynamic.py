@@ -14,7 +14,7 @@ import niwaki
 from niwaki.anatomy import linears_of, weight_of
 from niwaki.config.dynamic import DROPS, GROWS, REALLOCATIONS, SCHEDULES
 from niwaki.config.layer_adaptive import SPARSITY_ALLOCATIONS
-from niwaki.dynamic.reallocate import across, lowest_counts, swap, within
+from niwaki.dynamic.reallocate import across, lowest_of, swap, within
 from niwaki.dynamic.scores import DROP_SCORERS, GROW_SCORERS, shuffle
 from niwaki.lora import effective_weight, masks_of
 from niwaki.masks import lowest
@@ -214,8 +214,9 @@ def test_the_budget_moves_to_where_scores_are_higher():
 
 def test_counts_beyond_a_limit_go_to_the_others():
     scores = {"low": torch.zeros(10), "high": torch.ones(10)}
-    assert lowest_counts(scores, 8, {"low": 3, "high": 10}) == {"low": 3, "high": 5}
-    assert lowest_counts(scores, 12, {"low": 10, "high": 10}) == {"low": 10, "high": 2}
+    for count, low, expected in ((8, 3, (3, 5)), (12, 10, (10, 2))):
+        found = lowest_of(scores, count, {"low": low, "high": 10})
+        assert (int(found["low"].sum()), int(found["high"].sum())) == expected
 
 
 def test_what_was_just_dropped_does_not_grow():

@@ -22,7 +22,7 @@ from niwaki.config import Dynamic, LayerAdaptive
 from niwaki.dynamic.capture import Capture, processes
 from niwaki.dynamic.history import Update
 from niwaki.dynamic.optimizer_state import Ages, bare, clear_
-from niwaki.dynamic.reallocate import across, from_units, in_groups, to_units, unit_size, within
+from niwaki.dynamic.reallocate import across, from_units, in_groups, size, to_units, unit_size, within
 from niwaki.dynamic.schedules import plan_schedule
 from niwaki.dynamic.scores import DROP_SCORERS, GROW_SCORERS, Scorer, Seen, alike, needs_gradients, shuffle
 from niwaki.errors import RequestError, WorkError
@@ -63,7 +63,7 @@ class Controller:
         self.sizes = {name: linear.size for name, linear in self.linears.items()}
         self.total = sum(self.sizes.values())
         held = self._check(model)
-        start = 1 - sum(int(mask.sum()) for mask in held.values()) / self.total if held else None
+        start = 1 - sum(size(mask) for mask in held.values()) / self.total if held else None
         if start is not None and start > config.sparsity + 0.5 / self.total:
             raise RequestError(f"sparsity must be at least the {start:.4f} the model holds, got {config.sparsity:g}")
         if start is not None and config.schedule == "constant" and self._units_zero(start) != self._units_zero():
@@ -105,7 +105,7 @@ class Controller:
     @property
     def zeros(self) -> int:
         """Weights that are zero now."""
-        return self.total - sum(int(base.mask.sum()) for base in self.bases.values())
+        return self.total - sum(size(base.mask) for base in self.bases.values())
 
     @property
     def final(self) -> bool:
@@ -154,9 +154,9 @@ class Controller:
                 f"{self.config.sparsity:g} was reached: {missing} weights were dropped untrained",
                 stacklevel=2,
             )
-            sizes = {name: to_units(self.dense(name).abs(), self.pattern) for name in self.linears}
+            magnitudes = {name: to_units(self.dense(name).abs(), self.pattern) for name in self.linears}
             active = {name: self._units(mask) for name, mask in self.masks.items()}
-            self.history += self._move(across(active, sizes, sizes, self._kept(), 0.0, self._least(active)))
+            self.history += self._move(across(active, magnitudes, magnitudes, self._kept(), 0.0, self._least(active)))
         self.capture.arm(False)
         for hook in self._hooks:
             hook.remove()
@@ -206,7 +206,7 @@ class Controller:
     def _least(self, active: Masks) -> dict[str, int]:
         """Units that stay active in each linear at the least."""
         most = {name: self.shares[name].most // unit_size(self.pattern) for name in active}
-        return {name: min(mask.numel() - most[name], int(mask.sum())) for name, mask in active.items()}
+        return {name: min(mask.numel() - most[name], size(mask)) for name, mask in active.items()}
 
     def _shares(self, model: nn.Module, data: Iterable[Batch]) -> Shares:
         """What the allocation knows of the linears; the same on all processes."""
@@ -234,11 +234,11 @@ class Controller:
 
     def _start(self) -> Masks:
         """Units that are active at the start: the largest weights of every linear."""
-        sizes = {name: dense_weight(linear.module).abs() for name, linear in self.linears.items()}
+        magnitudes = {name: dense_weight(linear.module).abs() for name, linear in self.linears.items()}
         if isinstance(self.pattern, NByM):
-            return {name: choose(size, 0, self.pattern, name) for name, size in sizes.items()}
+            return {name: choose(values, 0, self.pattern, name) for name, values in magnitudes.items()}
         kept = self._kept_each(self.schedule.sparsity(0))
-        units = {name: to_units(size, self.pattern) for name, size in sizes.items()}
+        units = {name: to_units(values, self.pattern) for name, values in magnitudes.items()}
         return {
             name: ~lowest(unit.flatten(), unit.numel() - kept[name]).reshape(unit.shape) for name, unit in units.items()
         }
@@ -291,17 +291,17 @@ class Controller:
                 clear_(self.optimizer, self.ages[name].parameter, dropped)
                 self.ages[name].change(dropped, grown)
             mask.copy_(after)
-            born = int(self.newest[name].sum())
+            born = size(self.newest[name])
             made.append(
                 Update(
                     step=self.done,
                     linear=name,
-                    sparsity=1 - int(after.sum()) / self.sizes[name],
-                    dropped=int(dropped.sum()),
-                    grown=int(grown.sum()),
-                    regrown=int((grown & self.ever[name]).sum()),
-                    survival=int((self.newest[name] & after).sum()) / born if born else None,
-                    distance=int((after ^ self.first[name]).sum()) / self.sizes[name],
+                    sparsity=1 - size(after) / self.sizes[name],
+                    dropped=size(dropped),
+                    grown=size(grown),
+                    regrown=size(grown & self.ever[name]),
+                    survival=size(self.newest[name] & after) / born if born else None,
+                    distance=size(after ^ self.first[name]) / self.sizes[name],
                 )
             )
             self.ever[name] |= after

@@ -18,6 +18,11 @@ Masks = dict[str, Tensor]
 Scores = dict[str, Tensor]
 
 
+def size(mask: Tensor) -> int:
+    """The number of True."""
+    return int(torch.count_nonzero(mask))
+
+
 def unit_size(pattern: Pattern) -> int:
     """Weights in a unit."""
     return pattern.rows * pattern.columns if isinstance(pattern, Block) else 1
@@ -60,7 +65,7 @@ def highest(active: Masks, drop: Scores, grow: Scores, kept: int) -> Masks:
 
 def new_in(masks: Masks, active: Masks) -> int:
     """Units of `masks` that are not active."""
-    return sum(int((mask & ~active[name]).sum()) for name, mask in masks.items())
+    return sum(size(mask & ~active[name]) for name, mask in masks.items())
 
 
 def within(active: Masks, drop: Scores, grow: Scores, kept: dict[str, int], share: float, alike: bool = False) -> Masks:
@@ -70,7 +75,7 @@ def within(active: Masks, drop: Scores, grow: Scores, kept: dict[str, int], shar
     """
     new = {}
     for name, mask in active.items():
-        now, after = int(mask.sum()), kept[name]
+        now, after = size(mask), kept[name]
         returning = min(round(share * after), mask.numel() - now)
         if alike and returning:
             returning = min(returning, new_in(highest({name: mask}, drop, grow, after), active))
@@ -92,41 +97,42 @@ def across(
 
     `alike` says that both scores are of one kind.
     """
-    now = {name: int(mask.sum()) for name, mask in active.items()}
+    now = {name: size(mask) for name, mask in active.items()}
     inactive = {name: mask.numel() - now[name] for name, mask in active.items()}
     returning = max(min(round(share * kept), sum(inactive.values()), kept - sum(least.values())), 0)
     if alike and returning:
         best = highest(active, drop, grow, kept)
         worth = new_in(best, active)
-        if worth <= returning and all(int(mask.sum()) >= least[name] for name, mask in best.items()):
+        if worth <= returning and all(size(mask) >= least[name] for name, mask in best.items()):
             return best
         returning = min(returning, worth)
-    dropped = lowest_counts(
+    dropped = lowest_of(
         {name: drop[name][mask] for name, mask in active.items()},
         sum(now.values()) - kept + returning,
         {name: max(now[name] - least[name], 0) for name in active},
     )
-    grown = dict.fromkeys(active, 0)
+    new = {name: mask.masked_scatter(mask, ~dropped[name]) for name, mask in active.items()}
     if returning:
-        grown = lowest_counts({name: -grow[name][~mask] for name, mask in active.items()}, returning, inactive)
-    return {name: swap(mask, drop[name], grow[name], dropped[name], grown[name]) for name, mask in active.items()}
+        grown = lowest_of({name: -grow[name][~mask] for name, mask in active.items()}, returning, inactive)
+        new = {name: mask.masked_scatter(~active[name], grown[name]) for name, mask in new.items()}
+    return new
 
 
-def lowest_counts(scores: Scores, count: int, most: dict[str, int]) -> dict[str, int]:
-    """How many of the `count` lowest of all `scores` (one flat tensor a linear) are of each linear, `most` at most.
+def lowest_of(scores: Scores, count: int, most: dict[str, int]) -> Masks:
+    """Which are the `count` lowest of all `scores` (one flat tensor a linear), of each linear `most` at most.
 
-    A linear that would give more gives `most`, and the others share what is left by the same rule.
+    A linear that would give more gives its `most` lowest, and the others share what is left by the same rule.
     """
-    found, left, open_names = dict.fromkeys(scores, 0), count, list(scores)
-    while left and open_names:
+    found: Masks = {}
+    left, open_names = count, list(scores)
+    while open_names:
         chosen = lowest(torch.cat([scores[name] for name in open_names]), left)
-        counts = [int(part.sum()) for part in chosen.split([len(scores[name]) for name in open_names])]
-        over = [name for name, n in zip(open_names, counts, strict=True) if n > most[name]]
+        parts = dict(zip(open_names, chosen.split([len(scores[name]) for name in open_names]), strict=True))
+        over = [name for name, part in parts.items() if size(part) > most[name]]
         if not over:
-            return found | dict(zip(open_names, counts, strict=True))
-        for name in over:
-            found[name] = most[name]
-            left -= most[name]
+            return found | parts
+        found |= {name: lowest(scores[name], most[name]) for name in over}
+        left -= sum(most[name] for name in over)
         open_names = [name for name in open_names if name not in over]
     return found
 
@@ -136,7 +142,7 @@ def in_groups(active: Tensor, drop: Tensor, grow: Tensor, pattern: NByM, share: 
     mask = active.reshape(-1, pattern.m)
     weakest = drop.reshape(mask.shape).masked_fill(~mask, torch.inf).min(1)
     best = grow.reshape(mask.shape).masked_fill(mask, -torch.inf).max(1).indices
-    groups = lowest(weakest.values, min(round(share * int(mask.sum())), len(mask))).nonzero()[:, 0]
+    groups = lowest(weakest.values, min(round(share * size(mask)), len(mask))).nonzero()[:, 0]
     new = mask.clone()
     new[groups, weakest.indices[groups]] = False
     new[groups, best[groups]] = True

@@ -66,7 +66,7 @@ def lowest(values: Tensor, count: int) -> Tensor:
     exact = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
     threshold = exact.kthvalue(count).values
     found = exact < threshold
-    ties = (exact == threshold).nonzero()[: count - int(found.sum()), 0]
+    ties = (exact == threshold).nonzero()[: count - int(torch.count_nonzero(found)), 0]
     found[ties] = True
     return found
 
