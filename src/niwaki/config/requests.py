@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from niwaki.config.dynamic import DynamicTraining
 from niwaki.config.fields import check_at_least, check_seed, option, required
 from niwaki.config.finetune import Finetune
 from niwaki.config.layer_adaptive import LayerAdaptive
 from niwaki.config.structured import Structured, UnitScores
 from niwaki.errors import RequestError
 
-Stage = Structured | LayerAdaptive | Finetune
-STAGES: dict[str, type[Stage]] = {"structured": Structured, "layer-adaptive": LayerAdaptive, "finetune": Finetune}
+Stage = Structured | LayerAdaptive | DynamicTraining | Finetune
+STAGES: dict[str, type[Stage]] = {
+    "structured": Structured,
+    "layer-adaptive": LayerAdaptive,
+    "dynamic": DynamicTraining,
+    "finetune": Finetune,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,9 @@ from peft import PeftModel
 from niwaki.anatomy import sites_of
 from niwaki.budget import bounds_of, budget_of
 from niwaki.checkpoint import write_adapter, write_model
-from niwaki.config import Finetune, Recipe, Structured, recipe_to_dict, write_recipe
+from niwaki.config import DynamicTraining, Finetune, Recipe, Structured, recipe_to_dict, write_recipe
 from niwaki.data import Table, is_regression, label_names, mean_length, sample
+from niwaki.dynamic import plan_schedule, train_dynamic, write_training
 from niwaki.errors import RequestError
 from niwaki.evaluate import check_metric
 from niwaki.finetune import finetune
@@ -44,7 +45,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         inputs = read_inputs(recipe, _new_labels(recipe, train), quiet)
         model = inputs.model
         check_metric(model, recipe.metric)
-        trains = isinstance(model, PeftModel) or any(isinstance(stage, Finetune) for stage in recipe.stages)
+        trains = isinstance(model, PeftModel) or any(isinstance(s, Finetune | DynamicTraining) for s in recipe.stages)
         if recipe.compact and recipe.keep_adapter:
             raise RequestError("compact must not be asked with keep_adapter: an adapter needs a dense base")
         if recipe.keep_adapter and not trains:
@@ -58,6 +59,8 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
             if isinstance(stage, Structured) and stage.latency is None:
                 budget = budget_of(model, stage, length)
                 budget.check(bounds_of(sites_of(model), budget, stage))
+            if isinstance(stage, DynamicTraining):
+                plan_schedule(stage, stage.epochs * len(training))
 
         dense = merge_(copy.deepcopy(model))
         release_(dense)
@@ -65,6 +68,11 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         for stage in recipe.stages:
             if isinstance(stage, Finetune):
                 model, done = finetune(model, stage, training, progress=not quiet)
+            elif isinstance(stage, DynamicTraining):
+                model, done, schedule, history = train_dynamic(
+                    model, stage, training, calibration=calibration, progress=not quiet
+                )
+                write_training(schedule, history, folder)
             else:
                 done = prune_(model, stage, calibration, training_data=training, progress=not quiet)
             stages.append(done)
@@ -99,8 +107,9 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
 
 
 def _new_labels(recipe: Recipe, train: Table) -> list[str] | None:
-    """Names of the classes for a model that is to be fine-tuned first: `[""]` stands for one number to predict."""
-    if not isinstance(recipe.stages[0], Finetune):
+    """Names of the classes for a model that first learns from labels: `[""]` stands for one number to predict."""
+    first = recipe.stages[0]
+    if not (isinstance(first, Finetune) or (isinstance(first, DynamicTraining) and first.teacher == "none")):
         return None
     if train.labels is None:
         raise RequestError(f"train_data must have labels to fine-tune on, got none in {recipe.train_data!r}")
