@@ -6,6 +6,7 @@ import argparse
 import json
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,11 +17,13 @@ import torch
 import niwaki
 from niwaki.checkpoint import load_tokenizer
 from niwaki.data import Batches, read_table, sample
-from niwaki.evaluate import quality
+from niwaki.evaluate import predictions, quality
 from niwaki.lora import merge_
 from niwaki.run import to_rows
 
 RESULTS = Path(__file__).parent / "results"
+HELD_OUT = 512
+"""Training rows that measure divergence; drawn apart from every calibration seed."""
 
 
 def arguments(script: str, seeds: list[int] | None = None) -> argparse.ArgumentParser:
@@ -30,6 +33,7 @@ def arguments(script: str, seeds: list[int] | None = None) -> argparse.ArgumentP
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=seeds or [0, 1, 2])
     parser.add_argument("--rows", type=int, default=2048, help="calibration rows")
+    parser.add_argument("--metric", help="of the evaluation; the task's usual one by default")
     parser.add_argument("--out", type=Path, default=RESULTS / f"{script}.json")
     return parser
 
@@ -42,6 +46,7 @@ class Bench:
     tokenizer: Any
     train: list[dict[str, Any]]
     tests: Batches
+    metric: str | None
 
     @classmethod
     def of(cls, asked: argparse.Namespace) -> Bench:
@@ -49,7 +54,7 @@ class Bench:
         tokenizer, model = load_tokenizer(asked.model), niwaki.load(asked.model)
         train = to_rows(read_table(asked.train_data), model, tokenizer, 128)
         tests = Batches(to_rows(read_table(asked.eval_data), model, tokenizer, 128), tokenizer, 64)
-        return cls(asked.model, tokenizer, train, tests)
+        return cls(asked.model, tokenizer, train, tests, asked.metric)
 
     def model(self) -> Any:
         """A fresh copy of the model as it came."""
@@ -61,7 +66,19 @@ class Bench:
 
     def quality(self, model: torch.nn.Module) -> dict[str, float]:
         """The task's metric on the evaluation data; `model` is merged in place."""
-        return quality(merge_(model), self.tests)
+        return quality(merge_(model), self.tests, self.metric)
+
+
+def held_out(bench: Bench) -> Callable[[torch.nn.Module], float]:
+    """Pruned model -> KL of the dense model from it, in nats a row, on training rows of their own draw."""
+    rows = Batches(sample(bench.train, HELD_OUT, 777), bench.tokenizer, 64)
+    wanted = predictions(bench.model(), rows)[0].log_softmax(-1)
+
+    def divergence(model: torch.nn.Module) -> float:
+        found = predictions(model, rows)[0].log_softmax(-1)
+        return float((wanted.exp() * (wanted - found)).sum(-1).mean())
+
+    return divergence
 
 
 def environment(asked: argparse.Namespace) -> dict[str, Any]:

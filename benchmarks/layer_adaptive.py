@@ -14,13 +14,10 @@ import itertools
 import resource
 
 import niwaki
-from common import Bench, arguments, environment, forward_and_backward, note
+from common import Bench, arguments, environment, forward_and_backward, held_out, note
 from niwaki.anatomy import linears_of, weight_of
-from niwaki.data import Batches, sample
-from niwaki.evaluate import predictions
 from niwaki.lora import merge_, release_
 
-HELD_OUT = 512
 OPTIONS = ("repair", "weight_score", "allocation", "layer_score", "importance_power", "sparsity", "seeds")
 
 
@@ -36,10 +33,8 @@ def main() -> None:
     asked = parser.parse_args()
 
     bench = Bench.of(asked)
-    held = Batches(sample(bench.train, HELD_OUT, 777), bench.tokenizer, 64)
-    dense = bench.model()
-    wanted = predictions(dense, held)[0].log_softmax(-1)
-    found = {**environment(asked), "dense": bench.quality(dense)}
+    divergence = held_out(bench)
+    found = {**environment(asked), "dense": bench.quality(bench.model())}
     for values in itertools.product(*(getattr(asked, name) for name in OPTIONS)):
         options = dict(zip(OPTIONS, values, strict=True))
         seed = options.pop("seeds")
@@ -51,7 +46,6 @@ def main() -> None:
         result = niwaki.prune_(model, config, calibration, training_data=training)
         plain = merge_(model)
         release_(plain)
-        logp = predictions(plain, held)[0].log_softmax(-1)
         run = {
             **options,
             "recover_epochs": asked.recover_epochs,
@@ -59,7 +53,7 @@ def main() -> None:
             "achieved": result.achieved,
             "zeros": sum(int((weight_of(linear.module) == 0).sum()) for linear in linears_of(plain)),
             "quality": bench.quality(plain),
-            "kl": float((wanted.exp() * (wanted - logp)).sum(-1).mean()),
+            "kl": divergence(plain),
             "cost": result.seconds / one_pass,
             "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             "ratios": {layer.name: round(layer.ratio, 4) for layer in result.layers},

@@ -12,8 +12,11 @@ from common import RESULTS
 
 def main() -> None:
     by_budget("structured", ("flops",), ("accuracy", _quality, 4), ("cost", lambda r: r["cost"], 1))
-    keys = ("allocation", "weight_score", "repair", "sparsity")
-    by_budget("layer_adaptive", keys, ("accuracy", _quality, 4), ("cost", lambda r: r["cost"], 1))
+    keys = ("repair", "allocation", "weight_score", "recover_epochs", "sparsity")
+    for script in ("layer_adaptive", "layer_adaptive_cola", "layer_adaptive_rte", "layer_adaptive_recovery"):
+        by_budget(script, keys, ("quality", _quality, 4), ("cost", lambda r: r["cost"], 1))
+    keys = ("weight_score", "allocation", "layer_score", "importance_power", "sparsity")
+    by_budget("allocations", keys, ("accuracy", _quality, 3))
     by_budget("recovery", ("flops",), ("accuracy", _quality, 4))
     by_budget("scores", ("head_score", "neuron_score", "flops"), ("accuracy", _quality, 4))
     shapes = [(f"torch {shape}", lambda r, s=shape: r["torch"][s], 2) for shape in ("32x64", "1x16")]

@@ -1,7 +1,10 @@
 """No test reaches a network or the user's cache."""
 
+import atexit
 import os
+import shutil
 import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["NIWAKI_CACHE"] = tempfile.mkdtemp(prefix="niwaki-test-cache-")
+atexit.register(shutil.rmtree, os.environ["NIWAKI_CACHE"], ignore_errors=True)

@@ -1,5 +1,6 @@
 """Niwaki: fine-tuned transformers made smaller and faster, each part pruned as much as it can bear."""
 
+import niwaki.interrupt  # noqa: F401 - before all that takes seconds to import
 from niwaki.checkpoint import load, save
 from niwaki.config import Finetune, LayerAdaptive, Structured
 from niwaki.errors import NiwakiError, RequestError, WorkError

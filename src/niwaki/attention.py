@@ -71,7 +71,7 @@ def collect_attention(model: nn.Module, sites: list[Site]) -> Iterator[dict[str,
                 maps[name] = output[1].detach()
 
         hooks.append(site.attention.register_forward_hook(keep))
-    before = inner.config._attn_implementation or "eager"
+    before, asked = inner.config._attn_implementation or "eager", bool(inner.config.output_attentions)
     try:
         if family_of(inner).attention_interface:
             inner.set_attn_implementation(_NAME)
@@ -82,7 +82,7 @@ def collect_attention(model: nn.Module, sites: list[Site]) -> Iterator[dict[str,
         if family_of(inner).attention_interface:
             inner.set_attn_implementation(before)
         else:
-            inner.config.output_attentions = False
+            inner.config.output_attentions = asked
         for hook in hooks:
             hook.remove()
 
@@ -92,7 +92,7 @@ def attention_moments(probabilities: Tensor, keep: Tensor, site: Site) -> Tensor
     real = keep.to(probabilities)
     keys = real[:, None, None, :]
     queries = real[:, None, :, None]
-    count = real.sum(1)[:, None, None, None]
+    count = real.sum(1).clamp(min=1)[:, None, None, None]  # a row of padding alone adds nothing
     visible = keys.expand(-1, 1, keep.shape[1], -1).tril() if site.causal else keys
     p = probabilities * keys
     even = 1 / visible.sum(-1, keepdim=True).clamp(min=1)

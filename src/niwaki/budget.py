@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from niwaki.allocation import Bounds, least_cost
-from niwaki.anatomy import Site, count, sites_of, unit_flops, unit_params
+from niwaki.anatomy import Site, check_units, count, sites_of, unit_flops, unit_params
 from niwaki.config import Structured
 from niwaki.errors import RequestError
 from niwaki.evaluate import latency_table
@@ -50,16 +50,22 @@ class Budget:
             RequestError: naming the least share that they do.
         """
         least = (self.fixed + least_cost(bounds)) / self.total
-        if self.share < least:
+        if self.share < least - 1e-12:
             # Rounded up: the figure that is named must itself be accepted.
-            shown = f"{least + 0.5e-4:.4f}"
+            shown = f"{min(least + 0.5e-4, 1.0):.4f}"
             raise RequestError(f"{self.kind} must be at least {shown} with these minimum widths, got {self.share:g}")
 
 
 def budget_of(model: nn.Module, config: Structured, length: float) -> Budget:
-    """The budget that `config` asks for. `length` is the mean number of real tokens of a calibration row."""
+    """The budget that `config` asks for. `length` is the mean number of real tokens of a calibration row.
+
+    Raises:
+        RequestError: nothing is left to prune, or the minimum widths are wider than all layers.
+    """
     kind, share = config.budget
+    check_units(model)
     sites = sites_of(model)
+    _check_widths(sites, config)
     if kind == "latency":
         table = latency_table(model, config.latency_batch_size, config.latency_length)
         return Budget(kind, share, table.costs, table.fixed)
@@ -69,6 +75,16 @@ def budget_of(model: nn.Module, config: Structured, length: float) -> Budget:
     owned = sum(unit[site.name] * site.units for site in sites)
     fixed = count(model, length).block_params - owned if kind == "params" else 0.0
     return Budget(kind, share, costs, fixed)
+
+
+def _check_widths(sites: list[Site], config: Structured) -> None:
+    for name, kind in (("min_heads", "attention"), ("min_neurons", "ffn"), ("round_to", "ffn")):
+        widest = max(site.units for site in sites if site.kind == kind)
+        # A layer that is narrower than others keeps all it has; one with nothing left asks for nothing.
+        if widest and (getattr(config, name) or 0) > widest:
+            what = "heads" if kind == "attention" else "neurons"
+            rule = f"{name} must be at most {widest}, the {what} of the widest layer"
+            raise RequestError(f"{rule}, got {getattr(config, name)}")
 
 
 def bounds_of(sites: list[Site], budget: Budget, config: Structured) -> dict[str, Bounds]:

@@ -14,8 +14,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +43,8 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from niwaki.anatomy import FAMILIES, family_of, head_width, heads_of_unit, sites_of, unwrap, weight_of
 from niwaki.errors import RequestError
-from niwaki.lora import mask_adapters_, merge_
+from niwaki.folder import atomic_folder
+from niwaki.lora import check_adapter, mask_adapters_, merge_
 from niwaki.masks import MaskedLinear, mask_linear_, pack, pack_bits, seen, unpack, unpack_bits
 from niwaki.modeling_niwaki import EmptyAttention
 from niwaki.surgery import cut_
@@ -56,7 +55,7 @@ MASKS = "masks.safetensors"
 """Beside a model's (or an adapter's) weights: the masks that it holds, a bit a weight, by the linear's name."""
 
 _UNREADABLE = (
-    *(OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError),
+    *(OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ArithmeticError, AssertionError),
     *(SafetensorError, StrictDataclassError),
 )
 """What Transformers and PEFT raise, in one place or another, over files that are damaged or of something else."""
@@ -175,44 +174,6 @@ def quiet(progress: bool = False) -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
         if bars and not progress:
             transformers_logging.enable_progress_bar()
-
-
-@contextmanager
-def atomic_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its name at the end, or vanishes on any exception.
-
-    Raises:
-        RequestError: `folder` exists, is not empty, and `overwrite` was not asked.
-    """
-    target = Path(folder)
-    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not overwrite):
-        raise RequestError(f"out must be a new or empty folder (or ask for --overwrite), got {str(target)!r}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-    except OSError as error:
-        raise RequestError(f"out must be a folder that can be made, got {str(target)!r}: {_line(error)}") from error
-    temporary.chmod(0o755)
-    try:
-        yield temporary
-        _replace(target, temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _replace(target: Path, new: Path) -> None:
-    """Give `new` the name `target`; what stood there is removed only once that is done, and put back if it fails."""
-    if not target.exists():
-        new.rename(target)
-        return
-    old = new.with_name(f"{new.name}-old")
-    target.rename(old)
-    try:
-        new.rename(target)
-    except BaseException:
-        old.rename(target)
-        raise
-    shutil.rmtree(old)
 
 
 def write_model(model: PreTrainedModel, folder: Path, tokenizer: Any = None, compact: bool = False) -> None:
@@ -375,7 +336,10 @@ def load(
     if adapter is not None:
         model: PreTrainedModel | PeftModel = _load_adapter(adapter, base_model)
     else:
-        model = _load_plain(name, _new_head(name, labels) if labels else {})
+        new = _new_head(name, labels) if labels else {}
+        model = _load_plain(name, new)
+        if new:
+            _draw_last_layer_(model)
     model.eval()
     try:
         return cast("PreTrainedModel | PeftModel", model.to(device))  # type: ignore[arg-type]
@@ -431,9 +395,13 @@ def _load_plain(name: str, options: dict[str, Any]) -> PreTrainedModel:
     except RequestError:
         raise
     except _UNREADABLE as error:
-        rule = "model must be a language model or a sequence classifier that loads"
-        raise RequestError(f"{rule}, got {name!r}: {_line(error)}") from error
-    missing = sorted(report["missing_keys"])
+        raise _unreadable(name, error) from error
+    missing = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    key = family_of(model).heads_key
+    if getattr(config, key) < 1:
+        raise RequestError(
+            f"{key} in {str(Path(name) / 'config.json')!r} must be at least 1, got {getattr(config, key)}"
+        )
     # Many checkpoints of encoders come without a pooler, which belongs to the task head in all but name.
     prefix = "" if model.can_generate() else f"{model.base_model_prefix}."
     body = [key for key in missing if key.startswith(prefix) and ".pooler." not in key]
@@ -451,13 +419,23 @@ def _auto_class(config: Any) -> Any:
     return AutoModelForCausalLM if named and config.model_type in causal else AutoModelForSequenceClassification
 
 
+def _draw_last_layer_(model: PreTrainedModel) -> None:
+    """Draw the layer that gives the logits anew where the checkpoint's has the right size, but is of other labels."""
+    name, last = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+    if f"{name}.weight" in new_parameters(model):
+        return
+    with torch.no_grad():
+        last.weight.normal_(0.0, cast(Any, model.config).initializer_range)
+        last.bias.zero_()
+    model._niwaki_new_parameters = (*new_parameters(model), f"{name}.weight", f"{name}.bias")  # type: ignore[assignment]
+
+
 def _new_head(name: str, labels: list[str]) -> dict[str, Any]:
     """Config options of a new task head for `labels`; none where the checkpoint has a head that knows them."""
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except _UNREADABLE as error:
-        rule = "model must be a language model or a sequence classifier that loads"
-        raise RequestError(f"{rule}, got {name!r}: {_line(error)}") from error
+        raise _unreadable(name, error) from error
     if _auto_class(config) is AutoModelForCausalLM:
         return {}
     has_head = any("ForSequenceClassification" in architecture for architecture in config.architectures or [])
@@ -486,8 +464,7 @@ def _load_adapter(folder: Path, base_model: str | None) -> PeftModel:
         config = PeftConfig.from_pretrained(name)
     except _UNREADABLE as error:
         raise RequestError(f"adapter_config.json must be as PEFT writes it, got {name!r}: {_line(error)}") from error
-    if getattr(config, "use_dora", False):
-        raise RequestError(f"model must carry a plain LoRA adapter, got DoRA in {name!r}; merge it first")
+    check_adapter(name, config)
     if not (folder / "adapter_model.safetensors").is_file():
         raise RequestError(f"model must hold adapter_model.safetensors, got {name!r} without it")
     options: dict[str, Any] = {}
@@ -559,6 +536,14 @@ def _check_files(folder: Path) -> None:
                 pass
         except SafetensorError as error:
             raise RequestError(f"model file {str(path)!r} must be whole, got a damaged one: {_line(error)}") from error
+
+
+def _unreadable(name: str, error: BaseException) -> RequestError:
+    if isinstance(error, OSError) and not Path(name).is_dir():
+        rule = "model must be a folder, or a Hub model that can be reached or is in the cache"
+    else:
+        rule = "model must be a language model or a sequence classifier that loads"
+    return RequestError(f"{rule}, got {name!r}: {_line(error)}")
 
 
 def _line(error: BaseException) -> str:

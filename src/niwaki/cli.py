@@ -18,6 +18,7 @@ import typer
 
 from niwaki.config import Demo, Evaluation, Finetune, LayerAdaptive, Recipe, Scoring, Structured, read_recipe
 from niwaki.errors import NiwakiError, RequestError, check_choice
+from niwaki.interrupt import raise_again
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make fine-tuned transformers smaller and faster.")
 prune = typer.Typer(no_args_is_help=True, help="Prune a model to a budget.")
@@ -178,16 +179,14 @@ def _run(recipe: Recipe, quiet: bool) -> None:
 def _say(result: Any, out: str, quiet: bool) -> None:
     if quiet:
         return
+    from niwaki.report import stage_lines
+
     alone = not result.stages and not result.recipe.get("against")
     for name, value in result.pruned["quality"].items():
         before = "" if alone else f"{result.dense['quality'][name]:.4f} before, "
         typer.echo(f"{name}: {before}{value:.4f}{'' if alone else ' after'}")
-    for stage in result.stages:
-        if stage["name"] == "finetune":
-            continue
-        budget = stage["budget"]
-        what = "of weights zero" if budget["kind"] == "sparsity" else f"of {budget['kind']} kept"
-        typer.echo(f"{stage['name']}: {budget['achieved']:.4f} {what} ({budget['requested']:g} asked)")
+    for line in stage_lines(result.stages):
+        typer.echo(line)
     for name, timing in result.latency.items():
         if isinstance(timing, dict):
             typer.echo(f"{name}: {timing['speedup']:.2f}x as fast as dense (measured)")
@@ -211,6 +210,7 @@ def _spread(words: list[str]) -> list[str]:
 
 def main() -> None:
     """Run the command; exit 0 done, 2 wrong request, 3 failed work, 130 interrupted."""
+    raise_again()
     try:
         status = app(_spread(sys.argv[1:]), standalone_mode=False)
     except NiwakiError as error:

@@ -119,7 +119,7 @@ def _read_file(path: Path, parameter: str) -> pd.DataFrame:
             case ".parquet":
                 return pd.read_parquet(path)
             case ".txt":
-                return pd.DataFrame({"text": [line for line in path.read_text("utf-8").splitlines() if line.strip()]})
+                return pd.DataFrame({"text": [line for line in path.read_text("utf-8").split("\n") if line.strip()]})
     except pd.errors.EmptyDataError:
         return pd.DataFrame()
     except (ValueError, OSError) as error:
@@ -183,8 +183,15 @@ def encode(
     if table.labels is not None:
         known = {name.lower(): index for name, index in (label_ids or {}).items()} | (label_ids or {})
         for row, label in zip(rows, table.labels, strict=True):
-            row["labels"] = _number(label) if regression else _label_id(label, known, label_ids)
+            row["labels"] = _number(label) if regression else _label_id(label, known, label_ids, table.path)
     return rows
+
+
+def label_map(table: Table, rows: list[dict[str, Any]], label_ids: dict[str, int]) -> str:
+    """What became of each label, for a person: its name, and the model's name for it where that is another."""
+    names = {index: name for name, index in label_ids.items()}
+    found = {(row["labels"], _label_name(label)) for label, row in zip(table.labels or [], rows, strict=True)}
+    return ", ".join(label if label == names.get(i) else f"{label} is {names.get(i, i)}" for i, label in sorted(found))
 
 
 def _columns(table: Table) -> list[list[str]]:
@@ -204,7 +211,7 @@ def _number(label: Any) -> float:
     return number
 
 
-def _label_id(label: Any, known: dict[str, int], label_ids: dict[str, int] | None) -> int:
+def _label_id(label: Any, known: dict[str, int], label_ids: dict[str, int] | None, path: str) -> int:
     name = _label_name(label)
     if name in known or name.lower() in known:
         return known[name] if name in known else known[name.lower()]
@@ -216,9 +223,11 @@ def _label_id(label: Any, known: dict[str, int], label_ids: dict[str, int] | Non
     if number.is_integer() and 0 <= number < count:
         return int(number)
     if label_ids is None:
-        raise RequestError(f"labels must be whole numbers from 0 where the model names no labels, got {label!r}")
+        rule = "labels must be whole numbers from 0 where the model names no labels"
+        raise RequestError(f"{rule}, got {label!r} in {path!r}")
     names = ", ".join(label_ids)
-    raise RequestError(f"labels must be among the model's {names} (or 0 to {len(label_ids) - 1}), got {label!r}")
+    rule = f"labels must be among the model's {names} (or 0 to {len(label_ids) - 1})"
+    raise RequestError(f"{rule}, got {label!r} in {path!r}")
 
 
 def sample(rows: list[Any], n: int, seed: int) -> list[Any]:
@@ -270,7 +279,7 @@ def mean_length(batches: Iterable[dict[str, Any]]) -> float:
     """Mean number of real tokens (those that the attention mask keeps) of a sequence.
 
     Raises:
-        RequestError: no batch at all.
+        RequestError: no batch at all, or padding alone.
     """
     tokens = rows = 0
     for batch in batches:
@@ -279,4 +288,6 @@ def mean_length(batches: Iterable[dict[str, Any]]) -> float:
         rows += len(mask)
     if not rows:
         raise RequestError("data must give at least one batch, got none")
+    if not tokens:
+        raise RequestError("data must hold real tokens, got an attention mask that is 0 everywhere")
     return tokens / rows

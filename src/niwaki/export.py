@@ -27,8 +27,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from niwaki.anatomy import Site, body_of, family_of, is_language_model, linear_paths, sites_of, weight_of
-from niwaki.checkpoint import METHOD, atomic_folder, forget_, merged, quiet, save, shapes_of, write_model
+from niwaki.checkpoint import METHOD, forget_, merged, quiet, save, shapes_of, write_model
 from niwaki.errors import RequestError, WorkError
+from niwaki.folder import atomic_folder, new_parents
 from niwaki.lora import release_
 from niwaki.surgery import output_inside, stale_numbers
 
@@ -70,8 +71,8 @@ def export_onnx(model: nn.Module, path: str | Path, tokenizer: Any = None, overw
         return
     if target.is_dir() or (target.exists() and not overwrite):
         raise RequestError(f"out must be a new file (or ask for --overwrite), got {str(target)!r}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
+    target = target.resolve()
+    with new_parents(target), tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
         file = Path(folder) / target.name
         _write_onnx(plain, file, tokenizer)
         file.replace(target)

@@ -8,9 +8,8 @@ from collections.abc import Iterable
 from peft import PeftModel
 from torch import nn
 
-from niwaki.anatomy import sites_of
 from niwaki.config import Finetune
-from niwaki.lora import attach_lora, check_adapters, train_adapters_only_
+from niwaki.lora import attach_lora, check_model, train_adapters_only_
 from niwaki.observe import Batch
 from niwaki.repair import task_loss, train_
 from niwaki.results import StageResult
@@ -27,8 +26,7 @@ def finetune(
         RequestError: the model is not supported. WorkError: a loss that is not finite.
     """
     started = time.perf_counter()
-    check_adapters(model)
-    sites_of(model)  # a model that is not supported is refused before any work
+    check_model(model)
     tuned = model if isinstance(model, PeftModel) else attach_lora(model, config.lora_rank)
     train_adapters_only_(tuned)
     tuned.train()

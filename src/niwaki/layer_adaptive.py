@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Share, check_budget
-from niwaki.anatomy import BlockLinear, linears_of
+from niwaki.anatomy import BlockLinear, check_units, linears_of
 from niwaki.config import LayerAdaptive
-from niwaki.lora import check_adapters, effective_weight, hold_, mask_of
+from niwaki.lora import check_model, effective_weight, hold_, mask_of, merge_
 from niwaki.masks import Block, NByM, Unstructured, check_divides, choose
 from niwaki.observe import Batch
 from niwaki.observe_linears import WeightNeed, WeightStatistics, observe_linears
@@ -51,7 +51,8 @@ def prune_layers_(
         WorkError: a statistic, a loss or a solve is not finite.
     """
     started = time.perf_counter()
-    check_adapters(model)
+    check_model(model)
+    check_units(model)
     batches = list(data)
     linears, pattern = linears_of(model), config.zero_pattern
     for linear in linears:
@@ -60,7 +61,7 @@ def prune_layers_(
     if not isinstance(pattern, NByM):
         check_budget({x.name: _share(x, config, {}, None, ()) for x in linears}, round(config.sparsity * total))
 
-    dense = copy.deepcopy(model)
+    dense = merge_(copy.deepcopy(model))
     importance: dict[str, float] = {}
     warnings: list[str] = []
     weights: TokenWeights | None = None
@@ -106,7 +107,8 @@ def prune_layers_(
         )
         forwards += REFIT_PASSES
     if config.recover_epochs:
-        recover_(model, dense, list(training_data or batches), config, progress=progress)
+        passes = recover_(model, dense, list(training_data or batches), config, progress=progress) / len(batches)
+        forwards, backwards = forwards + 2 * passes, backwards + passes
 
     layers = tuple(_result(linear, importance[linear.name]) for linear in linears_of(model))
     return StageResult(

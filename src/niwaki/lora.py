@@ -13,16 +13,35 @@ from itertools import pairwise
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from niwaki.anatomy import is_language_model, is_transposed, linears_of, sites_of, unwrap, weight_of
+from niwaki.anatomy import (
+    check_task,
+    check_units,
+    is_language_model,
+    is_transposed,
+    linears_of,
+    sites_of,
+    unwrap,
+    weight_of,
+)
 from niwaki.errors import RequestError
 from niwaki.masks import MaskedLinear, mask_linear_, unmask_linear_
+
+
+def check_model(model: nn.Module) -> None:
+    """Refuse, before any work, a model that nothing here can be done with.
+
+    Raises:
+        RequestError: its family, its task or its adapters are not supported.
+    """
+    check_task(model)
+    check_adapters(model)
 
 
 def check_adapters(model: nn.Module) -> None:
@@ -34,10 +53,19 @@ def check_adapters(model: nn.Module) -> None:
     if not isinstance(model, PeftModel):
         return
     for name, config in model.peft_config.items():
-        if str(config.peft_type).rpartition(".")[2] != "LORA":
-            raise RequestError(f"adapter {name!r} must be LoRA, got {config.peft_type!s}; merge it first")
-        if getattr(config, "use_dora", False):
-            raise RequestError(f"adapter {name!r} must be plain or rank-stabilised LoRA, got DoRA; merge it first")
+        check_adapter(name, config)
+
+
+def check_adapter(name: str, config: PeftConfig) -> None:
+    """Refuse an adapter by its config.
+
+    Raises:
+        RequestError: see `check_adapters`.
+    """
+    if str(config.peft_type).rpartition(".")[2] != "LORA":
+        raise RequestError(f"adapter {name!r} must be LoRA, got {config.peft_type!s}; merge it first")
+    if getattr(config, "use_dora", False):
+        raise RequestError(f"adapter {name!r} must be plain or rank-stabilised LoRA, got DoRA; merge it first")
 
 
 class MaskedLoraLinear(LoraLinear):
@@ -174,7 +202,11 @@ def attach_lora(model: nn.Module, rank: int) -> PeftModel:
 
     `lora_alpha` is twice the rank. Linears that lost all their rows or columns get no factors. The head of a language
     model, which may be its embedding, is left as it is.
+
+    Raises:
+        RequestError: all of them did.
     """
+    check_units(model)
     inner, language = unwrap(model), is_language_model(model)
     linears = {
         linear for site in sites_of(inner) for linear in (*site.inputs, site.output) if weight_of(linear).numel() > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from rich.console import Console
@@ -18,7 +18,7 @@ from niwaki.data import mean_length
 from niwaki.errors import RequestError
 from niwaki.evaluate import speedup
 from niwaki.layer_adaptive import prune_layers_
-from niwaki.lora import bias_of, check_adapters, merge_
+from niwaki.lora import bias_of, check_model, merge_
 from niwaki.observe import Batch, observe
 from niwaki.observe_tokens import TokenWeights, token_weights
 from niwaki.repair import REFIT_PASSES, recover_, refit_
@@ -53,7 +53,7 @@ def prune_(
     if isinstance(config, LayerAdaptive):
         return prune_layers_(model, config, data, training_data=training_data, progress=progress)
     started = time.perf_counter()
-    check_adapters(model)
+    check_model(model)
     batches = list(data)
     before = {site.name: site.units for site in sites_of(model)}
     budget = budget_of(model, config, mean_length(batches))
@@ -87,17 +87,15 @@ def prune_(
         forwards += statistics.forward_passes
         backwards += statistics.backward_passes
     if config.recover_epochs:
-        training = list(training_data or batches)
-        recover_(model, dense, training, config, progress=progress)
+        passes = recover_(model, dense, list(training_data or batches), config, progress=progress) / len(batches)
         # The dense model runs forward beside the one that is trained; counted in passes over the calibration data.
-        forwards += 2 * config.recover_epochs * len(training) / len(batches)
-        backwards += config.recover_epochs * len(training) / len(batches)
+        forwards, backwards = forwards + 2 * passes, backwards + passes
 
     after = sites_of(model)
     achieved = budget.kept(after)
     warnings = []
     if budget.kind == "latency":
-        achieved = _measured_ratio(dense, config)(model)
+        achieved = _measured_ratio(dense, merge_(copy.deepcopy(model)), config)
         if abs(achieved / budget.share - 1) > LATENCY_TOLERANCE:
             warnings.append(f"latency: {budget.share:g} of dense was asked, {achieved:.3f} was measured at the end")
     layers = tuple(
@@ -127,13 +125,12 @@ def _plan(
 
     if budget.kind != "latency":
         return plan_for(share)
-    ratio_of = _measured_ratio(dense, config)
     target, best, miss = share, plan_for(share), float("inf")
     for _ in range(_CORRECTIONS):
         plan = plan_for(target)
         candidate = merge_(copy.deepcopy(model))
         cut_(candidate, plan)
-        ratio = ratio_of(candidate)
+        ratio = _measured_ratio(dense, candidate, config)
         if abs(ratio / share - 1) < miss:
             best, miss = plan, abs(ratio / share - 1)
         if miss < LATENCY_TOLERANCE / 3:
@@ -142,10 +139,9 @@ def _plan(
     return best
 
 
-def _measured_ratio(dense: nn.Module, config: Structured) -> Callable[[nn.Module], float]:
-    """A function from a model (its adapters are merged in a copy) to its measured latency over that of `dense`."""
-    size, length = config.latency_batch_size, config.latency_length
-    return lambda model: 1 / speedup(dense, merge_(copy.deepcopy(model)), size, length)
+def _measured_ratio(dense: nn.Module, plain: nn.Module, config: Structured) -> float:
+    """Measured latency of a model without adapters over that of `dense`."""
+    return 1 / speedup(dense, plain, config.latency_batch_size, config.latency_length)
 
 
 def score(
@@ -153,7 +149,7 @@ def score(
 ) -> dict[str, list[float]]:
     """Importance only: site name -> one score per unit, higher is more important. Nothing is pruned."""
     chosen = config or Structured(flops=1.0)
-    check_adapters(model)
+    check_model(model)
     need = need_of(chosen.head_score, chosen.neuron_score)
     statistics = observe(model, data, need, seed=chosen.seed, progress=progress)
     scores = score_sites(sites_of(model), statistics, chosen.head_score, chosen.neuron_score, chosen.seed)

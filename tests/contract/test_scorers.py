@@ -54,6 +54,24 @@ def test_batching_and_padding_do_not_matter(kind, name):
         torch.testing.assert_close(a, b, rtol=2e-3, atol=1e-7)
 
 
+@pytest.mark.parametrize("family", ["distilbert", "mpnet"])
+def test_a_row_of_padding_alone_does_not_count(family):
+    model, data = tiny(family), batches(count=1)
+    more = [{name: torch.cat([value, value[:1]]) for name, value in data[0].items()}]
+    more[0]["attention_mask"][-1] = 0
+    expected = _scores(model, "attention", "attention-variance", data)
+    for name, score in _scores(model, "attention", "attention-variance", more).items():
+        torch.testing.assert_close(score, expected[name])
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_observing_attention_leaves_the_config_as_it_was(asked):
+    model = tiny("mpnet")
+    model.config.output_attentions = asked
+    _scores(model, "attention", "attention-variance", batches())
+    assert model.config.output_attentions is asked
+
+
 def test_statistics_add():
     model, data = tiny(), batches(count=4)
     need = need_of("attention-variance", "fisher")

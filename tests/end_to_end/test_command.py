@@ -18,6 +18,8 @@ from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
     AutoModelForSequenceClassification,
+    BloomConfig,
+    BloomForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     GPT2Config,
@@ -88,6 +90,8 @@ def _other_models(place, tokenizer):
     GPT2ForSequenceClassification(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=1, n_head=2)).save_pretrained(
         place / "gpt2"
     )
+    bloom = BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=1, n_head=2)
+    BloomForSequenceClassification(bloom).save_pretrained(place / "bloom")
     broken = tiny(labels=2)
     with torch.no_grad():
         broken.distilbert.transformer.layer[1].ffn.lin1.weight[0, 0] = torch.nan
@@ -101,7 +105,15 @@ def _other_models(place, tokenizer):
     weights.write_bytes(weights.read_bytes()[:2000])
     (place / "unlabelled.txt").write_text("w1 w2\n")
     tiny(labels=2).save_pretrained(place / "wordless")
-    for name in ("body", "wide", "albert", "gpt2", "broken", "quantised", "truncated"):
+    few = tiny(labels=2)
+    few.resize_token_embeddings(30)
+    few.save_pretrained(place / "wordy")
+    tiny(labels=2).save_pretrained(place / "padless")
+    tokenizer.save_pretrained(place / "padless")
+    config = json.loads((place / "padless" / "tokenizer_config.json").read_text())
+    del config["pad_token"]
+    (place / "padless" / "tokenizer_config.json").write_text(json.dumps(config))
+    for name in ("wordy", "body", "wide", "albert", "gpt2", "bloom", "broken", "quantised", "truncated"):
         tokenizer.save_pretrained(place / name)
 
 
@@ -129,6 +141,7 @@ def done(monkeypatch, capsys, place, *words):
 def test_the_main_job(place):
     done = request(place)
     assert done.returncode == 0, done.stderr
+    assert "train: labels 0 is LABEL_0, 1 is LABEL_1" in done.stderr
     out = place / "out"
     assert {path.name for path in out.iterdir()} >= FILES
     result = json.loads((out / "result.json").read_text())
@@ -232,6 +245,22 @@ def test_the_demo_on_a_tiny_encoder(place, monkeypatch, capsys):
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
+@pytest.mark.parametrize("moment", [" torch._C", " niwaki.lora"])
+def test_interrupted_while_importing_is_one_line(moment):
+    words = [sys.executable, "-X", "importtime", "-m", "niwaki", "--help"]
+    running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert running.stderr is not None
+    while "niwaki.interrupt" not in (line := running.stderr.readline()):
+        assert line
+    while moment not in running.stderr.readline():
+        pass
+    running.send_signal(signal.SIGINT)
+    _, rest = running.communicate(timeout=120)
+    assert running.returncode == 130
+    assert "Traceback" not in rest
+    assert rest.endswith("niwaki: interrupted\n")
+
+
 def test_interrupted_leaves_nothing(place):
     before = {path.name for path in place.iterdir()}
     words = [sys.executable, "-m", "niwaki", "prune", "structured", *flags(out="interrupted", recover_epochs="100000")]
@@ -262,7 +291,8 @@ def test_interrupted_leaves_nothing(place):
         ({"model": "./nowhere"}, ["model", "nowhere"]),
         ({"model": "body"}, ["trained task head", "body", "fine-tune"]),
         ({"model": "albert"}, ["albert", "share"]),
-        ({"model": "gpt2"}, ["gpt2", "distilbert"]),
+        ({"model": "bloom"}, ["bloom", "distilbert"]),
+        ({"model": "gpt2"}, ["pad_token_id", "None"]),
         ({"model": "quantised"}, ["float weights", "quantised"]),
         ({"model": "truncated"}, ["truncated", "model.safetensors"]),
         ({"base_model": "./nowhere"}, ["nowhere"]),
@@ -276,8 +306,13 @@ def test_interrupted_leaves_nothing(place):
         ({"device": "banana"}, ["device", "banana"]),
         ({"model": "wordless"}, ["tokenizer", "wordless"]),
         ({"out": "train.tsv/x"}, ["out", "can be made", "train.tsv/x"]),
+        ({"out": "d1/d2/o", "model": "bloom"}, ["bloom"]),
         ({"flops": None, "latency": "0.9", "latency_length": "99"}, ["latency_length", "at most 40", "99"]),
         ({"recover_epochs": "-1"}, ["recover_epochs", "at least 0"]),
+        ({"seed": "-1"}, ["seed", "0 to 4294967295", "-1"]),
+        ({"min_heads": "5"}, ["min_heads", "at most 4", "5"]),
+        ({"model": "padless"}, ["padding token", "padless", "pad_token"]),
+        ({"model": "wordy"}, ["tokenizer", "below 30", "got id"]),
     ],
 )
 def test_wrong_requests_are_one_line_and_write_nothing(place, monkeypatch, capsys, changes, words):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +14,9 @@ from transformers.utils import logging as transformers_logging
 
 import niwaki
 from helpers_text import tiny_tokenizer
-from niwaki.checkpoint import atomic_folder, load_tokenizer, new_parameters, shapes_of, write_adapter
-from tiny import auto_class, batches, configs, logits, tiny, with_lora
+from niwaki.anatomy import family_of
+from niwaki.checkpoint import load_tokenizer, new_parameters, shapes_of, write_adapter
+from tiny import auto_class, batches, configs, encoders, logits, tiny, with_lora
 
 
 @pytest.mark.parametrize("family", configs())
@@ -67,17 +67,6 @@ def test_adapter_round_trip_is_bit_equal_and_trains(tmp_path):
     assert all(p.grad is not None for n, p in loaded.named_parameters() if "lora_" in n)
 
 
-def test_nothing_half_written_is_left(tmp_path):
-    def interrupted():
-        with atomic_folder(tmp_path / "out") as folder:
-            (folder / "x").write_text("x")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_an_existing_folder_is_refused_or_replaced(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("x")
@@ -86,31 +75,6 @@ def test_an_existing_folder_is_refused_or_replaced(tmp_path):
     assert (tmp_path / "out" / "mine").exists()
     niwaki.save(tiny(), tmp_path / "out", overwrite=True)
     assert not (tmp_path / "out" / "mine").exists()
-
-
-def test_a_rename_that_fails_puts_the_old_folder_back(tmp_path, monkeypatch):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine").write_text("x")
-    rename = Path.rename
-
-    def failing(self, target):
-        if (self / "new").exists():
-            raise OSError("no")
-        return rename(self, target)
-
-    def replaced():
-        with atomic_folder(tmp_path / "out", overwrite=True) as folder:
-            (folder / "new").write_text("x")
-
-    monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(OSError, match="no"):
-        replaced()
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
-    monkeypatch.undo()
-    replaced()
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["new"]
 
 
 def test_damaged_and_missing_files_are_named(tmp_path):
@@ -183,6 +147,8 @@ def test_a_named_adapter_is_found_beside_its_base(tmp_path):
         ("{", "adapter_config.json must be"),
         ("[]", "adapter_config.json must be"),
         ('{"peft_type": "MAGIC"}', "adapter_config.json must be"),
+        ('{"peft_type": "LORA", "use_dora": true}', "must be plain .*, got DoRA"),
+        ('{"peft_type": "IA3"}', "must be LoRA, got .*IA3"),
         (None, "must hold adapter_model.safetensors"),
     ],
 )
@@ -202,6 +168,52 @@ def test_a_config_of_wrong_types_is_refused(adapter, tmp_path, change):
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(niwaki.RequestError, match="model must be"):
         niwaki.load(path.parent)
+
+
+@pytest.mark.parametrize("family", ["distilbert", "bert"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"heads": -4}, "config.json' must be at least 1, got -4"),
+        ({"heads": 0}, "model must be"),
+        ({"heads": 3}, "model must be .* (evenly|multiple)"),
+        ({"width": 0}, "model must be"),
+        ({"pad_token_id": 99}, "model must be .*[Pp]adding_idx"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(family, change, said, tmp_path):
+    model = tiny(family)
+    niwaki.save(model, tmp_path / "a")
+    path, row = tmp_path / "a" / "config.json", family_of(model)
+    names = {"heads": row.heads_key, "width": "dim" if family == "distilbert" else "hidden_size"}
+    changed = {names.get(key, key): value for key, value in change.items()}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changed}))
+    with pytest.raises(niwaki.RequestError, match=said):
+        niwaki.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("labels", [None, ["a", "b"]])
+def test_a_hub_that_cannot_be_reached_is_one_line(labels):
+    with pytest.raises(niwaki.RequestError, match=r"a folder, or a Hub model .* got 'someone/unknown'") as caught:
+        niwaki.load("someone/unknown", labels=labels)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("family", encoders())
+def test_other_labels_get_a_head_of_their_own(family, tmp_path):
+    niwaki.save(tiny(family), tmp_path / "a")
+    before = niwaki.load(tmp_path / "a").state_dict()
+    for labels in (["0", "1", "2"], ["label_2", "label_1", "label_0"]):
+        same = niwaki.load(tmp_path / "a", labels=labels)
+        assert new_parameters(same) == ()
+        assert all(torch.equal(value, before[name]) for name, value in same.state_dict().items())
+    for labels in (["high", "low", "none"], ["high", "low"]):
+        other = niwaki.load(tmp_path / "a", labels=labels)
+        assert list(other.config.label2id) == labels
+        assert {name.rpartition(".")[2] for name in new_parameters(other)} == {"weight", "bias"}
+        after = other.state_dict()
+        changed = {name for name in before if not torch.equal(after[name], before[name])}
+        assert changed == set(new_parameters(other))
 
 
 @pytest.mark.parametrize("named", ["models/gone", "/nowhere/gone", "../gone", None])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from helpers_text import tiny_tokenizer
-from niwaki.data import Batches, Table, encode, is_regression, label_names, mean_length, read_table, sample
+from niwaki.data import Batches, Table, encode, is_regression, label_map, label_names, mean_length, read_table, sample
 from niwaki.errors import RequestError
 
 SENTENCES = ["a good film", 'a "bad', "007"]
@@ -55,6 +55,12 @@ def test_every_format_gives_the_same_table(tmp_path: Path, suffix: str, labels: 
     }
     assert str(read) == f"{source}: 3 rows, text sentence, label label"
     json.dumps(read.labels)
+
+
+def test_a_line_of_txt_ends_with_a_newline_only(tmp_path: Path) -> None:
+    lines = ["a\u2028good film", "the\x0cplot", "is\x85dull \x1c."]
+    (tmp_path / "lines.txt").write_bytes("\r\n".join(lines).encode())
+    assert read_table(str(tmp_path / "lines.txt")).texts == [(line,) for line in lines]
 
 
 def test_txt_is_one_text_a_line_without_labels(tmp_path: Path) -> None:
@@ -162,9 +168,22 @@ def test_labels_become_ids() -> None:
 
 
 @pytest.mark.parametrize(
+    ("labels", "names", "said"),
+    [
+        ([1, 0, 1], {"NEGATIVE": 0, "POSITIVE": 1}, "0 is NEGATIVE, 1 is POSITIVE"),
+        (["low", "HIGH"], {"high": 0, "low": 1}, "HIGH is high, low"),
+        ([1, 2.0], {"1": 0, "2": 1}, "1, 2"),
+    ],
+)
+def test_it_is_said_which_label_became_which(labels: list, names: dict, said: str) -> None:
+    given = table(labels)
+    assert label_map(given, encode(given, tiny_tokenizer(), 16, names), names) == said
+
+
+@pytest.mark.parametrize(
     ("label", "names", "regression", "said"),
     [
-        ("maybe", {"no": 0, "yes": 1}, False, "no, yes.*'maybe'"),
+        ("maybe", {"no": 0, "yes": 1}, False, "no, yes.*'maybe' in 'memory'"),
         (2, {"no": 0, "yes": 1}, False, "0 to 1.*2"),
         (-1, {"no": 0, "yes": 1}, False, "-1"),
         (0.5, {"no": 0, "yes": 1}, False, r"0\.5"),

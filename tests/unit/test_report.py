@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import re
 
 import pytest
@@ -38,9 +39,10 @@ def test_the_page_shows_the_figures_and_escapes_text():
     assert "mind &amp; gap" in html
     assert "A &lt;fast&gt; one" in html
     for shown in (
-        "49.99 %",
+        "structured: 0.4999 of the flops kept (0.5 asked).",
         "0.8000",
-        "0.500",
+        "-0.1000",
+        "x 0.500",
         "2.00x",
         "length 12",
         "3 / 4",
@@ -50,6 +52,22 @@ def test_the_page_shows_the_figures_and_escapes_text():
     ):
         assert shown in html
     assert not re.search(r"(src|href)=", html)
+
+
+def test_each_of_several_stages_says_what_its_share_is_of():
+    sparse = {"name": "layer-adaptive", "budget": {"kind": "sparsity", "requested": 0.6, "achieved": 0.6}}
+    twice = dataclasses.replace(RESULT, stages=[*TUNED.stages, *RESULT.stages, *RESULT.stages, sparse])
+    for text in (page([twice]), model_card(twice)):
+        for number in (1, 2):
+            assert f"{number}. structured: 0.4999 of the flops that came into this stage kept (0.5 asked)." in text
+        assert "linear weights that came into this stage are zero (0.6 asked)." in html.unescape(text)
+
+
+def test_a_model_without_blocks_has_no_ratio():
+    empty = {**SIDE, "params": 0, "flops": 0.0}
+    emptied = dataclasses.replace(RESULT, dense=empty, pruned=empty)
+    assert "| params | 0 | 0 |  |" in model_card(emptied)
+    assert "<h2>" in page([emptied])
 
 
 def test_one_page_for_several_results():
@@ -62,9 +80,9 @@ def test_one_page_for_several_results():
 def test_the_card_shows_the_figures(result, title):
     card = model_card(result)
     assert title in card
-    assert "| accuracy | 0.9000 | 0.8000 |" in card
+    assert "| accuracy | 0.9000 | 0.8000 | -0.1000 |" in card
     assert "Data: train glue/sst2. Seed 7. Measured on A <fast> one, 2 threads, cpu, 2026-01-02." in card
-    assert ("0.4999 of the flops that came in" in card) == (result is RESULT)
+    assert ("0.4999 of the flops kept" in card) == (result is RESULT)
 
 
 def test_results_are_read_as_they_were_written(tmp_path):

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import pytest
-from transformers import AlbertConfig, AlbertForSequenceClassification, GPT2Config, GPT2ForSequenceClassification
+import torch
+from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForTokenClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+)
 
 import niwaki
-from niwaki.config import Recipe, read_recipe, recipe_from_dict, recipe_to_dict, write_recipe
-from tiny import batches, tiny, with_lora
+from niwaki.anatomy import sites_of
+from niwaki.budget import budget_of
+from niwaki.config import Demo, Recipe, Scoring, read_recipe, recipe_from_dict, recipe_to_dict, write_recipe
+from niwaki.surgery import cut_
+from tiny import batches, configs, tiny, with_lora
 
 
 @pytest.mark.parametrize(
@@ -46,6 +58,70 @@ def test_architectures_that_cannot_be_pruned():
         niwaki.prune_(gpt2, niwaki.Structured(flops=0.5), batches())
 
 
+def _asked(model):
+    """All that the Python API can be asked for."""
+    yield lambda: niwaki.prune_(model, niwaki.Structured(flops=0.5), batches())
+    yield lambda: niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.5), batches())
+    yield lambda: niwaki.score(model, batches())
+    yield lambda: niwaki.finetune(model, niwaki.Finetune(), batches())
+
+
+@pytest.mark.parametrize("auto", [AutoModel, AutoModelForMaskedLM, AutoModelForTokenClassification])
+@pytest.mark.parametrize("family", ["distilbert", "bert"])
+def test_a_model_that_does_not_classify_rows_is_refused(family, auto):
+    model = auto.from_config(configs()[family])
+    for asked in _asked(model):
+        with pytest.raises(niwaki.RequestError, match=rf"ForSequenceClassification\), got {type(model).__name__}"):
+            asked()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "labels", "rule"),
+    [
+        ("problem_type", "multi_label_classification", 3, "single_label_classification .* num_labels 3, got 'multi"),
+        ("problem_type", "regression", 3, "single_label_classification .* num_labels 3, got 'regression'"),
+        ("problem_type", "multi_label_classification", 1, "regression .* num_labels 1, got 'multi"),
+        ("return_dict", False, 3, "must be True, got False"),
+        ("chunk_size_feed_forward", 4, 3, "must be 0 .*, got 4"),
+    ],
+)
+def test_a_config_that_cannot_be_handled_is_refused(key, value, labels, rule):
+    model = tiny(labels=labels)
+    setattr(model.config, key, value)
+    for asked in _asked(model):
+        with pytest.raises(niwaki.RequestError, match=f"{key} .*{rule}"):
+            asked()
+
+
+@pytest.mark.parametrize("kind", ["flops", "params", "latency"])
+def test_a_model_with_nothing_left_is_refused(kind):
+    model = tiny()
+    cut_(model, {site.name: torch.arange(0) for site in sites_of(model)})
+    for work in (niwaki.Structured(**{kind: 0.5}), niwaki.LayerAdaptive(sparsity=0.5)):
+        with pytest.raises(niwaki.RequestError, match="heads or neurons left"):
+            niwaki.prune_(model, work, batches())
+    with pytest.raises(niwaki.RequestError, match="heads or neurons left"):
+        niwaki.finetune(model, niwaki.Finetune(), batches())
+
+
+@pytest.mark.parametrize(("flag", "most"), [("min_heads", 4), ("min_neurons", 48), ("round_to", 48)])
+def test_a_width_that_no_layer_has_is_blamed_on_its_flag(flag, most):
+    budget_of(tiny(), niwaki.Structured(flops=1.0, **{flag: most}), 10.0)
+    with pytest.raises(niwaki.RequestError, match=f"{flag} must be at most {most}, .*, got {most + 1}"):
+        niwaki.prune_(tiny(), niwaki.Structured(flops=0.5, **{flag: most + 1}), batches())
+
+
+def test_a_budget_that_keeps_all_is_met_whatever_the_minimum():
+    result = niwaki.prune_(tiny(), niwaki.Structured(flops=1.0, min_heads=4, min_neurons=48, repair="none"), batches())
+    assert result.achieved == 1.0
+
+
+def test_padding_alone_is_refused():
+    empty = [{**batch, "attention_mask": torch.zeros_like(batch["attention_mask"])} for batch in batches()]
+    with pytest.raises(niwaki.RequestError, match="real tokens"):
+        niwaki.prune_(tiny(), niwaki.Structured(flops=0.5), empty)
+
+
 def test_dora_is_refused():
     with pytest.raises(niwaki.RequestError, match="DoRA"):
         niwaki.prune_(with_lora(tiny(), use_dora=True), niwaki.Structured(flops=0.5), batches())
@@ -54,6 +130,29 @@ def test_dora_is_refused():
 def test_no_batches():
     with pytest.raises(niwaki.RequestError, match="at least one batch"):
         niwaki.prune_(tiny(), niwaki.Structured(flops=0.5), [])
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**30])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda seed: niwaki.Structured(flops=0.5, seed=seed),
+        lambda seed: niwaki.LayerAdaptive(sparsity=0.5, seed=seed),
+        lambda seed: niwaki.Finetune(seed=seed),
+        lambda seed: Demo(seed=seed),
+        lambda seed: Scoring(model="m", train_data="t", out="o", seed=seed),
+    ],
+)
+def test_a_seed_out_of_range_is_refused(asked, seed):
+    asked(2**32 - 1)
+    with pytest.raises(niwaki.RequestError, match=f"seed must be .* 0 to 4294967295, got {seed}"):
+        asked(seed)
+
+
+def test_a_recipe_that_is_not_utf8_is_refused(tmp_path):
+    (tmp_path / "recipe.yaml").write_bytes(b"model: caf\xe9\n")
+    with pytest.raises(niwaki.RequestError, match=r"recipe.yaml' is not valid YAML in UTF-8: .*0xe9"):
+        read_recipe(tmp_path / "recipe.yaml")
 
 
 def test_recipe_round_trip(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -31,6 +32,16 @@ def test_recovery_moves_towards_the_dense_model(lora, labels):
         assert isinstance(model, PeftModel) == lora
         assert lora or not any("lora" in name for name, _ in model.named_parameters())
     assert found[20] < 0.9 * found[0]
+
+
+@pytest.mark.parametrize("asked", [niwaki.Structured(flops=0.6), niwaki.LayerAdaptive(sparsity=0.5)])
+def test_the_passes_of_recovery_are_counted(asked):
+    passes = []
+    for epochs in (0, 3):
+        config = dataclasses.replace(asked, recover_epochs=epochs)
+        result = niwaki.prune_(with_lora(tiny()), config, batches(count=2), training_data=batches(count=4))
+        passes.append((result.forward_passes, result.backward_passes))
+    assert passes[1] == (passes[0][0] + 2 * 3 * 2, passes[0][1] + 3 * 2)
 
 
 def test_distillation_from_itself_is_nothing():

@@ -20,6 +20,7 @@ from niwaki.anatomy.sites import (
     sites_of,
     unwrap,
 )
+from niwaki.anatomy.task import check_task, check_units
 
 __all__ = [
     "FAMILIES",
@@ -31,6 +32,8 @@ __all__ = [
     "Projection",
     "Site",
     "body_of",
+    "check_task",
+    "check_units",
     "columns_of",
     "count",
     "empty_linears",

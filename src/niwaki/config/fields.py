@@ -30,6 +30,16 @@ def check_at_least(config: Any, least: float, *names: str) -> None:
             raise RequestError(f"{name} must be at least {least:g}, got {value:g}")
 
 
+def check_seed(config: Any) -> None:
+    """Refuse a seed that PyTorch or NumPy does not take.
+
+    Raises:
+        RequestError: saying the range.
+    """
+    if not 0 <= config.seed < 2**32:
+        raise RequestError(f"seed must be a whole number from 0 to {2**32 - 1}, got {config.seed}")
+
+
 def check_above_zero(config: Any, *names: str) -> None:
     """Refuse a field that is not a number above 0.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from niwaki.config.fields import check_above_zero, check_at_least, option
+from niwaki.config.fields import check_above_zero, check_at_least, check_seed, option
 
 
 @dataclass(frozen=True)
@@ -19,3 +19,4 @@ class Finetune:
     def __post_init__(self) -> None:
         check_at_least(self, 1, "epochs", "lora_rank")
         check_above_zero(self, "learning_rate")
+        check_seed(self)

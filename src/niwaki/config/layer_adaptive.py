@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from niwaki.config.fields import check_above_zero, check_at_least, option, required
+from niwaki.config.fields import check_above_zero, check_at_least, check_seed, option, required
 from niwaki.errors import RequestError, check_choice
 from niwaki.masks import NByM, Pattern, parse_pattern
 
@@ -57,6 +57,7 @@ class LayerAdaptive:
         check_at_least(self, 1, "steps")
         check_at_least(self, 0, "recover_epochs")
         check_above_zero(self, "importance_power", "recover_learning_rate")
+        check_seed(self)
         found = self.zero_pattern
         if isinstance(found, NByM):
             if abs(self.sparsity - found.sparsity) > 1e-9:

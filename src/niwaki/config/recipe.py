@@ -67,9 +67,9 @@ def read_recipe(path: Path, overwrite: bool = False) -> Recipe:
         raise RequestError(f"recipe must be an existing file, got {str(path)!r}")
     try:
         return recipe_from_dict(yaml.safe_load(path.read_text(encoding="utf-8")), overwrite)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = str(error).replace("\n", " ")
-        raise RequestError(f"recipe {str(path)!r} is not valid YAML: {line}") from error
+        raise RequestError(f"recipe {str(path)!r} is not valid YAML in UTF-8: {line}") from error
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:

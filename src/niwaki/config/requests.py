@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from niwaki.config.fields import check_at_least, option, required
+from niwaki.config.fields import check_at_least, check_seed, option, required
 from niwaki.config.finetune import Finetune
 from niwaki.config.layer_adaptive import LayerAdaptive
-from niwaki.config.structured import HEAD_SCORES, NEURON_SCORES, Structured
-from niwaki.errors import RequestError, check_choice
+from niwaki.config.structured import Structured, UnitScores
+from niwaki.errors import RequestError
 
 Stage = Structured | LayerAdaptive | Finetune
 STAGES: dict[str, type[Stage]] = {"structured": Structured, "layer-adaptive": LayerAdaptive, "finetune": Finetune}
@@ -33,6 +33,7 @@ class Request:
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "batch_size", "max_length")
+        check_seed(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,9 @@ class Demo:
     out: str = option("niwaki-demo", "Folder to write.")
     seed: int = option(0, "Seed of everything that is drawn.")
     overwrite: bool = option(False, "Replace a folder that is there.")
+
+    def __post_init__(self) -> None:
+        check_seed(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,19 +71,16 @@ class Recipe(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scoring(Request):
+class Scoring(UnitScores, Request):
     """Importance only."""
 
     train_data: str = required("Data to calibrate on: a local file or a Hub data set.")
-    head_score: str = option("reconstruction", f"How heads are scored: {', '.join(HEAD_SCORES)}.")
-    neuron_score: str = option("reconstruction", f"How neurons are scored: {', '.join(NEURON_SCORES)}.")
     calibration_samples: int = option(2048, "Rows of the training data that are looked at.")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        UnitScores.__post_init__(self)
+        Request.__post_init__(self)
         check_at_least(self, 1, "calibration_samples")
-        check_choice("head_score", self.head_score, HEAD_SCORES)
-        check_choice("neuron_score", self.neuron_score, NEURON_SCORES)
 
 
 @dataclass(frozen=True, kw_only=True)

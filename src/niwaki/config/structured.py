@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from niwaki.config.fields import check_above_zero, check_at_least, option
+from niwaki.config.fields import check_above_zero, check_at_least, check_seed, option
 from niwaki.errors import RequestError, check_choice
 
 HEAD_SCORES = ("attention-variance", "fisher", "taylor", "reconstruction", "random")
@@ -14,8 +14,20 @@ REPAIRS = ("none", "bias", "least-squares")
 BUDGETS = ("flops", "params", "latency")
 
 
+@dataclass(frozen=True, kw_only=True)
+class UnitScores:
+    """How heads and neurons are scored."""
+
+    head_score: str = option("reconstruction", f"How heads are scored: {', '.join(HEAD_SCORES)}.")
+    neuron_score: str = option("reconstruction", f"How neurons are scored: {', '.join(NEURON_SCORES)}.")
+
+    def __post_init__(self) -> None:
+        check_choice("head_score", self.head_score, HEAD_SCORES)
+        check_choice("neuron_score", self.neuron_score, NEURON_SCORES)
+
+
 @dataclass(frozen=True)
-class Structured:
+class Structured(UnitScores):
     """Remove whole attention heads and FFN neurons until a budget is met.
 
     Exactly one of `flops`, `params` (of the transformer blocks) and `latency` (of the whole model, as measured on this
@@ -25,8 +37,6 @@ class Structured:
     flops: float | None = option(None, "Fraction of the blocks' FLOPs to KEEP, in (0, 1].")
     params: float | None = option(None, "Fraction of the blocks' parameters to KEEP, in (0, 1].")
     latency: float | None = option(None, "Fraction of the measured latency to KEEP, in (0, 1].")
-    head_score: str = option("reconstruction", f"How heads are scored: {', '.join(HEAD_SCORES)}.")
-    neuron_score: str = option("reconstruction", f"How neurons are scored: {', '.join(NEURON_SCORES)}.")
     allocation: str = option("global", f"How the budget is shared out: {', '.join(ALLOCATIONS)}.")
     repair: str = option("least-squares", f"How what is left is refitted: {', '.join(REPAIRS)}.")
     recover_epochs: int = option(0, "Epochs of LoRA training on the training data, distilled from the dense model.")
@@ -50,13 +60,13 @@ class Structured:
         kind, value = self.budget
         if not 0.0 < value <= 1.0:
             raise RequestError(f"{kind} must be a fraction to keep in (0, 1], got {value:g}")
-        check_choice("head_score", self.head_score, HEAD_SCORES)
-        check_choice("neuron_score", self.neuron_score, NEURON_SCORES)
+        super().__post_init__()
         check_choice("allocation", self.allocation, ALLOCATIONS)
         check_choice("repair", self.repair, REPAIRS)
         check_at_least(self, 1, "steps", "latency_batch_size", "latency_length")
         check_at_least(self, 0, "min_heads", "min_neurons", "recover_epochs")
         check_above_zero(self, "recover_learning_rate")
+        check_seed(self)
         if self.round_to is not None:
             check_at_least(self, 1, "round_to")
 

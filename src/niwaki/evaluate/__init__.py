@@ -4,7 +4,7 @@ from niwaki.evaluate.latency import PairedTiming, model_latency, paired, random_
 from niwaki.evaluate.latency_table import LatencyTable, latency_table
 from niwaki.evaluate.machine import cpu_name
 from niwaki.evaluate.quality import METRICS, check_metric, predictions, quality
-from niwaki.evaluate.size import file_bytes, size_bytes
+from niwaki.evaluate.size import size_bytes
 
 __all__ = [
     "METRICS",
@@ -12,7 +12,6 @@ __all__ = [
     "PairedTiming",
     "check_metric",
     "cpu_name",
-    "file_bytes",
     "latency_table",
     "model_latency",
     "paired",

@@ -1,8 +1,6 @@
-"""Bytes of a model: its tensors as they would be saved, and the files that hold them."""
+"""Bytes of a model: its tensors as they would be saved."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -16,8 +14,3 @@ def size_bytes(model: nn.Module) -> int:
             place = tensor.data_ptr()
             sizes[place] = max(sizes.get(place, 0), tensor.numel() * tensor.element_size())
     return sum(sizes.values())
-
-
-def file_bytes(folder: str | Path) -> int:
-    """Bytes of the `.safetensors` files directly in `folder`."""
-    return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))

@@ -53,14 +53,14 @@ def obs_prune(
             done += share
         else:
             keep = mask[:, start:stop]
-        errors = torch.zeros_like(part)
+        # Column by column: as rows of the transpose, which lie in one piece.
+        columns, open_, errors = part.T.contiguous(), keep.T.contiguous(), torch.empty(part.shape[::-1]).to(part)
         for column in range(stop - start):
-            gone = torch.where(keep[:, column], 0.0, part[:, column]) / corner[column, column]
-            part[:, column:] -= torch.outer(gone, corner[column, column:])
-            errors[:, column] = gone
-        weight[:, start:stop] = torch.where(keep, part, 0.0)
+            errors[column] = (columns[column] / corner[column, column]).masked_fill_(open_[column], 0.0)
+            columns[column + 1 :].addr_(corner[column, column + 1 :], errors[column], alpha=-1)
+        weight[:, start:stop] = torch.where(keep, columns.T, 0.0)
         kept[:, start:stop] = keep
-        weight[:, stop:] -= errors @ upper[start:stop, stop:]
+        weight[:, stop:] -= errors.T @ upper[start:stop, stop:]
     return weight, kept
 
 

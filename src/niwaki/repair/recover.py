@@ -34,8 +34,8 @@ def recover_(
     config: Structured | LayerAdaptive,
     *,
     progress: bool = False,
-) -> None:
-    """Train `model` in place towards `dense` for `config.recover_epochs` over `batches`.
+) -> int:
+    """Train `model` in place towards `dense` for `config.recover_epochs` over `batches`; returns the number of steps.
 
     The adapters of a `PeftModel` are trained as they are; a plain model gets LoRA that is merged at the end. Which
     parameters require gradients is afterwards as it was.
@@ -66,6 +66,7 @@ def recover_(
         merge_(student)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(required[name])
+    return config.recover_epochs * len(batches)
 
 
 def distillation_loss(student: nn.Module, teacher: nn.Module, batch: Batch) -> Tensor:

@@ -32,7 +32,6 @@ def train_(
     epochs: int,
     learning_rate: float,
     seed: int,
-    weight_decay: float = 0.01,
     progress: bool = False,
 ) -> float:
     """Train in place, the batches in a new order each epoch; returns the mean loss of the last epoch.
@@ -44,7 +43,7 @@ def train_(
     """
     device = next(model.parameters()).device
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate)
     steps = epochs * len(batches)
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
     order, mean = list(range(len(batches))), 0.0

@@ -2,5 +2,6 @@
 
 from niwaki.report.card import model_card
 from niwaki.report.page import page
+from niwaki.report.stages import stage_lines
 
-__all__ = ["model_card", "page"]
+__all__ = ["model_card", "page", "stage_lines"]

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+from niwaki.report.stages import stage_lines
 from niwaki.results import Result
 
 
 def model_card(result: Result) -> str:
     """Markdown with the measured figures."""
-    pruning = [stage for stage in result.stages if stage["name"] != "finetune"]
+    pruning = stage_lines(result.stages)
     title = "# Pruned with Niwaki" if pruning else "# Fine-tuned with Niwaki"
     lines = ["---", "library_name: transformers", "tags: [niwaki]", "---", "", title, ""]
-    for stage in pruning:
-        budget = stage["budget"]
-        asked, got = budget["requested"], budget["achieved"]
-        kind = budget["kind"]
-        what = "of the blocks' linear weights are zero" if kind == "sparsity" else f"of the {kind} that came in kept"
-        lines += [f"{stage['name']}: {got:.4f} {what} ({asked:g} asked).", ""]
-    lines += ["| | dense | pruned |" if pruning else "| | before | after |", "| --- | --- | --- |"]
+    for line in pruning:
+        lines += [f"{line}.", ""]
+    heads = "| | dense | pruned | change |" if pruning else "| | before | after | change |"
+    lines += [heads, "| --- | --- | --- | --- |"]
     for name, value in result.dense["quality"].items():
-        lines.append(f"| {name} | {value:.4f} | {result.pruned['quality'][name]:.4f} |")
+        found = result.pruned["quality"][name]
+        lines.append(f"| {name} | {value:.4f} | {found:.4f} | {found - value:+.4f} |")
     for name in ("params", "flops", "size_bytes"):
-        lines.append(f"| {name} | {result.dense[name]:,.0f} | {result.pruned[name]:,.0f} |")
+        value, found = result.dense[name], result.pruned[name]
+        lines.append(f"| {name} | {value:,.0f} | {found:,.0f} | {ratio(found, value)} |")
     for name, timing in result.latency.items():
         if isinstance(timing, dict):
-            lines.append(f"| latency, {name} (ms) | {timing['dense_ms']:.1f} | {timing['pruned_ms']:.1f} |")
+            times = f"{timing['dense_ms']:.1f} | {timing['pruned_ms']:.1f} | {timing['speedup']:.2f}x as fast"
+            lines.append(f"| latency, {name} (ms) | {times} |")
     lines += ["", f"{provenance(result)}"]
     # Without Niwaki, uneven layers do not load and a base beside its adapter is not the model that was measured.
     lines += ["", "```python", "import niwaki", "", 'model = niwaki.load("this folder")', "```", ""]
     return "\n".join(lines)
+
+
+def ratio(found: float, value: float) -> str:
+    """`found / value` for a person; of a model without blocks there is none."""
+    return f"x {found / value:.3f}" if value else ""
 
 
 def provenance(result: Result) -> str:

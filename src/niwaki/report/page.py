@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from jinja2 import Environment
 
-from niwaki.report.card import provenance
+from niwaki.report.card import provenance, ratio
+from niwaki.report.stages import stage_lines
 from niwaki.results import Result
 
 _PAGE = """<!doctype html>
@@ -20,15 +21,14 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 <h1>Niwaki report</h1>
 {% for r in results %}
 <h2>{{ r.recipe.model }}</h2>
-{% for s in r.stages if s.name != "finetune" %}<p>{{ s.name }}: {{ "%.2f" | format(100 * s.budget.achieved) }} % of
-{{ "weights zero" if s.budget.kind == "sparsity" else s.budget.kind ~ " kept" }}
-(asked: {{ "%.2f" | format(100 * s.budget.requested) }} %).</p>{% endfor %}
-<table><tr><th></th><th class="n">dense</th><th class="n">pruned</th><th class="n">ratio</th></tr>
+{% for line in stage_lines(r.stages) %}<p>{{ line }}.</p>{% endfor %}
+<table><tr><th></th><th class="n">dense</th><th class="n">pruned</th><th class="n">change</th></tr>
 {% for name, value in r.dense.quality.items() %}<tr><td>{{ name }}</td><td class="n">{{ "%.4f" | format(value) }}</td>
-<td class="n">{{ "%.4f" | format(r.pruned.quality[name]) }}</td><td></td></tr>{% endfor %}
+<td class="n">{{ "%.4f" | format(r.pruned.quality[name]) }}</td>
+<td class="n">{{ "%+.4f" | format(r.pruned.quality[name] - value) }}</td></tr>{% endfor %}
 {% for name in ["params", "flops", "size_bytes"] %}<tr><td>{{ name }}</td>
 <td class="n">{{ "{:,.0f}".format(r.dense[name]) }}</td><td class="n">{{ "{:,.0f}".format(r.pruned[name]) }}</td>
-<td class="n">{{ "%.3f" | format(r.pruned[name] / r.dense[name]) }}</td></tr>{% endfor %}
+<td class="n">{{ ratio(r.pruned[name], r.dense[name]) }}</td></tr>{% endfor %}
 </table>
 <p>params and flops count the transformer blocks; embeddings
 ({{ "{:,}".format(r.pruned.embedding_params) }}) and the task head ({{ "{:,}".format(r.pruned.head_params) }}) stay.</p>
@@ -52,4 +52,5 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 
 def page(results: list[Result]) -> str:
     """The page for one or several results, one below the other."""
-    return Environment(autoescape=True).from_string(_PAGE).render(results=results, provenance=provenance)
+    said = {"provenance": provenance, "ratio": ratio, "stage_lines": stage_lines}
+    return Environment(autoescape=True).from_string(_PAGE).render(results=results, **said)

@@ -6,8 +6,8 @@ import contextlib
 from pathlib import Path
 
 from niwaki import demo
-from niwaki.checkpoint import atomic_folder
 from niwaki.config import Demo, Finetune, Recipe, Structured
+from niwaki.folder import atomic_folder
 from niwaki.results import Result
 from niwaki.run.recipe import run_recipe
 

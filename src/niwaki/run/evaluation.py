@@ -6,10 +6,10 @@ import dataclasses
 
 import torch
 
-from niwaki.checkpoint import atomic_folder
 from niwaki.config import Evaluation
 from niwaki.data import mean_length
 from niwaki.evaluate import check_metric
+from niwaki.folder import atomic_folder
 from niwaki.lora import merge_, release_
 from niwaki.report import page
 from niwaki.results import Result, write_result
@@ -30,11 +30,13 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
     check_out(request, request.model, request.against, request.base_model, request.eval_data)
     with atomic_folder(request.out, request.overwrite) as folder:
         table = read_data(request, request.eval_data, "validation", quiet)
-        inputs = read_inputs(request)
-        other = read_inputs(dataclasses.replace(request, model=request.against)) if request.against else inputs
+        inputs = read_inputs(request, quiet=quiet)
+        other = inputs
+        if request.against:
+            other = read_inputs(dataclasses.replace(request, model=request.against), quiet=quiet)
         for side in (inputs, other):
             check_metric(side.model, request.metric)
-        tests, other_tests = (side.batches(side.rows(table)) for side in (inputs, other))
+        tests, other_tests = (side.batches(side.rows(table, "validation")) for side in (inputs, other))
         pruned = merge_(inputs.model)
         dense = merge_(other.model) if request.against else pruned
         for side in {pruned, dense}:

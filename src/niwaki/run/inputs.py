@@ -10,12 +10,12 @@ from peft import PeftModel
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from niwaki.anatomy import longest_input, sites_of, unwrap
+from niwaki.anatomy import longest_input, unwrap
 from niwaki.checkpoint import load, load_tokenizer, new_parameters
 from niwaki.config import Request
-from niwaki.data import Batches, Table, encode, is_regression, read_table
+from niwaki.data import Batches, Table, encode, is_regression, label_map, read_table
 from niwaki.errors import RequestError
-from niwaki.lora import check_adapters
+from niwaki.lora import check_model
 
 
 @dataclass(frozen=True)
@@ -26,32 +26,40 @@ class Inputs:
     tokenizer: Any
     batch_size: int
     max_length: int
+    quiet: bool
 
-    def rows(self, table: Table) -> list[dict[str, Any]]:
-        """Tokenised rows of a table, with the labels as the model numbers them."""
-        return to_rows(table, self.model, self.tokenizer, self.max_length)
+    def rows(self, table: Table, split: str) -> list[dict[str, Any]]:
+        """Tokenised rows of a table, with the labels as the model numbers them; says which label became which."""
+        rows = to_rows(table, self.model, self.tokenizer, self.max_length)
+        config = unwrap(self.model).config
+        if table.labels is not None and config.num_labels != 1:
+            _say(f"{split}: labels {label_map(table, rows, cast(Any, config.label2id))}", self.quiet)
+        return rows
 
     def batches(self, rows: list[dict[str, Any]]) -> Batches:
         """Padded batches of rows, sorted by length."""
         return Batches(rows, self.tokenizer, self.batch_size)
 
 
-def read_inputs(request: Request, labels: list[str] | None = None) -> Inputs:
+def read_inputs(request: Request, labels: list[str] | None = None, quiet: bool = False) -> Inputs:
     """Load the model of a request; `labels` are the names of the classes that a new task head is to have.
 
     Raises:
-        RequestError: a model that does not load, or cannot be pruned.
+        RequestError: a model that does not load or cannot be pruned, a tokenizer that cannot pad.
     """
     model = load(request.model, request.base_model, request.device, labels)
-    sites_of(model)
-    check_adapters(model)
+    check_model(model)
     fresh = new_parameters(model)
     if fresh and labels is None:
         raise RequestError(
             f"model must have a trained task head, got {request.model!r} without {fresh[0]}; fine-tune it first"
         )
+    if fresh:
+        _say("model: a new task head, to be trained", quiet)
     tokenizer = load_tokenizer(request.model, request.base_model)
-    return Inputs(model, tokenizer, request.batch_size, min(request.max_length, longest_input(model)))
+    if tokenizer.pad_token_id is None:
+        raise RequestError(f"model must have a tokenizer with a padding token, got {request.model!r} without pad_token")
+    return Inputs(model, tokenizer, request.batch_size, min(request.max_length, longest_input(model)), quiet)
 
 
 def check_out(request: Request, *sources: str | None) -> None:
@@ -73,19 +81,28 @@ def read_data(request: Request, source: str, split: str, quiet: bool) -> Table:
         RequestError: see `niwaki.data.read_table`.
     """
     table = read_table(source, request.text_columns, request.label_column, split)
-    if not quiet:
-        Console(stderr=True, soft_wrap=True).print(f"{split}: {table}", markup=False, highlight=False)
+    _say(f"{split}: {table}", quiet)
     return table
+
+
+def _say(line: str, quiet: bool) -> None:
+    if not quiet:
+        Console(stderr=True, soft_wrap=True).print(line, markup=False, highlight=False)
 
 
 def to_rows(table: Table, model: Any, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
     """Tokenised rows of a table, with the labels as the model numbers them.
 
     Raises:
-        RequestError: numbers to predict for a model of classes, or a label that the model does not have.
+        RequestError: numbers to predict for a model of classes, a label or a token that the model does not have.
     """
     config = unwrap(model).config
     regression = config.num_labels == 1
     if is_regression(table) and not regression:
         raise RequestError(f"labels must be classes for a model with {config.num_labels} labels, got numbers")
-    return encode(table, tokenizer, max_length, dict(cast(Any, config.label2id)), regression)
+    rows = encode(table, tokenizer, max_length, dict(cast(Any, config.label2id)), regression)
+    size = cast(Any, unwrap(model).get_input_embeddings()).weight.shape[0]
+    highest = max(tokenizer.pad_token_id or 0, max(max(row["input_ids"], default=0) for row in rows))
+    if highest >= size:
+        raise RequestError(f"tokenizer must be the model's own, with ids below {size}, got id {highest}")
+    return rows

@@ -12,12 +12,13 @@ from peft import PeftModel
 
 from niwaki.anatomy import sites_of
 from niwaki.budget import bounds_of, budget_of
-from niwaki.checkpoint import atomic_folder, write_adapter, write_model
+from niwaki.checkpoint import write_adapter, write_model
 from niwaki.config import Finetune, Recipe, Structured, recipe_to_dict, write_recipe
 from niwaki.data import Table, is_regression, label_names, mean_length, sample
 from niwaki.errors import RequestError
-from niwaki.evaluate import check_metric, file_bytes
+from niwaki.evaluate import check_metric
 from niwaki.finetune import finetune
+from niwaki.folder import atomic_folder
 from niwaki.lora import merge_, release_
 from niwaki.prune import prune_
 from niwaki.report import model_card, page
@@ -40,7 +41,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         evaluation = read_data(recipe, recipe.eval_data, "validation", quiet)
         if evaluation.labels is None:
             raise RequestError(f"eval_data must have labels, got none in {recipe.eval_data!r}")
-        inputs = read_inputs(recipe, _new_labels(recipe, train))
+        inputs = read_inputs(recipe, _new_labels(recipe, train), quiet)
         model = inputs.model
         check_metric(model, recipe.metric)
         trains = isinstance(model, PeftModel) or any(isinstance(stage, Finetune) for stage in recipe.stages)
@@ -48,10 +49,10 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
             raise RequestError("compact must not be asked with keep_adapter: an adapter needs a dense base")
         if recipe.keep_adapter and not trains:
             raise RequestError(f"keep_adapter needs a model with an adapter, got {recipe.model!r}")
-        rows = inputs.rows(train)
+        rows = inputs.rows(train, "train")
         calibration = list(inputs.batches(sample(rows, recipe.calibration_samples, recipe.seed)))
         training = inputs.batches(sample(rows, recipe.train_samples or len(rows), recipe.seed))
-        tests = inputs.batches(inputs.rows(evaluation))
+        tests = inputs.batches(inputs.rows(evaluation, "validation"))
         length = mean_length(calibration)
         for stage in recipe.stages:  # what cannot be met is refused before anything is trained
             if isinstance(stage, Structured) and stage.latency is None:
@@ -78,7 +79,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         else:
             write_model(plain, folder, inputs.tokenizer, recipe.compact)
         if recipe.compact:
-            after["size_bytes"] = file_bytes(folder)
+            after["size_bytes"] = (folder / "model.safetensors").stat().st_size
         result = Result(
             run=clock.environment(recipe),
             recipe=recipe_to_dict(recipe),

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from niwaki.anatomy import sites_of
-from niwaki.checkpoint import atomic_folder
 from niwaki.config import Scoring, Structured
 from niwaki.data import sample
+from niwaki.folder import atomic_folder
 from niwaki.prune import score
 from niwaki.run.inputs import check_out, read_data, read_inputs
 from niwaki.run.record import Clock
@@ -30,8 +30,8 @@ def run_scoring(request: Scoring, quiet: bool = False) -> dict[str, Any]:
     check_out(request, request.model, request.base_model, request.train_data)
     with atomic_folder(request.out, request.overwrite) as folder:
         train = read_data(request, request.train_data, "train", quiet)
-        inputs = read_inputs(request)
-        rows = sample(inputs.rows(train), request.calibration_samples, request.seed)
+        inputs = read_inputs(request, quiet=quiet)
+        rows = sample(inputs.rows(train, "train"), request.calibration_samples, request.seed)
         config = Structured(
             flops=1.0, head_score=request.head_score, neuron_score=request.neuron_score, seed=request.seed
         )
