@@ -38,6 +38,7 @@ TOLERANCE = 1e-4
 
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 _CHECKED = ((1, 5), (1, 16), (2, 11), (5, 24), (8, 32))
+_RENAMED = ("gpt_neox",)
 _CODE = "modeling_niwaki"
 _CLASS = "PrunedForSequenceClassification"
 _WRITTEN_FOR = "DistilBertForSequenceClassification"
@@ -97,9 +98,13 @@ def export_remote_code(model: nn.Module, path: str | Path, tokenizer: Any = None
     `from_pretrained(path)` without `trust_remote_code` refuses uneven weights (size mismatch), with Niwaki or without.
 
     Raises:
-        RequestError: `path` exists and is not empty.
+        RequestError: `path` exists and is not empty; a type of model whose weights Transformers renames in files, which
+            it does for its own code alone.
     """
     plain = merged(model)
+    if plain.config.model_type in _RENAMED:
+        rule = f"to must be merged for a {plain.config.model_type} model, whose weights have other names in files"
+        raise RequestError(f"{rule}, got 'remote-code'")
     table = _table(plain)
     task = "CausalLM" if is_language_model(plain) else "SequenceClassification"
     classes = _CAUSAL if is_language_model(plain) else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES

@@ -2,7 +2,7 @@
 
 This file needs torch and transformers only. Niwaki copies it as it stands, but for the names of the class it starts
 from and of its own, into the folders that load with `from_pretrained(folder, trust_remote_code=True)`. There the class
-is named like the dense one: Transformers looks up by this name how some models call their weights in files.
+is named like the dense one, so that whoever reads the config knows the task.
 """
 
 from __future__ import annotations
