@@ -17,6 +17,8 @@ def main() -> None:
         by_budget(script, keys, ("quality", _quality, 4), ("cost", lambda r: r["cost"], 1))
     keys = ("weight_score", "allocation", "layer_score", "importance_power", "sparsity")
     by_budget("allocations", keys, ("accuracy", _quality, 3))
+    held = ("held-out", lambda r: r["held"]["accuracy"], 4)
+    by_budget("dynamic", ("method", "sparsity", "rows", "epochs"), ("accuracy", _quality, 4), held)
     by_budget("recovery", ("flops",), ("accuracy", _quality, 4))
     by_budget("scores", ("head_score", "neuron_score", "flops"), ("accuracy", _quality, 4))
     shapes = [(f"torch {shape}", lambda r, s=shape: r["torch"][s], 2) for shape in ("32x64", "1x16")]

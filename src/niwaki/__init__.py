@@ -2,7 +2,8 @@
 
 import niwaki.interrupt  # noqa: F401 - before all that takes seconds to import
 from niwaki.checkpoint import load, save
-from niwaki.config import Finetune, LayerAdaptive, Structured
+from niwaki.config import Dynamic, DynamicTraining, Finetune, LayerAdaptive, Structured
+from niwaki.dynamic import DynamicSparsity
 from niwaki.errors import NiwakiError, RequestError, WorkError
 from niwaki.finetune import finetune
 from niwaki.lora import merge_
@@ -10,6 +11,9 @@ from niwaki.prune import prune_, score
 from niwaki.version import __version__
 
 __all__ = [
+    "Dynamic",
+    "DynamicSparsity",
+    "DynamicTraining",
     "Finetune",
     "LayerAdaptive",
     "NiwakiError",

@@ -255,6 +255,14 @@ def _pack_file(path: Path, held: dict[str, MaskedLinear]) -> None:
     save_file(tensors, path, metadata={"format": "pt"})
 
 
+def write_masks(model: nn.Module, folder: Path) -> None:
+    """Write the masks that a model holds beside its (or its adapter's) weights, for `load`; no file if it has none."""
+    modules = unwrap(model).named_modules()
+    held = {name.removesuffix(".base_layer"): m for name, m in modules if isinstance(m, MaskedLinear)}
+    if held:
+        _write_masks(folder, held)
+
+
 def _write_masks(folder: Path, held: dict[str, MaskedLinear]) -> None:
     save_file({name: pack_bits(linear.mask) for name, linear in held.items()}, folder / MASKS)
 
@@ -412,6 +420,16 @@ def _load_plain(name: str, options: dict[str, Any]) -> PreTrainedModel:
     return model
 
 
+def loads_language_model(source: str, base_model: str | None = None) -> bool:
+    """Whether `load` would give a language model; False also for what it would refuse. Only configs are read."""
+    try:
+        folder = _adapter_in(Path(source))
+        place = source if folder is None else _base_of(folder, base_model)
+        return _auto_class(AutoConfig.from_pretrained(place, trust_remote_code=False)) is AutoModelForCausalLM
+    except (RequestError, *_UNREADABLE):
+        return False
+
+
 def _auto_class(config: Any) -> Any:
     """The class that loads a checkpoint for what it was made for: the next token, or else classes."""
     causal = {name for family in FAMILIES if family.causal for name in family.model_types}
@@ -487,6 +505,7 @@ def _load_adapter(folder: Path, base_model: str | None) -> PeftModel:
             warnings.filterwarnings("ignore", "Initializing zero-element tensors is a no-op")
             # PEFT asks Transformers by the old name.
             warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
+            _hold_masks_(base, folder)
             model = PeftModel.from_pretrained(base, str(folder))
         if (folder / MASKS).is_file():
             mask_adapters_(model)

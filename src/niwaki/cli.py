@@ -16,7 +16,17 @@ from typing import Annotated, Any, get_args, get_type_hints
 import click
 import typer
 
-from niwaki.config import Demo, Evaluation, Finetune, LayerAdaptive, Recipe, Scoring, Structured, read_recipe
+from niwaki.config import (
+    Demo,
+    DynamicTraining,
+    Evaluation,
+    Finetune,
+    LayerAdaptive,
+    Recipe,
+    Scoring,
+    Structured,
+    read_recipe,
+)
 from niwaki.errors import NiwakiError, RequestError, check_choice
 from niwaki.interrupt import raise_again
 
@@ -92,6 +102,13 @@ def structured(**options: Any) -> None:
 def layer_adaptive(**options: Any) -> None:
     """Zero single weights, each layer as many as it can bear."""
     _run(_made(Recipe, options, stages=(_made(LayerAdaptive, options),)), options["quiet"])
+
+
+@prune.command()
+@_flags(Recipe, DynamicTraining)
+def dynamic(**options: Any) -> None:
+    """Zero single weights while training, and let those that matter return."""
+    _run(_made(Recipe, options, stages=(_made(DynamicTraining, options),)), options["quiet"])
 
 
 @app.command()

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Share, check_budget
+from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Share, Shares, check_budget
 from niwaki.anatomy import BlockLinear, check_units, linears_of
 from niwaki.config import LayerAdaptive
 from niwaki.lora import check_model, effective_weight, hold_, mask_of, merge_
@@ -31,6 +31,8 @@ from niwaki.solve import damp
 CURVE = (0.5, 0.7, 0.8, 0.9, 0.96)
 """Sparsities at which `search` measures what a linear loses."""
 LAYER_RULES = ("inverse-importance", "owl")
+DATA_RULES = (*LAYER_RULES, "search")
+"""Allocations that look at calibration data."""
 
 
 def prune_layers_(
@@ -219,6 +221,36 @@ def _share(
     )
 
 
+def _shares(
+    linears: Sequence[BlockLinear],
+    config: LayerAdaptive,
+    importance: dict[str, float],
+    scores: dict[str, Tensor],
+    curves: dict[str, Curve],
+) -> Shares:
+    return {
+        linear.name: _share(linear, config, importance, scores.get(linear.name), curves.get(linear.name, ()))
+        for linear in linears
+    }
+
+
+def shares_of(model: nn.Module, config: LayerAdaptive, data: Iterable[Batch]) -> Shares:
+    """What the allocation of `config` knows of every linear as `model` stands; only `DATA_RULES` look at `data`.
+
+    Raises:
+        RequestError: no batches for a rule that needs them. WorkError: a statistic is not finite.
+    """
+    linears = linears_of(model)
+    if config.allocation not in DATA_RULES:
+        magnitudes = {linear.name: effective_weight(linear.module).abs() for linear in linears}
+        return _shares(linears, config, {}, magnitudes, {})
+    batches = list(data)
+    statistics = observe_linears(model, batches, _need(config), seed=config.seed)
+    importance = layer_importance(model, linears, statistics, batches, config)
+    scores, curves = _score(model, linears, statistics, batches, None, config, progress=False)
+    return _shares(linears, config, importance, scores, curves)
+
+
 def _zeros(
     linears: Sequence[BlockLinear],
     config: LayerAdaptive,
@@ -232,17 +264,14 @@ def _zeros(
     if isinstance(pattern, NByM):
         return {linear.name: linear.size // pattern.m * (pattern.m - pattern.n) for linear in linears}
     wanted = round(sparsity * sum(linear.size for linear in linears))
-    shares = {}
-    for linear in linears:
-        curve = curves.get(linear.name, ())
-        shares[linear.name] = _share(linear, config, importance, scores.get(linear.name), curve)
+    shares = _shares(linears, config, importance, scores, curves)
     # An early step of the ramp asks for no fewer zeros than the bounds and the zeros that are there already.
     wanted = max(wanted, sum(share.fewest for share in shares.values()))
     zeros = SPARSITY_ALLOCATORS[config.allocation](shares, wanted, config.importance_power)
-    return _whole_blocks(zeros, pattern.rows * pattern.columns, shares) if isinstance(pattern, Block) else zeros
+    return whole_blocks(zeros, pattern.rows * pattern.columns, shares) if isinstance(pattern, Block) else zeros
 
 
-def _whole_blocks(zeros: dict[str, int], unit: int, shares: dict[str, Share]) -> dict[str, int]:
+def whole_blocks(zeros: dict[str, int], unit: int, shares: dict[str, Share]) -> dict[str, int]:
     """Multiples of a block, with the same sum to less than one block."""
     counts, carried = {}, 0
     for name, count in zeros.items():

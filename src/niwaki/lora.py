@@ -100,7 +100,7 @@ class MaskedLoraLinear(LoraLinear):
                 weight = weight + delta
             if self.lora_bias[name]:
                 result = result + self.lora_B[name].bias * self.scaling[name]
-        return F.linear(x, weight, bias) + result
+        return F.linear(x, base.watched(weight), bias) + result
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """PEFT's merge, after which the stored weight holds the zeros; what it was is kept for `unmerge`."""
@@ -182,6 +182,18 @@ def effective_weight(linear: nn.Module) -> Tensor:
     mask = mask_of(linear)
     weight = weight_of(linear) + adapter_delta(linear)
     return (weight if mask is None else weight * mask).detach()
+
+
+def dense_weight(linear: nn.Module) -> Tensor:
+    """The weight the forward pass would use without a mask, `[out, in]`, detached: what would return is in it."""
+    weight = weight_of(linear).detach()
+    if not isinstance(linear, LoraLayer) or linear.merged or linear.disable_adapters:
+        return weight.clone()
+    with torch.no_grad():
+        for name in (name for name in linear.active_adapters if name in linear.lora_A):
+            delta = LoraLinear.get_delta_weight(cast(LoraLinear, linear), name)
+            weight = weight + (delta.T if is_transposed(linear) else delta)
+    return weight
 
 
 def set_effective_weight_(linear: nn.Module, weight: Tensor) -> None:

@@ -13,7 +13,7 @@ from niwaki.anatomy.sites import unwrap
 def is_language_model(model: nn.Module) -> bool:
     """Whether the model predicts the next token at every position."""
     inner = unwrap(model)
-    return family_of(inner).causal and inner.can_generate()
+    return inner.can_generate() and family_of(inner).causal
 
 
 def is_regression(model: nn.Module) -> bool:

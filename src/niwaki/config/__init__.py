@@ -1,5 +1,6 @@
 """What can be asked for: frozen dataclasses that check themselves. Flags, recipes and Python share their defaults."""
 
+from niwaki.config.dynamic import Dynamic, DynamicTraining
 from niwaki.config.finetune import Finetune
 from niwaki.config.layer_adaptive import LayerAdaptive
 from niwaki.config.recipe import read_recipe, recipe_from_dict, recipe_to_dict, write_recipe
@@ -11,6 +12,8 @@ __all__ = [
     "NEURON_SCORES",
     "STAGES",
     "Demo",
+    "Dynamic",
+    "DynamicTraining",
     "Evaluation",
     "Finetune",
     "LayerAdaptive",

@@ -1,6 +1,6 @@
 """What a mask is: its pattern, the exact choice of what it keeps, holding it through training, packing it."""
 
-from niwaki.masks.choose import check_divides, choose
+from niwaki.masks.choose import check_divides, choose, lowest
 from niwaki.masks.hold import MaskedLinear, mask_linear_, seen, unmask_linear_
 from niwaki.masks.pack import pack, pack_bits, unpack, unpack_bits
 from niwaki.masks.patterns import Block, NByM, Pattern, Unstructured, parse_pattern
@@ -13,6 +13,7 @@ __all__ = [
     "Unstructured",
     "check_divides",
     "choose",
+    "lowest",
     "mask_linear_",
     "pack",
     "pack_bits",

@@ -59,6 +59,18 @@ def choose(scores: Tensor, zeros: int, pattern: Pattern, name: str, *, by_row: b
     return _lowest_false(values.reshape(1, -1), torch.tensor([zeros])).reshape(rows, columns)
 
 
+def lowest(values: Tensor, count: int) -> Tensor:
+    """Mask `[n]`, True at the `count` lowest of `values` `[n]`; of equal ones the first go first. Nothing is sorted."""
+    if count <= 0:
+        return torch.zeros_like(values, dtype=torch.bool)
+    exact = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+    threshold = exact.kthvalue(count).values
+    found = exact < threshold
+    ties = (exact == threshold).nonzero()[: count - int(torch.count_nonzero(found)), 0]
+    found[ties] = True
+    return found
+
+
 def _lowest_false(values: Tensor, counts: Tensor) -> Tensor:
     """In each row of `values` `[n, m]`, the `counts` `[n]` lowest are False."""
     order = values.argsort(dim=1, stable=True)

@@ -7,8 +7,10 @@ is left as it was, for a weight that returns.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
@@ -25,14 +27,25 @@ class MaskedLinear(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter | None
     mask: Tensor
+    watch: Callable[[Tensor], None] | None = None
+    """Given the gradient of the loss with respect to `mask * weight`, `[out, in]`, at every backward pass."""
+    moving: bool = False
+    """Whether dynamic sparsity moves the mask."""
 
     @property
     def masked_weight(self) -> Tensor:
         """`mask * weight`, `[out, in]`."""
         return seen(self, self.weight) * self.mask
 
+    def watched(self, weight: Tensor) -> Tensor:
+        """`weight`, masked, so that `watch` is given its gradient at masked places too; a frozen one has one then."""
+        if self.watch is not None and torch.is_grad_enabled():
+            weight = weight if weight.requires_grad else weight.detach().requires_grad_()
+            weight.register_hook(self.watch)
+        return weight
+
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, self.masked_weight, self.bias)
+        return F.linear(input, self.watched(self.masked_weight), self.bias)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -79,6 +92,7 @@ def mask_linear_(linear: nn.Module, mask: Tensor) -> MaskedLinear:
 def unmask_linear_(linear: MaskedLinear) -> nn.Module:
     """Write the zeros into the weight and make it a plain linear again, in place."""
     linear.weight.data.mul_(seen(linear, linear.mask))
+    linear.watch = None
     del linear._buffers["mask"]
     linear._non_persistent_buffers_set.discard("mask")
     cast(Any, linear).__class__ = _PLAIN[type(linear)]

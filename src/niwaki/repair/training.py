@@ -15,6 +15,8 @@ from niwaki.observe import Batch
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 """Mean loss of a batch, with gradients."""
+Attach = Callable[[torch.optim.Optimizer, int], Callable[[], object]]
+"""Given the optimizer and the number of steps of a training, what is to be called after every step."""
 
 MAX_GRADIENT_NORM = 1.0
 
@@ -32,6 +34,7 @@ def train_(
     epochs: int,
     learning_rate: float,
     seed: int,
+    attach: Attach | None = None,
     progress: bool = False,
 ) -> float:
     """Train in place, the batches in a new order each epoch; returns the mean loss of the last epoch.
@@ -45,6 +48,7 @@ def train_(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate)
     steps = epochs * len(batches)
+    after_step = attach(optimizer, steps) if attach else None
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
     order, mean = list(range(len(batches))), 0.0
     draw = random.Random(seed)
@@ -61,6 +65,8 @@ def train_(
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(trained, MAX_GRADIENT_NORM)
                 optimizer.step()
+                if after_step:
+                    after_step()
                 schedule.step()
                 optimizer.zero_grad()
                 losses.append(float(loss.detach()))

@@ -12,9 +12,10 @@ from peft import PeftModel
 
 from niwaki.anatomy import sites_of
 from niwaki.budget import bounds_of, budget_of
-from niwaki.checkpoint import write_adapter, write_model
-from niwaki.config import Finetune, Recipe, Structured, recipe_to_dict, write_recipe
+from niwaki.checkpoint import loads_language_model, write_adapter, write_model
+from niwaki.config import DynamicTraining, Finetune, Recipe, Structured, recipe_to_dict, write_recipe
 from niwaki.data import Table, is_regression, label_names, mean_length, sample
+from niwaki.dynamic import plan_schedule, train_dynamic, write_training
 from niwaki.errors import RequestError
 from niwaki.evaluate import check_metric
 from niwaki.finetune import finetune
@@ -39,12 +40,15 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
     with atomic_folder(recipe.out, recipe.overwrite) as folder:
         train = read_data(recipe, recipe.train_data, "train", quiet)
         evaluation = read_data(recipe, recipe.eval_data, "validation", quiet)
-        if evaluation.labels is None:
+        language = loads_language_model(recipe.model, recipe.base_model)
+        if language:
+            _check_apart(recipe, train, evaluation)
+        elif evaluation.labels is None:
             raise RequestError(f"eval_data must have labels, got none in {recipe.eval_data!r}")
-        inputs = read_inputs(recipe, _new_labels(recipe, train), quiet)
+        inputs = read_inputs(recipe, None if language else _new_labels(recipe, train), quiet)
         model = inputs.model
         check_metric(model, recipe.metric)
-        trains = isinstance(model, PeftModel) or any(isinstance(stage, Finetune) for stage in recipe.stages)
+        trains = isinstance(model, PeftModel) or any(isinstance(s, Finetune | DynamicTraining) for s in recipe.stages)
         if recipe.compact and recipe.keep_adapter:
             raise RequestError("compact must not be asked with keep_adapter: an adapter needs a dense base")
         if recipe.keep_adapter and not trains:
@@ -58,6 +62,8 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
             if isinstance(stage, Structured) and stage.latency is None:
                 budget = budget_of(model, stage, length)
                 budget.check(bounds_of(sites_of(model), budget, stage))
+            if isinstance(stage, DynamicTraining):
+                plan_schedule(stage, stage.epochs * len(training))
 
         dense = merge_(copy.deepcopy(model))
         release_(dense)
@@ -65,6 +71,11 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         for stage in recipe.stages:
             if isinstance(stage, Finetune):
                 model, done = finetune(model, stage, training, progress=not quiet)
+            elif isinstance(stage, DynamicTraining):
+                model, done, schedule, history = train_dynamic(
+                    model, stage, training, calibration=calibration, progress=not quiet
+                )
+                write_training(schedule, history, folder)
             else:
                 done = prune_(model, stage, calibration, training_data=training, progress=not quiet)
             stages.append(done)
@@ -83,7 +94,10 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         result = Result(
             run=clock.environment(recipe),
             recipe=recipe_to_dict(recipe),
-            data={"train": train.describe(), "eval": evaluation.describe()},
+            data={
+                "train": inputs.described(train, "train"),
+                "eval": inputs.described(evaluation, "validation"),
+            },
             stages=[stage.to_dict() for stage in stages],
             dense=before,
             pruned=after,
@@ -98,9 +112,18 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
     return result
 
 
+def _check_apart(recipe: Recipe, train: Table, evaluation: Table) -> None:
+    """Refuse to measure a language model on the text that it was fitted to."""
+    same = train.path == evaluation.path if train.sha256 is None else train.sha256 == evaluation.sha256
+    if same and not recipe.same_data:
+        rule = "eval_data must be another text than train_data (or ask for --same-data)"
+        raise RequestError(f"{rule}, got {recipe.eval_data!r}")
+
+
 def _new_labels(recipe: Recipe, train: Table) -> list[str] | None:
-    """Names of the classes for a model that is to be fine-tuned first: `[""]` stands for one number to predict."""
-    if not isinstance(recipe.stages[0], Finetune):
+    """Names of the classes for a model that first learns from labels: `[""]` stands for one number to predict."""
+    first = recipe.stages[0]
+    if not (isinstance(first, Finetune) or (isinstance(first, DynamicTraining) and first.teacher == "none")):
         return None
     if train.labels is None:
         raise RequestError(f"train_data must have labels to fine-tune on, got none in {recipe.train_data!r}")

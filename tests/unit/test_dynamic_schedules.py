@@ -1,0 +1,97 @@
+"""Schedules of dynamic sparsity: pure functions, whole updates, and a target that is reached or refused."""
+
+from __future__ import annotations
+
+import pytest
+
+import niwaki
+from niwaki.config.dynamic import FRACTIONS, SCHEDULES
+from niwaki.dynamic import plan_schedule
+from niwaki.dynamic.schedules import SHARES, SPARSITIES
+
+
+def test_names_are_the_configured_ones():
+    assert set(SPARSITIES) == set(SCHEDULES)
+    assert set(SHARES) == set(FRACTIONS)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_sparsity_rises_to_exactly_the_target(name):
+    for start, target in ((0.0, 0.9), (0.1, 0.7), (0.3, 0.3), (1 / 3, 2 / 3)):
+        values = [SPARSITIES[name](i / 20, start, target) for i in range(21)]
+        assert values == sorted(values)
+        assert values[-1] == target
+        assert values[0] == pytest.approx(target if name == "constant" else start)
+
+
+def test_cubic_and_cosine_are_the_published_ones():
+    assert SPARSITIES["cubic"](0.5, 0.0, 0.8) == pytest.approx(0.8 - 0.8 * 0.125)
+    assert SHARES["cosine"](0.0, 0.3) == pytest.approx(0.3)
+    assert SHARES["cosine"](0.5, 0.3) == pytest.approx(0.15)
+    assert SHARES["cosine"](1.0, 0.3) == pytest.approx(0.0)
+    assert SHARES["inverse-power"](0.5, 0.4) == pytest.approx(0.05)
+    assert SHARES["constant"](0.9, 0.4) == 0.4
+
+
+def test_updates_come_at_the_interval_and_stop():
+    schedule = plan_schedule(niwaki.Dynamic(sparsity=0.8, interval=10, warmup=0.1, reach=0.5, stop=0.75, window=3), 100)
+    assert list(schedule.updates) == [20, 30, 40, 50, 60, 70]
+    assert schedule.last == 70
+    assert [schedule.sparsity(t) for t in (0, 10, 19)] == [0.0] * 3
+    assert schedule.sparsity(20) == schedule.sparsity(29) < schedule.sparsity(30)
+    assert all(schedule.sparsity(t) == 0.8 for t in range(50, 101))
+    assert schedule.sparsity(49) < 0.8
+    assert [t for t in range(1, 101) if schedule.captures(t)] == [
+        t for u in schedule.updates for t in (u - 2, u - 1, u)
+    ]
+
+
+def test_numbers_above_one_are_steps():
+    by_steps = plan_schedule(niwaki.Dynamic(sparsity=0.5, interval=5, warmup=10, reach=40, stop=60), 100)
+    by_share = plan_schedule(niwaki.Dynamic(sparsity=0.5, interval=5, warmup=0.1, reach=0.4, stop=0.6), 100)
+    assert [by_steps.sparsity(t) for t in range(101)] == [by_share.sparsity(t) for t in range(101)]
+
+
+def test_nothing_is_replaced_where_nothing_grows():
+    schedule = plan_schedule(niwaki.Dynamic(sparsity=0.5, interval=5, grow="none"), 100)
+    assert not any(schedule.share(t) for t in schedule.updates)
+
+
+def test_a_target_that_is_not_reached_says_the_steps_needed():
+    config = niwaki.Dynamic(sparsity=0.8, interval=100, reach=0.5, stop=0.75)
+    with pytest.raises(niwaki.RequestError, match=r"sparsity 0\.8 .*at least 134 steps.*got 60"):
+        plan_schedule(config, 60)
+    assert plan_schedule(config, 134).reaches
+    with pytest.raises(niwaki.RequestError, match="no number of steps"):
+        plan_schedule(niwaki.Dynamic(sparsity=0.8, interval=10, reach=500, stop=400), 60)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sparsity": 1.0}, r"sparsity.*\[0, 1\).*got 1"),
+        ({"sparsity": -0.1}, r"sparsity.*got -0\.1"),
+        ({"sparsity": float("nan")}, "sparsity.*nan"),
+        ({"sparsity": 0.5, "interval": 0}, "interval must be at least 1, got 0"),
+        ({"sparsity": 0.5, "window": 0}, "window must be at least 1"),
+        ({"sparsity": 0.5, "start_sparsity": 0.6}, r"start_sparsity must be in \[0, 0\.5\], got 0\.6"),
+        ({"sparsity": 0.5, "max_sparsity": 0.4}, r"max_sparsity must be in \[0\.5, 1\], got 0\.4"),
+        ({"sparsity": 0.5, "update_fraction": 1.5}, r"update_fraction must be in \[0, 1\], got 1\.5"),
+        ({"sparsity": 0.5, "smoothing": 1.0}, r"smoothing must be in \[0, 1\), got 1"),
+        ({"sparsity": 0.5, "drop": "magnitud"}, "did you mean 'magnitude'"),
+        ({"sparsity": 0.5, "grow": "gradients"}, "did you mean 'gradient'"),
+        ({"sparsity": 0.5, "stop": 0.0}, "stop must be above 0"),
+        ({"sparsity": 0.6, "pattern": "2:4"}, r"sparsity must be 0\.5 for pattern 2:4, got 0\.6"),
+        ({"sparsity": 0.5, "pattern": "2:4"}, "schedule must be constant for pattern 2:4, got 'cubic'"),
+    ],
+)
+def test_wrong_requests(options, words):
+    with pytest.raises(niwaki.RequestError, match=words):
+        niwaki.Dynamic(**options)
+    with pytest.raises(niwaki.RequestError, match=words):
+        niwaki.DynamicSparsity(**options)
+
+
+def test_an_unknown_option_is_refused():
+    with pytest.raises(niwaki.RequestError, match=r"options must be sparsity and any of .*got sparsity, dropp"):
+        niwaki.DynamicSparsity(sparsity=0.5, dropp="magnitude")
