@@ -1,9 +1,9 @@
 """Running text -> rows of one context length: what language models calibrate, train and are measured on.
 
-The text is tokenised as one and cut into windows of `context` tokens, each starting with the tokenizer's own first
-token if it puts one. A window starts `stride` tokens after the one before; tokens that an earlier window has predicted
-are labelled -100, so that every token counts once. The last window may be shorter. Perplexity depends on all of this,
-so it is printed and written beside the figures (`Protocol`).
+The text is tokenised as one and cut into windows of `context` tokens (as GPTQ, SparseGPT and Wanda do), each starting
+with the first token of the tokenizer (BOS) where that is asked for. A window starts `stride` tokens after the one
+before; tokens that an earlier window has predicted are labelled -100, so that every token counts once. The last window
+may be shorter. Perplexity depends on all of this, so it is printed and written beside the figures (`Protocol`).
 """
 
 from __future__ import annotations
@@ -47,16 +47,19 @@ def text_of(table: Table) -> str:
 
 
 def pack(
-    text: str, tokenizer: Any, context: int, stride: int | None = None, name: str = "data"
+    text: str, tokenizer: Any, context: int, stride: int | None = None, *, bos: bool = False, name: str = "data"
 ) -> tuple[list[dict[str, Any]], Protocol]:
     """Windows of at most `context` tokens over `text`, with `input_ids`, `attention_mask` and `labels`; the protocol.
 
     `stride` is `context` (less the BOS) where none is given: windows that do not overlap.
 
     Raises:
-        RequestError: a stride that is not 1 to the context; a text of fewer than two tokens, named `name`.
+        RequestError: a stride that is not 1 to the context; a BOS that the tokenizer has not; a text of fewer than two
+            tokens, named `name`.
     """
-    first = first_token(tokenizer)
+    if bos and tokenizer.bos_token_id is None:
+        raise RequestError("bos must not be asked of a tokenizer that has no bos_token")
+    first = [tokenizer.bos_token_id] if bos else []
     size = context - len(first)
     step = size if stride is None else stride
     if not 1 <= step <= size:
@@ -80,11 +83,4 @@ def pack(
             )
         if predicted == len(ids):
             break
-    return rows, Protocol(context, step, len(ids), len(rows), bool(first))
-
-
-def first_token(tokenizer: Any) -> list[int]:
-    """The token that the tokenizer itself puts first (BOS), if it does."""
-    ids = tokenizer("a", verbose=False)["input_ids"]
-    bos = tokenizer.bos_token_id
-    return [bos] if bos is not None and ids[:1] == [bos] else []
+    return rows, Protocol(context, step, len(ids), len(rows), bos)

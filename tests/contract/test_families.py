@@ -123,7 +123,7 @@ def test_a_model_with_empty_sites_goes_on(family, lora):
         model, batches(family=family), Need(task_gradients=True, output_gradients=True, attention=True)
     )
     sites = sites_of(model)
-    for head_score, neuron_score in zip((*HEAD_SCORES, "random"), NEURON_SCORES, strict=True):
+    for head_score, neuron_score in zip(HEAD_SCORES, NEURON_SCORES, strict=True):
         scores = score_sites(sites, statistics, head_score, neuron_score, 0)
         assert all(len(scores[site.name]) == site.units for site in sites)
     before = _distance(model, dense, family)

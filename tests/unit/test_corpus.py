@@ -26,10 +26,13 @@ def test_every_token_counts_once(context, stride):
     assert protocol.stride == (stride or context)
 
 
-def test_a_tokenizer_that_puts_a_first_token_puts_it_in_every_window():
+def test_a_first_token_is_put_in_every_window_where_it_is_asked_for():
     tokenizer = tiny_tokenizer()
+    with pytest.raises(RequestError, match="no bos_token"):
+        pack(TEXT, tokenizer, 11, bos=True)
     tokenizer.bos_token = "[CLS]"
-    rows, protocol = pack(TEXT, tokenizer, 11)
+    assert not pack(TEXT, tokenizer, 11)[1].bos
+    rows, protocol = pack(TEXT, tokenizer, 11, bos=True)
     assert protocol.bos
     assert protocol.stride == 10
     assert all(row["input_ids"][0] == tokenizer.bos_token_id and row["labels"][0] == -100 for row in rows)

@@ -36,6 +36,7 @@ class Request:
     batch_size: int = option(32, "Rows in a batch.")
     max_length: int = option(128, "Tokens of a row that are kept; for a language model its context length.")
     stride: int | None = option(None, "Tokens from one context to the next; without, contexts do not overlap.")
+    bos: bool = option(False, "Start every context of a language model with the tokenizer's first token (BOS).")
     overwrite: bool = option(False, "Replace a folder that is there.")
 
     def __post_init__(self) -> None:

@@ -29,6 +29,7 @@ class Inputs:
     max_length: int
     quiet: bool
     stride: int | None = None
+    bos: bool = False
     protocols: dict[str, Protocol] = field(default_factory=dict)
     """How the text of each split was cut for a language model."""
 
@@ -39,7 +40,7 @@ class Inputs:
         """
         if is_language_model(self.model):
             name = "train_data" if split == "train" else "eval_data"
-            rows, protocol = pack(text_of(table), self.tokenizer, self.max_length, self.stride, name)
+            rows, protocol = pack(text_of(table), self.tokenizer, self.max_length, self.stride, bos=self.bos, name=name)
             check_ids(rows, self.model, self.tokenizer)
             self.protocols[split] = protocol
             _say(f"{split}: {protocol}", self.quiet)
@@ -84,7 +85,9 @@ def read_inputs(request: Request, labels: list[str] | None = None, quiet: bool =
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
         raise RequestError(f"model must have a tokenizer with a padding token, got {request.model!r} without pad_token")
-    return Inputs(model, tokenizer, request.batch_size, min(request.max_length, longest), quiet, request.stride)
+    return Inputs(
+        model, tokenizer, request.batch_size, min(request.max_length, longest), quiet, request.stride, request.bos
+    )
 
 
 def check_out(request: Request, *sources: str | None) -> None:
