@@ -7,7 +7,8 @@ For a query q of a row with K real keys and head h, let p be the distribution ov
   much the head's pattern changes from query to query (0: the same pattern whatever the query).
 
 A head that looks everywhere alike, or at the same place whatever it reads, does not vary: the seed's text calls it
-redundant. Padding keys and padding queries do not count.
+redundant. Padding keys and padding queries do not count. In a causal model K is the number of real keys that the query
+may see, itself and what came before it. The heads of one unit are taken together.
 """
 
 from __future__ import annotations
@@ -33,10 +34,15 @@ def _observed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
+    softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    shared = query.shape[1] // max(1, key.shape[1])
+    key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
     scores = query @ key.transpose(2, 3) * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
     if attention_mask is not None:
         scores = scores + attention_mask
     probabilities = scores.softmax(-1)
@@ -57,10 +63,10 @@ def collect_attention(model: nn.Module, sites: list[Site]) -> Iterator[dict[str,
         if site.attention is None:
             continue
 
-        def keep(_module: nn.Module, args: Any, output: Any, name: str = site.name) -> None:
+        def keep(_module: nn.Module, _args: Any, output: Any, name: str = site.name) -> None:
             if output[1] is None:  # a site without heads
-                rows, length = args[0].shape[:2]
-                maps[name] = args[0].new_zeros(rows, 0, length, length)
+                rows, length = output[0].shape[:2]
+                maps[name] = output[0].new_zeros(rows, 0, length, length)
             else:
                 maps[name] = output[1].detach()
 
@@ -81,15 +87,18 @@ def collect_attention(model: nn.Module, sites: list[Site]) -> Iterator[dict[str,
             hook.remove()
 
 
-def attention_moments(probabilities: Tensor, keep: Tensor) -> Tensor:
-    """Sums `[heads, 3]` of one batch: variance over keys, over inputs, and the count of (row, query) pairs."""
+def attention_moments(probabilities: Tensor, keep: Tensor, site: Site) -> Tensor:
+    """Sums `[units, 3]` of one batch: variance over keys, over inputs, and the count of (row, query) pairs."""
     real = keep.to(probabilities)
     keys = real[:, None, None, :]
     queries = real[:, None, :, None]
     count = real.sum(1).clamp(min=1)[:, None, None, None]  # a row of padding alone adds nothing
+    visible = keys.expand(-1, 1, keep.shape[1], -1).tril() if site.causal else keys
     p = probabilities * keys
-    over_keys = ((p - 1 / count).square() * keys).sum(-1, keepdim=True) * queries
+    even = 1 / visible.sum(-1, keepdim=True).clamp(min=1)
+    over_keys = ((p - even).square() * visible).sum(-1, keepdim=True) * queries
     mean = (p * queries).sum(2, keepdim=True) / count
     over_inputs = (p - mean).square().sum(-1, keepdim=True) * queries
     pairs = torch.full((p.shape[1],), float(real.sum()), device=p.device)
-    return torch.stack([over_keys.sum((0, 2, 3)), over_inputs.sum((0, 2, 3)), pairs], 1)
+    sums = torch.stack([over_keys.sum((0, 2, 3)), over_inputs.sum((0, 2, 3)), pairs], 1)
+    return sums.reshape(site.units, -1, 3).sum(1) if site.units else sums

@@ -4,9 +4,9 @@ A pruned model is an ordinary Transformers folder. Where its layers are no longe
 `config.json` also holds a table of shapes under `quantization_config` with the method name `niwaki`: the quantizer
 hook of Transformers is the one place where a model can be changed on the meta device before its weights arrive, so
 `from_pretrained` works as soon as `niwaki` is imported. After loading, nothing marks the model as quantised but that
-table, so it trains and is saved again like any other. A cut that leaves all heads and as many neurons in every layer
-is written as a plain config. A remote-code export (see `niwaki.export`) keeps its table under the key `niwaki`; `load`
-reads that too, and never runs the code.
+table, so it trains and is saved again like any other. A cut that leaves all layers alike is written as a plain config,
+unless heads are gone and the config takes their width from their number. A remote-code export (see `niwaki.export`)
+keeps its table under the key `niwaki`; `load` reads that too, and never runs the code.
 """
 
 from __future__ import annotations
@@ -26,17 +26,26 @@ from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils import logging as transformers_logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from niwaki.anatomy import family_of, sites_of, unwrap
+from niwaki.anatomy import FAMILIES, family_of, head_width, heads_of_unit, sites_of, unwrap, weight_of
 from niwaki.errors import RequestError
 from niwaki.folder import atomic_folder
 from niwaki.lora import check_adapter, mask_adapters_, merge_
-from niwaki.masks import MaskedLinear, mask_linear_, pack, pack_bits, unpack, unpack_bits
+from niwaki.masks import MaskedLinear, mask_linear_, pack, pack_bits, seen, unpack, unpack_bits
 from niwaki.modeling_niwaki import EmptyAttention
 from niwaki.surgery import cut_
 
@@ -53,7 +62,7 @@ _UNREADABLE = (
 
 
 def shapes_of(model: nn.Module) -> list[dict[str, int]]:
-    """Heads and neurons of every layer, as the model stands."""
+    """Heads (under grouped queries: groups of them) and neurons of every layer, as the model stands."""
     layers: dict[int, dict[str, int]] = {}
     for site in sites_of(model):
         layers.setdefault(site.layer, {})["heads" if site.kind == "attention" else "neurons"] = site.units
@@ -100,10 +109,11 @@ class PackedLinear(nn.Module):
 
     bitmask: Tensor
 
-    def __init__(self, linear: nn.Linear, kept: int) -> None:
+    def __init__(self, linear: nn.Linear | Conv1D, kept: int) -> None:
         super().__init__()
-        weight = linear.weight
+        weight = weight_of(linear)
         self.shape = (int(weight.shape[0]), int(weight.shape[1]))
+        self.kind = Conv1D if isinstance(linear, Conv1D) else nn.Linear
         self.bias = linear.bias
         self.values = nn.Parameter(weight.new_empty(kept), requires_grad=False)
         self.register_buffer("bitmask", torch.empty(-(-weight.numel() // 8), dtype=torch.uint8, device=weight.device))
@@ -111,6 +121,10 @@ class PackedLinear(nn.Module):
     def to_linear(self) -> MaskedLinear:
         """The linear, holding its mask."""
         weight, mask = unpack(self.bitmask, self.values.detach(), self.shape)
+        if self.kind is Conv1D:
+            conv = Conv1D(*self.shape)
+            conv.weight, conv.bias = nn.Parameter(weight.T.contiguous()), cast(nn.Parameter, self.bias)
+            return mask_linear_(conv, mask)
         linear = nn.Linear(self.shape[1], self.shape[0], bias=self.bias is not None, device="meta")
         linear.weight, linear.bias = nn.Parameter(weight), self.bias
         return mask_linear_(linear, mask)
@@ -170,21 +184,18 @@ def write_model(model: PreTrainedModel, folder: Path, tokenizer: Any = None, com
     """
     held = {name: module for name, module in model.named_modules() if isinstance(module, MaskedLinear)}
     packed = {name: int(linear.mask.sum()) for name, linear in held.items()} if compact else {}
-    family, shapes = family_of(model), shapes_of(model)
-    config = cast(Any, model.config)
-    heads = int(getattr(config, family.heads_key))
-    neurons = int(getattr(config, family.neurons_key))
+    shapes, config = shapes_of(model), cast(Any, model.config)
     kept = {key: getattr(config, key) for key in _OWN_KEYS if getattr(config, key, None) is not None}
-    alike = all(layer == shapes[0] for layer in shapes)
-    even = alike and shapes[0]["heads"] == heads and shapes[0]["neurons"] > 0
+    plain = _plain_values(model, shapes)
+    before = {key: getattr(config, key) for key in plain or () if hasattr(config, key)}
     auto_class = type(model)._auto_class
     try:
         forget_(config)
-        if even:  # a plain config says it all
-            setattr(config, family.neurons_key, shapes[0]["neurons"])
-        else:
+        if plain is None:
             config.quantization_config = ShapesConfig(layers=shapes, packed=packed)  # type: ignore[call-arg]
-        if even and packed:
+        for key, value in (plain or {}).items():
+            setattr(config, key, value)
+        if plain is not None and packed:
             config.quantization_config = ShapesConfig(packed=packed)  # type: ignore[call-arg]
         cast(Any, type(model))._auto_class = None  # a class that came as remote code would write itself into the folder
         with quiet():
@@ -198,12 +209,32 @@ def write_model(model: PreTrainedModel, folder: Path, tokenizer: Any = None, com
             _write_masks(folder, held)
     finally:
         cast(Any, type(model))._auto_class = auto_class
-        setattr(config, family.neurons_key, neurons)
+        for key in plain or ():
+            delattr(config, key)
+        for key, value in before.items():
+            setattr(config, key, value)
         forget_(config)
         for key, value in kept.items():
             setattr(config, key, value)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
+
+
+def _plain_values(model: PreTrainedModel, shapes: list[dict[str, int]]) -> dict[str, int] | None:
+    """What a plain config has to say of layers that are all alike; None where that would not be enough."""
+    family, config, first = family_of(model), cast(Any, model.config), shapes[0]
+    if any(layer != first for layer in shapes) or not all(first.values()):
+        return None
+    values, heads = {family.neurons_key: first["neurons"]}, first["heads"] * heads_of_unit(model)
+    if heads != getattr(config, family.heads_key):
+        if family.width_key is None or family.groups_key is None:
+            return None
+        values |= {family.heads_key: heads, family.groups_key: first["heads"], family.width_key: head_width(model)}
+    try:  # some want the model's width to be a multiple of the number of heads
+        type(cast(PreTrainedConfig, config)).from_dict({**config.to_dict(), **values})
+    except _UNREADABLE:
+        return None
+    return values
 
 
 _OWN_KEYS = ("quantization_config", METHOD, "auto_map")
@@ -219,7 +250,7 @@ def forget_(config: Any) -> None:
 def _pack_file(path: Path, held: dict[str, MaskedLinear]) -> None:
     tensors = load_file(path)
     for name, linear in held.items():
-        bits, values = pack(tensors.pop(f"{name}.weight"), linear.mask.cpu())
+        bits, values = pack(seen(linear, tensors.pop(f"{name}.weight")), linear.mask.cpu())
         tensors |= {f"{name}.bitmask": bits, f"{name}.values": values}
     save_file(tensors, path, metadata={"format": "pt"})
 
@@ -242,10 +273,10 @@ def _hold_masks_(model: PreTrainedModel, folder: Path) -> None:
         return
     for name, bits in load_file(folder / MASKS).items():
         try:
-            linear = cast(nn.Linear, model.get_submodule(name))
+            linear = model.get_submodule(name)
         except AttributeError as error:
             raise RequestError(f"masks in {str(folder / MASKS)!r} must be of the model's linears: {name}") from error
-        mask_linear_(linear, unpack_bits(bits, tuple(linear.weight.shape)))
+        mask_linear_(linear, unpack_bits(bits, tuple(weight_of(linear).shape)))
 
 
 def save(
@@ -291,7 +322,9 @@ def write_adapter(model: PeftModel, folder: Path, final: Path, tokenizer: Any = 
 def load(
     source: str | Path, base_model: str | None = None, device: str = "cpu", labels: list[str] | None = None
 ) -> PreTrainedModel | PeftModel:
-    """Load a sequence classifier in float32: a Hub id, a Transformers or Niwaki folder, or a PEFT adapter folder.
+    """Load a language model or a sequence classifier in float32.
+
+    `source` is a Hub id, a Transformers or Niwaki folder, or a PEFT adapter folder.
 
     A folder that holds an adapter beside its base (`keep_adapter`) is loaded with the adapter.
 
@@ -357,7 +390,7 @@ def _load_plain(name: str, options: dict[str, Any]) -> PreTrainedModel:
             layers = table.get("layers") if isinstance(table, dict) else None
             config.quantization_config = {"quant_method": METHOD, "layers": layers}
         with quiet(progress=not Path(name).is_dir()):
-            model, report = AutoModelForSequenceClassification.from_pretrained(
+            model, report = _auto_class(config).from_pretrained(
                 name,
                 config=config,
                 dtype=torch.float32,
@@ -378,12 +411,30 @@ def _load_plain(name: str, options: dict[str, Any]) -> PreTrainedModel:
             f"{key} in {str(Path(name) / 'config.json')!r} must be at least 1, got {getattr(config, key)}"
         )
     # Many checkpoints of encoders come without a pooler, which belongs to the task head in all but name.
-    body = [key for key in missing if key.startswith(f"{model.base_model_prefix}.") and ".pooler." not in key]
+    prefix = "" if model.can_generate() else f"{model.base_model_prefix}."
+    body = [key for key in missing if key.startswith(prefix) and ".pooler." not in key]
     if body:
         rule = f"model must hold all weights of its {config.model_type} layers"
         raise RequestError(f"{rule}, got {name!r} without {body[0]} ({len(body)} missing)")
     model._niwaki_new_parameters = tuple(missing)
     return model
+
+
+def loads_language_model(source: str, base_model: str | None = None) -> bool:
+    """Whether `load` would give a language model; False also for what it would refuse. Only configs are read."""
+    try:
+        folder = _adapter_in(Path(source))
+        place = source if folder is None else _base_of(folder, base_model)
+        return _auto_class(AutoConfig.from_pretrained(place, trust_remote_code=False)) is AutoModelForCausalLM
+    except (RequestError, *_UNREADABLE):
+        return False
+
+
+def _auto_class(config: Any) -> Any:
+    """The class that loads a checkpoint for what it was made for: the next token, or else classes."""
+    causal = {name for family in FAMILIES if family.causal for name in family.model_types}
+    named = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type) in (config.architectures or ())
+    return AutoModelForCausalLM if named and config.model_type in causal else AutoModelForSequenceClassification
 
 
 def _draw_last_layer_(model: PreTrainedModel) -> None:
@@ -403,6 +454,8 @@ def _new_head(name: str, labels: list[str]) -> dict[str, Any]:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except _UNREADABLE as error:
         raise _unreadable(name, error) from error
+    if _auto_class(config) is AutoModelForCausalLM:
+        return {}
     has_head = any("ForSequenceClassification" in architecture for architecture in config.architectures or [])
     names = cast("dict[int, str]", config.id2label)
     known = {label.lower() for label in names.values()} | {str(index) for index in names}
@@ -508,7 +561,7 @@ def _unreadable(name: str, error: BaseException) -> RequestError:
     if isinstance(error, OSError) and not Path(name).is_dir():
         rule = "model must be a folder, or a Hub model that can be reached or is in the cache"
     else:
-        rule = "model must be a sequence classifier that loads"
+        rule = "model must be a language model or a sequence classifier that loads"
     return RequestError(f"{rule}, got {name!r}: {_line(error)}")
 
 

@@ -266,7 +266,17 @@ class Batches:
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for start in range(0, len(self.rows), self.batch_size):
-            yield dict(self.collate(self.rows[start : start + self.batch_size]))
+            yield self._batch(self.rows[start : start + self.batch_size])
+
+    def _batch(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """The padded rows; the labels of a row that has one a token are padded with -100 on the same side."""
+        if not isinstance(rows[0].get("labels"), list):
+            return dict(self.collate(rows))
+        batch = dict(self.collate([{k: v for k, v in row.items() if k != "labels"} for row in rows]))
+        mask = token_mask(batch).bool()
+        labels = torch.full(mask.shape, -100)
+        labels[mask] = torch.tensor([label for row in rows for label in row["labels"]])
+        return {**batch, "labels": labels}
 
 
 def token_mask(batch: dict[str, Any]) -> torch.Tensor:

@@ -23,19 +23,22 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as _CAUSAL
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
-from niwaki.anatomy import family_of, linear_paths, sites_of
+from niwaki.anatomy import Site, body_of, family_of, is_language_model, linear_paths, sites_of, weight_of
 from niwaki.checkpoint import METHOD, forget_, merged, quiet, save, shapes_of, write_model
 from niwaki.errors import RequestError, WorkError
 from niwaki.folder import atomic_folder, new_parents
 from niwaki.lora import release_
+from niwaki.surgery import output_inside, stale_numbers
 
 TOLERANCE = 1e-4
 """Largest difference of a logit between onnxruntime and PyTorch."""
 
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 _CHECKED = ((1, 5), (1, 16), (2, 11), (5, 24), (8, 32))
+_RENAMED = ("gpt_neox",)
 _CODE = "modeling_niwaki"
 _CLASS = "PrunedForSequenceClassification"
 _WRITTEN_FOR = "DistilBertForSequenceClassification"
@@ -89,50 +92,64 @@ def export_merged(model: nn.Module, path: str | Path, tokenizer: Any = None, ove
 def export_remote_code(model: nn.Module, path: str | Path, tokenizer: Any = None, overwrite: bool = False) -> None:
     """Write a folder that loads where Niwaki is not installed, by the short `modeling_niwaki.py` that lies in it.
 
-    `AutoModelForSequenceClassification.from_pretrained(path, trust_remote_code=True)` runs that file; `niwaki.load`
+    `AutoModelForSequenceClassification.from_pretrained(path, trust_remote_code=True)` (`AutoModelForCausalLM` for a
+    language model) runs that file; `niwaki.load`
     reads the same folder and runs none of it. Transformers has no other hook for the table in its config, so
     `from_pretrained(path)` without `trust_remote_code` refuses uneven weights (size mismatch), with Niwaki or without.
 
     Raises:
-        RequestError: `path` exists and is not empty.
+        RequestError: `path` exists and is not empty; a type of model whose weights Transformers renames in files, which
+            it does for its own code alone.
     """
     plain = merged(model)
+    if plain.config.model_type in _RENAMED:
+        rule = f"to must be merged for a {plain.config.model_type} model, whose weights have other names in files"
+        raise RequestError(f"{rule}, got 'remote-code'")
     table = _table(plain)
-    dense = cast(str, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES[plain.config.model_type])
+    task = "CausalLM" if is_language_model(plain) else "SequenceClassification"
+    classes = _CAUSAL if is_language_model(plain) else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    dense = cast(str, classes[plain.config.model_type])
     code = resources.files("niwaki").joinpath(f"{_CODE}.py").read_text(encoding="utf-8")
+    code = code.replace(_WRITTEN_FOR, dense).replace(_CLASS, dense)
     with atomic_folder(path, overwrite) as folder:
         write_model(plain, folder, tokenizer)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         config.pop("quantization_config", None)
         config |= {
             METHOD: table,
-            "architectures": [_CLASS],
-            "auto_map": {"AutoModelForSequenceClassification": f"{_CODE}.{_CLASS}"},
+            "architectures": [dense],
+            "auto_map": {f"AutoModelFor{task}": f"{_CODE}.{dense}"},
         }
         text = json.dumps(config, indent=2, sort_keys=True)
         (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")
-        (folder / f"{_CODE}.py").write_text(code.replace(_WRITTEN_FOR, dense), encoding="utf-8")
+        (folder / f"{_CODE}.py").write_text(code, encoding="utf-8")
 
 
 EXPORTS = {"onnx": export_onnx, "merged": export_merged, "remote-code": export_remote_code}
 
 
 def _table(model: PreTrainedModel) -> dict[str, Any]:
-    """What `modeling_niwaki.py` must know: the shape of every layer, and the family's row."""
-    family = family_of(model)
-    *attention_inputs, attention_output = linear_paths(family, "attention")
-    *ffn_inputs, ffn_output = linear_paths(family, "ffn")
+    """What `modeling_niwaki.py` must know: the shape of every linear, by its path in the layer; numbers that follow."""
+    family, body = family_of(model), body_of(model)
+    sites: dict[int, list[Site]] = {}
+    for site in sites_of(model):
+        sites.setdefault(site.layer, []).append(site)
+    shapes = []
+    for attention, ffn in sites.values():
+        linears = {}
+        for site in (attention, ffn):
+            paths = linear_paths(family, site.kind)
+            for path, linear in zip(paths, (*site.inputs, site.output), strict=True):
+                linears[path] = list(weight_of(linear).shape)
+        numbers = stale_numbers(attention, family, attention.units)
+        shapes.append({"linears": linears, "numbers": numbers, "empty_attention": not attention.units})
     return {
         "layers": shapes_of(model),
+        "shapes": shapes,
+        "body": next(name for name, module in model.named_modules() if module is body),
         "layers_path": family.layers,
-        "head_width": next(site.width for site in sites_of(model) if site.kind == "attention"),
         "attention": family.attention,
-        "attention_inputs": attention_inputs,
-        "attention_output": attention_output,
-        "ffn_inputs": ffn_inputs,
-        "ffn_output": ffn_output,
-        "head_count": family.head_count,
-        "all_head_size": family.all_head_size,
+        "output_inside": output_inside(family),
     }
 
 

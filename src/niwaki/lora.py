@@ -20,7 +20,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from niwaki.anatomy import check_task, check_units, linears_of, sites_of, unwrap, weight_of
+from niwaki.anatomy import (
+    check_task,
+    check_units,
+    is_language_model,
+    is_transposed,
+    linears_of,
+    sites_of,
+    unwrap,
+    weight_of,
+)
 from niwaki.errors import RequestError
 from niwaki.masks import MaskedLinear, mask_linear_, unmask_linear_
 
@@ -70,8 +79,8 @@ class MaskedLoraLinear(LoraLinear):
         return cast(MaskedLinear, self.get_base_layer()).mask
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """What an adapter adds to the stored weight, masked: the merge and the unmerge of PEFT use it."""
-        return super().get_delta_weight(adapter) * self.mask
+        """What an adapter adds to the stored weight, in its layout, masked: PEFT's merge and unmerge use it."""
+        return super().get_delta_weight(adapter) * (self.mask.T if is_transposed(self) else self.mask)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if kwargs.get("adapter_names") is not None:
@@ -83,7 +92,7 @@ class MaskedLoraLinear(LoraLinear):
         weight, bias = base.masked_weight, base.bias
         result: Tensor | float = 0.0
         for name in active:
-            delta = self.get_delta_weight(name).to(weight.dtype)
+            delta = _delta(self, name).to(weight.dtype)
             dropout = self.lora_dropout[name]
             if self.training and getattr(dropout, "p", 0.0) > 0:  # the adapter sees other inputs than the base
                 result = result + F.linear(dropout(x), delta)
@@ -133,13 +142,13 @@ def hold_(linear: nn.Module, mask: Tensor) -> None:
         RequestError: a mask of another shape, or a LoRA layer of a kind whose weight is not `W + s * B @ A`.
     """
     if not isinstance(linear, LoraLayer):
-        mask_linear_(cast(nn.Linear, linear), mask)
+        mask_linear_(linear, mask)
         return
     if type(linear) not in (LoraLinear, MaskedLoraLinear) or linear.lora_variant:
         raise RequestError(f"LoRA layer must be plain to hold a mask, got {type(linear).__name__} with a variant")
     if linear.merged:
         raise RequestError("adapter must be unmerged to hold a mask, got a merged one; call unmerge_adapter first")
-    mask_linear_(cast(nn.Linear, linear.get_base_layer()), mask)
+    mask_linear_(linear.get_base_layer(), mask)
     cast(Any, linear).__class__ = MaskedLoraLinear
 
 
@@ -179,8 +188,14 @@ def adapter_delta(linear: nn.Module) -> Tensor | float:
     """What the active, unmerged adapters add to the stored weight, `[out, in]`; 0.0 for a plain linear."""
     if not isinstance(linear, LoraLayer) or linear.merged or linear.disable_adapters:
         return 0.0
-    deltas = [cast(Any, linear).get_delta_weight(name) for name in linear.active_adapters if name in linear.lora_A]
+    deltas = [_delta(linear, name) for name in linear.active_adapters if name in linear.lora_A]
     return cast(Tensor, sum(deltas)) if deltas else 0.0
+
+
+def _delta(linear: LoraLayer, adapter: str) -> Tensor:
+    """What one adapter adds to the stored weight, `[out, in]`."""
+    delta = cast(Any, linear).get_delta_weight(adapter)
+    return delta.T if is_transposed(cast(nn.Module, linear)) else delta
 
 
 def effective_weight(linear: nn.Module) -> Tensor:
@@ -197,7 +212,8 @@ def dense_weight(linear: nn.Module) -> Tensor:
         return weight.clone()
     with torch.no_grad():
         for name in (name for name in linear.active_adapters if name in linear.lora_A):
-            weight = weight + LoraLinear.get_delta_weight(cast(LoraLinear, linear), name)
+            delta = LoraLinear.get_delta_weight(cast(LoraLinear, linear), name)
+            weight = weight + (delta.T if is_transposed(linear) else delta)
     return weight
 
 
@@ -217,23 +233,25 @@ def bias_of(linear: nn.Module) -> nn.Parameter | None:
 def attach_lora(model: nn.Module, rank: int) -> PeftModel:
     """A `PeftModel` around `model` (changed in place) with LoRA on all linears of the blocks, and the task head saved.
 
-    `lora_alpha` is twice the rank. Linears that lost all their rows or columns get no factors.
+    `lora_alpha` is twice the rank. Linears that lost all their rows or columns get no factors. The head of a language
+    model, which may be its embedding, is left as it is.
 
     Raises:
         RequestError: all of them did.
     """
     check_units(model)
-    inner = unwrap(model)
+    inner, language = unwrap(model), is_language_model(model)
     linears = {
         linear for site in sites_of(inner) for linear in (*site.inputs, site.output) if weight_of(linear).numel() > 0
     }
     head = [
         name
         for name, part in inner.named_children()
-        if part is not inner.base_model and next(part.parameters(), None) is not None
+        if part is not inner.base_model and next(part.parameters(), None) is not None and not language
     ]
     config = LoraConfig(
-        task_type="SEQ_CLS",
+        task_type="CAUSAL_LM" if language else "SEQ_CLS",
+        fan_in_fan_out=any(is_transposed(linear) for linear in linears),
         r=rank,
         lora_alpha=2 * rank,
         target_modules=[name for name, module in inner.named_modules() if module in linears],

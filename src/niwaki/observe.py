@@ -16,7 +16,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from niwaki.anatomy import Site, evaluation_mode, sites_of, unwrap
+from niwaki.anatomy import (
+    Site,
+    evaluation_mode,
+    is_language_model,
+    is_regression,
+    real_logits,
+    sites_of,
+    unwrap,
+    with_labels,
+)
 from niwaki.attention import attention_moments, collect_attention
 from niwaki.data import token_mask
 from niwaki.errors import RequestError, WorkError
@@ -121,6 +130,8 @@ def _observe_batch(
 ) -> Statistics:
     mask = token_mask(batch)
     keep = mask.bool()
+    if need.task_gradients:
+        batch = with_labels(model, batch)
     found = {site.name: SiteStatistics() for site in sites}
     captured: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -142,32 +153,44 @@ def _observe_batch(
             if not bool(torch.isfinite(logits).all()):
                 raise WorkError("calibration: the model's logits are not finite; " + _first_non_finite(captured))
     for site in sites:
-        x = captured[site.name][0].detach()[keep]
+        x = at_tokens(captured[site.name][0].detach(), keep)
         found[site.name].inputs = x.sum(0)
         found[site.name].moments = x.T @ x
         if need.attention and site.kind == "attention":
-            found[site.name].attention = attention_moments(maps.pop(site.name), keep)
+            found[site.name].attention = attention_moments(maps.pop(site.name), keep, site)
 
     if need.task_gradients:
         if labels is None:
             raise RequestError("data must hold labels for the scores fisher and taylor, got batches without `labels`")
-        loss = outputs.loss * len(mask)
+        loss = outputs.loss * losses_in(model, batch)
         if not bool(torch.isfinite(loss)):
             raise WorkError("calibration: the task loss is not finite")
         gradients = torch.autograd.grad(loss, [captured[s.name][0] for s in sites], retain_graph=need.output_gradients)
         for site, gradient in zip(sites, gradients, strict=True):
-            product = (captured[site.name][0].detach() * gradient * mask[..., None]).sum(1)
-            per_row = product.reshape(len(product), site.units, site.width).sum(-1)
+            product = (captured[site.name][0].detach() * gradient).reshape(*mask.shape, -1) * mask[..., None]
+            per_row = product.sum(1).reshape(len(product), site.units, site.width).sum(-1)
             found[site.name].fisher = per_row.square().sum(0)
             found[site.name].taylor = per_row.abs().sum(0)
     if need.output_gradients:
-        loss = pseudo_loss(logits, generator, temperature, regression=unwrap(model).config.num_labels == 1)
+        loss = pseudo_loss(real_logits(logits, keep), generator, temperature, regression=is_regression(model))
         gradients = torch.autograd.grad(loss, [captured[s.name][1] for s in sites])
         for site, gradient in zip(sites, gradients, strict=True):
-            g, x = gradient[keep], captured[site.name][0].detach()[keep]
+            g, x = at_tokens(gradient, keep), at_tokens(captured[site.name][0].detach(), keep)
             found[site.name].output_gradients = g.T @ g
             found[site.name].sensitive_moments = (x * g.square().sum(-1, keepdim=True)).T @ x
     return Statistics(found, int(keep.sum()), len(mask))
+
+
+def at_tokens(values: Tensor, keep: Tensor) -> Tensor:
+    """`[real tokens, n]` of `values` `[rows, length, n]`, which some layers flatten to `[rows * length, n]`."""
+    return values.reshape(*keep.shape, values.shape[-1])[keep]
+
+
+def losses_in(model: nn.Module, batch: Batch) -> int:
+    """How many losses the model's own loss on the batch is the mean of: those of its rows, or of its next tokens."""
+    if is_language_model(model):
+        return max(1, int((batch["labels"][:, 1:] != -100).sum()))
+    return len(batch["labels"])
 
 
 def pseudo_loss(logits: Tensor, generator: torch.Generator, temperature: float, *, regression: bool) -> Tensor:

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from niwaki.anatomy import BlockLinear, layers_of, linears_of, unwrap
+from niwaki.anatomy import BlockLinear, is_regression, layers_of, linears_of, real_logits, with_labels
 from niwaki.data import token_mask
 from niwaki.errors import RequestError, WorkError
-from niwaki.observe import Batch, frozen, pseudo_loss, to_device
+from niwaki.observe import Batch, at_tokens, frozen, losses_in, pseudo_loss, to_device
 
 
 @dataclass
@@ -131,6 +131,7 @@ def _observe_batch(
     influence: dict[int, float] = {}
     found = {linear.name: LinearStatistics() for linear in linears}
     task = need.task_gradients or need.weight_gradients
+    batch = with_labels(model, batch) if task else batch
     with ExitStack() as stack:
         for linear in linears:
 
@@ -153,7 +154,7 @@ def _observe_batch(
         raise WorkError(f"calibration: the model's logits are not finite; first seen in {broken}")
 
     for linear in linears:
-        x, y = (tensor.detach()[keep] for tensor in captured[linear.name])
+        x, y = (at_tokens(tensor.detach(), keep) for tensor in captured[linear.name])
         sums = found[linear.name]
         sums.input_squares = x.square().sum(0)
         sums.activation_size = float(y.abs().sum())
@@ -162,15 +163,16 @@ def _observe_batch(
     if task:
         if "labels" not in batch:
             raise RequestError("data must hold labels for scores from task gradients, got batches without `labels`")
-        gradients = torch.autograd.grad(outputs.loss * len(mask), places, retain_graph=need.output_gradients)
+        gradients = torch.autograd.grad(
+            outputs.loss * losses_in(model, batch), places, retain_graph=need.output_gradients
+        )
         for linear, gradient in zip(linears, gradients, strict=True):
-            g = gradient[keep]
+            g = at_tokens(gradient, keep)
             found[linear.name].gradient_size = float(g.abs().sum())
             if need.weight_gradients:
-                found[linear.name].weight_gradient = g.T @ captured[linear.name][0].detach()[keep]
+                found[linear.name].weight_gradient = g.T @ at_tokens(captured[linear.name][0].detach(), keep)
     if need.output_gradients:
-        regression = unwrap(model).config.num_labels == 1
-        loss = pseudo_loss(outputs.logits, generator, temperature, regression=regression)
+        loss = pseudo_loss(real_logits(outputs.logits, keep), generator, temperature, regression=is_regression(model))
         for linear, gradient in zip(linears, torch.autograd.grad(loss, places), strict=True):
-            found[linear.name].gradient_squares = gradient[keep].square().sum(0)
+            found[linear.name].gradient_squares = at_tokens(gradient, keep).square().sum(0)
     return WeightStatistics(found, int(keep.sum()), len(mask))

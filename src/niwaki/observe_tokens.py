@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from niwaki.anatomy import linears_of
+from niwaki.anatomy import linears_of, real_logits
 from niwaki.data import token_mask
-from niwaki.observe import Batch, frozen, to_device
+from niwaki.observe import Batch, at_tokens, frozen, to_device
 
 FLOOR = 0.3
 """What every token weighs at least, as a share of the mean: gradients are local, and a token may matter further on."""
@@ -46,10 +46,10 @@ def token_weights(model: nn.Module, data: Iterable[Batch], *, seed: int = 0, pro
                         outputs[name] = output  # noqa: B023 - the hook is gone before the next batch
 
                     stack.callback(linear.module.register_forward_hook(capture).remove)
-                contrast = logit_contrast(model(**inputs).logits, generator)
-            keep = token_mask(inputs).bool()
+                keep = token_mask(inputs).bool()
+                contrast = logit_contrast(real_logits(model(**inputs).logits, keep), generator)
             gradients = torch.autograd.grad(contrast, list(outputs.values()))
-            sizes = (gradient[keep].float().square().sum(-1) for gradient in gradients)
+            sizes = (at_tokens(gradient, keep).float().square().sum(-1) for gradient in gradients)
             found.append(dict(zip(outputs, sizes, strict=True)))
     for linear in linears:
         mean = float(torch.cat([batch[linear.name] for batch in found]).mean()) or 1.0

@@ -15,9 +15,10 @@ from niwaki.anatomy import sites_of
 from niwaki.budget import Budget, bounds_of, budget_of
 from niwaki.config import LayerAdaptive, Structured
 from niwaki.data import mean_length
+from niwaki.errors import RequestError
 from niwaki.evaluate import speedup
 from niwaki.layer_adaptive import prune_layers_
-from niwaki.lora import check_model, merge_
+from niwaki.lora import bias_of, check_model, merge_
 from niwaki.observe import Batch, observe
 from niwaki.observe_tokens import TokenWeights, token_weights
 from niwaki.repair import REFIT_PASSES, recover_, refit_
@@ -57,6 +58,9 @@ def prune_(
     before = {site.name: site.units for site in sites_of(model)}
     budget = budget_of(model, config, mean_length(batches))
     budget.check(bounds_of(sites_of(model), budget, config))
+    if config.repair == "bias" and all(bias_of(site.output) is None for site in sites_of(model)):
+        rule = "repair must be none or least-squares for a model whose output projections have no bias"
+        raise RequestError(f"{rule}, got 'bias'")
 
     dense = merge_(copy.deepcopy(model))
     kept = {site.name: torch.arange(site.units) for site in sites_of(model)}

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from niwaki.anatomy import Call, first_layer_call, layers_of
+from niwaki.anatomy import Call, layer_calls, layers_of
 from niwaki.data import token_mask
-from niwaki.observe import Batch
+from niwaki.observe import Batch, at_tokens
 
 
 class _Seen(Exception):  # noqa: N818 - not an error: it ends a layer's pass that has shown what was wanted
@@ -29,15 +29,15 @@ class Stream:
 
     def __init__(self, model: nn.Module, data: Iterable[Batch]) -> None:
         self.layers = layers_of(model)
-        self.calls: list[Call] = []
+        self.calls: list[list[Call]] = []
         self.keep: list[Tensor] = []
         self.folder = tempfile.TemporaryDirectory(prefix="niwaki-")
         self.device = device = next(model.parameters()).device
         for batch in data:
             inputs = {k: v.to(device) for k, v in batch.items() if isinstance(v, Tensor) and k != "labels"}
-            args, kwargs = first_layer_call(model, inputs)
-            self._put(len(self.calls), args[0])
-            self.calls.append((args[1:], kwargs))
+            calls = layer_calls(model, inputs)
+            self._put(len(self.calls), calls[0][0][0])
+            self.calls.append([(args[1:], kwargs) for args, kwargs in calls])
             self.keep.append(token_mask(inputs).bool())
 
     def __enter__(self) -> Stream:
@@ -80,13 +80,13 @@ class Stream:
                 stack.callback(module.register_forward_pre_hook(before).remove)
             for key, module in outputs.items():
 
-                def after(_module: nn.Module, _args: Any, output: Tensor, key: str = key) -> None:
-                    note(key, output)
+                def after(_module: nn.Module, _args: Any, output: Any, key: str = key) -> None:
+                    note(key, output[0] if isinstance(output, tuple) else output)
 
                 stack.callback(module.register_forward_hook(after).remove)
             for number, keep in enumerate(self.keep):
                 found.clear()
-                args, kwargs = self.calls[number]
+                args, kwargs = self.calls[number][index]
                 hidden = torch.load(self._file(number), map_location=self.device, weights_only=True)
                 try:
                     output = self.layers[index](hidden, *args, **kwargs)
@@ -95,4 +95,4 @@ class Stream:
                 else:
                     if advance:
                         self._put(number, output[0] if isinstance(output, tuple) else output)
-                yield {key: value[keep] for key, value in found.items()}
+                yield {key: at_tokens(value, keep) for key, value in found.items()}

@@ -8,19 +8,19 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import _ExcludedModule, check_target_module_exists
-from transformers import AutoModelForSequenceClassification
 
 import niwaki
 from niwaki.allocation import ALLOCATORS, Bounds
-from niwaki.anatomy import count, empty_linears, sites_of, supported_model_types
+from niwaki.anatomy import count, empty_linears, family_of, sites_of, supported_model_types, unit_flops
 from niwaki.checkpoint import shapes_of, write_adapter
 from niwaki.config import HEAD_SCORES, NEURON_SCORES
-from niwaki.lora import merge_
+from niwaki.data import mean_length
+from niwaki.lora import bias_of, merge_
 from niwaki.observe import Need, observe
 from niwaki.repair import refit_
 from niwaki.scoring import score_sites
 from niwaki.surgery import cut_
-from tiny import batches, configs, logits, tiny, with_lora
+from tiny import auto_class, batches, configs, decoders, logits, tiny, transposed, with_lora
 
 
 def test_every_family_row_is_tested():
@@ -61,7 +61,7 @@ def _emptying_plan(model):
 def _adapter(model, seed, **options):
     """One more LoRA adapter, its factors not zero, for the linears whose names end in `target_modules`."""
     torch.manual_seed(seed)
-    config = LoraConfig(r=4, lora_alpha=8, init_lora_weights=False, **options)
+    config = LoraConfig(r=4, lora_alpha=8, init_lora_weights=False, fan_in_fan_out=transposed(model), **options)
     if isinstance(model, PeftModel):
         model.add_adapter(f"number {seed}", config)
         return model
@@ -99,7 +99,7 @@ def _model(family, lora):
 @pytest.mark.parametrize("family", configs())
 def test_masked_equals_sliced(family, lora, plan_of):
     model = _model(family, lora)
-    plan, batch = plan_of(model), batches()[0]
+    plan, batch = plan_of(model), batches(family=family)[0]
     masked = _masked_logits(model, plan, batch)
     assert (masked - logits(model, batch)).abs().max() > 1e-3
     cut_(model, plan)
@@ -119,15 +119,17 @@ def test_a_model_with_empty_sites_goes_on(family, lora):
     assert counts.block_params + counts.embedding_params + counts.head_params == sum(
         p.numel() for p in merge_(copy.deepcopy(model)).parameters()
     )
-    statistics = observe(model, batches(), Need(task_gradients=True, output_gradients=True, attention=True))
+    statistics = observe(
+        model, batches(family=family), Need(task_gradients=True, output_gradients=True, attention=True)
+    )
     sites = sites_of(model)
-    for head_score, neuron_score in zip((*HEAD_SCORES, "random"), NEURON_SCORES, strict=True):
+    for head_score, neuron_score in zip(HEAD_SCORES, NEURON_SCORES, strict=True):
         scores = score_sites(sites, statistics, head_score, neuron_score, 0)
         assert all(len(scores[site.name]) == site.units for site in sites)
-    before = _distance(model, dense)
-    for method in ("bias", "least-squares"):
-        refit_(model, dense, batches(count=8), plan, method)
-        before, last = _distance(model, dense), before
+    before = _distance(model, dense, family)
+    for method in ("bias", "least-squares") if bias_of(sites[0].output) is not None else ("least-squares",):
+        refit_(model, dense, batches(count=8, family=family), plan, method)
+        before, last = _distance(model, dense, family), before
         assert before < last
     bounds = {site.name: Bounds.linear(1.0, site.units, site.units if site.fixed else 0) for site in sites}
     cut_(model, ALLOCATORS["global"](scores, bounds, sum(site.units for site in sites) - 30.0))
@@ -135,12 +137,13 @@ def test_a_model_with_empty_sites_goes_on(family, lora):
     if isinstance(model, PeftModel):
         for name, parameter in model.named_parameters():
             parameter.requires_grad_("lora_" in name)
-    model.train()(**batches()[0]).loss.backward()
+    model.train()(**batches(family=family)[0]).loss.backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
 
 
-def _distance(model, dense):
-    return sum(float((logits(model, batch) - logits(dense, batch)).square().sum()) for batch in batches(seed=9))
+def _distance(model, dense, family):
+    data = batches(seed=9, family=family)
+    return sum(float((logits(model, batch) - logits(dense, batch)).square().sum()) for batch in data)
 
 
 @pytest.mark.parametrize("family", configs())
@@ -148,13 +151,13 @@ def test_a_model_with_empty_sites_is_saved_and_loaded_bit_for_bit(family, tmp_pa
     model = tiny(family)
     cut_(model, _emptying_plan(model))
     niwaki.save(model, tmp_path / "a")
-    stock = AutoModelForSequenceClassification.from_pretrained(tmp_path / "a").eval()
+    stock = auto_class(family).from_pretrained(tmp_path / "a").eval()
     stock.save_pretrained(tmp_path / "b")
-    stock(**batches()[0]).loss.backward()
+    stock(**batches(family=family)[0]).loss.backward()
     assert all(p.grad is not None for p in stock.parameters() if p.requires_grad)
     for other in (niwaki.load(tmp_path / "a"), stock, niwaki.load(tmp_path / "b")):
         assert shapes_of(other) == shapes_of(model)
-        assert torch.equal(logits(other, batches()[0]), logits(model, batches()[0]))
+        assert torch.equal(logits(other, batches(family=family)[0]), logits(model, batches(family=family)[0]))
 
 
 @pytest.mark.parametrize("family", configs())
@@ -162,11 +165,13 @@ def test_an_adapter_on_empty_sites_is_saved_and_loaded_bit_for_bit(family, tmp_p
     model = with_lora(tiny(family))
     cut_(model, _emptying_plan(model))
     write_adapter(model, tmp_path, tmp_path)
-    base = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    base = auto_class(family).from_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(base, tmp_path / "adapter", is_trainable=True).eval()
-    assert torch.equal(logits(loaded, batches()[0]), logits(model, batches()[0]))
-    assert torch.equal(logits(niwaki.load(tmp_path / "adapter"), batches()[0]), logits(model, batches()[0]))
-    loaded(**batches()[0]).loss.backward()
+    assert torch.equal(logits(loaded, batches(family=family)[0]), logits(model, batches(family=family)[0]))
+    assert torch.equal(
+        logits(niwaki.load(tmp_path / "adapter"), batches(family=family)[0]), logits(model, batches(family=family)[0])
+    )
+    loaded(**batches(family=family)[0]).loss.backward()
     assert all(p.grad is not None for n, p in loaded.named_parameters() if "lora_" in n)
 
 
@@ -216,24 +221,29 @@ def test_counts_are_exact(family):
     assert counts.block_params + counts.embedding_params + counts.head_params == sum(
         p.numel() for p in model.parameters()
     )
-    # 3 layers, width 32, 4 heads of 8, 48 neurons; 10 tokens
-    linears = 4 * 32 * 32 + 2 * 32 * 48
-    products = 2 * 10 * 32
-    assert counts.block_flops == 3 * 2 * 10 * (linears + products)
+    # 3 layers, width 32, 48 neurons, 10 tokens
+    config = model.config
+    heads = getattr(config, family_of(model).heads_key)
+    groups = getattr(config, "num_key_value_heads", None) or heads
+    width = getattr(config, "head_dim", None) or 32 // heads
+    gated = family in ("modernbert", *decoders()) and family not in ("opt", "gpt_neox", "gpt2")
+    linears = (2 * heads + 2 * groups) * width * 32 + (3 if gated else 2) * 32 * 48
+    seen = (10 + 1) / 2 if family in decoders() else 10
+    assert counts.block_flops == 3 * 2 * 10 * (linears + 2 * seen * heads * width)
 
 
 @pytest.mark.parametrize("family", configs())
 @pytest.mark.parametrize("kind", ["flops", "params"])
 def test_budget_is_met_and_never_exceeded(family, kind):
     model = tiny(family)
-    data = batches()
-    length = sum(int(b["attention_mask"].sum()) for b in data) / sum(len(b["labels"]) for b in data)
+    data = batches(family=family)
+    length = mean_length(data)
     before = count(model, length)
     result = niwaki.prune_(model, niwaki.Structured(**{kind: 0.7}, steps=2), data)
     after = count(model, length)
     measured = after.block_flops / before.block_flops if kind == "flops" else after.block_params / before.block_params
     assert measured == pytest.approx(result.achieved, abs=1e-12)
-    head = 2 * length * (4 * 32 * 8 + 2 * length * 8) / before.block_flops
+    head = max(unit_flops(site, length) for site in sites_of(tiny(family))) / before.block_flops
     assert 0.7 - head < result.achieved <= 0.7
 
 
@@ -241,8 +251,8 @@ def test_budget_is_met_and_never_exceeded(family, kind):
 def test_adapter_survives_pruning(family):
     model = with_lora(tiny(family))
     assert isinstance(model, PeftModel)
-    niwaki.prune_(model, niwaki.Structured(flops=0.7, steps=1), batches())
-    batch = batches()[0]
+    niwaki.prune_(model, niwaki.Structured(flops=0.7, steps=1), batches(family=family))
+    batch = batches(family=family)[0]
     merged = merge_(copy.deepcopy(model))
     torch.testing.assert_close(logits(merged, batch), logits(model, batch), rtol=0, atol=1e-5)
     model.train()

@@ -18,6 +18,8 @@ from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
     AutoModelForSequenceClassification,
+    BloomConfig,
+    BloomForSequenceClassification,
     DistilBertConfig,
     DistilBertForSequenceClassification,
     GPT2Config,
@@ -88,6 +90,8 @@ def _other_models(place, tokenizer):
     GPT2ForSequenceClassification(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=1, n_head=2)).save_pretrained(
         place / "gpt2"
     )
+    bloom = BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=1, n_head=2)
+    BloomForSequenceClassification(bloom).save_pretrained(place / "bloom")
     broken = tiny(labels=2)
     with torch.no_grad():
         broken.distilbert.transformer.layer[1].ffn.lin1.weight[0, 0] = torch.nan
@@ -109,7 +113,7 @@ def _other_models(place, tokenizer):
     config = json.loads((place / "padless" / "tokenizer_config.json").read_text())
     del config["pad_token"]
     (place / "padless" / "tokenizer_config.json").write_text(json.dumps(config))
-    for name in ("wordy", "body", "wide", "albert", "gpt2", "broken", "quantised", "truncated"):
+    for name in ("wordy", "body", "wide", "albert", "gpt2", "bloom", "broken", "quantised", "truncated"):
         tokenizer.save_pretrained(place / name)
 
 
@@ -287,7 +291,8 @@ def test_interrupted_leaves_nothing(place):
         ({"model": "./nowhere"}, ["model", "nowhere"]),
         ({"model": "body"}, ["trained task head", "body", "fine-tune"]),
         ({"model": "albert"}, ["albert", "share"]),
-        ({"model": "gpt2"}, ["gpt2", "distilbert"]),
+        ({"model": "bloom"}, ["bloom", "distilbert"]),
+        ({"model": "gpt2"}, ["pad_token_id", "None"]),
         ({"model": "quantised"}, ["float weights", "quantised"]),
         ({"model": "truncated"}, ["truncated", "model.safetensors"]),
         ({"base_model": "./nowhere"}, ["nowhere"]),
@@ -301,7 +306,7 @@ def test_interrupted_leaves_nothing(place):
         ({"device": "banana"}, ["device", "banana"]),
         ({"model": "wordless"}, ["tokenizer", "wordless"]),
         ({"out": "train.tsv/x"}, ["out", "can be made", "train.tsv/x"]),
-        ({"out": "d1/d2/o", "model": "gpt2"}, ["gpt2"]),
+        ({"out": "d1/d2/o", "model": "bloom"}, ["bloom"]),
         ({"flops": None, "latency": "0.9", "latency_length": "99"}, ["latency_length", "at most 40", "99"]),
         ({"recover_epochs": "-1"}, ["recover_epochs", "at least 0"]),
         ({"seed": "-1"}, ["seed", "0 to 4294967295", "-1"]),

@@ -12,7 +12,7 @@ from transformers import DistilBertConfig, DistilBertForMaskedLM, PreTrainedConf
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from niwaki.errors import RequestError, WorkError
-from niwaki.evaluate import METRICS, model_latency, paired, predictions, quality, size_bytes
+from niwaki.evaluate import LANGUAGE_METRICS, METRICS, model_latency, paired, predictions, quality, size_bytes
 from tiny import batches, tiny
 
 
@@ -80,7 +80,7 @@ def test_metrics_that_cannot_be() -> None:
         quality(Fixed(1), TWO_CLASSES, "f1")
     with pytest.raises(RequestError, match="for a model with classes, got 'pearson'"):
         quality(Fixed(2), TWO_CLASSES, "pearson")
-    assert set(METRICS) == {"accuracy", "f1", "matthews_correlation", "pearson", "spearman"}
+    assert set(METRICS) == {"accuracy", "f1", "matthews_correlation", "pearson", "spearman", *LANGUAGE_METRICS}
 
 
 def test_data_that_cannot_be_measured() -> None:

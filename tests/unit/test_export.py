@@ -125,21 +125,25 @@ sys.modules["niwaki"] = None  # importing it fails
 import torch
 from pathlib import Path
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 place = Path(sys.argv[1])
 batch = load_file(place / "batch.safetensors")
+following = batch.pop("next")
 def load(folder):
-    return AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+    auto = AutoModelForCausalLM if "AutoModelForCausalLM" in config.auto_map else AutoModelForSequenceClassification
+    return auto.from_pretrained(folder, trust_remote_code=True)
 def logits(model):
     with torch.no_grad():
-        return model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        found = model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    return found[batch["attention_mask"].bool()] if found.dim() == 3 else found
 for folder in sorted(path for path in place.iterdir() if path.is_dir() and path.name != "modules"):
     model = load(folder)
     save_file({"logits": logits(model)}, place / f"{folder.name}.first")
     fresh = type(model)(model.config)
     assert [p.shape for p in fresh.parameters()] == [p.shape for p in model.parameters()]
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=1e-2)
-    model(**batch).loss.backward()
+    model(**batch | ({"labels": following} if model.can_generate() else {})).loss.backward()
     optimizer.step()
     trained = logits(model)
     model.save_pretrained(folder / "trained")
@@ -158,7 +162,8 @@ assert torch.equal(logits(niwaki.load(place / "again")), logits(model))
 
 
 def test_remote_code_without_niwaki(tmp_path):
-    models = {family: uneven(with_lora(tiny(family)) if family == "roberta" else tiny(family)) for family in configs()}
+    adapted, families = ("roberta", "gpt2"), [family for family in configs() if family != "gpt_neox"]
+    models = {family: uneven(with_lora(tiny(family)) if family in adapted else tiny(family)) for family in families}
     plain = tiny("electra")
     for name, model in {**models, "plain": plain}.items():
         export_remote_code(model, tmp_path / name, tiny_tokenizer())
@@ -167,7 +172,7 @@ def test_remote_code_without_niwaki(tmp_path):
         assert (tmp_path / name / "tokenizer.json").is_file()
         assert (tmp_path / name / "modeling_niwaki.py").is_file()
     batch = batches()[0]
-    save_file(batch, tmp_path / "batch.safetensors")
+    save_file({**batch, "next": batches(family="llama")[0]["labels"]}, tmp_path / "batch.safetensors")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(torch.get_num_threads())}
     environment["HF_MODULES_CACHE"] = str(tmp_path / "modules")
     (tmp_path / "modules").mkdir()
@@ -182,7 +187,7 @@ def test_remote_code_without_niwaki(tmp_path):
     assert "warn" not in done.stderr.lower(), done.stderr
     for name, model in {**models, "plain": plain}.items():
         expected = logits(merge_(model), batch)
-        assert torch.equal(load_file(tmp_path / f"{name}.first")["logits"], expected)
+        assert torch.equal(load_file(tmp_path / f"{name}.first")["logits"], expected), name
         loaded = niwaki.load(tmp_path / name)
         assert not type(loaded).__module__.startswith("transformers_modules")
         assert shapes_of(loaded) == shapes_of(model)
@@ -190,6 +195,11 @@ def test_remote_code_without_niwaki(tmp_path):
         trained = load_file(tmp_path / f"{name}.trained")["logits"]
         assert not torch.equal(trained, expected)
         assert torch.equal(logits(niwaki.load(tmp_path / name / "trained"), batch), trained)
+
+
+def test_remote_code_refuses_what_it_cannot_load_again(tmp_path):
+    with pytest.raises(niwaki.RequestError, match="to must be merged for a gpt_neox model"):
+        export_remote_code(tiny("gpt_neox"), tmp_path / "a")
 
 
 def test_a_loaded_remote_code_folder_is_saved_without_its_code(tmp_path):

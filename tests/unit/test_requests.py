@@ -10,6 +10,8 @@ from transformers import (
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForTokenClassification,
+    BloomConfig,
+    BloomForSequenceClassification,
     GPT2Config,
     GPT2ForSequenceClassification,
 )
@@ -53,9 +55,28 @@ def test_architectures_that_cannot_be_pruned():
     )
     with pytest.raises(niwaki.RequestError, match=r"albert.*share"):
         niwaki.prune_(albert, niwaki.Structured(flops=0.5), batches())
+    bloom = BloomForSequenceClassification(BloomConfig(vocab_size=60, hidden_size=32, n_layer=1, n_head=2))
+    with pytest.raises(niwaki.RequestError, match=r"distilbert.*another needs a row.*got 'bloom'"):
+        niwaki.prune_(bloom, niwaki.Structured(flops=0.5), batches())
     gpt2 = GPT2ForSequenceClassification(GPT2Config(vocab_size=60, n_embd=32, n_layer=1, n_head=2))
-    with pytest.raises(niwaki.RequestError, match=r"distilbert.*got 'gpt2'"):
+    with pytest.raises(niwaki.RequestError, match=r"pad_token_id .* got None"):
         niwaki.prune_(gpt2, niwaki.Structured(flops=0.5), batches())
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "words"),
+    [
+        ("opt", {"do_layer_norm_before": False}, "do_layer_norm_before of a opt model must be True"),
+        ("llama4_text", {"moe_layers": [1]}, r"moe_layers of a llama4_text model must be \[\] \(experts"),
+        ("gpt2", {"add_cross_attention": True}, "add_cross_attention of a gpt2 model must be False"),
+    ],
+)
+def test_variants_that_a_row_is_not_right_for(family, change, words):
+    model = tiny(family)
+    for key, value in change.items():
+        setattr(model.config, key, value)
+    with pytest.raises(niwaki.RequestError, match=words):
+        niwaki.prune_(model, niwaki.Structured(flops=0.5), batches())
 
 
 def _asked(model):

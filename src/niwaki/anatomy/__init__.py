@@ -1,22 +1,24 @@
 """What a model is made of."""
 
-from niwaki.anatomy.calls import Call, first_layer_call
+from niwaki.anatomy.calls import Call, first_layer_call, layer_calls
 from niwaki.anatomy.counts import Counts, count, unit_flops, unit_params
 from niwaki.anatomy.families import FAMILIES, Family, family_of, supported_model_types
+from niwaki.anatomy.language import is_language_model, is_regression, real_logits, with_labels
 from niwaki.anatomy.linears import BlockLinear, linears_of
 from niwaki.anatomy.mode import evaluation_mode
 from niwaki.anatomy.positions import longest_input
+from niwaki.anatomy.projections import Projection, columns_of, is_transposed, set_features_, weight_of
 from niwaki.anatomy.sites import (
     Kind,
     Site,
     body_of,
-    columns_of,
     empty_linears,
+    head_width,
+    heads_of_unit,
     layers_of,
     linear_paths,
     sites_of,
     unwrap,
-    weight_of,
 )
 from niwaki.anatomy.task import check_task, check_units
 
@@ -27,6 +29,7 @@ __all__ = [
     "Counts",
     "Family",
     "Kind",
+    "Projection",
     "Site",
     "body_of",
     "check_task",
@@ -37,14 +40,23 @@ __all__ = [
     "evaluation_mode",
     "family_of",
     "first_layer_call",
+    "head_width",
+    "heads_of_unit",
+    "is_language_model",
+    "is_regression",
+    "is_transposed",
+    "layer_calls",
     "layers_of",
     "linear_paths",
     "linears_of",
     "longest_input",
+    "real_logits",
+    "set_features_",
     "sites_of",
     "supported_model_types",
     "unit_flops",
     "unit_params",
     "unwrap",
     "weight_of",
+    "with_labels",
 ]

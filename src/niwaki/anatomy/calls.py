@@ -1,8 +1,10 @@
-"""What the first layer of a model is called with: from there a layer can be run, or timed, alone."""
+"""What the layers of a model are called with: from there a layer can be run, or timed, alone."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -17,17 +19,45 @@ class _Stop(Exception):  # noqa: N818 - not an error: it ends a forward pass tha
 
 def first_layer_call(model: nn.Module, inputs: dict[str, Tensor]) -> Call:
     """Positional and keyword arguments of the first layer when `model` is called with `inputs`; nothing more is run."""
+    return layer_calls(model, inputs, only_first=True)[0]
+
+
+def layer_calls(model: nn.Module, inputs: dict[str, Tensor], *, only_first: bool = False) -> list[Call]:
+    """Positional and keyword arguments of every layer when `model` is called with `inputs`; no layer is run.
+
+    The hidden states (the first positional argument) are right for the first layer alone. Layers of one kind get the
+    same arguments; where there are several (sliding and full attention) each has masks and positions of its own.
+    """
+    layers = layers_of(model)
+    several = len(set(getattr(unwrap(model).config, "layer_types", None) or ())) > 1 and not only_first
     caught: list[Call] = []
 
     def catch(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         caught.append((args, kwargs))
-        raise _Stop
+        if not several:
+            raise _Stop
 
-    hook = layers_of(model)[0].register_forward_pre_hook(catch, with_kwargs=True)
+    hooks = [layer.register_forward_pre_hook(catch, with_kwargs=True) for layer in layers]
     try:
-        unwrap(model)(**inputs)
+        with _passed_through(layers if several else ()):
+            unwrap(model)(**inputs)
     except _Stop:
-        return caught[0]
+        pass
     finally:
-        hook.remove()
-    raise RuntimeError("the model was run without its first layer being called")
+        for hook in hooks:
+            hook.remove()
+    if not caught:
+        raise RuntimeError("the model was run without its first layer being called")
+    return caught if several else caught * len(layers)
+
+
+@contextmanager
+def _passed_through(layers: Any) -> Iterator[None]:
+    """While open, these layers give their input back."""
+    for layer in layers:
+        cast(Any, layer).forward = lambda hidden, *_args, **_kwargs: hidden
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward

@@ -2,7 +2,10 @@
 
 FLOPs are multiply-accumulates x 2 of the linears and of the two attention products, for one sequence of `length`
 real tokens; norms, biases and softmax are not counted. A head of width `w` in a model of width `d` costs
-`2 * length * (4 d w + 2 length w)`, a neuron `2 * length * 2 d`. LoRA factors are not counted: they merge.
+`2 * length * (4 d w + 2 length w)`, a neuron `2 * length * 2 d`, 3 d where it is gated. Of g query heads that share a
+key and a value head it is `2 * length * ((2 g + 2) d w + 2 length g w)`. In a causal model a token sees itself and what
+came before, so `length` in the products (not before them) is `(length + 1) / 2`; sliding windows are not counted. LoRA
+factors are not counted: they merge.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from niwaki.anatomy.sites import Site, body_of, layers_of, sites_of, unwrap, weight_of
+from niwaki.anatomy.projections import weight_of
+from niwaki.anatomy.sites import Site, body_of, layers_of, sites_of, unwrap
 
 
 @dataclass(frozen=True)
@@ -27,15 +31,16 @@ class Counts:
 
 def unit_params(site: Site) -> int:
     """Parameters that leave the blocks with one unit of `site`: rows with their biases, and columns."""
-    rows = sum(site.width * (weight_of(linear).shape[1] + _has_bias(linear)) for linear in site.inputs)
+    rows = sum(read.rows.shape[1] * (weight_of(read.module).shape[1] + _has_bias(read.module)) for read in site.reads)
     return rows + site.width * weight_of(site.output).shape[0]
 
 
 def unit_flops(site: Site, length: float) -> float:
     """FLOPs of one unit of `site` for one sequence of `length` tokens."""
-    linears = sum(site.width * weight_of(linear).shape[1] for linear in site.inputs)
+    linears = sum(read.rows.shape[1] * weight_of(read.module).shape[1] for read in site.reads)
     linears += site.width * weight_of(site.output).shape[0]
-    products = 2 * length * site.width if site.kind == "attention" else 0.0
+    seen = (length + 1) / 2 if site.causal else length
+    products = 2 * seen * site.width if site.kind == "attention" else 0.0
     return 2.0 * length * (linears + products)
 
 

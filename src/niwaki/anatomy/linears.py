@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from niwaki.anatomy.sites import Site, sites_of, weight_of
-
-_ATTENTION = ("query", "key", "value")
+from niwaki.anatomy.projections import weight_of
+from niwaki.anatomy.sites import Site, sites_of
 
 
 @dataclass(frozen=True, eq=False)
 class BlockLinear:
-    """One linear of a block; `part` is query, key, value, output, up or down. `module` as in `Site`."""
+    """One linear of a block; `part` is its name in the family's row, output or down. `module` as in `Site`."""
 
     name: str
     layer: int
@@ -32,16 +31,21 @@ class BlockLinear:
         """Number of weights."""
         return weight_of(self.module).numel()
 
+    @property
+    def writes(self) -> bool:
+        """Whether it writes into the residual stream; the others read it."""
+        return self.module is self.site.output
+
 
 def linears_of(model: nn.Module, *, emptied: bool = False) -> list[BlockLinear]:
-    """Every linear of the blocks that has weights, layer by layer: query, key, value, output, up, down.
+    """Every linear of the blocks that has weights, layer by layer: query, key, value, output, (gate,) up, down.
 
     With `emptied` also the output projections of sites that lost all their units: their bias is still there.
     """
     found = []
     for site in sites_of(model):
-        parts = (*_ATTENTION, "output") if site.kind == "attention" else ("up", "down")
-        for part, module in zip(parts, (*site.inputs, site.output), strict=True):
+        last = "output" if site.kind == "attention" else "down"
+        for part, module in (*((read.part, read.module) for read in site.reads), (last, site.output)):
             if weight_of(module).numel() or (emptied and module is site.output):
                 found.append(BlockLinear(f"layer.{site.layer}.{part}", site.layer, part, module, site))
     return found

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 from torch import nn
+from transformers import PreTrainedModel
 
 
 @contextmanager
 def evaluation_mode(*models: nn.Module) -> Iterator[None]:
-    """Put `models` in evaluation mode; every module gets its own mode back, also after an error."""
+    """Put `models` in evaluation mode, without caches of keys and values; all is as it was after, also on an error."""
     modes = [(module, module.training) for model in models for module in model.modules()]
+    configs = [cast(Any, module.config) for module, _ in modes if isinstance(module, PreTrainedModel)]
+    caches = [(config, config.use_cache) for config in configs if getattr(config, "use_cache", False)]
     try:
         for model in models:
             model.eval()
+        for config, _ in caches:
+            config.use_cache = False
         yield
     finally:
         for module, training in modes:
             module.training = training
+        for config, use_cache in caches:
+            config.use_cache = use_cache

@@ -1,20 +1,21 @@
 """The sites of a model: for each layer, its attention heads and its FFN neurons, and the linears that carry them.
 
-A *unit* (head or neuron) owns `width` consecutive columns of the site's output projection and the same rows of its
-input projections (q, k, v or up).
+A *unit* owns `width` consecutive columns of the site's output projection, and rows of its input projections (see
+`niwaki.anatomy.projections`). It is a neuron, or an attention head; under grouped-query attention it is a key/value
+head with all the query heads that share it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
-import torch
 from peft import PeftModel
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from niwaki.anatomy.families import Family, family_of
+from niwaki.anatomy.projections import Projection, check_linear, projection, weight_of
 from niwaki.errors import RequestError
 
 Kind = Literal["attention", "ffn"]
@@ -24,9 +25,10 @@ Kind = Literal["attention", "ffn"]
 class Site:
     """The heads, or the neurons, of one layer.
 
-    `inputs` are the projections into the units (rows belong to units), `output` the projection out of them
-    (columns belong to units). `residual_sum` is the module whose input is residual + output. Each linear is an
-    `nn.Linear` or a PEFT LoRA layer around one. The units of a `fixed` site cannot be removed.
+    `reads` are the projections into the units (rows belong to units), `output` the one out of them (columns belong to
+    units). `residual_sum` is the module whose input is residual + output, or the layer, whose own output that is;
+    None where the sum is nowhere to be seen. `heads` is the number of query heads of a unit. Each linear is an
+    `nn.Linear`, a `Conv1D`, or a PEFT LoRA layer around one. The units of a `fixed` site cannot be removed.
     """
 
     name: str
@@ -34,11 +36,18 @@ class Site:
     layer: int
     units: int
     width: int
-    inputs: tuple[nn.Module, ...]
+    heads: int
+    reads: tuple[Projection, ...]
     output: nn.Module
-    residual_sum: nn.Module
+    residual_sum: nn.Module | None
     attention: nn.Module | None
     fixed: bool
+    causal: bool
+
+    @property
+    def inputs(self) -> tuple[nn.Module, ...]:
+        """The linears of `reads`."""
+        return tuple(read.module for read in self.reads)
 
     @property
     def columns(self) -> int:
@@ -55,8 +64,11 @@ def unwrap(model: nn.Module) -> PreTrainedModel:
 
 
 def body_of(model: nn.Module) -> nn.Module:
-    """The encoder without its task head."""
-    return unwrap(model).base_model
+    """The encoder or decoder without its task head."""
+    inner = unwrap(model)
+    body = inner.base_model
+    # Some classes (Llama 4's) say that their body has another name than it has.
+    return cast(nn.Module, getattr(inner, "model", body)) if body is inner else body
 
 
 def layers_of(model: nn.Module) -> nn.ModuleList:
@@ -64,21 +76,11 @@ def layers_of(model: nn.Module) -> nn.ModuleList:
     return cast(nn.ModuleList, body_of(model).get_submodule(family_of(unwrap(model)).layers))
 
 
-def weight_of(linear: nn.Module) -> nn.Parameter:
-    """The stored weight `[out, in]` of a linear or of the base of a LoRA layer (without the adapter)."""
-    return cast(nn.Parameter, getattr(linear, "base_layer", linear).weight)
-
-
-def columns_of(units: Tensor, width: int) -> Tensor:
-    """Columns of the output projection, and rows of the input projections, that `units` of this width own; in order."""
-    return (units[:, None] * width + torch.arange(width)).flatten()
-
-
 def linear_paths(family: Family, kind: Kind) -> tuple[str, ...]:
     """Paths inside a layer of the linears of one kind of site, the output projection last."""
     if kind == "attention":
-        return family.query, family.key, family.value, family.output
-    return family.up, family.down
+        return *(read.path for read in family.attention_in), family.attention_out
+    return *(read.path for read in family.ffn_in), family.ffn_out
 
 
 def empty_linears(model: nn.Module) -> list[str]:
@@ -102,36 +104,48 @@ def sites_of(model: nn.Module) -> list[Site]:
     method = str(getattr(quantised, "quant_method", "")).rpartition(".")[2]
     if quantised is not None and method != "niwaki":
         raise RequestError(f"model must hold float weights, got one quantised with {method}; quantise after pruning")
-    head_width = _head_width(inner, family)
+    head, heads = head_width(inner), heads_of_unit(inner)
     sites: list[Site] = []
     for index, layer in enumerate(layers_of(model)):
-        sites.append(_site(f"layer.{index}.attention", "attention", index, head_width, family, layer))
-        sites.append(_site(f"layer.{index}.ffn", "ffn", index, 1, family, layer))
+        sites.append(_site("attention", index, head * heads, heads, family, layer))
+        sites.append(_site("ffn", index, 1, 1, family, layer))
     return sites
 
 
-def _site(name: str, kind: Kind, index: int, width: int, family: Family, layer: nn.Module) -> Site:
-    total = family.attention_sum if kind == "attention" else family.ffn_sum
-    paths = linear_paths(family, kind)
-    linears = [layer.get_submodule(path) for path in paths]
-    for path, linear in zip(paths, linears, strict=True):
-        if not isinstance(getattr(linear, "base_layer", linear), nn.Linear):
-            raise RequestError(f"{name}.{path} must be a linear layer with float weights, got {type(linear).__name__}")
-    columns = weight_of(linears[-1]).shape[1]
+def _site(kind: Kind, index: int, width: int, heads: int, family: Family, layer: nn.Module) -> Site:
+    name, attention = f"layer.{index}.{kind}", kind == "attention"
+    reads = family.attention_in if attention else family.ffn_in
+    total = family.attention_sum if attention else family.ffn_sum
+    path = linear_paths(family, kind)[-1]
+    output = layer.get_submodule(path)
+    check_linear(output, f"{name}.{path}")
+    units = weight_of(output).shape[1] // width
+    widths = {"q": width, "k": width // heads, "v": width // heads, "n": width}
     return Site(
         name=name,
         kind=kind,
         layer=index,
-        units=columns // width,
+        units=units,
         width=width,
-        inputs=tuple(linears[:-1]),
-        output=linears[-1],
-        residual_sum=layer.get_submodule(total),
-        attention=layer.get_submodule(family.attention) if kind == "attention" else None,
-        fixed=kind == "attention" and family.heads_fixed,
+        heads=heads,
+        reads=tuple(projection(read, layer, units, widths, name) for read in reads),
+        output=output,
+        residual_sum=None if total is None else layer.get_submodule(total),
+        attention=layer.get_submodule(family.attention) if attention else None,
+        fixed=attention and family.heads_fixed,
+        causal=family.causal,
     )
 
 
-def _head_width(model: PreTrainedModel, family: Family) -> int:
-    config = model.config
-    return int(config.hidden_size) // int(getattr(config, family.heads_key))
+def head_width(model: PreTrainedModel) -> int:
+    """Width of one attention head."""
+    config, family = cast(Any, model.config), family_of(model)
+    own = getattr(config, family.width_key, None) if family.width_key else None
+    return int(own or int(config.hidden_size) // int(getattr(config, family.heads_key)))
+
+
+def heads_of_unit(model: PreTrainedModel) -> int:
+    """Query heads that share a key/value head; 1 without grouped queries."""
+    config, family = cast(Any, model.config), family_of(model)
+    groups = getattr(config, family.groups_key, None) if family.groups_key else None
+    return int(getattr(config, family.heads_key)) // int(groups) if groups else 1

@@ -1,9 +1,11 @@
-"""What the work needs of a model beside its layers: whole rows that are classified, or given one number."""
+"""What the work needs of a model beside its layers: a next token is predicted, or whole rows are given a label."""
 
 from __future__ import annotations
 
 from torch import nn
 
+from niwaki.anatomy.families import family_of
+from niwaki.anatomy.language import is_language_model
 from niwaki.anatomy.sites import sites_of, unwrap
 from niwaki.errors import RequestError
 
@@ -12,21 +14,26 @@ def check_task(model: nn.Module) -> None:
     """Refuse a model whose outputs, or whose passes, are not those that everything here is made for.
 
     Raises:
-        RequestError: no family row, no sequence classifier, several labels a row, tuples put out, FFNs run in chunks.
+        RequestError: no family row, neither a language model nor a sequence classifier, several labels a row, tuples
+            put out, FFNs run in chunks.
     """
     sites_of(model)
     inner = unwrap(model)
     kind = type(inner).__name__
-    if not any("ForSequenceClassification" in base.__name__ for base in type(inner).__mro__):
-        raise RequestError(f"model must be a sequence classifier (...ForSequenceClassification), got {kind}")
+    language = is_language_model(model)
+    if not language and not any("ForSequenceClassification" in base.__name__ for base in type(inner).__mro__):
+        rule = "model must be a language model or a sequence classifier (...ForSequenceClassification)"
+        raise RequestError(f"{rule}, got {kind}")
     config = inner.config
+    if family_of(inner).causal and not language and config.pad_token_id is None:
+        raise RequestError("pad_token_id of a decoder's config must be given where it classifies, got None")
     wanted = "regression" if config.num_labels == 1 else "single_label_classification"
-    if config.problem_type not in (None, wanted):
+    if not language and config.problem_type not in (None, wanted):
         rule = f"problem_type must be {wanted} for a model with num_labels {config.num_labels}"
         raise RequestError(f"{rule}, got {config.problem_type!r}")
     if not config.return_dict:
         raise RequestError(f"return_dict of the model's config must be True, got {config.return_dict!r}")
-    if config.chunk_size_feed_forward > 0:
+    if getattr(config, "chunk_size_feed_forward", 0) > 0:
         rule = "chunk_size_feed_forward of the model's config must be 0 (the outputs are the same)"
         raise RequestError(f"{rule}, got {config.chunk_size_feed_forward}")
 

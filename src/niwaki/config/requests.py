@@ -34,11 +34,15 @@ class Request:
     seed: int = option(0, "Seed of everything that is drawn.")
     device: str = option("cpu", "PyTorch device to work on.")
     batch_size: int = option(32, "Rows in a batch.")
-    max_length: int = option(128, "Tokens of a row that are kept.")
+    max_length: int = option(128, "Tokens of a row that are kept; for a language model its context length.")
+    stride: int | None = option(None, "Tokens from one context to the next; without, contexts do not overlap.")
+    bos: bool = option(False, "Start every context of a language model with the tokenizer's first token (BOS).")
     overwrite: bool = option(False, "Replace a folder that is there.")
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "batch_size", "max_length")
+        if self.stride is not None:
+            check_at_least(self, 1, "stride")
         check_seed(self)
 
 
@@ -61,10 +65,11 @@ class Recipe(Request):
     train_data: str = required("Data to calibrate and train on: a local file or a Hub data set.")
     eval_data: str = required("Data to evaluate on: a local file or a Hub data set.")
     stages: tuple[Stage, ...] = required("What is done, in order.")
-    metric: str | None = option(None, "accuracy, f1, matthews_correlation, pearson or spearman.")
+    metric: str | None = option(None, "accuracy, f1, matthews_correlation, pearson, spearman; perplexity and its kin.")
     calibration_samples: int = option(2048, "Rows of the training data that pruning looks at.")
     train_samples: int | None = option(None, "Rows of the training data that training uses; all by default.")
     compact: bool = option(False, "Write masked weights as bits and kept values: smaller, and read by Niwaki only.")
+    same_data: bool = option(False, "Let a language model be evaluated on the text that it was calibrated on.")
     keep_adapter: bool = option(False, "Write the adapter beside the base instead of merging it.")
 
     def __post_init__(self) -> None:
@@ -95,7 +100,7 @@ class Evaluation(Request):
 
     eval_data: str = required("Data to evaluate on: a local file or a Hub data set.")
     against: str | None = option(None, "The dense model to compare with; timed in turn with the model.")
-    metric: str | None = option(None, "accuracy, f1, matthews_correlation, pearson or spearman.")
+    metric: str | None = option(None, "accuracy, f1, matthews_correlation, pearson, spearman; perplexity and its kin.")
     latency_length: int | None = option(None, "Tokens in a row for the timing; by default the data's mean.")
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from niwaki.config.fields import check_above_zero, check_at_least, check_seed, option
 from niwaki.errors import RequestError, check_choice
 
-HEAD_SCORES = ("attention-variance", "fisher", "taylor", "reconstruction", "random")
+HEAD_SCORES = ("attention-variance", "activation-variance", "fisher", "taylor", "reconstruction", "random")
 NEURON_SCORES = ("activation", "activation-variance", "fisher", "taylor", "reconstruction", "random")
 ALLOCATIONS = ("global", "uniform")
 REPAIRS = ("none", "bias", "least-squares")

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Shares, check_budget
-from niwaki.anatomy import BlockLinear, linears_of, weight_of
+from niwaki.anatomy import BlockLinear, is_transposed, linears_of, weight_of
 from niwaki.config import Dynamic, LayerAdaptive
 from niwaki.dynamic.capture import Capture, processes
 from niwaki.dynamic.history import Update
@@ -62,6 +62,9 @@ class Controller:
         self.linears = {linear.name: linear for linear in linears_of(model)}
         self.sizes = {name: linear.size for name, linear in self.linears.items()}
         self.total = sum(self.sizes.values())
+        for name, linear in self.linears.items():
+            if is_transposed(linear.module):
+                raise RequestError(f"{name} must store its weight [out, in] for its mask to move, got a Conv1D")
         held = self._check(model)
         start = 1 - sum(size(mask) for mask in held.values()) / self.total if held else None
         if start is not None and start > config.sparsity + 0.5 / self.total:
@@ -85,7 +88,7 @@ class Controller:
         self.ever = {name: mask.clone() for name, mask in self.masks.items()}
         self.newest = {name: torch.zeros_like(mask) for name, mask in self.masks.items()}
         # Weights that are themselves trained are 0.0 under the mask, where nothing moves them; what they were is here.
-        self.ages = {n: Ages(weight_of(base)) for n, base in self.bases.items() if base.weight.requires_grad}
+        self.ages = {n: Ages(base.weight) for n, base in self.bases.items() if base.weight.requires_grad}
         self.resting = {name: torch.zeros_like(age.parameter.data) for name, age in self.ages.items()}
         for name in self.ages:
             self._rest(name, ~self.first[name], torch.zeros_like(self.first[name]))

@@ -1,4 +1,5 @@
-"""The usual metric of a task: accuracy, F1, Matthews correlation; Pearson and Spearman where the label is a number."""
+"""The usual metric of a task: accuracy, F1, Matthews correlation; Pearson and Spearman where the label is a number;
+perplexity of a language model."""
 
 from __future__ import annotations
 
@@ -12,12 +13,13 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from niwaki.anatomy import evaluation_mode, unwrap
+from niwaki.anatomy import evaluation_mode, is_language_model, is_regression
 from niwaki.errors import RequestError, WorkError, check_choice
+from niwaki.evaluate.perplexity import LANGUAGE_METRICS, perplexity
 
 CLASS_METRICS = ("accuracy", "f1", "matthews_correlation")
 NUMBER_METRICS = ("pearson", "spearman")
-METRICS = (*CLASS_METRICS, *NUMBER_METRICS)
+METRICS = (*CLASS_METRICS, *NUMBER_METRICS, *LANGUAGE_METRICS)
 
 
 @torch.inference_mode()
@@ -53,10 +55,12 @@ def check_metric(model: nn.Module, metric: str | None) -> None:
     if metric is None:
         return
     check_choice("metric", metric, METRICS)
-    numbers = unwrap(model).config.num_labels == 1
-    fitting = NUMBER_METRICS if numbers else CLASS_METRICS
+    kind, fitting = "classes", CLASS_METRICS
+    if is_language_model(model):
+        kind, fitting = "a next token", LANGUAGE_METRICS
+    elif is_regression(model):
+        kind, fitting = "one output", NUMBER_METRICS
     if metric not in fitting:
-        kind = "one output" if numbers else "classes"
         raise RequestError(f"metric must be one of {', '.join(fitting)} for a model with {kind}, got {metric!r}")
 
 
@@ -65,14 +69,17 @@ def quality(
 ) -> dict[str, float]:
     """Metric name -> value on the batches.
 
-    Without `metric`: accuracy, or both correlations for a model with one output. F1 is that of class 1 for two classes,
-    the mean over the classes for more. A correlation with something constant is 0.
+    Without `metric`: accuracy, both correlations for a model with one output, all there are for a language model. F1 is
+    that of class 1 for two classes, the mean over the classes for more. A correlation with something constant is 0.
 
     Raises:
         RequestError: an unknown metric, or one for another kind of model. WorkError: logits that are not finite.
     """
     check_metric(model, metric)
-    numbers = unwrap(model).config.num_labels == 1
+    if is_language_model(model):
+        found = perplexity(model, batches, progress)
+        return found if metric is None else {metric: found[metric]}
+    numbers = is_regression(model)
     logits, labels = predictions(model, batches, progress)
     truth = labels.numpy()
     if numbers:

@@ -13,13 +13,19 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
 from niwaki.errors import RequestError
 
 
-class MaskedLinear(nn.Linear):
-    """An `nn.Linear` with a buffer `mask` `[out, in]`, True where the weight is kept. Made by `mask_linear_`."""
+class MaskedLinear(nn.Module):
+    """What a linear with a buffer `mask` `[out, in]` does, True where the weight is kept. Made by `mask_linear_`.
 
+    The linear is an `nn.Linear`, or a `Conv1D`, which stores its weight `[in, out]`.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
     mask: Tensor
     watch: Callable[[Tensor], None] | None = None
     """Given the gradient of the loss with respect to `mask * weight`, `[out, in]`, at every backward pass."""
@@ -29,7 +35,7 @@ class MaskedLinear(nn.Linear):
     @property
     def masked_weight(self) -> Tensor:
         """`mask * weight`, `[out, in]`."""
-        return self.weight * self.mask
+        return seen(self, self.weight) * self.mask
 
     def watched(self, weight: Tensor) -> Tensor:
         """`weight`, masked, so that `watch` is given its gradient at masked places too; a frozen one has one then."""
@@ -43,31 +49,51 @@ class MaskedLinear(nn.Linear):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f"{prefix}weight"] = self.masked_weight if keep_vars else self.masked_weight.detach()
+        weight = seen(self, self.masked_weight)
+        destination[f"{prefix}weight"] = weight if keep_vars else weight.detach()
 
 
-def mask_linear_(linear: nn.Linear, mask: Tensor) -> MaskedLinear:
+class _MaskedLinear(MaskedLinear, nn.Linear):  # type: ignore[misc]
+    pass
+
+
+class _MaskedConv1D(MaskedLinear, Conv1D):  # type: ignore[misc]
+    pass
+
+
+_MASKED: dict[type[nn.Module], type[MaskedLinear]] = {nn.Linear: _MaskedLinear, Conv1D: _MaskedConv1D}
+_PLAIN = {masked: plain for plain, masked in _MASKED.items()}
+
+
+def seen(linear: nn.Module, weight: Tensor) -> Tensor:
+    """A weight of `linear` between `[out, in]` and the layout in which it is stored, either way."""
+    return weight.T if isinstance(linear, Conv1D) else weight
+
+
+def mask_linear_(linear: nn.Module, mask: Tensor) -> MaskedLinear:
     """Make a linear hold `mask` from now on, in place; a mask that is there already is replaced.
 
     Raises:
         RequestError: a mask of another shape, or a linear of a class that is not plain.
     """
-    if mask.shape != linear.weight.shape:
-        raise RequestError(f"mask must have the weight's shape {list(linear.weight.shape)}, got {list(mask.shape)}")
-    if type(linear) not in (nn.Linear, MaskedLinear):
+    plain = _PLAIN.get(cast(Any, type(linear)), type(linear))
+    if plain not in _MASKED:
         raise RequestError(f"linear must be a plain nn.Linear to hold a mask, got {type(linear).__name__}")
+    shape = seen(linear, cast(Tensor, linear.weight)).shape
+    if mask.shape != shape:
+        raise RequestError(f"mask must have the weight's shape {list(shape)}, got {list(mask.shape)}")
     if "mask" in linear._buffers:
         del linear._buffers["mask"]
-    linear.register_buffer("mask", mask.detach().bool().to(linear.weight.device), persistent=False)
-    linear.__class__ = MaskedLinear
+    linear.register_buffer("mask", mask.detach().bool().to(cast(Tensor, linear.weight).device), persistent=False)
+    linear.__class__ = _MASKED[plain]
     return cast(MaskedLinear, linear)
 
 
-def unmask_linear_(linear: MaskedLinear) -> nn.Linear:
-    """Write the zeros into the weight and make it a plain `nn.Linear` again, in place."""
-    linear.weight.data.mul_(linear.mask)
+def unmask_linear_(linear: MaskedLinear) -> nn.Module:
+    """Write the zeros into the weight and make it a plain linear again, in place."""
+    linear.weight.data.mul_(seen(linear, linear.mask))
     linear.watch = None
     del linear._buffers["mask"]
     linear._non_persistent_buffers_set.discard("mask")
-    cast(Any, linear).__class__ = nn.Linear
+    cast(Any, linear).__class__ = _PLAIN[type(linear)]
     return linear

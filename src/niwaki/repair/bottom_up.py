@@ -3,9 +3,10 @@
 For a linear with input x in the pruned model (a 1 appended for the bias), let t be what it should give: the dense
 linear's output on the dense model's input; for the projections into the residual stream
 `dense(residual + output) - pruned(residual)`, so that what earlier cuts did wrong is made good there too (K-prune, Park
-et al., ICLR 2024, fits output projections so). The weight that minimises `sum w |t - W x|^2 + d |W - W0|^2` over the
-tokens, each of weight w, is `W* = (sum w t x^T + d W0) (sum w x x^T + d I)^-1`. The ridge d pulls towards the weight as
-it was, so few data change little.
+et al., ICLR 2024, fits output projections so), wherever that sum is to be seen. The weight that minimises
+`sum w |t - W x|^2 + d |W - W0|^2` over the tokens, each of weight w, is
+`W* = (sum w t x^T + d W0) (sum w x x^T + d I)^-1`. The ridge d pulls towards the weight as it was, so few data change
+little.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from niwaki.anatomy import BlockLinear, evaluation_mode, layers_of, linears_of
+from niwaki.anatomy import BlockLinear, Site, evaluation_mode, layers_of, linears_of
 from niwaki.errors import WorkError
 from niwaki.lora import bias_of, effective_weight
 from niwaki.observe import Batch
@@ -28,10 +30,6 @@ from niwaki.stream import Stream
 
 DAMPING = 1e-2
 """The ridge, as a share of the mean of the diagonal of the moments."""
-GROUPS = (("query", "key", "value"), ("output",), ("up",), ("down",))
-"""Parts of a layer in the order of the data; those of one group see the same input."""
-RESIDUAL = ("output", "down")
-"""Parts that write into the residual stream; the others read it."""
 REFIT_PASSES = 5.0
 """About as many forward passes over the data as one call of `bottom_up` runs, of both models together."""
 
@@ -54,14 +52,15 @@ def bottom_up(
     dense: nn.Module,
     data: Sequence[Batch],
     *,
-    parts: Sequence[str] = ("query", "key", "value", "output", "up", "down"),
+    only_writing: bool = False,
     rows: dict[str, Tensor] | None = None,
     weights: TokenWeights | None = None,
     targets: bool = True,
     progress: bool = False,
 ) -> Iterator[tuple[BlockLinear, Sums]]:
-    """Yield each linear of `parts` with its sums. Whoever asks changes the linear before asking for the next.
+    """Yield each linear with its sums. Whoever asks changes the linear before asking for the next.
 
+    With `only_writing` those that write into the residual stream alone.
     `rows` names, by linear, the rows `[out]` of the dense linear that are still there. Both models are in evaluation
     mode meanwhile.
     """
@@ -72,13 +71,32 @@ def bottom_up(
         dense_run = stack.enter_context(Stream(dense, data)) if targets else None
         layers = range(len(layers_of(model)))
         for index in tqdm(layers, desc="repair", unit="layer", disable=not progress, leave=False):
-            for group in GROUPS:
-                linears = [ours[index, part] for part in group if part in parts and (index, part) in ours]
-                if linears:
-                    goals = _goals(dense_run, [theirs[index, linear.part] for linear in linears])
-                    yield from zip(linears, _sums(pruned_run, linears, goals, rows or {}, weights), strict=True)
+            for linears in _groups([linear for (layer, _), linear in ours.items() if layer == index]):
+                if only_writing and not linears[0].writes:
+                    continue
+                goals = _goals(dense_run, [theirs[index, linear.part] for linear in linears])
+                yield from zip(linears, _sums(pruned_run, linears, goals, rows or {}, weights), strict=True)
             if index + 1 < len(layers):
                 pruned_run.advance(index)
+
+
+def _groups(linears: list[BlockLinear]) -> list[list[BlockLinear]]:
+    """The linears of a layer in the order of the data; those of one group see the same input."""
+    groups: dict[tuple[str, bool], list[BlockLinear]] = {}
+    for linear in linears:
+        groups.setdefault((linear.site.name, linear.writes), []).append(linear)
+    return list(groups.values())
+
+
+def _summed(linear: BlockLinear) -> bool:
+    """Whether the linear writes into a residual stream that can be seen."""
+    return linear.writes and linear.site.residual_sum is not None
+
+
+def _sum_of(site: Site, run: Stream, key: str) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
+    """Where "residual + output" is seen, as inputs and outputs to look at: before a norm, or after the layer."""
+    place = cast(nn.Module, site.residual_sum)
+    return ({}, {key: place}) if place is run.layers[site.layer] else ({key: place}, {})
 
 
 def _goals(run: Stream | None, wanted: list[BlockLinear]) -> Iterator[dict[str, Tensor]] | None:
@@ -89,10 +107,10 @@ def _goals(run: Stream | None, wanted: list[BlockLinear]) -> Iterator[dict[str, 
     if run is None:
         return None
     first = wanted[0]
-    if first.part in RESIDUAL:
-        last = first.part == GROUPS[-1][0]
-        return run.seen(first.layer, {first.part: first.site.residual_sum}, {}, advance=last)
-    return run.seen(first.layer, {}, {linear.part: linear.module for linear in wanted})
+    last = first.writes and first.site.kind == "ffn"
+    if _summed(first):
+        return run.seen(first.layer, *_sum_of(first.site, run, first.part), advance=last)
+    return run.seen(first.layer, {}, {linear.part: linear.module for linear in wanted}, advance=last)
 
 
 def _sums(
@@ -103,9 +121,12 @@ def _sums(
     weights: TokenWeights | None,
 ) -> list[Sums]:
     first = linears[0]
-    inputs, outputs = {"x": first.module}, {}
-    if first.part in RESIDUAL and goals is not None:
-        inputs["sum"], outputs["y"] = first.site.residual_sum, first.module
+    inputs: dict[str, nn.Module] = {}
+    outputs: dict[str, nn.Module] = {}
+    if _summed(first) and goals is not None:
+        inputs, outputs = _sum_of(first.site, run, "sum")
+        outputs["y"] = first.module
+    inputs["x"] = first.module
     moments: list[Tensor | float] = [0.0] * len(linears)
     cross: list[Tensor | float] = [0.0] * len(linears)
     none_asked = [None] * len(run.keep)

@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from niwaki.anatomy import evaluation_mode, unwrap
+from niwaki.anatomy import evaluation_mode, is_regression, real_logits
 from niwaki.config import LayerAdaptive, Structured
 from niwaki.data import token_mask
 from niwaki.lora import attach_lora, merge_, train_adapters_only_
@@ -75,12 +75,13 @@ def distillation_loss(student: nn.Module, teacher: nn.Module, batch: Batch) -> T
     with torch.no_grad():
         wanted = teacher(**inputs, output_hidden_states=True)
     found = student(**inputs, output_hidden_states=True)
-    if unwrap(student).config.num_labels == 1:
+    keep = token_mask(batch).bool()
+    if is_regression(student):
         loss = F.mse_loss(found.logits, wanted.logits)
     else:
-        p, q = (torch.log_softmax(logits / TEMPERATURE, -1) for logits in (wanted.logits, found.logits))
+        both = (real_logits(logits, keep) for logits in (wanted.logits, found.logits))
+        p, q = (torch.log_softmax(logits / TEMPERATURE, -1) for logits in both)
         loss = TEMPERATURE**2 * F.kl_div(q, p, log_target=True, reduction="batchmean")
-    keep = token_mask(batch).bool()
     pairs = list(zip(found.hidden_states[1:], wanted.hidden_states[1:], strict=True))
     error = sum((((a - b)[keep]).square().sum() / b[keep].square().sum() for a, b in pairs), start=loss.new_zeros(()))
     return loss + error / len(pairs)

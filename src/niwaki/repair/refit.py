@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from niwaki.anatomy import BlockLinear, columns_of, linears_of
+from niwaki.anatomy import BlockLinear, sites_of
 from niwaki.errors import WorkError
 from niwaki.lora import bias_of, effective_weight, set_effective_weight_
 from niwaki.observe import Batch
 from niwaki.observe_tokens import TokenWeights
-from niwaki.repair.bottom_up import RESIDUAL, Sums, bottom_up, optimum
+from niwaki.repair.bottom_up import Sums, bottom_up, optimum
 
 Kept = dict[str, Tensor]
 """Site name -> indices, in the dense model, of the units that are still there."""
@@ -42,13 +42,13 @@ def refit_(
         WorkError: a refitted weight that is not finite, or a solve that no damping saves; names the linear.
     """
     if method == "bias":
-        for linear, sums in bottom_up(model, dense, data, parts=RESIDUAL, weights=weights, progress=progress):
+        for linear, sums in bottom_up(model, dense, data, only_writing=True, weights=weights, progress=progress):
             _refit_bias_(linear, sums)
         return
     rows = {
-        linear.name: columns_of(kept[linear.site.name], linear.site.width)
-        for linear in linears_of(model)
-        if linear.part not in RESIDUAL
+        f"layer.{site.layer}.{read.part}": read.rows_of(kept[site.name])
+        for site in sites_of(dense)
+        for read in site.reads
     }
     for linear, sums in bottom_up(model, dense, data, rows=rows, weights=weights, progress=progress):
         best = optimum(linear, sums)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,9 +10,10 @@ from peft import PeftModel
 from rich.console import Console
 from transformers import PreTrainedModel
 
-from niwaki.anatomy import longest_input, unwrap
+from niwaki.anatomy import is_language_model, longest_input, unwrap
 from niwaki.checkpoint import load, load_tokenizer, new_parameters
 from niwaki.config import Request
+from niwaki.corpus import Protocol, pack, text_of
 from niwaki.data import Batches, Table, encode, is_regression, label_map, read_table
 from niwaki.errors import RequestError
 from niwaki.lora import check_model
@@ -27,14 +28,33 @@ class Inputs:
     batch_size: int
     max_length: int
     quiet: bool
+    stride: int | None = None
+    bos: bool = False
+    protocols: dict[str, Protocol] = field(default_factory=dict)
+    """How the text of each split was cut for a language model."""
 
     def rows(self, table: Table, split: str) -> list[dict[str, Any]]:
-        """Tokenised rows of a table, with the labels as the model numbers them; says which label became which."""
+        """Tokenised rows of a table, with the labels as the model numbers them; says which label became which.
+
+        For a language model the windows of its running text; says how it was cut.
+        """
+        if is_language_model(self.model):
+            name = "train_data" if split == "train" else "eval_data"
+            rows, protocol = pack(text_of(table), self.tokenizer, self.max_length, self.stride, bos=self.bos, name=name)
+            check_ids(rows, self.model, self.tokenizer)
+            self.protocols[split] = protocol
+            _say(f"{split}: {protocol}", self.quiet)
+            return rows
         rows = to_rows(table, self.model, self.tokenizer, self.max_length)
         config = unwrap(self.model).config
         if table.labels is not None and config.num_labels != 1:
             _say(f"{split}: labels {label_map(table, rows, cast(Any, config.label2id))}", self.quiet)
         return rows
+
+    def described(self, table: Table, split: str) -> dict[str, Any]:
+        """The data as they stand in `result.json`, with the protocol of a language model."""
+        protocol = self.protocols.get(split)
+        return table.describe() | (protocol.to_dict() if protocol else {})
 
     def batches(self, rows: list[dict[str, Any]]) -> Batches:
         """Padded batches of rows, sorted by length."""
@@ -57,9 +77,17 @@ def read_inputs(request: Request, labels: list[str] | None = None, quiet: bool =
     if fresh:
         _say("model: a new task head, to be trained", quiet)
     tokenizer = load_tokenizer(request.model, request.base_model)
+    longest, language = longest_input(model), is_language_model(model)
+    if language and request.max_length > longest:
+        rule = f"max_length must be at most {longest}, the model's context"
+        raise RequestError(f"{rule}, got {request.max_length}")
+    if language and tokenizer.pad_token_id is None:  # windows are padded by their mask: any token does
+        tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
         raise RequestError(f"model must have a tokenizer with a padding token, got {request.model!r} without pad_token")
-    return Inputs(model, tokenizer, request.batch_size, min(request.max_length, longest_input(model)), quiet)
+    return Inputs(
+        model, tokenizer, request.batch_size, min(request.max_length, longest), quiet, request.stride, request.bos
+    )
 
 
 def check_out(request: Request, *sources: str | None) -> None:
@@ -101,8 +129,17 @@ def to_rows(table: Table, model: Any, tokenizer: Any, max_length: int) -> list[d
     if is_regression(table) and not regression:
         raise RequestError(f"labels must be classes for a model with {config.num_labels} labels, got numbers")
     rows = encode(table, tokenizer, max_length, dict(cast(Any, config.label2id)), regression)
+    check_ids(rows, model, tokenizer)
+    return rows
+
+
+def check_ids(rows: list[dict[str, Any]], model: Any, tokenizer: Any) -> None:
+    """Refuse the tokenizer of another model.
+
+    Raises:
+        RequestError: a token that the model does not have.
+    """
     size = cast(Any, unwrap(model).get_input_embeddings()).weight.shape[0]
     highest = max(tokenizer.pad_token_id or 0, max(max(row["input_ids"], default=0) for row in rows))
     if highest >= size:
         raise RequestError(f"tokenizer must be the model's own, with ids below {size}, got id {highest}")
-    return rows

@@ -12,7 +12,7 @@ from peft import PeftModel
 
 from niwaki.anatomy import sites_of
 from niwaki.budget import bounds_of, budget_of
-from niwaki.checkpoint import write_adapter, write_model
+from niwaki.checkpoint import loads_language_model, write_adapter, write_model
 from niwaki.config import DynamicTraining, Finetune, Recipe, Structured, recipe_to_dict, write_recipe
 from niwaki.data import Table, is_regression, label_names, mean_length, sample
 from niwaki.dynamic import plan_schedule, train_dynamic, write_training
@@ -40,9 +40,12 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
     with atomic_folder(recipe.out, recipe.overwrite) as folder:
         train = read_data(recipe, recipe.train_data, "train", quiet)
         evaluation = read_data(recipe, recipe.eval_data, "validation", quiet)
-        if evaluation.labels is None:
+        language = loads_language_model(recipe.model, recipe.base_model)
+        if language:
+            _check_apart(recipe, train, evaluation)
+        elif evaluation.labels is None:
             raise RequestError(f"eval_data must have labels, got none in {recipe.eval_data!r}")
-        inputs = read_inputs(recipe, _new_labels(recipe, train), quiet)
+        inputs = read_inputs(recipe, None if language else _new_labels(recipe, train), quiet)
         model = inputs.model
         check_metric(model, recipe.metric)
         trains = isinstance(model, PeftModel) or any(isinstance(s, Finetune | DynamicTraining) for s in recipe.stages)
@@ -91,7 +94,10 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         result = Result(
             run=clock.environment(recipe),
             recipe=recipe_to_dict(recipe),
-            data={"train": train.describe(), "eval": evaluation.describe()},
+            data={
+                "train": inputs.described(train, "train"),
+                "eval": inputs.described(evaluation, "validation"),
+            },
             stages=[stage.to_dict() for stage in stages],
             dense=before,
             pruned=after,
@@ -104,6 +110,14 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         (folder / "README.md").write_text(model_card(result), encoding="utf-8")
         (folder / "report.html").write_text(page([result]), encoding="utf-8")
     return result
+
+
+def _check_apart(recipe: Recipe, train: Table, evaluation: Table) -> None:
+    """Refuse to measure a language model on the text that it was fitted to."""
+    same = train.path == evaluation.path if train.sha256 is None else train.sha256 == evaluation.sha256
+    if same and not recipe.same_data:
+        rule = "eval_data must be another text than train_data (or ask for --same-data)"
+        raise RequestError(f"{rule}, got {recipe.eval_data!r}")
 
 
 def _new_labels(recipe: Recipe, train: Table) -> list[str] | None:

@@ -41,7 +41,7 @@ def run_scoring(request: Scoring, quiet: bool = False) -> dict[str, Any]:
             "schema": 1,
             "run": clock.environment(request),
             "request": dataclasses.asdict(request),
-            "data": {"train": train.describe()},
+            "data": {"train": inputs.described(train, "train")},
             "layers": [
                 {
                     "name": site.name,

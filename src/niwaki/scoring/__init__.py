@@ -21,6 +21,7 @@ Scorer = Callable[[Site, Statistics, int], Tensor]
 
 HEAD_SCORERS: dict[str, Scorer] = {
     "attention-variance": attention_variance,
+    "activation-variance": activation_variance,
     "fisher": fisher,
     "taylor": taylor,
     "reconstruction": reconstruction,

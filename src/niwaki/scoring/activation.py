@@ -1,4 +1,4 @@
-"""Neuron contribution from activation statistics and the size of the outgoing weights.
+"""Contribution of units from activation statistics and the size of the outgoing weights.
 
 `activation` is the seed's: `E[x_j^2]^(1/2) * ||W_:,j||_2`, the size of what the neuron adds to the output.
 `activation-variance` is FLAP's: `var(x_j) * ||W_:,j||_2^2`, what is lost once its mean is moved into the bias

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from niwaki.anatomy import BlockLinear, unwrap
+from niwaki.anatomy import BlockLinear, is_regression, real_logits
+from niwaki.data import token_mask
 from niwaki.errors import RequestError
 from niwaki.lora import effective_weight
 from niwaki.masks import Unstructured, choose
@@ -30,7 +31,11 @@ def sensitivity(model: nn.Module, linears: Sequence[BlockLinear], data: Iterable
     Raises:
         RequestError: no batches.
     """
-    numbers = unwrap(model).config.num_labels == 1
+    numbers = is_regression(model)
+
+    def outputs() -> Tensor:
+        return torch.cat([real_logits(model(**batch).logits, token_mask(batch)) for batch in batches])
+
     with frozen(model, with_gradients=False) as device:
         batches, rows = [], 0
         for batch in data:
@@ -40,7 +45,7 @@ def sensitivity(model: nn.Module, linears: Sequence[BlockLinear], data: Iterable
             rows += len(batches[-1]["input_ids"])
         if not rows:
             raise RequestError("data must hold at least one batch, got none")
-        dense = torch.cat([model(**batch).logits for batch in batches])
+        dense = outputs()
         scores = {}
         for linear in linears:
             weight = effective_weight(linear.module)
@@ -56,7 +61,7 @@ def sensitivity(model: nn.Module, linears: Sequence[BlockLinear], data: Iterable
 
                 hook = linear.module.register_forward_hook(without)
                 try:
-                    found = torch.cat([model(**batch).logits for batch in batches])
+                    found = outputs()
                 finally:
                     hook.remove()
                 losses.append(_divergence(dense, found, numbers))

@@ -1,6 +1,6 @@
 """The plan, and smaller matrices."""
 
-from niwaki.surgery.cut import cut_
+from niwaki.surgery.cut import cut_, output_inside, stale_numbers
 from niwaki.surgery.plan import Plan, plan_table
 
-__all__ = ["Plan", "cut_", "plan_table"]
+__all__ = ["Plan", "cut_", "output_inside", "plan_table", "stale_numbers"]

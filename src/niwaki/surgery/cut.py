@@ -14,10 +14,22 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from niwaki.anatomy import Family, Site, columns_of, family_of, layers_of, linear_paths, sites_of, unwrap
+from niwaki.anatomy import (
+    Family,
+    Site,
+    columns_of,
+    family_of,
+    is_transposed,
+    layers_of,
+    linear_paths,
+    set_features_,
+    sites_of,
+    unwrap,
+    weight_of,
+)
 from niwaki.errors import RequestError
 from niwaki.masks import MaskedLinear, mask_linear_
-from niwaki.modeling_niwaki import EmptyAttention
+from niwaki.modeling_niwaki import EmptyAttention, NoInputs, set_numbers_
 from niwaki.surgery.plan import Plan
 
 
@@ -31,27 +43,34 @@ def cut_(model: nn.Module, plan: Plan) -> None:
             continue
         if site.fixed:
             raise RequestError(f"{site.name}: the heads of {family.model_types[0]} models cannot be removed")
-        columns = columns_of(units, site.width)
-        for linear in site.inputs:
-            _slice_(linear, columns, axis=0)
-        _slice_(site.output, columns, axis=1)
+        for read in site.reads:
+            _slice_(read.module, read.rows_of(units), axis=0)
+        _slice_(site.output, columns_of(units, site.width), axis=1)
         if site.attention is not None:
-            _refresh_(site, family, len(units))
+            set_numbers_(site.attention, stale_numbers(site, family, len(units)))
         if not len(units):
             _take_off_adapters_(model, layers[site.layer], linear_paths(family, site.kind))
+            if is_transposed(site.output):
+                layers[site.layer].get_submodule(linear_paths(family, site.kind)[-1]).__class__ = NoInputs
             if site.attention is not None:
                 _replace_attention_(layers[site.layer], family)
+
+
+def stale_numbers(site: Site, family: Family, units: int) -> dict[str, int]:
+    """The integers that the attention module of `site` keeps about its heads, as they are with so many units."""
+    found = {"units": units, "heads": units * site.heads, "columns": units * site.width}
+    return {name: found[what] for name, what in family.stale.items()}
 
 
 def _slice_(linear: nn.Module, index: Tensor, axis: int) -> None:
     """Keep the rows (`axis` 0) or columns (`axis` 1) in `index` of a linear, and of its LoRA factors."""
     base = cast(nn.Linear, getattr(linear, "base_layer", linear))
-    base.weight = _take(base.weight, index, axis)
+    base.weight = _take(base.weight, index, 1 - axis if is_transposed(base) else axis)
     if isinstance(base, MaskedLinear):
         mask_linear_(base, base.mask.index_select(axis, index.to(base.mask.device)))
     if axis == 0 and base.bias is not None:
         base.bias = _take(base.bias, index, 0)
-    base.out_features, base.in_features = base.weight.shape
+    set_features_(base)
     if not isinstance(linear, LoraLayer):
         return
     # W_eff = W + s B A: rows of the sum are rows of B, columns are columns of A.
@@ -62,19 +81,12 @@ def _slice_(linear: nn.Module, index: Tensor, axis: int) -> None:
         if axis == 0 and part.bias is not None:
             part.bias = _take(part.bias, index, 0)
         part.out_features, part.in_features = part.weight.shape
-    linear.in_features, linear.out_features = base.in_features, base.out_features
+    linear.out_features, linear.in_features = weight_of(linear).shape
 
 
 def _take(parameter: Tensor, index: Tensor, axis: int) -> nn.Parameter:
     sliced = parameter.detach().index_select(axis, index.to(parameter.device)).contiguous()
     return nn.Parameter(sliced, requires_grad=parameter.requires_grad)
-
-
-def _refresh_(site: Site, family: Family, heads: int) -> None:
-    """Set the integers that the attention module keeps about its heads."""
-    setattr(site.attention, family.head_count, heads)
-    if family.all_head_size is not None:
-        setattr(site.attention, family.all_head_size, heads * site.width)
 
 
 def _take_off_adapters_(model: nn.Module, layer: nn.Module, paths: tuple[str, ...]) -> None:
@@ -111,6 +123,10 @@ def _also(excluded: Any, names: set[str]) -> Any:
 
 def _replace_attention_(layer: nn.Module, family: Family) -> None:
     """An attention module cannot reshape to no heads, so one that computes nothing takes its place."""
-    output = family.output.removeprefix(f"{family.attention}.")
-    inside = output if output != family.output else None
-    layer.set_submodule(family.attention, EmptyAttention(layer.get_submodule(family.attention), inside))
+    layer.set_submodule(family.attention, EmptyAttention(layer.get_submodule(family.attention), output_inside(family)))
+
+
+def output_inside(family: Family) -> str | None:
+    """Name of the output projection inside the attention module; None where it lies elsewhere."""
+    output = family.attention_out.removeprefix(f"{family.attention}.")
+    return output if output != family.attention_out else None

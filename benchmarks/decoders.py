@@ -1,0 +1,97 @@
+"""Perplexity of a pruned language model by budget, beside other rules in the same code; writes JSON after each run.
+
+    python benchmarks/decoders.py --model stories260k --train-data stories.txt --context 512
+
+The text is cut in two at a blank line: the first half calibrates, the second is measured, in windows without a BOS. No
+run is trained. `excess` is the rise of the negative log-likelihood per token over the dense model's, in nats; `train`
+is the perplexity on the calibration half, by which settings may be chosen. `cost` is the seconds of pruning over those
+of one forward-and-backward pass over the calibration windows, timed in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import niwaki
+from common import RESULTS, environment, note
+from niwaki.checkpoint import load_tokenizer
+from niwaki.config import LayerAdaptive, Structured
+from niwaki.corpus import pack
+from niwaki.data import Batches
+from niwaki.evaluate import perplexity
+from niwaki.lora import release_
+
+STRUCTURED: dict[str, dict[str, Any]] = {
+    "default": {},
+    "random": {"head_score": "random", "neuron_score": "random", "repair": "none"},
+    "taylor": {"head_score": "taylor", "neuron_score": "taylor", "repair": "none"},
+    "flap": {"head_score": "activation-variance", "neuron_score": "activation-variance", "repair": "none"},
+    "uniform": {"allocation": "uniform"},
+}
+"""LLM-Pruner's rule is `taylor`, FLAP's the fluctuation of the inputs of the output projections."""
+SPARSE: dict[str, dict[str, Any]] = {
+    "default": {},
+    "random": {"weight_score": "random", "allocation": "uniform", "repair": "none"},
+    "magnitude": {"weight_score": "magnitude", "allocation": "uniform", "repair": "none"},
+    "wanda": {"weight_score": "wanda", "allocation": "uniform", "repair": "none"},
+    "sparsegpt": {"weight_score": "sparsegpt", "allocation": "uniform", "repair": "none"},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--train-data", required=True, help="a text, of which the second half is measured")
+    parser.add_argument("--context", type=int, default=512)
+    parser.add_argument("--flops", type=float, nargs="*", default=[0.9, 0.8, 0.7, 0.5])
+    parser.add_argument("--sparsity", type=float, nargs="*", default=[0.5, 0.6, 0.7])
+    parser.add_argument("--rules", nargs="*", default=list(dict.fromkeys([*STRUCTURED, *SPARSE])))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS / "decoders.json")
+    asked = parser.parse_args()
+
+    text = Path(asked.train_data).read_text("utf-8")
+    middle = text.index("\n\n", len(text) // 2) + 2
+    tokenizer = load_tokenizer(asked.model)
+    (train, protocol), (test, _) = (pack(half, tokenizer, asked.context) for half in (text[:middle], text[middle:]))
+    calibration, tests = list(Batches(train, tokenizer, 16)), list(Batches(test, tokenizer, 16))
+    model = niwaki.load(asked.model)
+    dense = perplexity(model, tests)
+    started = time.perf_counter()
+    for batch in calibration:
+        model(**batch).loss.backward()
+    one_pass = time.perf_counter() - started
+    found = {**environment(asked), "protocol": protocol.to_dict(), "dense": dense, "one_pass": one_pass}
+    budgets = [("flops", share) for share in asked.flops] + [("sparsity", share) for share in asked.sparsity]
+    for kind, share in budgets:
+        rules = STRUCTURED if kind == "flops" else SPARSE
+        for rule in (name for name in asked.rules if name in rules):
+            options = {**rules[rule], kind: share, "seed": asked.seed}
+            config = Structured(**options) if kind == "flops" else LayerAdaptive(**options)
+            torch.manual_seed(asked.seed)
+            model = niwaki.load(asked.model)
+            result = niwaki.prune_(model, config, calibration)
+            release_(model)
+            quality = perplexity(model, tests)
+            run = {
+                "kind": kind,
+                "share": share,
+                "rule": rule,
+                "achieved": result.achieved,
+                "perplexity": quality["perplexity"],
+                "excess": quality["nats_per_token"] - dense["nats_per_token"],
+                "train": math.exp(perplexity(model, calibration)["nats_per_token"]),
+                "cost": result.seconds / one_pass,
+                "kept": {site.name: site.kept for site in result.layers},
+            }
+            note(found, run, asked.out)
+
+
+if __name__ == "__main__":
+    main()

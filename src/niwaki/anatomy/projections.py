@@ -1,0 +1,93 @@
+"""A projection: one linear with the rows that each unit owns in it.
+
+That one table, `rows` `[units, rows of a unit]`, says all there is to say of a projection into the units: equal widths
+(BERT), query heads in groups (Llama), runs fused one after another (Phi-3) or unit by unit (GPT-NeoX). Units that go
+take their rows along, and the rest keep their order. Weights are seen as `[out, in]` whatever their layout is:
+GPT-2's `Conv1D` stores `[in, out]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from niwaki.anatomy.families import Reads
+from niwaki.errors import RequestError
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """A linear into the units of a site: its name in the family's row, its path in the layer, the module, `rows`."""
+
+    part: str
+    path: str
+    module: nn.Module
+    rows: Tensor
+
+    def rows_of(self, units: Tensor) -> Tensor:
+        """The rows that these units own, in the order in which they lie in the weight."""
+        return self.rows[units].flatten().sort().values
+
+
+def projection(reads: Reads, layer: nn.Module, units: int, widths: dict[str, int], name: str) -> Projection:
+    """The projection that `reads` describes; `widths` is the number of rows that a unit has in a run of each letter.
+
+    Raises:
+        RequestError: a part that is not a linear, or whose rows are not those of the units.
+    """
+    module = layer.get_submodule(reads.path)
+    check_linear(module, f"{name}.{reads.path}")
+    sizes = [widths[letter] for letter in reads.runs]
+    if reads.by_unit:
+        rows = torch.arange(units * sum(sizes)).reshape(units, sum(sizes))
+    else:
+        starts = accumulate((units * size for size in sizes[:-1]), initial=0)
+        runs = zip(starts, sizes, strict=True)
+        rows = torch.cat([start + torch.arange(units * size).reshape(units, size) for start, size in runs], 1)
+    found = weight_of(module).shape[0]
+    if found != rows.numel():
+        raise RequestError(f"{name}.{reads.path} must have {rows.numel()} rows for {units} units, got {found}")
+    return Projection(reads.part, reads.path, module, rows)
+
+
+def columns_of(units: Tensor, width: int) -> Tensor:
+    """Columns of the output projection that `units` of this width own; in order."""
+    return (units[:, None] * width + torch.arange(width)).flatten()
+
+
+def is_transposed(linear: nn.Module) -> bool:
+    """Whether a linear, or the base of a LoRA layer, stores its weight `[in, out]`."""
+    return isinstance(getattr(linear, "base_layer", linear), Conv1D)
+
+
+def weight_of(linear: nn.Module) -> Tensor:
+    """The stored weight of a linear or of the base of a LoRA layer (without the adapter), seen as `[out, in]`.
+
+    What is written into it in place is written into the parameter.
+    """
+    weight = cast(nn.Parameter, getattr(linear, "base_layer", linear).weight)
+    return weight.T if is_transposed(linear) else weight
+
+
+def check_linear(linear: nn.Module, name: str) -> None:
+    """Refuse what is no linear with float weights.
+
+    Raises:
+        RequestError: naming it.
+    """
+    if not isinstance(getattr(linear, "base_layer", linear), nn.Linear | Conv1D):
+        raise RequestError(f"{name} must be a linear layer with float weights, got {type(linear).__name__}")
+
+
+def set_features_(linear: Any) -> None:
+    """Write the shape of the weight of a plain linear into the integers that it keeps of it."""
+    rows, columns = weight_of(linear).shape
+    if is_transposed(linear):
+        linear.nf, linear.nx = rows, columns
+    else:
+        linear.out_features, linear.in_features = rows, columns

@@ -1,0 +1,44 @@
+"""What a language model gives the text: `exp` of the mean negative log-likelihood of a next token, in nats and bits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from niwaki.anatomy import evaluation_mode, with_labels
+from niwaki.errors import RequestError, WorkError
+
+LANGUAGE_METRICS = ("perplexity", "nats_per_token", "bits_per_token")
+
+
+@torch.inference_mode()
+def perplexity(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = False) -> dict[str, float]:
+    """`LANGUAGE_METRICS` -> value, over every token of the batches that has a label (all but the first of a row).
+
+    Raises:
+        RequestError: no batch with a token to predict. WorkError: logits that are not finite.
+    """
+    device, nats, tokens = next(model.parameters()).device, 0.0, 0
+    with evaluation_mode(model):
+        for batch in tqdm(batches, desc="evaluate", disable=not progress, leave=False):
+            inputs = {name: value.to(device) for name, value in with_labels(model, batch).items()}
+            labels = inputs.pop("labels")[:, 1:]
+            logits = model(**inputs).logits[:, :-1].float()
+            loss = F.cross_entropy(logits.transpose(1, 2), labels, reduction="sum")
+            if not bool(torch.isfinite(loss)):
+                raise WorkError("evaluation: the model's logits are not finite")
+            nats, tokens = nats + float(loss), tokens + int((labels != -100).sum())
+    if not tokens:
+        raise RequestError("eval_data must hold rows of two tokens at least, got none")
+    mean = nats / tokens
+    return {
+        "perplexity": math.exp(min(mean, 700.0)),
+        "nats_per_token": mean,
+        "bits_per_token": mean / math.log(2),
+    }

@@ -1,0 +1,140 @@
+"""Language models through every command, as a user types it: windows of text in, perplexity out."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+
+import pytest
+import torch
+
+import niwaki
+from helpers_text import WORDS, tiny_tokenizer
+from niwaki.anatomy import linears_of, sites_of
+from niwaki.cli import main
+from niwaki.lora import effective_weight
+from tiny import tiny
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("place")
+    niwaki.save(tiny("llama"), place / "llama", tiny_tokenizer())
+    niwaki.save(tiny("bert"), place / "bert", tiny_tokenizer())
+    draw = random.Random(0)
+    for name, length in (("train", 900), ("eval", 300)):
+        words = [word for word in WORDS if word.isalpha()]
+        text = " ".join(draw.choice(words) for _ in range(length))
+        (place / f"{name}.txt").write_text(text.replace(" film", "\n\nfilm"))
+    (place / "again.txt").write_text((place / "train.txt").read_text())
+    (place / "blank.txt").write_text("\n \n")
+    (place / "word.txt").write_text("film\n")
+    return place
+
+
+@pytest.fixture
+def niwaki_command(place, monkeypatch, capsys):
+    """Run a command on the language model: exit status, standard output, error lines."""
+
+    def run(*words, **changes):
+        options = {"model": "llama", "train-data": "train.txt", "eval-data": "eval.txt", "max-length": "16"}
+        options |= {name.replace("_", "-"): value for name, value in changes.items()}
+        given = {name: value for name, value in options.items() if value is not None}
+        flags = [word for name, value in given.items() for word in (f"--{name}", *([] if value is True else [value]))]
+        monkeypatch.chdir(place)
+        monkeypatch.setattr(sys, "argv", ["niwaki", *words, *flags])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return stopped.value.code, captured.out, captured.err
+
+    return run
+
+
+def result_of(place, out):
+    return json.loads((place / out / "result.json").read_text())
+
+
+def test_structured(place, niwaki_command):
+    status, out, err = niwaki_command("prune", "structured", out="half", flops="0.5")
+    assert status == 0, err
+    assert "train: 900 tokens in 57 windows of 16, 16 apart, no first token (BOS)" in err
+    assert "perplexity" in out
+    result = result_of(place, "half")
+    assert set(result["pruned"]["quality"]) == {"perplexity", "nats_per_token", "bits_per_token"}
+    assert result["data"]["eval"]["context_length"] == 16
+    assert result["data"]["eval"]["tokens"] == 300
+    assert 0.4 < result["stages"][0]["budget"]["achieved"] <= 0.5
+    model = niwaki.load(place / "half")
+    assert sum(site.units for site in sites_of(model)) < 3 * (4 + 48)
+    assert model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=4, eos_token_id=None).shape == (1, 7)
+    status, out, err = niwaki_command(
+        "eval", model="half", against="llama", train_data=None, out="compared", stride="4"
+    )
+    assert status == 0, err
+    assert result_of(place, "compared")["data"]["eval"]["stride"] == 4
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"allocation": "uniform", "weight_score": "wanda", "repair": "none"}, {"pattern": "2:4"}]
+)
+def test_layer_adaptive(place, niwaki_command, options):
+    options = {"sparsity": "0.5", **options} | ({"allocation": "uniform"} if "pattern" in options else {})
+    status, _, err = niwaki_command("prune", "layer-adaptive", out="sparse", overwrite=True, **options)
+    assert status == 0, err
+    linears = linears_of(niwaki.load(place / "sparse"))
+    total = sum(linear.size for linear in linears)
+    assert sum(int((effective_weight(linear.module) == 0).sum()) for linear in linears) == total // 2
+
+
+def test_finetuning_then_dynamic_sparsity(place, niwaki_command):
+    status, _, err = niwaki_command("finetune", out="tuned", epochs="3", learning_rate="3e-3", keep_adapter=True)
+    assert status == 0, err
+    found = result_of(place, "tuned")
+    assert found["pruned"]["quality"]["perplexity"] < found["dense"]["quality"]["perplexity"]
+    status, _, err = niwaki_command(
+        "prune", "dynamic", model="tuned/adapter", out="moved", sparsity="0.5", interval="1"
+    )
+    assert status == 0, err
+    assert result_of(place, "moved")["stages"][0]["budget"]["achieved"] == pytest.approx(0.5, abs=1e-4)
+
+
+def test_scores(place, niwaki_command):
+    for score in ("reconstruction", "attention-variance", "taylor"):
+        neurons = "activation" if score == "attention-variance" else score
+        status, _, err = niwaki_command(
+            "score", eval_data=None, out="scores", head_score=score, neuron_score=neurons, overwrite=True
+        )
+        assert status == 0, err
+        layers = json.loads((place / "scores" / "scores.json").read_text())["layers"]
+        assert [layer["total"] for layer in layers] == [4, 48] * 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"eval_data": "again.txt"}, ["eval_data", "another text", "--same-data", "again.txt"]),
+        ({"eval_data": "train.txt"}, ["eval_data", "another text"]),
+        ({"max_length": "99"}, ["max_length", "at most 40", "99"]),
+        ({"stride": "17"}, ["stride", "1 to 16", "17"]),
+        ({"train_data": "blank.txt"}, ["train_data", "row", "blank.txt"]),
+        ({"train_data": "word.txt"}, ["train_data", "two tokens", "1"]),
+        ({"model": "bert"}, ["eval_data must have labels", "eval.txt"]),
+        ({"metric": "accuracy"}, ["metric", "perplexity", "next token", "accuracy"]),
+        ({"repair": "bias"}, ["repair", "least-squares", "bias"]),
+    ],
+)
+def test_wrong_requests_are_one_line_and_write_nothing(place, niwaki_command, changes, words):
+    status, _, err = niwaki_command("prune", "structured", **{"out": "refused", "flops": "0.5", **changes})
+    lines = [line for line in err.splitlines() if "niwaki:" in line]
+    assert status == 2, err
+    assert all(word in lines[0] for word in words), lines[0]
+    assert not (place / "refused").exists()
+
+
+def test_the_same_data_where_it_is_asked_for(niwaki_command):
+    status, _, err = niwaki_command(
+        "prune", "layer-adaptive", out="same", sparsity="0.3", eval_data="train.txt", same_data=True
+    )
+    assert status == 0, err
