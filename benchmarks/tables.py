@@ -15,8 +15,7 @@ def main() -> None:
     keys = ("repair", "allocation", "weight_score", "recover_epochs", "sparsity")
     for script in ("layer_adaptive", "layer_adaptive_cola", "layer_adaptive_rte", "layer_adaptive_recovery"):
         by_budget(script, keys, ("quality", _quality, 4), ("cost", lambda r: r["cost"], 1))
-    keys = ("weight_score", "allocation", "layer_score", "importance_power", "sparsity")
-    by_budget("allocations", keys, ("accuracy", _quality, 3))
+    allocations()
     held = ("held-out", lambda r: r["held"]["accuracy"], 4)
     by_budget("dynamic", ("method", "sparsity", "rows", "epochs"), ("accuracy", _quality, 4), held)
     by_budget("recovery", ("flops",), ("accuracy", _quality, 4))
@@ -44,6 +43,26 @@ def by_budget(
     for group, runs in groups.items():
         cells = [_cell([value(run) for run in runs], digits) for _, value, digits in columns]
         print(f"| {' | '.join([*group, *cells])} |")
+
+
+def allocations() -> None:
+    """One row for each allocation, one column for each weight score and sparsity: the mean over the seeds."""
+    path = RESULTS / "allocations.json"
+    if not path.is_file():
+        return
+    rows: dict[str, dict[tuple[str, float], list[float]]] = {}
+    for run in json.loads(path.read_text(encoding="utf-8"))["runs"]:
+        looked_at = f" {run['layer_score']}, power {run['importance_power']:g}" if run["layer_score"] else ""
+        cells = rows.setdefault(run["allocation"] + looked_at, {})
+        cells.setdefault((run["weight_score"], run["sparsity"]), []).append(_quality(run))
+    for weight_score in dict.fromkeys(score for cells in rows.values() for score, _ in cells):
+        columns = sorted({s for cells in rows.values() for score, s in cells if score == weight_score})
+        print(f"\n{weight_score}\n\n| allocation | {' | '.join(f'{s:g}' for s in columns)} |")
+        print(f"| {' | '.join('---' for _ in ('', *columns))} |")
+        for name, cells in rows.items():
+            if all((weight_score, s) in cells for s in columns):
+                means = [f"{statistics.mean(cells[weight_score, s]):.3f}" for s in columns]
+                print(f"| {name} | {' | '.join(means)} |")
 
 
 def _quality(run: Any) -> float:
