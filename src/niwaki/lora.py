@@ -119,6 +119,22 @@ class MaskedLoraLinear(LoraLinear):
             self._stored = None
 
 
+_stock_merge = LoraLinear.merge
+
+
+def _merge(self: LoraLinear, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+    """PEFT's merge, but for what an adapter learned to add to zeros: the mask would take it away without a word."""
+    if _lacks_mask(self):
+        raise RequestError(
+            "adapter must hold the masks of its base to be merged, got one that was attached without; "
+            "call niwaki.merge_(model, mask_adapters=True) to lose what it adds to the zeros"
+        )
+    _stock_merge(self, safe_merge, adapter_names)
+
+
+LoraLinear.merge = _merge  # the one place that every way of merging goes through
+
+
 def hold_(linear: nn.Module, mask: Tensor) -> None:
     """Make a linear, or a LoRA layer around one, hold a mask `[out, in]` (True: kept) from now on, in place.
 
@@ -140,6 +156,11 @@ def mask_of(linear: nn.Module) -> Tensor | None:
     """The mask that a linear or the base of a LoRA layer holds, `[out, in]`, or None."""
     base = getattr(linear, "base_layer", linear)
     return base.mask if isinstance(base, MaskedLinear) else None
+
+
+def _lacks_mask(linear: nn.Module) -> bool:
+    """Whether a LoRA layer is around a masked linear and does not hold its mask."""
+    return isinstance(linear, LoraLayer) and mask_of(linear) is not None and not isinstance(linear, MaskedLoraLinear)
 
 
 def masks_of(model: nn.Module) -> dict[str, Tensor]:
@@ -267,8 +288,7 @@ def merge_(model: nn.Module, *, mask_adapters: bool = False) -> PreTrainedModel:
     if mask_adapters:
         mask_adapters_(model)
     for linear in linears_of(model):
-        module = linear.module
-        if mask_of(module) is not None and isinstance(module, LoraLayer) and not isinstance(module, MaskedLoraLinear):
+        if _lacks_mask(linear.module):
             raise RequestError(
                 f"adapter of {linear.name} must hold the mask of its base to be merged, got one without; "
                 "ask for merge_(model, mask_adapters=True) to lose what it adds to the zeros"

@@ -225,6 +225,12 @@ def test_wrong_requests(options, words):
         niwaki.LayerAdaptive(**options)
 
 
+def test_the_allocation_that_is_best_follows_from_the_pattern():
+    assert niwaki.LayerAdaptive(sparsity=0.5).allocation == "search"
+    assert niwaki.LayerAdaptive(sparsity=0.5, pattern="2:4").allocation == "uniform"
+    assert niwaki.LayerAdaptive(sparsity=0.5, pattern="4x1").allocation == "search"
+
+
 def test_bounds_and_patterns_are_checked_before_any_work():
     with pytest.raises(niwaki.RequestError, match=r"0\.0000 to 0\.3996"):
         niwaki.prune_(tiny(), niwaki.LayerAdaptive(sparsity=0.5, max_sparsity=0.4), [])

@@ -39,7 +39,7 @@ def test_dynamic(place, monkeypatch, capsys, model):  # noqa: F811
     ]
     status, said, err = run(monkeypatch, capsys, place, *DATA, *words, "--allocation", "erk")
     assert status == 0, err
-    assert "dynamic: 0.7000 of weights zero (0.7 asked)" in said
+    assert "dynamic: 0.7000 of the blocks' linear weights are zero (0.7 asked)" in said
     assert "updates in 10 steps" in err
     result = json.loads((place / out / "result.json").read_text())
     stage, loaded = result["stages"][0], niwaki.load(place / out)

@@ -83,6 +83,8 @@ def test_the_adapter_is_saved_by_peft_and_loads_onto_the_masked_base(tmp_path):
     again = PeftModel.from_pretrained(masked(tiny()), str(tmp_path)).eval()
     with pytest.raises(niwaki.RequestError, match="without"):
         niwaki.merge_(copy.deepcopy(again))
+    with pytest.raises(niwaki.RequestError, match="attached without"):
+        copy.deepcopy(again).merge_and_unload()
     merged = niwaki.merge_(again, mask_adapters=True)
     torch.testing.assert_close(logits(merged, batch), logits(model, batch), rtol=0, atol=1e-5)
 

@@ -20,6 +20,7 @@ LAYER_SCORES = (
 )
 WEIGHT_SCORES = ("magnitude", "wanda", "sparsegpt", "gradient", "random")
 SPARSITY_ALLOCATIONS = ("inverse-importance", "uniform", "global", "erk", "lamp", "owl", "search")
+AUTO = "auto"
 GRANULARITIES = ("block", "linear")
 WEIGHT_REPAIRS = ("none", "least-squares")
 
@@ -31,7 +32,9 @@ class LayerAdaptive:
     sparsity: float = required("Fraction of the blocks' linear weights that become zero, in [0, 1).")
     layer_score: str = option("fisher", f"How layers are scored: {', '.join(LAYER_SCORES)}.")
     weight_score: str = option("sparsegpt", f"How weights are scored: {', '.join(WEIGHT_SCORES)}.")
-    allocation: str = option("search", f"How the zeros are shared out: {', '.join(SPARSITY_ALLOCATIONS)}.")
+    allocation: str = option(
+        AUTO, f"How the zeros are shared out: {', '.join(SPARSITY_ALLOCATIONS)}; auto is search, uniform for n:m."
+    )
     granularity: str = option("linear", "What has an importance of its own: block or linear.")
     importance_power: float = option(1.0, "Power of the importance in inverse-importance.")
     min_sparsity: float = option(0.0, "Lowest sparsity of a linear.")
@@ -51,6 +54,9 @@ class LayerAdaptive:
             raise RequestError(f"min_sparsity and max_sparsity must be in order in [0, 1], got {bounds}")
         check_choice("layer_score", self.layer_score, LAYER_SCORES)
         check_choice("weight_score", self.weight_score, WEIGHT_SCORES)
+        found = self.zero_pattern
+        if self.allocation == AUTO:
+            object.__setattr__(self, "allocation", "uniform" if isinstance(found, NByM) else "search")
         check_choice("allocation", self.allocation, SPARSITY_ALLOCATIONS)
         check_choice("granularity", self.granularity, GRANULARITIES)
         check_choice("repair", self.repair, WEIGHT_REPAIRS)
