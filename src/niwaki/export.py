@@ -52,12 +52,15 @@ def export_onnx(model: nn.Module, path: str | Path, tokenizer: Any = None, overw
     onnxruntime on padded batches of several shapes before it takes its name.
 
     Raises:
-        RequestError: the packages of `niwaki[onnx]` are missing; `path` exists; the model is too large for one file.
+        RequestError: the packages of `niwaki[onnx]` are missing; `path` exists; the model is too large for one file, or
+            a language model.
         WorkError: logits that differ from PyTorch's by more than `TOLERANCE`.
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise RequestError(f"to onnx needs {', '.join(missing)}, not installed; do: pip install niwaki[onnx]")
+    if is_language_model(model):
+        raise RequestError("to must be merged or remote-code for a language model (its cache has no graph), got 'onnx'")
     plain = copy.deepcopy(merged(model)).eval().cpu().float()
     release_(plain)
     sites_of(plain)

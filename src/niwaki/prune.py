@@ -15,6 +15,7 @@ from niwaki.anatomy import sites_of
 from niwaki.budget import Budget, bounds_of, budget_of
 from niwaki.config import LayerAdaptive, Structured
 from niwaki.data import mean_length
+from niwaki.drop import check_drop, drop_layers_
 from niwaki.errors import RequestError
 from niwaki.evaluate import speedup
 from niwaki.layer_adaptive import prune_layers_
@@ -62,11 +63,17 @@ def prune_(
         rule = "repair must be none or least-squares for a model whose output projections have no bias"
         raise RequestError(f"{rule}, got 'bias'")
 
+    if config.drop_layers:
+        check_drop(sites_of(model), budget, config.drop_layers)
+
     dense = merge_(copy.deepcopy(model))
     kept = {site.name: torch.arange(site.units) for site in sites_of(model)}
     weights: TokenWeights | None = None
     importance: dict[str, float] = {}
     forwards = backwards = 0.0
+    if config.drop_layers:
+        kept = drop_layers_(model, batches, config.drop_layers, progress=progress)
+        forwards += 1.0
     for step in range(1, config.steps + 1):
         sites = sites_of(model)
         need = need_of(config.head_score, config.neuron_score)

@@ -100,6 +100,22 @@ def test_finetuning_then_dynamic_sparsity(place, niwaki_command):
     assert result_of(place, "moved")["stages"][0]["budget"]["achieved"] == pytest.approx(0.5, abs=1e-4)
 
 
+def test_recovery_and_a_latency_budget(place, niwaki_command):
+    losses = []
+    for epochs in ("0", "6"):
+        status, _, err = niwaki_command(
+            "prune", "structured", out="taught", flops="0.5", repair="none", recover_epochs=epochs, overwrite=True
+        )
+        assert status == 0, err
+        losses.append(result_of(place, "taught")["pruned"]["quality"]["nats_per_token"])
+    assert losses[1] < losses[0]
+    status, _, err = niwaki_command(
+        "prune", "structured", out="fast", latency="1.0", latency_batch_size="2", latency_length="8"
+    )
+    assert status == 0, err
+    assert result_of(place, "fast")["stages"][0]["budget"]["kind"] == "latency"
+
+
 def test_scores(place, niwaki_command):
     for score in ("reconstruction", "attention-variance", "taylor"):
         neurons = "activation" if score == "attention-variance" else score

@@ -197,6 +197,12 @@ def test_remote_code_without_niwaki(tmp_path):
         assert torch.equal(logits(niwaki.load(tmp_path / name / "trained"), batch), trained)
 
 
+def test_onnx_refuses_a_language_model(tmp_path):
+    pytest.importorskip("onnxscript")
+    with pytest.raises(niwaki.RequestError, match="merged or remote-code for a language model"):
+        export_onnx(tiny("llama"), tmp_path / "a")
+
+
 def test_remote_code_refuses_what_it_cannot_load_again(tmp_path):
     with pytest.raises(niwaki.RequestError, match="to must be merged for a gpt_neox model"):
         export_remote_code(tiny("gpt_neox"), tmp_path / "a")

@@ -48,6 +48,7 @@ class Structured(UnitScores):
     )
     min_heads: int = option(1, "Heads that every layer keeps; 0 lets a layer lose its whole attention.")
     min_neurons: int = option(1, "Neurons that every layer keeps; 0 lets a layer lose its whole FFN.")
+    drop_layers: int = option(0, "Layers that go whole, those that change what passes through them least.")
     latency_batch_size: int = option(32, "Rows in a batch for the latency budget.")
     latency_length: int = option(64, "Tokens in a row for the latency budget.")
     seed: int = option(0, "Seed of everything that is drawn.")
@@ -64,7 +65,7 @@ class Structured(UnitScores):
         check_choice("allocation", self.allocation, ALLOCATIONS)
         check_choice("repair", self.repair, REPAIRS)
         check_at_least(self, 1, "steps", "latency_batch_size", "latency_length")
-        check_at_least(self, 0, "min_heads", "min_neurons", "recover_epochs")
+        check_at_least(self, 0, "min_heads", "min_neurons", "recover_epochs", "drop_layers")
         check_above_zero(self, "recover_learning_rate")
         check_seed(self)
         if self.round_to is not None:
