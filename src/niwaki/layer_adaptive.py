@@ -17,7 +17,7 @@ from niwaki.masks import Block, NByM, Unstructured, check_divides, choose
 from niwaki.observe import Batch
 from niwaki.observe_linears import WeightNeed, WeightStatistics, observe_linears
 from niwaki.observe_moments import input_moments
-from niwaki.observe_tokens import TokenWeights, token_weights
+from niwaki.observe_tokens import TokenWeights, over_mean
 from niwaki.repair import REFIT_PASSES, recover_
 from niwaki.repair.bottom_up import DAMPING
 from niwaki.repair.obs import obs_factor, obs_prune
@@ -63,23 +63,26 @@ def prune_layers_(
     if not isinstance(pattern, NByM):
         check_budget({x.name: _share(x, config, {}, None, ()) for x in linears}, round(config.sparsity * total))
 
-    dense = merge_(copy.deepcopy(model))
+    # What one pass over the layers can do without.
+    dense = merge_(copy.deepcopy(model)) if config.steps > 1 or config.recover_epochs else None
     importance: dict[str, float] = {}
     warnings: list[str] = []
     weights: TokenWeights | None = None
     forwards = backwards = 0.0
     for step in range(1, config.steps + 1):
         sparsity = config.sparsity * (1 - (1 - step / config.steps) ** 3)
-        statistics = observe_linears(model, batches, _need(config), seed=config.seed, progress=progress)
+        need = _need(config)
+        weigh = weights is None and (need.moments or config.repair == "least-squares")
+        statistics = observe_linears(
+            model, batches, need | WeightNeed(token_sizes=weigh), seed=config.seed, progress=progress
+        )
         forwards, backwards = forwards + statistics.forward_passes, backwards + statistics.backward_passes
         found = layer_importance(model, linears, statistics, batches, config)
         if config.layer_score == "sensitivity":
             forwards += 2.0 * len(linears) * min(ROWS / statistics.rows, 1.0)
         importance = importance or found
-        need = _need(config)
-        if weights is None and (need.moments or config.repair == "least-squares"):
-            weights = token_weights(dense, batches, seed=config.seed, progress=progress)
-            forwards, backwards = forwards + 1.0, backwards + 1.0
+        if weigh:
+            weights = over_mean(statistics.token_sizes)
         scores, curves = _score(model, linears, statistics, batches, weights, config, progress)
         forwards += float(need.moments)
         zeros = _zeros(linears, config, sparsity, found, scores, curves)
@@ -108,7 +111,7 @@ def prune_layers_(
             progress=progress,
         )
         forwards += REFIT_PASSES
-    if config.recover_epochs:
+    if config.recover_epochs and dense is not None:
         passes = recover_(model, dense, list(training_data or batches), config, progress=progress) / len(batches)
         forwards, backwards = forwards + 2 * passes, backwards + passes
 

@@ -9,6 +9,9 @@ is left as it was under the mask.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any, cast
 
@@ -150,6 +153,23 @@ def hold_(linear: nn.Module, mask: Tensor) -> None:
         raise RequestError("adapter must be unmerged to hold a mask, got a merged one; call unmerge_adapter first")
     mask_linear_(linear.get_base_layer(), mask)
     cast(Any, linear).__class__ = MaskedLoraLinear
+
+
+@contextmanager
+def folded(part: nn.Module) -> Iterator[None]:
+    """While open, linears inside `part` run on their effective weight as it is now, adapters and masks made up once."""
+    changed = []
+    try:
+        for module in part.modules():
+            plain = isinstance(module, LoraLinear) and not any(module.lora_bias.values())
+            if plain or (isinstance(module, MaskedLinear) and module.watch is None):
+                weight = effective_weight(module).to(weight_of(module).dtype)
+                cast(Any, module).forward = partial(F.linear, weight=weight, bias=bias_of(module))
+                changed.append(module)
+        yield
+    finally:
+        for module in changed:
+            del module.forward
 
 
 def mask_of(linear: nn.Module) -> Tensor | None:

@@ -7,6 +7,7 @@ weight. Whole second moments of the inputs are summed a layer at a time, by `niw
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from niwaki.anatomy import BlockLinear, is_regression, layers_of, linears_of, real_logits, with_labels
+from niwaki.anatomy import BlockLinear, layers_of, linears_of, real_logits, with_labels
 from niwaki.data import token_mask
 from niwaki.errors import RequestError, WorkError
-from niwaki.observe import Batch, at_tokens, frozen, losses_in, pseudo_loss, to_device
+from niwaki.observe import Batch, at_tokens, frozen, losses_in, to_device
+from niwaki.observe_tokens import TokenWeights, logit_contrast
 
 
 @dataclass
@@ -28,7 +30,7 @@ class LinearStatistics:
     """Sums of one linear `[out, in]` over tokens.
 
     input_squares: `[in]` sum of x^2, x the input.
-    gradient_squares: `[out]` sum of g^2, g the gradient of the pseudo-loss at the output.
+    gradient_squares: `[out]` sum of g^2, g the gradient of a logit contrast at the output (`niwaki.observe_tokens`).
     moments: `[in, in]` sum of x x^T, each token weighed by what it matters: filled in for one linear at a time.
     weight_gradient: `[out, in]` gradient of the summed task loss with respect to the weight.
     gradient_size: sum of |dL/dy|, L the task loss of a row, over the elements of the output y.
@@ -50,9 +52,13 @@ class LinearStatistics:
 
 @dataclass
 class WeightStatistics:
-    """Sums of all linears by name, with the number of tokens and rows they are over."""
+    """Sums of all linears by name, with the number of tokens and rows they are over.
+
+    token_sizes: of each batch, by linear, |g|^2 of every real token: the one thing that is not a sum, one number each.
+    """
 
     linears: dict[str, LinearStatistics] = field(default_factory=dict)
+    token_sizes: TokenWeights = field(default_factory=list)
     tokens: int = 0
     rows: int = 0
     forward_passes: float = 0.0
@@ -63,6 +69,7 @@ class WeightStatistics:
         names = {**self.linears, **other.linears}
         return WeightStatistics(
             {name: self.linears.get(name, empty) + other.linears.get(name, empty) for name in names},
+            self.token_sizes + other.token_sizes,
             self.tokens + other.tokens,
             self.rows + other.rows,
             max(self.forward_passes, other.forward_passes),
@@ -72,9 +79,13 @@ class WeightStatistics:
 
 @dataclass(frozen=True)
 class WeightNeed:
-    """What a request needs beside sizes of activations: gradients of two losses, whole moments of the inputs."""
+    """What a request needs beside sizes of activations.
+
+    Gradients of a logit contrast and of the task loss, sizes of the former token by token, whole moments of the inputs.
+    """
 
     output_gradients: bool = False
+    token_sizes: bool = False
     task_gradients: bool = False
     weight_gradients: bool = False
     moments: bool = False
@@ -89,7 +100,6 @@ def observe_linears(
     need: WeightNeed,
     *,
     seed: int = 0,
-    temperature: float = 2.0,
     progress: bool = False,
 ) -> WeightStatistics:
     """Run the calibration batches once through `model` and return the sums that `need` asks for.
@@ -101,10 +111,10 @@ def observe_linears(
     linears = linears_of(model)
     total = WeightStatistics({linear.name: LinearStatistics() for linear in linears})
     generator = torch.Generator().manual_seed(seed)
-    task = need.task_gradients or need.weight_gradients
-    with frozen(model, with_gradients=task or need.output_gradients) as device:
+    task, contrast = need.task_gradients or need.weight_gradients, need.output_gradients or need.token_sizes
+    with frozen(model, with_gradients=task or contrast) as device:
         for batch in tqdm(data, desc="observe", unit="batch", disable=not progress, leave=False):
-            found = _observe_batch(model, linears, to_device(batch, device), need, generator, temperature)
+            found = _observe_batch(model, linears, to_device(batch, device), need, generator)
             total = total + found
     if not total.rows:
         raise RequestError("data must hold at least one batch, got none")
@@ -113,7 +123,7 @@ def observe_linears(
             if not bool(torch.isfinite(torch.as_tensor(getattr(statistics, f.name))).all()):
                 raise WorkError(f"{name}: statistic {f.name!r} is not finite; check the weights and the inputs")
     total.forward_passes = 1.0
-    total.backward_passes = float(task) + float(need.output_gradients)
+    total.backward_passes = float(task) + float(contrast)
     return total
 
 
@@ -123,20 +133,40 @@ def _observe_batch(
     batch: Batch,
     need: WeightNeed,
     generator: torch.Generator,
-    temperature: float,
 ) -> WeightStatistics:
     mask = token_mask(batch)
     keep = mask.bool()
-    captured: dict[str, tuple[Tensor, Tensor]] = {}
-    influence: dict[int, float] = {}
     found = {linear.name: LinearStatistics() for linear in linears}
-    task = need.task_gradients or need.weight_gradients
+    sizes: dict[str, Tensor] = {}
+    task, contrast = need.task_gradients or need.weight_gradients, need.output_gradients or need.token_sizes
     batch = with_labels(model, batch) if task else batch
+    of_task = False  # which loss the gradients are of that come by
+
+    def look(linear: BlockLinear, x: Tensor, y: Tensor) -> None:
+        sums = found[linear.name]
+        sums.input_squares = at_tokens(x.detach(), keep).square().sum(0)
+        sums.activation_size = float(at_tokens(y.detach(), keep).abs().sum())
+        inputs = at_tokens(x.detach(), keep) if need.weight_gradients else None
+
+        def note(gradient: Tensor) -> None:
+            g = at_tokens(gradient, keep).float()
+            if of_task:
+                sums.gradient_size = float(g.abs().sum())
+                sums.weight_gradient = 0.0 if inputs is None else g.T @ inputs.float()
+                return
+            squares = g.square()
+            sums.gradient_squares = squares.sum(0)
+            if need.token_sizes:
+                sizes[linear.name] = squares.sum(1)
+
+        if y.requires_grad:
+            y.register_hook(note)  # the gradients are summed as they come, not held
+
     with ExitStack() as stack:
         for linear in linears:
 
-            def capture(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor, name: str = linear.name) -> None:
-                captured[name] = (args[0], output)
+            def capture(_: nn.Module, args: tuple[Tensor, ...], output: Tensor, linear: BlockLinear = linear) -> None:
+                look(linear, args[0], output)
 
             stack.callback(linear.module.register_forward_hook(capture).remove)
         for index, layer in enumerate(layers_of(model)):
@@ -144,35 +174,23 @@ def _observe_batch(
             def compare(_module: nn.Module, args: tuple[Tensor, ...], output: Any, index: int = index) -> None:
                 after = output[0] if isinstance(output, tuple) else output
                 cosine = F.cosine_similarity(args[0].detach()[keep], after.detach()[keep], dim=-1)
-                influence[index] = float((1 - cosine).sum())
+                lost = float((1 - cosine).sum())
+                for linear in linears:
+                    if linear.layer == index:
+                        found[linear.name].influence = lost
 
             stack.callback(layer.register_forward_hook(compare).remove)
-        with torch.set_grad_enabled(task or need.output_gradients):
+        with torch.set_grad_enabled(task or contrast):
             outputs = model(**batch)
     if not bool(torch.isfinite(outputs.logits).all()):
-        broken = next((n for n, (_, y) in captured.items() if not bool(torch.isfinite(y).all())), "the task head")
+        broken = next((n for n, sums in found.items() if not math.isfinite(sums.activation_size)), "the task head")
         raise WorkError(f"calibration: the model's logits are not finite; first seen in {broken}")
-
-    for linear in linears:
-        x, y = (at_tokens(tensor.detach(), keep) for tensor in captured[linear.name])
-        sums = found[linear.name]
-        sums.input_squares = x.square().sum(0)
-        sums.activation_size = float(y.abs().sum())
-        sums.influence = influence[linear.layer]
-    places = [captured[linear.name][1] for linear in linears]
     if task:
         if "labels" not in batch:
             raise RequestError("data must hold labels for scores from task gradients, got batches without `labels`")
-        gradients = torch.autograd.grad(
-            outputs.loss * losses_in(model, batch), places, retain_graph=need.output_gradients
-        )
-        for linear, gradient in zip(linears, gradients, strict=True):
-            g = at_tokens(gradient, keep)
-            found[linear.name].gradient_size = float(g.abs().sum())
-            if need.weight_gradients:
-                found[linear.name].weight_gradient = g.T @ at_tokens(captured[linear.name][0].detach(), keep)
-    if need.output_gradients:
-        loss = pseudo_loss(real_logits(outputs.logits, keep), generator, temperature, regression=is_regression(model))
-        for linear, gradient in zip(linears, torch.autograd.grad(loss, places), strict=True):
-            found[linear.name].gradient_squares = at_tokens(gradient, keep).square().sum(0)
-    return WeightStatistics(found, int(keep.sum()), len(mask))
+        of_task = True
+        (outputs.loss * losses_in(model, batch)).backward(retain_graph=contrast)
+        of_task = False
+    if contrast:
+        logit_contrast(real_logits(outputs.logits, keep), generator).backward()
+    return WeightStatistics(found, [sizes], int(keep.sum()), len(mask))

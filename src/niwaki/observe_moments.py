@@ -11,7 +11,10 @@ from tqdm import tqdm
 from niwaki.anatomy import BlockLinear, evaluation_mode, layers_of, linears_of
 from niwaki.observe import Batch
 from niwaki.observe_tokens import TokenWeights
-from niwaki.stream import Stream
+from niwaki.stream import Stream, together
+
+STRIP = 384
+"""Columns that are multiplied at once: what is the same above and below the diagonal is multiplied once."""
 
 
 @torch.no_grad()
@@ -26,11 +29,30 @@ def input_moments(
         layers = range(len(layers_of(model)))
         for index in tqdm(layers, desc="moments", unit="layer", disable=not progress, leave=False):
             linears = [linear for linear in linears_of(model) if linear.layer == index]
-            moments: dict[str, Tensor | float] = {linear.name: 0.0 for linear in linears}
             inputs = {linear.name: linear.module for linear in linears}
-            for batch, seen in enumerate(run.seen(index, inputs, {}, advance=True)):
+            moments = {
+                name: torch.zeros(linear.shape[1], linear.shape[1], dtype=torch.double, device=run.device)
+                for name, linear in zip(inputs, linears, strict=True)
+            }
+            parts = enumerate(run.seen(index, inputs, {}, advance=True))
+            for seen in together({n: weighted(x, weights, batch, n) for n, x in part.items()} for batch, part in parts):
                 for name, x in seen.items():
-                    weighted = x if weights is None else x * weights[batch][name][:, None]
-                    moments[name] = moments[name] + (weighted.float().T @ x.float()).double()
+                    moments[name] += gram(x)
             for linear in linears:
-                yield linear, torch.as_tensor(moments.pop(linear.name))
+                yield linear, moments.pop(linear.name)
+
+
+def weighted(x: Tensor, weights: TokenWeights | None, batch: int, name: str) -> Tensor:
+    """`x` `[tokens, n]` times the roots of the weights that the tokens of this batch have at a linear, in float32."""
+    return x.float() if weights is None else x.float() * weights[batch][name].sqrt()[:, None]
+
+
+def gram(x: Tensor) -> Tensor:
+    """`x^T x`, `[n, n]` of `[tokens, n]`."""
+    n = x.shape[1]
+    found = x.new_empty(n, n)
+    for start in range(0, n, STRIP):
+        strip = x[:, start : start + STRIP].T @ x[:, start:]
+        found[start : start + STRIP, start:] = strip
+        found[start:, start : start + STRIP] = strip.T
+    return found

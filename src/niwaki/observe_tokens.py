@@ -51,11 +51,16 @@ def token_weights(model: nn.Module, data: Iterable[Batch], *, seed: int = 0, pro
             gradients = torch.autograd.grad(contrast, list(outputs.values()))
             sizes = (at_tokens(gradient, keep).float().square().sum(-1) for gradient in gradients)
             found.append(dict(zip(outputs, sizes, strict=True)))
-    for linear in linears:
-        mean = float(torch.cat([batch[linear.name] for batch in found]).mean()) or 1.0
-        for batch in found:
-            batch[linear.name] = batch[linear.name] / mean + FLOOR
-    return found
+    return over_mean(found)
+
+
+def over_mean(sizes: TokenWeights) -> TokenWeights:
+    """Weights from squared sizes of gradients: what they are of their linear's mean, plus `FLOOR`."""
+    for name in sizes[0]:
+        mean = float(torch.cat([batch[name] for batch in sizes]).mean()) or 1.0
+        for batch in sizes:
+            batch[name] = batch[name] / mean + FLOOR
+    return sizes
 
 
 def logit_contrast(logits: Tensor, generator: torch.Generator) -> Tensor:

@@ -17,7 +17,11 @@ from torch import Tensor, nn
 
 from niwaki.anatomy import Call, layer_calls, layers_of
 from niwaki.data import token_mask
+from niwaki.lora import folded
 from niwaki.observe import Batch, at_tokens
+
+TOGETHER = 2048
+"""Tokens for which a sum is worth its while; a default batch has at most twice as many."""
 
 
 class _Seen(Exception):  # noqa: N818 - not an error: it ends a layer's pass that has shown what was wanted
@@ -28,7 +32,7 @@ class Stream:
     """All batches of `data` in `model`, before its first layer at the start; a context that ends with its files."""
 
     def __init__(self, model: nn.Module, data: Iterable[Batch]) -> None:
-        self.layers = layers_of(model)
+        self.layers: dict[int, nn.Module] = dict(enumerate(layers_of(model)))
         self.calls: list[list[Call]] = []
         self.keep: list[Tensor] = []
         self.folder = tempfile.TemporaryDirectory(prefix="niwaki-")
@@ -62,6 +66,7 @@ class Stream:
     ) -> Iterator[dict[str, Tensor]]:
         """For each batch, the real tokens' inputs and outputs of these modules of layer `index`, by key.
 
+        The weights of the layer must not be changed meanwhile: adapters and masks are folded into them once.
         With `advance` the batches are carried through the layer; without, no more of it is run than is needed.
         """
         found: dict[str, Tensor] = {}
@@ -72,6 +77,7 @@ class Stream:
                 raise _Seen
 
         with ExitStack() as stack:
+            stack.enter_context(folded(self.layers[index]))
             for key, module in inputs.items():
 
                 def before(_module: nn.Module, args: tuple[Tensor, ...], key: str = key) -> None:
@@ -96,3 +102,21 @@ class Stream:
                     if advance:
                         self._put(number, output[0] if isinstance(output, tuple) else output)
                 yield {key: at_tokens(value, keep) for key, value in found.items()}
+
+
+def together(parts: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """The same rows in fewer pieces: dicts of tensors, joined along their first dimension to `TOGETHER` or more."""
+    waiting: list[dict[str, Tensor]] = []
+    rows = 0
+    for part in parts:
+        waiting.append(part)
+        rows += len(next(iter(part.values())))
+        if rows >= TOGETHER:
+            yield _joined(waiting)
+            waiting, rows = [], 0
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}

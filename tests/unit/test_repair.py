@@ -53,7 +53,7 @@ def test_nothing_removed_changes_nothing():
     dense = tiny()
     model = copy.deepcopy(dense)
     niwaki.prune_(model, niwaki.Structured(flops=1.0, steps=1), batches())
-    torch.testing.assert_close(logits(model, batches()[0]), logits(dense, batches()[0]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(logits(model, batches()[0]), logits(dense, batches()[0]), rtol=0, atol=1e-5)
 
 
 def test_singular_moments_are_damped_and_hopeless_ones_named():

@@ -1,8 +1,7 @@
 """Scores -> mask, with exactly the number of zeros that was asked.
 
 The lowest scores become zero. Of equal scores the first in row-major order goes first, so the choice is the same on
-every run, and no tie makes a zero more or less. Scores are compared in float64, which holds bfloat16 and float32
-exactly.
+every run, and no tie makes a zero more or less. Half precision is compared in float32, which holds it exactly.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ def choose(scores: Tensor, zeros: int, pattern: Pattern, name: str, *, by_row: b
     Raises:
         RequestError: more zeros than weights, or a pattern that does not divide. WorkError: a score that is NaN.
     """
-    values = scores.detach().double()
+    values = scores.detach().float() if scores.dtype in (torch.bfloat16, torch.float16) else scores.detach()
     if bool(values.isnan().any()):
         raise WorkError(f"{name}: a weight score is NaN; check the weights and the calibration data")
     if not 0 <= zeros <= values.numel():
@@ -51,12 +50,12 @@ def choose(scores: Tensor, zeros: int, pattern: Pattern, name: str, *, by_row: b
     if isinstance(pattern, Block):
         r, c = pattern.rows, pattern.columns
         blocks = values.reshape(rows // r, r, columns // c, c).sum((1, 3))
-        kept = _lowest_false(blocks.reshape(1, -1), torch.tensor([zeros // (r * c)])).reshape(blocks.shape)
+        kept = ~lowest(blocks.flatten(), zeros // (r * c)).reshape(blocks.shape)
         return kept.repeat_interleave(r, 0).repeat_interleave(c, 1)
     if by_row:
         counts = (torch.arange(1, rows + 1) * zeros).div(rows, rounding_mode="floor")
         return _lowest_false(values, counts.diff(prepend=torch.zeros(1, dtype=counts.dtype)))
-    return _lowest_false(values.reshape(1, -1), torch.tensor([zeros])).reshape(rows, columns)
+    return ~lowest(values.flatten(), zeros).reshape(rows, columns)
 
 
 def lowest(values: Tensor, count: int) -> Tensor:

@@ -11,6 +11,7 @@ little.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,9 +25,10 @@ from niwaki.anatomy import BlockLinear, Site, evaluation_mode, layers_of, linear
 from niwaki.errors import WorkError
 from niwaki.lora import bias_of, effective_weight
 from niwaki.observe import Batch
+from niwaki.observe_moments import gram
 from niwaki.observe_tokens import TokenWeights
 from niwaki.solve import damp
-from niwaki.stream import Stream
+from niwaki.stream import Stream, together
 
 DAMPING = 1e-2
 """The ridge, as a share of the mean of the diagonal of the moments."""
@@ -49,7 +51,7 @@ class Sums:
 @torch.no_grad()
 def bottom_up(
     model: nn.Module,
-    dense: nn.Module,
+    dense: nn.Module | None,
     data: Sequence[Batch],
     *,
     only_writing: bool = False,
@@ -60,21 +62,27 @@ def bottom_up(
 ) -> Iterator[tuple[BlockLinear, Sums]]:
     """Yield each linear with its sums. Whoever asks changes the linear before asking for the next.
 
+    Without `dense` that is `model` as it stands: each layer is copied before it is yielded, no more than one at a time.
     With `only_writing` those that write into the residual stream alone.
     `rows` names, by linear, the rows `[out]` of the dense linear that are still there. Both models are in evaluation
     mode meanwhile.
     """
-    with evaluation_mode(model, dense), ExitStack() as stack:
-        theirs = {(x.layer, x.part): x for x in linears_of(dense, emptied=True)}
-        ours = {(x.layer, x.part): x for x in linears_of(model, emptied=True)}
+    with evaluation_mode(model, dense or model), ExitStack() as stack:
+        ours = linears_of(model, emptied=True)
+        theirs = linears_of(dense, emptied=True) if dense is not None else []
         pruned_run = stack.enter_context(Stream(model, data))
-        dense_run = stack.enter_context(Stream(dense, data)) if targets else None
+        dense_run = stack.enter_context(Stream(dense or model, data)) if targets else None
         layers = range(len(layers_of(model)))
         for index in tqdm(layers, desc="repair", unit="layer", disable=not progress, leave=False):
-            for linears in _groups([linear for (layer, _), linear in ours.items() if layer == index]):
+            here = [linear for linear in ours if linear.layer == index]
+            wanted = [linear for linear in theirs if linear.layer == index]
+            if dense is None and dense_run is not None:
+                layer, wanted = copy.deepcopy((pruned_run.layers[index], here))
+                dense_run.layers = {index: layer}
+            for linears in _groups(here):
                 if only_writing and not linears[0].writes:
                     continue
-                goals = _goals(dense_run, [theirs[index, linear.part] for linear in linears])
+                goals = None if dense_run is None else _goals(dense_run, wanted, {x.part for x in linears})
                 yield from zip(linears, _sums(pruned_run, linears, goals, rows or {}, weights), strict=True)
             if index + 1 < len(layers):
                 pruned_run.advance(index)
@@ -99,13 +107,12 @@ def _sum_of(site: Site, run: Stream, key: str) -> tuple[dict[str, nn.Module], di
     return ({}, {key: place}) if place is run.layers[site.layer] else ({key: place}, {})
 
 
-def _goals(run: Stream | None, wanted: list[BlockLinear]) -> Iterator[dict[str, Tensor]] | None:
+def _goals(run: Stream, linears: list[BlockLinear], parts: set[str]) -> Iterator[dict[str, Tensor]]:
     """Of each batch, what the dense linears of one group give, by part; with the residual where they write into it.
 
     The last group of a layer carries the dense model on to the next.
     """
-    if run is None:
-        return None
+    wanted = [linear for linear in linears if linear.part in parts]
     first = wanted[0]
     last = first.writes and first.site.kind == "ffn"
     if _summed(first):
@@ -127,27 +134,33 @@ def _sums(
         inputs, outputs = _sum_of(first.site, run, "sum")
         outputs["y"] = first.module
     inputs["x"] = first.module
-    moments: list[Tensor | float] = [0.0] * len(linears)
-    cross: list[Tensor | float] = [0.0] * len(linears)
     none_asked = [None] * len(run.keep)
     # Strict, so that both runs come to their end and take their hooks away.
     pairs = zip(run.seen(first.layer, inputs, outputs), none_asked if goals is None else goals, strict=True)
-    for batch, (seen, goal) in enumerate(pairs):
-        x = torch.cat([seen["x"], seen["x"].new_ones(len(seen["x"]), 1)], 1).float()
+
+    def parts() -> Iterator[dict[str, Tensor]]:
+        for batch, (seen, goal) in enumerate(pairs):
+            part = {"x": torch.cat([seen["x"], seen["x"].new_ones(len(seen["x"]), 1)], 1).float()}
+            for linear in linears:
+                if weights is not None:
+                    part[f"{linear.part} weight"] = weights[batch][linear.name].sqrt()[:, None]
+                if goal is not None:
+                    # Of what is to stand in the residual stream, the residual itself is there already.
+                    target = goal[linear.part] - (seen["sum"] - seen["y"] if "y" in seen else 0.0)
+                    part[linear.part] = (target[:, rows[linear.name]] if linear.name in rows else target).float()
+            yield part
+
+    columns = first.shape[1] + 1
+    moments = [torch.zeros(columns, columns, dtype=torch.double, device=run.device) for _ in linears]
+    cross: list[Tensor | float] = [0.0] * len(linears)
+    for seen in together(parts()):
         for number, linear in enumerate(linears):
-            weighted = x if weights is None else x * weights[batch][linear.name][:, None]
-            shared = weights is None and number > 0
-            moments[number] = moments[0] if shared else moments[number] + (weighted.T @ x).double()
-            if goal is not None:
-                # Of what is to stand in the residual stream, the residual itself is there already.
-                target = goal[linear.part] - (seen["sum"] - seen["y"] if "y" in seen else 0.0)
-                if linear.name in rows:
-                    target = target[:, rows[linear.name]]
-                cross[number] = cross[number] + (target.float().T @ weighted).double()
-    return [
-        Sums(torch.as_tensor(m), None if goals is None else torch.as_tensor(c))
-        for m, c in zip(moments, cross, strict=True)
-    ]
+            root = 1.0 if weights is None else seen[f"{linear.part} weight"]
+            x = seen["x"] * root
+            moments[number] += gram(x)
+            if goals is not None:
+                cross[number] = cross[number] + ((seen[linear.part] * root).T @ x).double()
+    return [Sums(m, None if goals is None else torch.as_tensor(c)) for m, c in zip(moments, cross, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ from niwaki.repair.obs import obs_factor, obs_prune
 @torch.no_grad()
 def reconstruct_(
     model: nn.Module,
-    dense: nn.Module,
+    dense: nn.Module | None,
     data: Sequence[Batch],
     zeros: dict[str, int],
     pattern: Pattern,
