@@ -9,12 +9,11 @@ seen. Runs that the JSON holds already are not done again: an interruption costs
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from common import Bench, arguments, environment, note
+from common import Bench, arguments, is_done, note, resumed
 from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Share
 from niwaki.anatomy import linears_of
 from niwaki.config.layer_adaptive import LAYER_SCORES
@@ -105,10 +104,7 @@ def main() -> None:
     parser.add_argument("--weight-score", nargs="+", default=list(WEIGHT_SCORES))
     asked = parser.parse_args()
     bench = Bench.of(asked)
-    found = {**environment(asked), "dense": bench.quality(bench.model())}
-    if asked.out.is_file():
-        found["runs"] = json.loads(asked.out.read_text(encoding="utf-8"))["runs"]
-    done = [{key: run[key] for key in run if key != "quality"} for run in found.get("runs", [])]
+    found = {**resumed(asked), "dense": bench.quality(bench.model())}
     for seed in asked.seeds:
         calibration = list(bench.batches(asked.rows, seed))
         seen = Seen(bench.model(), calibration, seed)
@@ -124,7 +120,7 @@ def main() -> None:
                         "sparsity": sparsity,
                         "seed": seed,
                     }
-                    if run in done:
+                    if is_done(found, run):
                         continue
                     wanted = round(sparsity * sum(share.size for share in shares.values()))
                     zeros = SPARSITY_ALLOCATORS[allocation](shares, wanted, power)

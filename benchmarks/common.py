@@ -93,6 +93,17 @@ def environment(asked: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def resumed(asked: argparse.Namespace) -> dict[str, Any]:
+    """`environment`, with what the JSON of an earlier call holds already: an interruption costs one run."""
+    before = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.is_file() else {}
+    return environment(asked) | {key: before[key] for key in ("runs", "timing") if key in before}
+
+
+def is_done(found: dict[str, Any], run: dict[str, Any]) -> bool:
+    """Whether a result holds a run of just these settings."""
+    return any(run.items() <= made.items() for made in found.get("runs", []))
+
+
 def write(path: Path, found: dict[str, Any]) -> None:
     """Write a result, also after each run, so that an interruption costs one run."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,21 +11,21 @@ of one forward-and-backward pass over the calibration windows, timed in the same
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import niwaki
-from common import RESULTS, environment, note
+from common import RESULTS, forward_and_backward, is_done, note, resumed
 from niwaki.checkpoint import load_tokenizer
 from niwaki.config import LayerAdaptive, Structured
 from niwaki.corpus import pack
 from niwaki.data import Batches
 from niwaki.evaluate import perplexity
-from niwaki.lora import release_
+from niwaki.lora import attach_lora, release_
 
 STRUCTURED: dict[str, dict[str, Any]] = {
     "default": {},
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--flops", type=float, nargs="*", default=[0.9, 0.8, 0.7, 0.5])
     parser.add_argument("--sparsity", type=float, nargs="*", default=[0.5, 0.6, 0.7])
     parser.add_argument("--rules", nargs="*", default=list(dict.fromkeys([*STRUCTURED, *SPARSE])))
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=RESULTS / "decoders.json")
     asked = parser.parse_args()
 
@@ -63,26 +63,23 @@ def main() -> None:
     calibration, tests = list(Batches(train, tokenizer, 16)), list(Batches(test, tokenizer, 16))
     model = niwaki.load(asked.model)
     dense = perplexity(model, tests)
-    started = time.perf_counter()
-    for batch in calibration:
-        model(**batch).loss.backward()
-    one_pass = time.perf_counter() - started
-    found = {**environment(asked), "protocol": protocol.to_dict(), "dense": dense, "one_pass": one_pass}
+    one_pass = forward_and_backward(attach_lora(model, 16), calibration)
+    found = {**resumed(asked), "protocol": protocol.to_dict(), "dense": dense}
     budgets = [("flops", share) for share in asked.flops] + [("sparsity", share) for share in asked.sparsity]
-    for kind, share in budgets:
+    for seed, (kind, share) in itertools.product(asked.seeds, budgets):
         rules = STRUCTURED if kind == "flops" else SPARSE
         for rule in (name for name in asked.rules if name in rules):
-            options = {**rules[rule], kind: share, "seed": asked.seed}
+            run: dict[str, Any] = {"kind": kind, "share": share, "rule": rule, "seed": seed}
+            if is_done(found, run):
+                continue
+            options = {**rules[rule], kind: share, "seed": seed}
             config = Structured(**options) if kind == "flops" else LayerAdaptive(**options)
-            torch.manual_seed(asked.seed)
+            torch.manual_seed(seed)
             model = niwaki.load(asked.model)
             result = niwaki.prune_(model, config, calibration)
             release_(model)
             quality = perplexity(model, tests)
-            run = {
-                "kind": kind,
-                "share": share,
-                "rule": rule,
+            run |= {
                 "achieved": result.achieved,
                 "perplexity": quality["perplexity"],
                 "excess": quality["nats_per_token"] - dense["nats_per_token"],

@@ -24,12 +24,12 @@ from typing import Any
 import torch
 
 import niwaki
-from common import Bench, arguments, environment, note, write
+from common import Bench, arguments, is_done, note, resumed, write
 from niwaki.anatomy import linears_of, weight_of
 from niwaki.data import Batches, sample
 from niwaki.dynamic import Controller
 from niwaki.evaluate import predictions
-from niwaki.lora import attach_lora, merge_, release_, train_adapters_only_
+from niwaki.lora import merge_, release_, to_train_
 from niwaki.repair import task_loss, train_
 
 RANK, HELD_OUT, STATIC_ROWS = 16, 2000, 1024
@@ -69,10 +69,7 @@ def main() -> None:
     rows = sample(bench.train, asked.training_rows + HELD_OUT, 0)
     training = Batches(rows[: asked.training_rows], bench.tokenizer, 32)
     held = Batches(rows[asked.training_rows :], bench.tokenizer, 64)
-    found = environment(asked)
-    if asked.out.is_file():
-        before = json.loads(asked.out.read_text(encoding="utf-8"))
-        found |= {key: before[key] for key in ("runs", "timing") if key in before}
+    found = resumed(asked)
     if asked.timing:
         for interval in asked.intervals:
             found.setdefault("timing", []).append(cost_of_a_step(bench, training, asked, interval))
@@ -81,7 +78,7 @@ def main() -> None:
         return
     for sparsity, method, seed in itertools.product(asked.sparsity, asked.methods, asked.seeds):
         run = {"method": method, "sparsity": sparsity, "seed": seed, "epochs": asked.epochs, "rows": len(training.rows)}
-        if not any(run.items() <= made.items() for made in found.get("runs", [])):
+        if not is_done(found, run):
             note(found, {**run, **trained(bench, training, held, run, asked)}, asked.out)
 
 
@@ -98,8 +95,7 @@ def trained(
         first = BEFORE.get(method, sparsity)
         niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=first, seed=seed, **STATIC.get(method, {})), calibration)
     torch.manual_seed(seed)
-    model = attach_lora(model, RANK)
-    train_adapters_only_(model)
+    model = to_train_(model, RANK)
     model.train()
     controllers: list[Controller] = []
 
@@ -157,8 +153,7 @@ def cost_of_a_step(bench: Bench, training: Batches, asked: argparse.Namespace, i
     sides = []
     for moving in (False, True):
         torch.manual_seed(0)
-        model = attach_lora(bench.model(), RANK)
-        train_adapters_only_(model)
+        model = to_train_(bench.model(), RANK)
         optimizer = torch.optim.AdamW([p for p in model.train().parameters() if p.requires_grad], 1e-4)
         controller = Controller(model, optimizer, config, 100 * max(interval, 100))
         if not moving:

@@ -44,8 +44,9 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 from niwaki.anatomy import FAMILIES, family_of, head_width, heads_of_unit, sites_of, unwrap, weight_of
 from niwaki.errors import RequestError
 from niwaki.folder import atomic_folder
+from niwaki.layout import turned
 from niwaki.lora import check_adapter, mask_adapters_, merge_
-from niwaki.masks import MaskedLinear, mask_linear_, pack, pack_bits, seen, unpack, unpack_bits
+from niwaki.masks import MaskedLinear, mask_linear_, pack, pack_bits, unpack, unpack_bits
 from niwaki.modeling_niwaki import EmptyAttention
 from niwaki.surgery import cut_
 
@@ -250,7 +251,7 @@ def forget_(config: Any) -> None:
 def _pack_file(path: Path, held: dict[str, MaskedLinear]) -> None:
     tensors = load_file(path)
     for name, linear in held.items():
-        bits, values = pack(seen(linear, tensors.pop(f"{name}.weight")), linear.mask.cpu())
+        bits, values = pack(turned(linear, tensors.pop(f"{name}.weight")), linear.mask.cpu())
         tensors |= {f"{name}.bitmask": bits, f"{name}.values": values}
     save_file(tensors, path, metadata={"format": "pt"})
 

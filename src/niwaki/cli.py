@@ -127,7 +127,7 @@ def run(recipe: Path, overwrite: Overwrite = False, quiet: Quiet = False) -> Non
 @app.command()
 @_flags(Scoring)
 def score(**options: Any) -> None:
-    """Score heads and neurons; nothing is pruned."""
+    """Score heads, neurons and layers; nothing is pruned."""
     from niwaki.run import run_scoring
 
     request = _made(Scoring, options)
@@ -135,6 +135,8 @@ def score(**options: Any) -> None:
     if not options["quiet"]:
         for layer in found["layers"]:
             typer.echo(f"{layer['name']:24} {layer['importance']:.4f} of all importance, {layer['total']} units")
+        for linear in found["linears"]:
+            typer.echo(f"{linear['name']:24} {linear['importance']:.4g} by {request.layer_score}")
         typer.echo(f"written to {request.out}")
 
 

@@ -9,7 +9,7 @@ from peft import PeftModel
 from torch import nn
 
 from niwaki.config import Finetune
-from niwaki.lora import attach_lora, check_model, train_adapters_only_
+from niwaki.lora import check_model, to_train_
 from niwaki.observe import Batch
 from niwaki.repair import task_loss, train_
 from niwaki.results import StageResult
@@ -27,8 +27,7 @@ def finetune(
     """
     started = time.perf_counter()
     check_model(model)
-    tuned = model if isinstance(model, PeftModel) else attach_lora(model, config.lora_rank)
-    train_adapters_only_(tuned)
+    tuned = to_train_(model, config.lora_rank)
     tuned.train()
     batches = list(data)
     loss = train_(

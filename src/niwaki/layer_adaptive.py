@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -192,16 +192,56 @@ def _score(
         if config.allocation == "search":
             curves[linear.name] = loss_curve(linear, statistics)
 
-    if not _need(config).moments:
-        for linear in linears:
-            score(linear)
-        return scores, curves
+    for linear in _filled(model, linears, statistics, batches, weights, _need(config), progress):
+        score(linear)
+    return scores, curves
+
+
+def _filled(
+    model: nn.Module,
+    linears: Sequence[BlockLinear],
+    statistics: WeightStatistics,
+    batches: Sequence[Batch],
+    weights: TokenWeights | None,
+    need: WeightNeed,
+    progress: bool,
+) -> Iterator[BlockLinear]:
+    """Each linear when all that is needed of it is in `statistics`: the whole moments of one at a time."""
+    if not need.moments:
+        yield from linears
+        return
     for linear, moments in input_moments(model, batches, weights, progress=progress):
         own = statistics.linears[linear.name]
         own.moments = moments
-        score(linear)
+        yield linear
         own.moments = 0.0
-    return scores, curves
+
+
+def score_layers(
+    model: nn.Module, data: Iterable[Batch], config: LayerAdaptive, *, progress: bool = False
+) -> dict[str, dict[str, float]]:
+    """Linear name -> its `importance`, and `lowest`, `median`, `mean` and `highest` of the scores of its weights.
+
+    Raises:
+        RequestError: no batches, or none with labels for a score that needs them. WorkError: a statistic is not finite.
+    """
+    batches, linears = list(data), linears_of(model)
+    need = LAYER_NEEDS.get(config.layer_score, WeightNeed()) | WEIGHT_NEEDS.get(config.weight_score, WeightNeed())
+    need = need | WeightNeed(token_sizes=need.moments)
+    statistics = observe_linears(model, batches, need, seed=config.seed, progress=progress)
+    importance = layer_importance(model, linears, statistics, batches, config)
+    weights = over_mean(statistics.token_sizes) if need.moments else None
+    found = {}
+    for linear in _filled(model, linears, statistics, batches, weights, need, progress):
+        scores = WEIGHT_SCORERS[config.weight_score](linear, statistics, config.seed).double()
+        found[linear.name] = {
+            "importance": importance[linear.name],
+            "lowest": float(scores.min()),
+            "median": float(scores.median()),
+            "mean": float(scores.mean()),
+            "highest": float(scores.max()),
+        }
+    return found
 
 
 def _share(

@@ -27,13 +27,13 @@ from niwaki.anatomy import (
     check_task,
     check_units,
     is_language_model,
-    is_transposed,
     linears_of,
     sites_of,
     unwrap,
     weight_of,
 )
 from niwaki.errors import RequestError
+from niwaki.layout import is_transposed, turned
 from niwaki.masks import MaskedLinear, mask_linear_, unmask_linear_
 
 
@@ -83,7 +83,7 @@ class MaskedLoraLinear(LoraLinear):
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """What an adapter adds to the stored weight, in its layout, masked: PEFT's merge and unmerge use it."""
-        return super().get_delta_weight(adapter) * (self.mask.T if is_transposed(self) else self.mask)
+        return super().get_delta_weight(adapter) * turned(self, self.mask)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if kwargs.get("adapter_names") is not None:
@@ -214,8 +214,7 @@ def adapter_delta(linear: nn.Module) -> Tensor | float:
 
 def _delta(linear: LoraLayer, adapter: str) -> Tensor:
     """What one adapter adds to the stored weight, `[out, in]`."""
-    delta = cast(Any, linear).get_delta_weight(adapter)
-    return delta.T if is_transposed(cast(nn.Module, linear)) else delta
+    return turned(cast(nn.Module, linear), cast(Any, linear).get_delta_weight(adapter))
 
 
 def effective_weight(linear: nn.Module) -> Tensor:
@@ -232,8 +231,7 @@ def dense_weight(linear: nn.Module) -> Tensor:
         return weight.clone()
     with torch.no_grad():
         for name in (name for name in linear.active_adapters if name in linear.lora_A):
-            delta = LoraLinear.get_delta_weight(cast(LoraLinear, linear), name)
-            weight = weight + (delta.T if is_transposed(linear) else delta)
+            weight = weight + turned(linear, LoraLinear.get_delta_weight(cast(LoraLinear, linear), name))
     return weight
 
 
@@ -285,12 +283,17 @@ def attach_lora(model: nn.Module, rank: int) -> PeftModel:
     return model
 
 
-def train_adapters_only_(model: PeftModel) -> None:
-    """Let the active adapters and what they save beside LoRA (the task head) require gradients, and nothing else."""
-    for name, parameter in model.named_parameters():
+def to_train_(model: nn.Module, rank: int) -> PeftModel:
+    """The `PeftModel` to train: `model` if it is one, else with new LoRA of this rank around it (see `attach_lora`).
+
+    The active adapters and what they save beside LoRA (the task head) require gradients, and nothing else.
+    """
+    tuned = model if isinstance(model, PeftModel) else attach_lora(model, rank)
+    for name, parameter in tuned.named_parameters():
         parts = name.split(".")
         owned = [after for part, after in pairwise(parts) if part.startswith("lora_") or part == "modules_to_save"]
-        parameter.requires_grad_(any(adapter in model.active_adapters for adapter in owned))
+        parameter.requires_grad_(any(adapter in tuned.active_adapters for adapter in owned))
+    return tuned
 
 
 def merge_(model: nn.Module, *, mask_adapters: bool = False) -> PreTrainedModel:

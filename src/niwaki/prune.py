@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterable
+from typing import Any, overload
 
 import torch
 from rich.console import Console
@@ -18,7 +19,7 @@ from niwaki.data import mean_length
 from niwaki.drop import check_drop, drop_layers_
 from niwaki.errors import RequestError
 from niwaki.evaluate import speedup
-from niwaki.layer_adaptive import prune_layers_
+from niwaki.layer_adaptive import prune_layers_, score_layers
 from niwaki.lora import bias_of, check_model, merge_
 from niwaki.observe import Batch, observe
 from niwaki.observe_tokens import TokenWeights, token_weights
@@ -57,15 +58,7 @@ def prune_(
     check_model(model)
     batches = list(data)
     before = {site.name: site.units for site in sites_of(model)}
-    budget = budget_of(model, config, mean_length(batches))
-    budget.check(bounds_of(sites_of(model), budget, config))
-    if config.repair == "bias" and all(bias_of(site.output) is None for site in sites_of(model)):
-        rule = "repair must be none or least-squares for a model whose output projections have no bias"
-        raise RequestError(f"{rule}, got 'bias'")
-
-    if config.drop_layers:
-        check_drop(sites_of(model), budget, config.drop_layers)
-
+    budget = checked_budget(model, config, mean_length(batches))
     dense = merge_(copy.deepcopy(model))
     kept = {site.name: torch.arange(site.units) for site in sites_of(model)}
     weights: TokenWeights | None = None
@@ -121,6 +114,23 @@ def prune_(
     )
 
 
+def checked_budget(model: nn.Module, config: Structured, length: float) -> Budget:
+    """The budget that `config` asks for; `length` is the mean number of real tokens of a calibration row.
+
+    Raises:
+        RequestError: what `config` asks of the model cannot be met.
+    """
+    sites = sites_of(model)
+    budget = budget_of(model, config, length)
+    budget.check(bounds_of(sites, budget, config))
+    if config.repair == "bias" and all(bias_of(site.output) is None for site in sites):
+        rule = "repair must be none or least-squares for a model whose output projections have no bias"
+        raise RequestError(f"{rule}, got 'bias'")
+    if config.drop_layers:
+        check_drop(sites, budget, config.drop_layers)
+    return budget
+
+
 def _plan(
     model: nn.Module, dense: nn.Module, scores: dict[str, Tensor], budget: Budget, share: float, config: Structured
 ) -> Plan:
@@ -151,10 +161,24 @@ def _measured_ratio(dense: nn.Module, plain: nn.Module, config: Structured) -> f
     return 1 / speedup(dense, plain, config.latency_batch_size, config.latency_length)
 
 
+@overload
 def score(
     model: nn.Module, data: Iterable[Batch], config: Structured | None = None, *, progress: bool = False
-) -> dict[str, list[float]]:
-    """Importance only: site name -> one score per unit, higher is more important. Nothing is pruned."""
+) -> dict[str, list[float]]: ...
+@overload
+def score(
+    model: nn.Module, data: Iterable[Batch], config: LayerAdaptive, *, progress: bool = False
+) -> dict[str, dict[str, float]]: ...
+def score(
+    model: nn.Module, data: Iterable[Batch], config: Structured | LayerAdaptive | None = None, *, progress: bool = False
+) -> Any:
+    """Importance only: higher is more important. Nothing is pruned.
+
+    As `Structured` scores: site name -> one score per unit. As `LayerAdaptive` does: see `score_layers`.
+    """
+    if isinstance(config, LayerAdaptive):
+        check_model(model)
+        return score_layers(model, data, config, progress=progress)
     chosen = config or Structured(flops=1.0)
     check_model(model)
     need = need_of(chosen.head_score, chosen.neuron_score)

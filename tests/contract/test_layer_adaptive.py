@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -65,6 +66,26 @@ def test_layer_scores_are_finite_and_padding_does_not_matter(name):
         assert found < float("inf")
         if name != "fisher":  # its labels are drawn batch by batch
             assert LAYER_SCORERS[name](linear, apart, 0) == pytest.approx(found, rel=1e-3)
+
+
+@pytest.mark.parametrize("granularity", ["block", "linear"])
+@pytest.mark.parametrize(
+    ("layer_score", "weight_score"), list(zip(LAYER_SCORES, itertools.cycle(WEIGHT_SCORES), strict=False))
+)
+def test_scores_without_pruning(layer_score, weight_score, granularity):
+    model = with_lora(tiny())
+    before = logits(model, batches()[0])
+    config = niwaki.LayerAdaptive(
+        sparsity=0.0, layer_score=layer_score, weight_score=weight_score, granularity=granularity
+    )
+    found = niwaki.score(model, batches(), config)
+    assert list(found) == [linear.name for linear in linears_of(model)]
+    assert all(0 <= x["lowest"] <= x["median"] <= x["highest"] < float("inf") for x in found.values())
+    assert all(x["lowest"] <= x["mean"] <= x["highest"] for x in found.values())
+    assert (granularity == "block") == (
+        found["layer.0.query"]["importance"] == found["layer.0.down"]["importance"]
+    ) or (layer_score == "block-influence")
+    assert torch.equal(logits(model, batches()[0]), before)
 
 
 def test_sensitivity_is_measured_and_leaves_the_model_alone():
@@ -168,6 +189,17 @@ def test_patterns(pattern, sparsity, score):
             r, c = int(pattern[0]), int(pattern[2])
             blocks = zero.reshape(zero.shape[0] // r, r, zero.shape[1] // c, c).sum((1, 3))
             assert ((blocks == 0) | (blocks == r * c)).all()
+
+
+@pytest.mark.parametrize("allocation", SPARSITY_ALLOCATIONS)
+def test_blocks_go_with_every_allocation(allocation):
+    model = with_lora(tiny())
+    config = niwaki.LayerAdaptive(sparsity=0.6, pattern="4x1", allocation=allocation)
+    result = niwaki.prune_(model, config, batches(count=2))
+    assert 0 <= round(0.6 * TOTAL) - result.details["zeros"] < 4
+    for linear in linears_of(model):
+        zeros = (effective_weight(linear.module) == 0).reshape(-1, 4, linear.shape[1]).sum(1)
+        assert ((zeros == 0) | (zeros == 4)).all()
 
 
 @pytest.mark.parametrize("score", ["magnitude", "sparsegpt"])

@@ -208,7 +208,10 @@ def test_finetune_score_eval_and_export(place, monkeypatch, capsys):
     scores = json.loads((place / "scored" / "scores.json").read_text())
     assert len(scores["layers"]) == 6
     assert all(len(layer["scores"]) == layer["total"] for layer in scores["layers"])
+    assert [linear["name"] for linear in scores["linears"]][-1] == "layer.2.down"
+    assert all(x["lowest"] <= x["median"] <= x["highest"] for x in scores["linears"])
     assert "layer.2.ffn" in said
+    assert "by fisher" in said
     run("prune", "structured", "--model", "tuned/adapter", *data, "--out", "small", "--flops", "0.6")
     run("eval", "--model", "small", "--against", "tuned/adapter", "--eval-data", "learnable.tsv", "--out", "compared")
     compared = json.loads((place / "compared" / "result.json").read_text())

@@ -7,7 +7,7 @@ from niwaki.anatomy.language import is_language_model, is_regression, real_logit
 from niwaki.anatomy.linears import BlockLinear, linears_of
 from niwaki.anatomy.mode import evaluation_mode
 from niwaki.anatomy.positions import longest_input
-from niwaki.anatomy.projections import Projection, columns_of, is_transposed, set_features_, weight_of
+from niwaki.anatomy.projections import Projection, columns_of, set_features_, weight_of
 from niwaki.anatomy.sites import (
     Kind,
     Site,
@@ -44,7 +44,6 @@ __all__ = [
     "heads_of_unit",
     "is_language_model",
     "is_regression",
-    "is_transposed",
     "layer_calls",
     "layers_of",
     "linear_paths",

@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from niwaki.anatomy.families import Reads
 from niwaki.errors import RequestError
+from niwaki.layout import is_transposed, turned
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,18 +61,12 @@ def columns_of(units: Tensor, width: int) -> Tensor:
     return (units[:, None] * width + torch.arange(width)).flatten()
 
 
-def is_transposed(linear: nn.Module) -> bool:
-    """Whether a linear, or the base of a LoRA layer, stores its weight `[in, out]`."""
-    return isinstance(getattr(linear, "base_layer", linear), Conv1D)
-
-
 def weight_of(linear: nn.Module) -> Tensor:
     """The stored weight of a linear or of the base of a LoRA layer (without the adapter), seen as `[out, in]`.
 
     What is written into it in place is written into the parameter.
     """
-    weight = cast(nn.Parameter, getattr(linear, "base_layer", linear).weight)
-    return weight.T if is_transposed(linear) else weight
+    return turned(linear, cast(nn.Parameter, getattr(linear, "base_layer", linear).weight))
 
 
 def check_linear(linear: nn.Module, name: str) -> None:

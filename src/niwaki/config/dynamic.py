@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from niwaki.config.fields import check_above_zero, check_at_least, check_seed, option, required
+from niwaki.config.fields import check_above_zero, check_at_least, check_seed, check_sparsity, option, required
 from niwaki.config.layer_adaptive import SPARSITY_ALLOCATIONS
 from niwaki.errors import RequestError, check_choice
 from niwaki.masks import NByM, Pattern, parse_pattern
@@ -47,8 +47,7 @@ class Dynamic:
     seed: int = option(0, "Seed of everything that is drawn.")
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.sparsity < 1.0:
-            raise RequestError(f"sparsity must be a fraction of zeros in [0, 1), got {self.sparsity:g}")
+        check_sparsity(self)
         if not 0.0 <= self.start_sparsity <= self.sparsity:
             raise RequestError(f"start_sparsity must be in [0, {self.sparsity:g}], got {self.start_sparsity:g}")
         if not self.sparsity <= self.max_sparsity <= 1.0:
@@ -71,8 +70,6 @@ class Dynamic:
         check_above_zero(self, "reach", "stop")
         found = self.zero_pattern
         if isinstance(found, NByM):
-            if abs(self.sparsity - found.sparsity) > 1e-9:
-                raise RequestError(f"sparsity must be {found.sparsity:g} for pattern {found}, got {self.sparsity:g}")
             for name, only in (("schedule", "constant"), ("allocation", "uniform")):
                 if getattr(self, name) != only:
                     raise RequestError(f"{name} must be {only} for pattern {found}, got {getattr(self, name)!r}")

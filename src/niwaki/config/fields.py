@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from niwaki.errors import RequestError
+from niwaki.masks import NByM
 
 
 def option(default: Any, help: str) -> Any:
@@ -28,6 +29,19 @@ def check_at_least(config: Any, least: float, *names: str) -> None:
         value = getattr(config, name)
         if not value >= least:
             raise RequestError(f"{name} must be at least {least:g}, got {value:g}")
+
+
+def check_sparsity(config: Any) -> None:
+    """Refuse a field `sparsity` that is not a fraction of zeros, or not the one that an n:m pattern has.
+
+    Raises:
+        RequestError: saying which it must be.
+    """
+    if not 0.0 <= config.sparsity < 1.0:
+        raise RequestError(f"sparsity must be a fraction of zeros in [0, 1), got {config.sparsity:g}")
+    found = config.zero_pattern
+    if isinstance(found, NByM) and abs(config.sparsity - found.sparsity) > 1e-9:
+        raise RequestError(f"sparsity must be {found.sparsity:g} for pattern {found}, got {config.sparsity:g}")
 
 
 def check_seed(config: Any) -> None:

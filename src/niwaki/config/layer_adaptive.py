@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from niwaki.config.fields import check_above_zero, check_at_least, check_seed, option, required
+from niwaki.config.fields import check_above_zero, check_at_least, check_seed, check_sparsity, option, required
 from niwaki.errors import RequestError, check_choice
 from niwaki.masks import NByM, Pattern, parse_pattern
 
@@ -25,17 +25,28 @@ GRANULARITIES = ("block", "linear")
 WEIGHT_REPAIRS = ("none", "least-squares")
 
 
+@dataclass(frozen=True, kw_only=True)
+class LinearScores:
+    """How layers and single weights are scored."""
+
+    layer_score: str = option("fisher", f"How layers are scored: {', '.join(LAYER_SCORES)}.")
+    weight_score: str = option("sparsegpt", f"How weights are scored: {', '.join(WEIGHT_SCORES)}.")
+    granularity: str = option("linear", "What has an importance of its own: block or linear.")
+
+    def __post_init__(self) -> None:
+        check_choice("layer_score", self.layer_score, LAYER_SCORES)
+        check_choice("weight_score", self.weight_score, WEIGHT_SCORES)
+        check_choice("granularity", self.granularity, GRANULARITIES)
+
+
 @dataclass(frozen=True)
-class LayerAdaptive:
+class LayerAdaptive(LinearScores):
     """Zero single weights of the blocks' linears (or n:m groups, or blocks of weights) until `sparsity` of them are."""
 
     sparsity: float = required("Fraction of the blocks' linear weights that become zero, in [0, 1).")
-    layer_score: str = option("fisher", f"How layers are scored: {', '.join(LAYER_SCORES)}.")
-    weight_score: str = option("sparsegpt", f"How weights are scored: {', '.join(WEIGHT_SCORES)}.")
     allocation: str = option(
         AUTO, f"How the zeros are shared out: {', '.join(SPARSITY_ALLOCATIONS)}; auto is search, uniform for n:m."
     )
-    granularity: str = option("linear", "What has an importance of its own: block or linear.")
     importance_power: float = option(1.0, "Power of the importance in inverse-importance.")
     min_sparsity: float = option(0.0, "Lowest sparsity of a linear.")
     max_sparsity: float = option(0.98, "Highest sparsity of a linear.")
@@ -47,27 +58,21 @@ class LayerAdaptive:
     seed: int = option(0, "Seed of everything that is drawn.")
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.sparsity < 1.0:
-            raise RequestError(f"sparsity must be a fraction of zeros in [0, 1), got {self.sparsity:g}")
+        check_sparsity(self)
         if not 0.0 <= self.min_sparsity <= self.max_sparsity <= 1.0:
             bounds = f"min_sparsity {self.min_sparsity:g} and max_sparsity {self.max_sparsity:g}"
             raise RequestError(f"min_sparsity and max_sparsity must be in order in [0, 1], got {bounds}")
-        check_choice("layer_score", self.layer_score, LAYER_SCORES)
-        check_choice("weight_score", self.weight_score, WEIGHT_SCORES)
+        super().__post_init__()
         found = self.zero_pattern
         if self.allocation == AUTO:
             object.__setattr__(self, "allocation", "uniform" if isinstance(found, NByM) else "search")
         check_choice("allocation", self.allocation, SPARSITY_ALLOCATIONS)
-        check_choice("granularity", self.granularity, GRANULARITIES)
         check_choice("repair", self.repair, WEIGHT_REPAIRS)
         check_at_least(self, 1, "steps")
         check_at_least(self, 0, "recover_epochs")
         check_above_zero(self, "importance_power", "recover_learning_rate")
         check_seed(self)
-        found = self.zero_pattern
         if isinstance(found, NByM):
-            if abs(self.sparsity - found.sparsity) > 1e-9:
-                raise RequestError(f"sparsity must be {found.sparsity:g} for pattern {found}, got {self.sparsity:g}")
             if self.allocation != "uniform":
                 raise RequestError(f"allocation must be uniform for pattern {found}, got {self.allocation!r}")
             if self.steps != 1:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from niwaki.config.dynamic import DynamicTraining
 from niwaki.config.fields import check_at_least, check_seed, option, required
 from niwaki.config.finetune import Finetune
-from niwaki.config.layer_adaptive import LayerAdaptive
+from niwaki.config.layer_adaptive import LayerAdaptive, LinearScores
 from niwaki.config.structured import Structured, UnitScores
 from niwaki.errors import RequestError
 
@@ -82,7 +82,7 @@ class Recipe(Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scoring(UnitScores, Request):
+class Scoring(UnitScores, LinearScores, Request):
     """Importance only."""
 
     train_data: str = required("Data to calibrate on: a local file or a Hub data set.")
@@ -90,6 +90,7 @@ class Scoring(UnitScores, Request):
 
     def __post_init__(self) -> None:
         UnitScores.__post_init__(self)
+        LinearScores.__post_init__(self)
         Request.__post_init__(self)
         check_at_least(self, 1, "calibration_samples")
 

@@ -16,10 +16,10 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from niwaki.config import Dynamic
 from niwaki.dynamic.controller import Controller
-from niwaki.dynamic.history import summary, write_history
+from niwaki.dynamic.history import HISTORY, summary, write_history
 from niwaki.dynamic.optimizer_state import bare, statement
-from niwaki.dynamic.plots import can_plot, plot_history, plot_schedule
-from niwaki.dynamic.saved import HISTORY, STATE, restore_controller_, save_controller
+from niwaki.dynamic.plots import HISTORY_PICTURE, SCHEDULE_PICTURE, can_plot, plot_history, plot_schedule
+from niwaki.dynamic.saved import STATE, restore_controller_, save_controller
 from niwaki.dynamic.schedules import Schedule
 from niwaki.errors import RequestError
 from niwaki.observe import Batch
@@ -83,7 +83,7 @@ class DynamicSparsity(TrainerCallback):
             console.print(schedule_table(controller.schedule))
             console.print(statement(bare(objects["optimizer"])), highlight=False)
             if can_plot():
-                plot_schedule(controller.schedule, Path(str(args.output_dir)) / "dynamic-schedule.png")
+                plot_schedule(controller.schedule, Path(str(args.output_dir)) / SCHEDULE_PICTURE)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
@@ -137,7 +137,7 @@ class DynamicSparsity(TrainerCallback):
             out = Path(str(args.output_dir))
             write_history(controller.history, out / HISTORY)
             if controller.history and not self.quiet and can_plot():
-                plot_history(controller.history, out / "dynamic-history.png")
+                plot_history(controller.history, out / HISTORY_PICTURE)
 
     @property
     def _of_training(self) -> Controller:

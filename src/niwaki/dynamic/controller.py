@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Shares, check_budget
-from niwaki.anatomy import BlockLinear, is_transposed, linears_of, weight_of
+from niwaki.anatomy import BlockLinear, linears_of, weight_of
 from niwaki.config import Dynamic, LayerAdaptive
 from niwaki.dynamic.capture import Capture, processes
 from niwaki.dynamic.history import Update
@@ -27,6 +27,7 @@ from niwaki.dynamic.schedules import plan_schedule
 from niwaki.dynamic.scores import DROP_SCORERS, GROW_SCORERS, Scorer, Seen, alike, needs_gradients, shuffle
 from niwaki.errors import RequestError, WorkError
 from niwaki.layer_adaptive import shares_of, whole_blocks
+from niwaki.layout import is_transposed
 from niwaki.lora import check_adapters, dense_weight, hold_, mask_of
 from niwaki.masks import Block, MaskedLinear, NByM, check_divides, choose, lowest
 from niwaki.observe import Batch
@@ -62,9 +63,6 @@ class Controller:
         self.linears = {linear.name: linear for linear in linears_of(model)}
         self.sizes = {name: linear.size for name, linear in self.linears.items()}
         self.total = sum(self.sizes.values())
-        for name, linear in self.linears.items():
-            if is_transposed(linear.module):
-                raise RequestError(f"{name} must store its weight [out, in] for its mask to move, got a Conv1D")
         held = self._check(model)
         start = 1 - sum(size(mask) for mask in held.values()) / self.total if held else None
         if start is not None and start > config.sparsity + 0.5 / self.total:
@@ -174,6 +172,8 @@ class Controller:
             raise RequestError("model must have linears: looked for query, key, value, output, up, down, found none")
         held: Masks = {}
         for name, linear in self.linears.items():
+            if is_transposed(linear.module):
+                raise RequestError(f"{name} must store its weight [out, in] for its mask to move, got a Conv1D")
             check_divides(linear.shape, self.pattern, name)
             mask = mask_of(linear.module)
             if mask is not None:

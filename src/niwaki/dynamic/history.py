@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+HISTORY = "dynamic.jsonl"
+
 
 @dataclass(frozen=True)
 class Update:

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from niwaki.dynamic.history import Update, write_history
+from niwaki.dynamic.history import HISTORY, Update, write_history
 from niwaki.dynamic.schedules import Schedule
+
+SCHEDULE_PICTURE = "dynamic-schedule.png"
+HISTORY_PICTURE = "dynamic-history.png"
 
 
 def can_plot() -> bool:
@@ -19,7 +22,8 @@ def can_plot() -> bool:
 def plot_schedule(schedule: Schedule, path: Path) -> None:
     """Sparsity by step, and the share of active weights that each update may replace."""
     figure, (above, below) = _figure(2)
-    above.step([0, *schedule.updates, schedule.steps], [schedule.sparsity(t) for t in _steps(schedule)], where="post")
+    steps = [0, *schedule.updates, schedule.steps]
+    above.step(steps, [schedule.sparsity(step) for step in steps], where="post")
     above.set_ylabel("sparsity")
     below.plot(list(schedule.updates), [schedule.share(t) for t in schedule.updates], ".")
     below.set(xlabel="optimizer step", ylabel="share replaced", xlim=above.get_xlim())
@@ -51,15 +55,11 @@ def plot_history(history: Sequence[Update], path: Path) -> None:
 
 def write_training(schedule: Schedule, history: Sequence[Update], folder: Path) -> None:
     """The history as JSON lines, and both pictures where they can be drawn, into `folder`."""
-    write_history(history, folder / "dynamic.jsonl")
+    write_history(history, folder / HISTORY)
     if can_plot():
-        plot_schedule(schedule, folder / "dynamic-schedule.png")
+        plot_schedule(schedule, folder / SCHEDULE_PICTURE)
         if history:
-            plot_history(history, folder / "dynamic-history.png")
-
-
-def _steps(schedule: Schedule) -> list[int]:
-    return [0, *schedule.updates, schedule.steps]
+            plot_history(history, folder / HISTORY_PICTURE)
 
 
 def _figure(rows: int) -> tuple[Any, Any]:

@@ -17,13 +17,12 @@ from torch import Tensor
 
 from niwaki.checkpoint import write_masks
 from niwaki.dynamic.controller import Controller
-from niwaki.dynamic.history import read_history, write_history
+from niwaki.dynamic.history import HISTORY, read_history, write_history
 from niwaki.dynamic.scores import Seen
 from niwaki.errors import RequestError
 from niwaki.masks import pack_bits, unpack_bits
 
 STATE = "dynamic.safetensors"
-HISTORY = "dynamic.jsonl"
 _SEEN = tuple(field.name for field in dataclasses.fields(Seen))
 
 

@@ -18,7 +18,7 @@ from niwaki.dynamic.callback import schedule_table
 from niwaki.dynamic.controller import Controller
 from niwaki.dynamic.history import Update
 from niwaki.dynamic.schedules import Schedule
-from niwaki.lora import attach_lora, check_model, merge_, train_adapters_only_
+from niwaki.lora import check_model, merge_, to_train_
 from niwaki.observe import Batch
 from niwaki.repair import task_loss, train_
 from niwaki.repair.recover import distillation_loss
@@ -45,8 +45,7 @@ def train_dynamic(
     check_model(model)
     taught = config.teacher == "dense"
     dense = merge_(copy.deepcopy(model)).eval() if taught else None
-    tuned = model if isinstance(model, PeftModel) else attach_lora(model, config.lora_rank)
-    train_adapters_only_(tuned)
+    tuned = to_train_(model, config.lora_rank)
     tuned.train()
     batches = list(data)
     controllers: list[Controller] = []

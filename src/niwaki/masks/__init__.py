@@ -1,7 +1,7 @@
 """What a mask is: its pattern, the exact choice of what it keeps, holding it through training, packing it."""
 
 from niwaki.masks.choose import check_divides, choose, lowest
-from niwaki.masks.hold import MaskedLinear, mask_linear_, seen, unmask_linear_
+from niwaki.masks.hold import MaskedLinear, mask_linear_, unmask_linear_
 from niwaki.masks.pack import pack, pack_bits, unpack, unpack_bits
 from niwaki.masks.patterns import Block, NByM, Pattern, Unstructured, parse_pattern
 
@@ -18,7 +18,6 @@ __all__ = [
     "pack",
     "pack_bits",
     "parse_pattern",
-    "seen",
     "unmask_linear_",
     "unpack",
     "unpack_bits",

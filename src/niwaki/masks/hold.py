@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from niwaki.errors import RequestError
+from niwaki.layout import turned
 
 
 class MaskedLinear(nn.Module):
@@ -35,7 +36,7 @@ class MaskedLinear(nn.Module):
     @property
     def masked_weight(self) -> Tensor:
         """`mask * weight`, `[out, in]`."""
-        return seen(self, self.weight) * self.mask
+        return turned(self, self.weight) * self.mask
 
     def watched(self, weight: Tensor) -> Tensor:
         """`weight`, masked, so that `watch` is given its gradient at masked places too; a frozen one has one then."""
@@ -49,7 +50,7 @@ class MaskedLinear(nn.Module):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        weight = seen(self, self.masked_weight)
+        weight = turned(self, self.masked_weight)
         destination[f"{prefix}weight"] = weight if keep_vars else weight.detach()
 
 
@@ -65,11 +66,6 @@ _MASKED: dict[type[nn.Module], type[MaskedLinear]] = {nn.Linear: _MaskedLinear, 
 _PLAIN = {masked: plain for plain, masked in _MASKED.items()}
 
 
-def seen(linear: nn.Module, weight: Tensor) -> Tensor:
-    """A weight of `linear` between `[out, in]` and the layout in which it is stored, either way."""
-    return weight.T if isinstance(linear, Conv1D) else weight
-
-
 def mask_linear_(linear: nn.Module, mask: Tensor) -> MaskedLinear:
     """Make a linear hold `mask` from now on, in place; a mask that is there already is replaced.
 
@@ -79,7 +75,7 @@ def mask_linear_(linear: nn.Module, mask: Tensor) -> MaskedLinear:
     plain = _PLAIN.get(cast(Any, type(linear)), type(linear))
     if plain not in _MASKED:
         raise RequestError(f"linear must be a plain nn.Linear to hold a mask, got {type(linear).__name__}")
-    shape = seen(linear, cast(Tensor, linear.weight)).shape
+    shape = turned(linear, cast(Tensor, linear.weight)).shape
     if mask.shape != shape:
         raise RequestError(f"mask must have the weight's shape {list(shape)}, got {list(mask.shape)}")
     if "mask" in linear._buffers:
@@ -91,7 +87,7 @@ def mask_linear_(linear: nn.Module, mask: Tensor) -> MaskedLinear:
 
 def unmask_linear_(linear: MaskedLinear) -> nn.Module:
     """Write the zeros into the weight and make it a plain linear again, in place."""
-    linear.weight.data.mul_(seen(linear, linear.mask))
+    linear.weight.data.mul_(turned(linear, linear.mask))
     linear.watch = None
     del linear._buffers["mask"]
     linear._non_persistent_buffers_set.discard("mask")

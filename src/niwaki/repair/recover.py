@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from niwaki.anatomy import evaluation_mode, is_regression, real_logits
 from niwaki.config import LayerAdaptive, Structured
 from niwaki.data import token_mask
-from niwaki.lora import attach_lora, merge_, train_adapters_only_
+from niwaki.lora import merge_, to_train_
 from niwaki.observe import Batch
 from niwaki.repair.training import train_
 
@@ -45,8 +45,7 @@ def recover_(
     """
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     plain = not isinstance(model, PeftModel)
-    student = attach_lora(model, LORA_RANK) if plain else model
-    train_adapters_only_(student)
+    student = to_train_(model, LORA_RANK)
 
     def loss_of(student: nn.Module, batch: Batch) -> Tensor:
         return distillation_loss(student, dense, batch)

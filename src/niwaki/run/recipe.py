@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from niwaki.anatomy import sites_of
-from niwaki.budget import bounds_of, budget_of
 from niwaki.checkpoint import loads_language_model, write_adapter, write_model
 from niwaki.config import DynamicTraining, Finetune, Recipe, Structured, recipe_to_dict, write_recipe
 from niwaki.data import Table, is_regression, label_names, mean_length, sample
@@ -21,7 +19,7 @@ from niwaki.evaluate import check_metric
 from niwaki.finetune import finetune
 from niwaki.folder import atomic_folder
 from niwaki.lora import merge_, release_
-from niwaki.prune import prune_
+from niwaki.prune import checked_budget, prune_
 from niwaki.report import model_card, page
 from niwaki.results import Result, StageResult, write_result
 from niwaki.run.inputs import check_out, read_data, read_inputs
@@ -60,8 +58,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         length = mean_length(calibration)
         for stage in recipe.stages:  # what cannot be met is refused before anything is trained
             if isinstance(stage, Structured) and stage.latency is None:
-                budget = budget_of(model, stage, length)
-                budget.check(bounds_of(sites_of(model), budget, stage))
+                checked_budget(model, stage, length)
             if isinstance(stage, DynamicTraining):
                 plan_schedule(stage, stage.epochs * len(training))
 

@@ -1,4 +1,4 @@
-"""Importance only: `scores.json`, with one score for every head and neuron. Nothing is pruned."""
+"""Importance only: `scores.json`, of every head, neuron and linear. Nothing is pruned."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from niwaki.anatomy import sites_of
-from niwaki.config import Scoring, Structured
+from niwaki.config import LayerAdaptive, Scoring, Structured
 from niwaki.data import sample
 from niwaki.folder import atomic_folder
 from niwaki.prune import score
@@ -18,9 +18,10 @@ from niwaki.run.record import Clock
 
 
 def run_scoring(request: Scoring, quiet: bool = False) -> dict[str, Any]:
-    """Score all sites of a model and write `scores.json` into the folder of the request; returns what it holds.
+    """Score a model as it stands and write `scores.json` into the folder of the request; returns what it holds.
 
-    `layers` has, for each site, its share of all scores (`importance`) and the list of its units' `scores`.
+    `layers` has, for each site, its share of all scores (`importance`) and the list of its units' `scores`; `linears`,
+    for each linear, its `importance` by the layer score and what the scores of its weights are like.
 
     Raises:
         RequestError: the request is wrong. WorkError: a statistic is not finite.
@@ -35,7 +36,10 @@ def run_scoring(request: Scoring, quiet: bool = False) -> dict[str, Any]:
         config = Structured(
             flops=1.0, head_score=request.head_score, neuron_score=request.neuron_score, seed=request.seed
         )
-        scores = score(inputs.model, inputs.batches(rows), config, progress=not quiet)
+        names = {name: getattr(request, name) for name in ("layer_score", "weight_score", "granularity", "seed")}
+        batches = inputs.batches(rows)
+        scores = score(inputs.model, batches, config, progress=not quiet)
+        linears = score(inputs.model, batches, LayerAdaptive(sparsity=0.0, **names), progress=not quiet)
         total = sum(map(sum, scores.values())) or 1.0
         found = {
             "schema": 1,
@@ -52,6 +56,7 @@ def run_scoring(request: Scoring, quiet: bool = False) -> dict[str, Any]:
                 }
                 for site in sites_of(inputs.model)
             ],
+            "linears": [{"name": name, **values} for name, values in linears.items()],
         }
         (folder / "scores.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return found

@@ -19,7 +19,6 @@ from niwaki.anatomy import (
     Site,
     columns_of,
     family_of,
-    is_transposed,
     layers_of,
     linear_paths,
     set_features_,
@@ -28,6 +27,7 @@ from niwaki.anatomy import (
     weight_of,
 )
 from niwaki.errors import RequestError
+from niwaki.layout import is_transposed
 from niwaki.masks import MaskedLinear, mask_linear_
 from niwaki.modeling_niwaki import EmptyAttention, NoInputs, set_numbers_
 from niwaki.surgery.plan import Plan
