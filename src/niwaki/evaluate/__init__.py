@@ -1,8 +1,17 @@
 """What a model is worth as it stands: quality, latency, size."""
 
+from niwaki.evaluate.harness import find_tasks, harness_scores
 from niwaki.evaluate.latency import PairedTiming, model_latency, paired, random_inputs, speedup
 from niwaki.evaluate.latency_table import LatencyTable, latency_table
 from niwaki.evaluate.machine import cpu_name
+from niwaki.evaluate.multiple_choice import (
+    Mean,
+    accuracies,
+    encode_pair,
+    encode_questions,
+    log_likelihoods,
+    multiple_choice,
+)
 from niwaki.evaluate.perplexity import LANGUAGE_METRICS, perplexity
 from niwaki.evaluate.quality import METRICS, check_metric, predictions, quality
 from niwaki.evaluate.size import size_bytes
@@ -11,11 +20,19 @@ __all__ = [
     "LANGUAGE_METRICS",
     "METRICS",
     "LatencyTable",
+    "Mean",
     "PairedTiming",
+    "accuracies",
     "check_metric",
     "cpu_name",
+    "encode_pair",
+    "encode_questions",
+    "find_tasks",
+    "harness_scores",
     "latency_table",
+    "log_likelihoods",
     "model_latency",
+    "multiple_choice",
     "paired",
     "perplexity",
     "predictions",

@@ -1,0 +1,112 @@
+"""Multiple-choice files -> questions: a prompt, the ways to go on, which of them is right.
+
+Each row of a `.jsonl` file has one of four shapes, told by its keys:
+
+    query, question or context    choices: [...]                          gold, answer or label
+    question                      choices: {text: [...], label: [...]}    answerKey                (ARC)
+    goal                          sol1, sol2                              label                    (PIQA)
+    ctx, or ctx_a and ctx_b       endings: [...]                          label, activity_label    (HellaSwag)
+
+A prompt of the first shape is given as it stands; those of the others are made as lm-evaluation-harness makes those of
+arc_easy, piqa and hellaswag, so that rows taken from there score the same here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from niwaki.errors import RequestError
+
+PROMPTS = ("query", "question", "context")
+ANSWERS = ("gold", "answer", "label")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt, the `choices` that may follow it, and the index of the right one."""
+
+    prompt: str
+    choices: tuple[str, ...]
+    gold: int
+
+
+def read_questions(source: str, limit: int | None = None) -> list[Question]:
+    """The questions of a `.jsonl` file, the first `limit` where one is given.
+
+    Raises:
+        RequestError: no such file, one that does not read, no row, a row of another shape; the row is named.
+    """
+    path = Path(source)
+    if not path.is_file():
+        raise RequestError(f"tasks must name existing .jsonl files, got {source!r}")
+    try:
+        lines = [line for line in path.read_text("utf-8").split("\n") if line.strip()]
+        rows = [json.loads(line) for line in lines[:limit]]
+    except (ValueError, OSError) as error:
+        raise RequestError(f"tasks must name .jsonl files that can be read, got {source!r}: {error}") from error
+    if not rows:
+        raise RequestError(f"tasks must name files with at least one row, got {source!r} with none")
+    questions = []
+    for number, row in enumerate(rows, 1):
+        try:
+            questions.append(_question(row))
+        except _WrongRowError as error:
+            raise RequestError(f"tasks: row {number} of {source!r} {error}") from error
+    return questions
+
+
+class _WrongRowError(Exception):
+    """What a row must be, and what it is."""
+
+
+def _question(row: Any) -> Question:
+    if not isinstance(row, dict):
+        raise _WrongRowError(f"must be an object, got {type(row).__name__}")
+    labels: list[Any] = []
+    choices = row.get("choices")
+    if "question" in row and isinstance(choices, dict):
+        prompt, answer = f"Question: {row['question']}\nAnswer:", row.get("answerKey")
+        choices, labels = choices.get("text"), list(choices.get("label") or [])
+    elif {"goal", "sol1", "sol2"} <= set(row):
+        prompt, choices, answer = f"Question: {row['goal']}\nAnswer:", [row["sol1"], row["sol2"]], row.get("label")
+    elif "endings" in row and ("ctx" in row or {"ctx_a", "ctx_b"} <= set(row)):
+        prompt, choices, answer = _hellaswag_prompt(row), row["endings"], row.get("label")
+        if isinstance(choices, list):
+            choices = [_without_marks(str(ending)) for ending in choices]
+    else:
+        prompt, answer = (next((row[key] for key in keys if key in row), None) for keys in (PROMPTS, ANSWERS))
+    if not isinstance(prompt, str):
+        names = f"must have one of {', '.join(PROMPTS)} with choices, goal with sol1 and sol2, or ctx with endings"
+        raise _WrongRowError(f"{names}, got {', '.join(map(str, row)) or 'nothing'}")
+    if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
+        raise _WrongRowError(f"must have two choices or more, texts that are not empty, got {choices!r}")
+    return Question(prompt, tuple(choices), _index(answer, len(choices), labels))
+
+
+def _index(answer: Any, count: int, labels: list[Any]) -> int:
+    """The index of the right choice: named by its label, a number from 0, or a letter from A."""
+    if answer in labels:
+        return labels.index(answer)
+    found = answer
+    if isinstance(answer, str):
+        text = answer.strip()
+        found = int(text) if text.isdecimal() else ord(text.upper()) - ord("A") if len(text) == 1 else None
+    if isinstance(found, int) and not isinstance(found, bool) and 0 <= found < count:
+        return found
+    last = chr(ord("A") + count - 1)
+    raise _WrongRowError(f"must have an answer, 0 to {count - 1} or A to {last}, got {answer!r}")
+
+
+def _hellaswag_prompt(row: dict[str, Any]) -> str:
+    text = f"{row['ctx_a']} {str(row['ctx_b']).capitalize()}" if {"ctx_a", "ctx_b"} <= set(row) else row["ctx"]
+    return _without_marks(f"{row['activity_label']}: {text}" if "activity_label" in row else str(text))
+
+
+def _without_marks(text: str) -> str:
+    """Without the marks that WikiHow left in HellaSwag, as the harness takes them out."""
+    text = re.sub(r"\[.*?\]", "", text.strip().replace(" [title]", ". "))
+    return text.replace("  ", " ")
