@@ -4,10 +4,11 @@ from niwaki.config.dynamic import Dynamic, DynamicTraining
 from niwaki.config.finetune import Finetune
 from niwaki.config.layer_adaptive import LayerAdaptive
 from niwaki.config.recipe import read_recipe, recipe_from_dict, recipe_to_dict, write_recipe
-from niwaki.config.requests import STAGES, Demo, Evaluation, Recipe, Request, Scoring, Stage
+from niwaki.config.requests import DEFAULT_LENGTH, STAGES, Demo, Evaluation, Measured, Recipe, Request, Scoring, Stage
 from niwaki.config.structured import HEAD_SCORES, NEURON_SCORES, Structured
 
 __all__ = [
+    "DEFAULT_LENGTH",
     "HEAD_SCORES",
     "NEURON_SCORES",
     "STAGES",
@@ -17,6 +18,7 @@ __all__ = [
     "Evaluation",
     "Finetune",
     "LayerAdaptive",
+    "Measured",
     "Recipe",
     "Request",
     "Scoring",

@@ -11,6 +11,9 @@ from niwaki.config.layer_adaptive import LayerAdaptive, LinearScores
 from niwaki.config.structured import Structured, UnitScores
 from niwaki.errors import RequestError
 
+DEFAULT_LENGTH = 128
+"""Tokens in a row for counts and timing, where no data say another."""
+
 Stage = Structured | LayerAdaptive | DynamicTraining | Finetune
 STAGES: dict[str, type[Stage]] = {
     "structured": Structured,
@@ -59,13 +62,48 @@ class Demo:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe(Request):
+class Measured(Request):
+    """What every command that measures quality is told."""
+
+    metric: str | None = option(None, "accuracy, f1, matthews_correlation, pearson, spearman; perplexity and its kin.")
+    tasks: str | None = option(
+        None, "What to ask a language model: .jsonl files of questions, tasks of lm-evaluation-harness; with commas."
+    )
+    limit: int | None = option(None, "Rows of a task that are measured; all by default.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tasks is not None and not all(self._tasks):
+            raise RequestError(f"tasks must be names and .jsonl files with commas between them, got {self.tasks!r}")
+        if len(set(self._tasks)) < len(self._tasks):
+            raise RequestError(f"tasks must be asked once each, got {self.tasks!r}")
+        if self.limit is not None:
+            check_at_least(self, 1, "limit")
+            if self.tasks is None:
+                raise RequestError(f"limit must be asked with tasks, got {self.limit} without")
+
+    @property
+    def _tasks(self) -> tuple[str, ...]:
+        return tuple(word.strip() for word in self.tasks.split(",")) if self.tasks is not None else ()
+
+    @property
+    def task_files(self) -> tuple[str, ...]:
+        """The files of questions among the tasks."""
+        return tuple(task for task in self._tasks if task.lower().endswith(".jsonl"))
+
+    @property
+    def task_names(self) -> tuple[str, ...]:
+        """The tasks that lm-evaluation-harness is to know."""
+        return tuple(task for task in self._tasks if task not in self.task_files)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Measured):
     """One whole run: the model, the data, the stages in order, where the result goes."""
 
     train_data: str = required("Data to calibrate and train on: a local file or a Hub data set.")
     eval_data: str = required("Data to evaluate on: a local file or a Hub data set.")
     stages: tuple[Stage, ...] = required("What is done, in order.")
-    metric: str | None = option(None, "accuracy, f1, matthews_correlation, pearson, spearman; perplexity and its kin.")
     calibration_samples: int = option(2048, "Rows of the training data that pruning looks at.")
     train_samples: int | None = option(None, "Rows of the training data that training uses; all by default.")
     compact: bool = option(False, "Write masked weights as bits and kept values: smaller, and read by Niwaki only.")
@@ -96,15 +134,20 @@ class Scoring(UnitScores, LinearScores, Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation(Request):
+class Evaluation(Measured):
     """Quality, size and measured latency of a model, beside another if one is named."""
 
-    eval_data: str = required("Data to evaluate on: a local file or a Hub data set.")
+    eval_data: str | None = option(None, "Data to evaluate on: a local file or a Hub data set; needed without --tasks.")
     against: str | None = option(None, "The dense model to compare with; timed in turn with the model.")
-    metric: str | None = option(None, "accuracy, f1, matthews_correlation, pearson, spearman; perplexity and its kin.")
-    latency_length: int | None = option(None, "Tokens in a row for the timing; by default the data's mean.")
+    latency_length: int | None = option(
+        None, f"Tokens in a row for the timing; by default the data's mean, {DEFAULT_LENGTH} without --eval-data."
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.eval_data is None and self.tasks is None:
+            raise RequestError("eval_data or tasks must be given, got neither")
+        if self.eval_data is None and self.metric is not None:
+            raise RequestError(f"metric must be asked with eval_data, got {self.metric!r} without")
         if self.latency_length is not None:
             check_at_least(self, 1, "latency_length")

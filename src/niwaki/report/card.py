@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from niwaki.report.stages import stage_lines
 from niwaki.results import Result
 
@@ -16,8 +18,8 @@ def model_card(result: Result) -> str:
     heads = "| | dense | pruned | change |" if pruning else "| | before | after | change |"
     lines += [heads, "| --- | --- | --- | --- |"]
     for name, value in result.dense["quality"].items():
-        found = result.pruned["quality"][name]
-        lines.append(f"| {name} | {value:.4f} | {found:.4f} | {found - value:+.4f} |")
+        sides = " | ".join(shown(record, name) for record in (result.dense, result.pruned))
+        lines.append(f"| {name} | {sides} | {result.pruned['quality'][name] - value:+.4f} |")
     for name in ("params", "flops", "size_bytes"):
         value, found = result.dense[name], result.pruned[name]
         lines.append(f"| {name} | {value:,.0f} | {found:,.0f} | {ratio(found, value)} |")
@@ -31,6 +33,12 @@ def model_card(result: Result) -> str:
     return "\n".join(lines)
 
 
+def shown(record: dict[str, Any], name: str) -> str:
+    """A quality of a model for a person, with its standard error where it is known."""
+    error = record.get("stderr", {}).get(name)
+    return f"{record['quality'][name]:.4f}" + (f" ± {error:.4f}" if error is not None else "")
+
+
 def ratio(found: float, value: float) -> str:
     """`found / value` for a person; of a model without blocks there is none."""
     return f"x {found / value:.3f}" if value else ""
@@ -38,6 +46,7 @@ def ratio(found: float, value: float) -> str:
 
 def provenance(result: Result) -> str:
     """One line: the data, the seed and the machine that the figures are of."""
-    run, sources = result.run, [f"{split} {found['path']}" for split, found in result.data.items()]
+    run, tasks = result.run, [found["path"] for found in result.data.get("tasks", {}).values()]
+    sources = [f"{split} {found['path']}" for split, found in result.data.items() if split != "tasks"] + tasks
     machine = f"{run['cpu']}, {run['threads']} threads, {run['device']}"
     return f"Data: {', '.join(sources)}. Seed {run['seed']}. Measured on {machine}, {run['started'][:10]}."

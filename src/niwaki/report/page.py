@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jinja2 import Environment
 
-from niwaki.report.card import provenance, ratio
+from niwaki.report.card import provenance, ratio, shown
 from niwaki.report.stages import stage_lines
 from niwaki.results import Result
 
@@ -23,8 +23,8 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 <h2>{{ r.recipe.model }}</h2>
 {% for line in stage_lines(r.stages) %}<p>{{ line }}.</p>{% endfor %}
 <table><tr><th></th><th class="n">dense</th><th class="n">pruned</th><th class="n">change</th></tr>
-{% for name, value in r.dense.quality.items() %}<tr><td>{{ name }}</td><td class="n">{{ "%.4f" | format(value) }}</td>
-<td class="n">{{ "%.4f" | format(r.pruned.quality[name]) }}</td>
+{% for name, value in r.dense.quality.items() %}<tr><td>{{ name }}</td><td class="n">{{ shown(r.dense, name) }}</td>
+<td class="n">{{ shown(r.pruned, name) }}</td>
 <td class="n">{{ "%+.4f" | format(r.pruned.quality[name] - value) }}</td></tr>{% endfor %}
 {% for name in ["params", "flops", "size_bytes"] %}<tr><td>{{ name }}</td>
 <td class="n">{{ "{:,.0f}".format(r.dense[name]) }}</td><td class="n">{{ "{:,.0f}".format(r.pruned[name]) }}</td>
@@ -52,5 +52,5 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 
 def page(results: list[Result]) -> str:
     """The page for one or several results, one below the other."""
-    said = {"provenance": provenance, "ratio": ratio, "stage_lines": stage_lines}
+    said = {"provenance": provenance, "ratio": ratio, "shown": shown, "stage_lines": stage_lines}
     return Environment(autoescape=True).from_string(_PAGE).render(results=results, **said)

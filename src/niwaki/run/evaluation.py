@@ -6,15 +6,17 @@ import dataclasses
 
 import torch
 
-from niwaki.config import Evaluation
+from niwaki.anatomy import longest_input
+from niwaki.config import DEFAULT_LENGTH, Evaluation
 from niwaki.data import mean_length
 from niwaki.evaluate import check_metric
 from niwaki.folder import atomic_folder
 from niwaki.lora import merge_, release_
 from niwaki.report import page
 from niwaki.results import Result, write_result
-from niwaki.run.inputs import check_out, read_data, read_inputs
+from niwaki.run.inputs import check_out, read_data, read_inputs, say
 from niwaki.run.record import Clock, measure, time_in_turn
+from niwaki.run.tasks import check_asked, note_means, read_tasks
 
 
 def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
@@ -27,28 +29,40 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
     """
     clock = Clock()
     torch.manual_seed(request.seed)
-    check_out(request, request.model, request.against, request.base_model, request.eval_data)
+    check_out(request, request.model, request.against, request.base_model, request.eval_data, *request.task_files)
     with atomic_folder(request.out, request.overwrite) as folder:
-        table = read_data(request, request.eval_data, "validation", quiet)
+        table = read_data(request, request.eval_data, "validation", quiet) if request.eval_data else None
+        tasks = read_tasks(request, quiet)
         inputs = read_inputs(request, quiet=quiet)
         other = inputs
         if request.against:
             other = read_inputs(dataclasses.replace(request, model=request.against), quiet=quiet)
         for side in (inputs, other):
             check_metric(side.model, request.metric)
-        tests, other_tests = (side.batches(side.rows(table, "validation")) for side in (inputs, other))
+            check_asked(request, side.model)
+        tests, other_tests = (
+            side.batches(side.rows(table, "validation")) if table else None for side in (inputs, other)
+        )
         pruned = merge_(inputs.model)
         dense = merge_(other.model) if request.against else pruned
         for side in {pruned, dense}:
             release_(side)
-        length = mean_length(tests)
+        if tests:
+            length = mean_length(tests)
+        else:
+            length = request.latency_length or min(DEFAULT_LENGTH, longest_input(pruned))
+            say(f"flops and latency: at {length} tokens a row, as there is no eval_data", quiet)
         after = measure(pruned, tests, length, request.metric)
-        before = measure(dense, other_tests, length, request.metric) if request.against else dict(after)
+        note_means(after, tasks.measure(pruned, inputs))
+        before = dict(after)
+        if request.against:
+            before = measure(dense, other_tests, length, request.metric)
+            note_means(before, tasks.measure(dense, other))
         latency = time_in_turn(dense, pruned, request.latency_length or max(1, round(length)), before, after)
         result = Result(
             run=clock.environment(request),
             recipe=dataclasses.asdict(request),
-            data={"eval": inputs.described(table, "validation")},
+            data=({"eval": inputs.described(table, "validation")} if table else {}) | tasks.to_dict(),
             stages=[],
             dense=before,
             pruned=after,

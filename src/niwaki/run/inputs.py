@@ -39,16 +39,19 @@ class Inputs:
         For a language model the windows of its running text; says how it was cut.
         """
         if is_language_model(self.model):
+            longest = longest_input(self.model)
+            if self.max_length > longest:
+                raise RequestError(f"max_length must be at most {longest}, the model's context, got {self.max_length}")
             name = "train_data" if split == "train" else "eval_data"
             rows, protocol = pack(text_of(table), self.tokenizer, self.max_length, self.stride, bos=self.bos, name=name)
             check_ids(rows, self.model, self.tokenizer)
             self.protocols[split] = protocol
-            _say(f"{split}: {protocol}", self.quiet)
+            say(f"{split}: {protocol}", self.quiet)
             return rows
         rows = to_rows(table, self.model, self.tokenizer, self.max_length)
         config = unwrap(self.model).config
         if table.labels is not None and config.num_labels != 1:
-            _say(f"{split}: labels {label_map(table, rows, cast(Any, config.label2id))}", self.quiet)
+            say(f"{split}: labels {label_map(table, rows, cast(Any, config.label2id))}", self.quiet)
         return rows
 
     def described(self, table: Table, split: str) -> dict[str, Any]:
@@ -75,19 +78,15 @@ def read_inputs(request: Request, labels: list[str] | None = None, quiet: bool =
             f"model must have a trained task head, got {request.model!r} without {fresh[0]}; fine-tune it first"
         )
     if fresh:
-        _say("model: a new task head, to be trained", quiet)
+        say("model: a new task head, to be trained", quiet)
     tokenizer = load_tokenizer(request.model, request.base_model)
-    longest, language = longest_input(model), is_language_model(model)
-    if language and request.max_length > longest:
-        rule = f"max_length must be at most {longest}, the model's context"
-        raise RequestError(f"{rule}, got {request.max_length}")
+    language = is_language_model(model)
     if language and tokenizer.pad_token_id is None:  # windows are padded by their mask: any token does
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
         raise RequestError(f"model must have a tokenizer with a padding token, got {request.model!r} without pad_token")
-    return Inputs(
-        model, tokenizer, request.batch_size, min(request.max_length, longest), quiet, request.stride, request.bos
-    )
+    length = request.max_length if language else min(request.max_length, longest_input(model))
+    return Inputs(model, tokenizer, request.batch_size, length, quiet, request.stride, request.bos)
 
 
 def check_out(request: Request, *sources: str | None) -> None:
@@ -109,11 +108,12 @@ def read_data(request: Request, source: str, split: str, quiet: bool) -> Table:
         RequestError: see `niwaki.data.read_table`.
     """
     table = read_table(source, request.text_columns, request.label_column, split)
-    _say(f"{split}: {table}", quiet)
+    say(f"{split}: {table}", quiet)
     return table
 
 
-def _say(line: str, quiet: bool) -> None:
+def say(line: str, quiet: bool) -> None:
+    """Tell the person at the terminal, beside the results."""
     if not quiet:
         Console(stderr=True, soft_wrap=True).print(line, markup=False, highlight=False)
 

@@ -24,6 +24,7 @@ from niwaki.report import model_card, page
 from niwaki.results import Result, StageResult, write_result
 from niwaki.run.inputs import check_out, read_data, read_inputs
 from niwaki.run.record import Clock, measure, time_in_turn
+from niwaki.run.tasks import check_asked, note_means, read_tasks
 
 
 def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
@@ -34,10 +35,11 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
     """
     clock = Clock()
     torch.manual_seed(recipe.seed)
-    check_out(recipe, recipe.model, recipe.base_model, recipe.train_data, recipe.eval_data)
+    check_out(recipe, recipe.model, recipe.base_model, recipe.train_data, recipe.eval_data, *recipe.task_files)
     with atomic_folder(recipe.out, recipe.overwrite) as folder:
         train = read_data(recipe, recipe.train_data, "train", quiet)
         evaluation = read_data(recipe, recipe.eval_data, "validation", quiet)
+        tasks = read_tasks(recipe, quiet)
         language = loads_language_model(recipe.model, recipe.base_model)
         if language:
             _check_apart(recipe, train, evaluation)
@@ -46,6 +48,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         inputs = read_inputs(recipe, None if language else _new_labels(recipe, train), quiet)
         model = inputs.model
         check_metric(model, recipe.metric)
+        check_asked(recipe, model)
         trains = isinstance(model, PeftModel) or any(isinstance(s, Finetune | DynamicTraining) for s in recipe.stages)
         if recipe.compact and recipe.keep_adapter:
             raise RequestError("compact must not be asked with keep_adapter: an adapter needs a dense base")
@@ -64,6 +67,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
 
         dense = merge_(copy.deepcopy(model))
         release_(dense)
+        asked = tasks.measure(dense, inputs)  # first, as data that the harness lacks end the work here
         stages: list[StageResult] = []
         for stage in recipe.stages:
             if isinstance(stage, Finetune):
@@ -81,6 +85,8 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         release_(bare)
 
         before, after = (measure(side, tests, length, recipe.metric) for side in (dense, bare))
+        note_means(before, asked)
+        note_means(after, tasks.measure(bare, inputs))
         latency = time_in_turn(dense, bare, max(1, round(length)), before, after)
         if recipe.keep_adapter and isinstance(model, PeftModel):
             write_adapter(model, folder, Path(recipe.out), inputs.tokenizer)
@@ -94,7 +100,8 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
             data={
                 "train": inputs.described(train, "train"),
                 "eval": inputs.described(evaluation, "validation"),
-            },
+            }
+            | tasks.to_dict(),
             stages=[stage.to_dict() for stage in stages],
             dense=before,
             pruned=after,

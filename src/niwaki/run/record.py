@@ -40,11 +40,14 @@ class Clock:
         }
 
 
-def measure(model: nn.Module, batches: Batches, length: float, metric: str | None) -> dict[str, Any]:
-    """Quality, exact counts and size of a plain model; `length` is the mean number of real tokens."""
+def measure(model: nn.Module, batches: Batches | None, length: float, metric: str | None) -> dict[str, Any]:
+    """Quality (nothing without batches), exact counts and size of a plain model.
+
+    `length` is the mean number of real tokens.
+    """
     counts = count(model, length)
     return {
-        "quality": quality(model, batches, metric),
+        "quality": quality(model, batches, metric) if batches else {},
         "params": counts.block_params,
         "embedding_params": counts.embedding_params,
         "head_params": counts.head_params,
