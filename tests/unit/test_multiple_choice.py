@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,6 +155,54 @@ def test_the_harness_says_the_same(tmp_path, monkeypatch, bos):
     first = read_questions(str(path), limit=7)
     assert few["rows/acc"].value == multiple_choice(model, first, encode_questions(tokenizer, first), 8)["acc"].value
     assert described["rows"]["rows"] == 7
+
+
+def shaped(task: str, count: int = 40) -> list[dict]:
+    """Rows of ARC, PIQA or HellaSwag, as their data sets hold them."""
+    draw, rows = random.Random(1), []
+
+    def words(n: int) -> str:
+        return " ".join(draw.choice(WORDS) for _ in range(n))
+
+    for i in range(count):
+        texts = [words(draw.randrange(1, 4)) for _ in range(4)]
+        if task == "arc_easy":
+            label = list("ABCD" if i % 2 else "1234")
+            rows.append(
+                {"question": words(4), "choices": {"text": texts, "label": label}, "answerKey": draw.choice(label)}
+            )
+        elif task == "piqa":
+            rows.append({"goal": words(4), "sol1": texts[0], "sol2": texts[1], "label": draw.randrange(2)})
+        else:
+            row = {
+                "ctx_a": f"{words(3)} [header] the [title] {words(2)}  on.",
+                "ctx_b": words(2),
+                "activity_label": "hat",
+            }
+            texts[0] = f"[step] {texts[0]}"
+            rows.append({**row, "ctx": "", "endings": texts, "label": str(draw.randrange(4))})
+    return rows
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(("task", "file"), [("arc_easy", "arc"), ("piqa", "piqa"), ("hellaswag", "hellaswag")])
+def test_rows_of_its_data_sets_are_asked_as_the_harness_asks(tmp_path, monkeypatch, task, file):
+    tasks = pytest.importorskip("lm_eval.tasks")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, shaped(task))), encoding="utf-8")
+    include = f"{Path(tasks.__file__).parent / file / task}.yaml"
+    data = {split: str(path) for split in ("train", "validation", "test")}
+    config = {"task": "rows", "dataset_path": "json", "dataset_name": None, "dataset_kwargs": {"data_files": data}}
+    (tmp_path / "rows.yaml").write_text(
+        "\n".join(f"{k}: {json.dumps(v)}" for k, v in {"include": include, **config}.items())
+    )
+    manager = tasks.TaskManager(include_path=str(tmp_path), include_defaults=False)
+    model, tokenizer = tiny("llama"), letter_tokenizer()
+    theirs, _ = harness_scores(model, tokenizer, manager, "rows", batch_size=4)
+    questions = read_questions(str(path))
+    ours = multiple_choice(model, questions, encode_questions(tokenizer, questions), batch_size=8)
+    assert {f"rows/{name}": mean.value for name, mean in ours.items()} == {n: m.value for n, m in theirs.items()}
 
 
 @pytest.mark.filterwarnings("default")
