@@ -88,15 +88,16 @@ def harness(tmp_path, monkeypatch):
         lines = text.strip("\n").split("\n")
         indent = len(lines[0]) - len(lines[0].lstrip())
         path.write_text("\n".join(line[indent:] for line in lines))
-    _forget(monkeypatch)
+    for name in _loaded():
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(str(tmp_path))
     yield
-    _forget(monkeypatch)
+    for name in _loaded():  # monkeypatch would put them back
+        del sys.modules[name]
 
 
-def _forget(monkeypatch):
-    for name in [name for name in sys.modules if name.partition(".")[0] == "lm_eval"]:
-        monkeypatch.delitem(sys.modules, name)
+def _loaded():
+    return [name for name in sys.modules if name.partition(".")[0] == "lm_eval"]
 
 
 @pytest.fixture
