@@ -13,6 +13,8 @@ def stage_lines(stages: list[dict[str, Any]]) -> list[str]:
         kind, got, asked = (stage["budget"][key] for key in ("kind", "achieved", "requested"))
         of = "" if len(pruning) == 1 else " that came into this stage"
         what = f"of the blocks' linear weights{of} are zero" if kind == "sparsity" else f"of the {kind}{of} kept"
+        if kind == "tokens":
+            what = f"of the tokens{of} kept, {stage['kept']:,} of {stage['total']:,}"
         name = stage["name"] if len(pruning) == 1 else f"{number}. {stage['name']}"
         lines.append(f"{name}: {got:.4f} {what} ({asked:g} asked)")
     return lines
