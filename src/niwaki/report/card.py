@@ -18,7 +18,7 @@ def model_card(result: Result) -> str:
     for name, value in result.dense["quality"].items():
         found = result.pruned["quality"][name]
         lines.append(f"| {name} | {value:.4f} | {found:.4f} | {found - value:+.4f} |")
-    for name in ("params", "flops", "size_bytes"):
+    for name in counted(result):
         value, found = result.dense[name], result.pruned[name]
         lines.append(f"| {name} | {value:,.0f} | {found:,.0f} | {ratio(found, value)} |")
     for name, timing in result.latency.items():
@@ -29,6 +29,12 @@ def model_card(result: Result) -> str:
     # Without Niwaki, uneven layers do not load and a base beside its adapter is not the model that was measured.
     lines += ["", "```python", "import niwaki", "", 'model = niwaki.load("this folder")', "```", ""]
     return "\n".join(lines)
+
+
+def counted(result: Result) -> list[str]:
+    """What is counted in a model, for the table; embeddings where they are not what they were."""
+    changed = result.pruned["embedding_params"] != result.dense["embedding_params"]
+    return ["params", "flops", *["embedding_params"] * changed, "size_bytes"]
 
 
 def ratio(found: float, value: float) -> str:

@@ -10,8 +10,9 @@ chooses the same (by kind of model, as the `tokenizers` library has them):
   so a piece of that score stays too.
 - WordPiece takes the longest piece that fits, from left to right; WordLevel whole words.
 
-What text of other words needs is an alphabet: the 256 bytes where the model falls back to them, else all tokens of one
-character, and the tokens that these cannot spell. WordLevel has none: other words are unknown to it.
+What text of other words needs is an alphabet: bytes where the model falls back to them or works on them; all tokens of
+one character, which a model knows better than bytes, and the tokens that these cannot spell. WordLevel has none: other
+words are unknown to it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ Model = dict[str, Any]
 """The part `model` of a `tokenizer.json`."""
 
 KINDS = ("BPE", "Unigram", "WordPiece", "WordLevel")
+SPACE = "▁"
+"""What SentencePiece writes for a space: as bytes it would not be read back as one."""
 BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 
 
@@ -35,33 +38,64 @@ def entries_of(model: Model) -> list[tuple[str, int]]:
     return sorted(vocabulary.items(), key=lambda entry: entry[1])
 
 
-def alphabet(model: Model) -> set[int]:
-    """Ids of the tokens that any text can be spelled with, as far as the model can spell it."""
+def alphabet(description: dict[str, Any], characters: set[str] | None = None) -> set[int]:
+    """Ids of the tokens that text is spelled with where no other fits: of these characters alone if any are given."""
+    model = description["model"]
     entries = entries_of(model)
     ids = dict(entries)
-    found = {ids[token] for token in (model.get("unk_token"),) if token in ids}
+    found = {ids[token] for token in (model.get("unk_token"), *BYTES) if token in ids}
     if model["type"] == "WordLevel":
         return found
     if model["type"] == "Unigram":
         found |= {model["unk_id"]} - {None}
         found.add(min(range(len(entries)), key=lambda index: model["vocab"][index][1], default=0))
-    if model.get("byte_fallback") and all(token in ids for token in BYTES):
-        return found | {ids[token] for token in BYTES}
+    only = None if characters is None or _is_of_bytes(description) else {*characters, SPACE}
     for token, index in entries:
         letters = letters_of(token, model)
-        if len(letters) == 1 or (model["type"] != "BPE" and not all(letter in ids for letter in letters)):
+        if len(letters) == 1:
+            chosen = only is None or _text_of(token, model) in only
+        else:
+            chosen = only is None and model["type"] != "BPE" and not all(letter in ids for letter in letters)
+        if chosen:
             found.add(index)
     return found
 
 
+def characters_of(model: Model, ids: set[int]) -> set[str]:
+    """The characters that tokens are made of, without the marks of a word's inside and end."""
+    return set().union(*(_text_of(token, model) for token, index in entries_of(model) if index in ids))
+
+
+def _is_of_bytes(description: dict[str, Any]) -> bool:
+    """Whether the characters that the model sees are bytes: there are 256, and any may be needed."""
+    steps = [description["normalizer"], description["pre_tokenizer"]]
+    while steps:
+        step = steps.pop() or {}
+        if step.get("type") == "ByteLevel":
+            return True
+        steps += [*step.get("normalizers", ()), *step.get("pretokenizers", ())]
+    return False
+
+
 def letters_of(token: str, model: Model) -> list[str]:
     """A token cut into the tokens of one character that it is made of: with the marks of a word's inside and end."""
+    prefix, suffix = _marks_of(token, model)
+    always = model.get("continuing_subword_prefix") or ""
+    letters = [f"{always if place else prefix}{letter}" for place, letter in enumerate(_text_of(token, model))]
+    return [*letters[:-1], f"{letters[-1]}{suffix}"] if letters else []
+
+
+def _text_of(token: str, model: Model) -> str:
+    prefix, suffix = _marks_of(token, model)
+    return token[len(prefix) : len(token) - len(suffix)]
+
+
+def _marks_of(token: str, model: Model) -> tuple[str, str]:
+    """The mark of a word's inside that a token begins with, and that of its end; empty where it has none."""
     prefix, suffix = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
-    inside = bool(prefix) and token.startswith(prefix) and token != prefix
-    ends = bool(suffix) and token.endswith(suffix) and token != suffix
-    text = token[len(prefix) * inside : len(token) - len(suffix) * ends]
-    letters = [f"{prefix}{letter}" if inside or position else letter for position, letter in enumerate(text)]
-    return [*letters[:-1], f"{letters[-1]}{suffix}"] if ends else letters
+    return prefix * (token.startswith(prefix) and token != prefix), suffix * (
+        token.endswith(suffix) and token != suffix
+    )
 
 
 class Parts:

@@ -81,10 +81,12 @@ def trimmed(tokenizer: Any, description: dict[str, Any], order: list[int]) -> An
         (Path(folder) / "tokenizer.json").write_text(json.dumps(description, ensure_ascii=False), encoding="utf-8")
         made = type(tokenizer).from_pretrained(folder)
     made.name_or_path = made.init_kwargs["name_or_path"] = tokenizer.name_or_path
+    rule = "tokenizer must let its tokens be numbered anew for its vocabulary to be trimmed"
     for index, token in enumerate(tokenizer.convert_ids_to_tokens(order)):
         if made.convert_ids_to_tokens(index) != token:
-            rule = f"tokenizer must let its tokens be numbered anew for its vocabulary to be trimmed, got {token!r}"
-            raise RequestError(f"{rule} of {type(tokenizer).__name__} at another id than {index}")
+            raise RequestError(f"{rule}, got {token!r} of {type(tokenizer).__name__} at another id than {index}")
+    if len(made) != len(order):
+        raise RequestError(f"{rule}, got a {type(tokenizer).__name__} of {len(made)} for {len(order)} tokens")
     return made
 
 

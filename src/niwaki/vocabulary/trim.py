@@ -19,7 +19,7 @@ from niwaki.config import Vocabulary
 from niwaki.errors import RequestError
 from niwaki.lora import check_model
 from niwaki.results import StageResult
-from niwaki.vocabulary.needed import Parts, alphabet, entries_of, most_used, with_parts
+from niwaki.vocabulary.needed import Parts, alphabet, characters_of, entries_of, most_used, with_parts
 from niwaki.vocabulary.rows import embeddings_of, keep_rows_, named_rows
 from niwaki.vocabulary.tokenizer import description_of, named_ids, order_of, trimmed
 
@@ -119,9 +119,10 @@ def _kept(
     """The tokens that stay: what any text needs, and what the corpus uses."""
     parts = Parts(description["model"])
     named = named_ids(description) | set(tokenizer.all_special_ids) | fixed
-    always = with_parts(parts, (named | alphabet(description["model"])) & tokens)
     counts = np.bincount(np.concatenate(corpus))
     used = [int(index) for index in np.argsort(-counts, kind="stable") if counts[index] >= asked.min_count]
+    characters = characters_of(description["model"], set(used)) if asked.characters == "used" else None
+    always = with_parts(parts, (named | alphabet(description, characters)) & tokens)
     if asked.size is None:
         return always | with_parts(parts, used)
     if len(always) > asked.size:
