@@ -139,7 +139,9 @@ def test_padding_with_another_id(family, tmp_path):
     batch, before = pair(kept, pad)
     assert torch.equal(logits(model, batch), logits(dense, before))
     niwaki.save(model, tmp_path / "saved", new)
-    assert torch.equal(logits(niwaki.load(tmp_path / "saved"), batch), logits(dense, before))
+    again = niwaki.load(tmp_path / "saved")
+    assert torch.equal(logits(again, batch), logits(dense, before))
+    assert again.get_input_embeddings().padding_idx == model.get_input_embeddings().padding_idx is not None
 
 
 def test_a_decoder_that_classifies():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, processors
 from transformers import (
     AutoTokenizer,
     BertTokenizer,
@@ -96,6 +96,51 @@ def test_used_characters(kind, corpus):
     assert [pieces(new, text) for text in corpus] == [pieces(old, text) for text in corpus]
     if kind in FALLS_BACK:
         assert new.decode(new("日 xyz é").input_ids) == old.decode(old("日 xyz é").input_ids)
+
+
+def by_hand(model, **names):
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), **names)
+
+
+def test_what_is_unknown_costs_as_much_as_before():
+    """Unigram takes 10 off the lowest score: without "zz", "abcd" and an unknown letter would win over four pieces."""
+    scores = {"<unk>": 0.0, "a": -10.0, "b": -10.0, "c": -10.0, "d日": -10.0, "abcd": -1.0, "z": -5.0, "zz": -30.0}
+    old = by_hand(models.Unigram([*scores.items(), ("zzz", -9.0)], 0, False), unk_token="<unk>")
+    new, _, _ = trim(old, ["abcd日", "abcd"])
+    assert pieces(old, "abcd日") == pieces(new, "abcd日") == ["a", "b", "c", "d日"]
+    assert set(new.get_vocab()) == set(scores)
+
+
+def test_tokens_that_no_others_can_spell_stay():
+    words = ("[UNK]", "a", "##a", "##日b", "aaa", "##aa")
+    old = by_hand(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"), unk_token="[UNK]")
+    new, _, _ = trim(old, ["aa"])
+    assert new.get_vocab() == {"[UNK]": 0, "a": 1, "##a": 2, "##日b": 3}
+    assert pieces(new, "aa日b") == ["a", "##a", "##日b"]
+
+
+def test_a_space_is_a_character_whatever_the_data_use():
+    old = tokenizer("byte fallback")
+    new, _, _ = trim(old, ["<plain>"], characters="used")
+    assert new.decode(new("a 日").input_ids) == "<s> a 日"
+
+
+def test_ids_that_move_are_told_to_the_padding_and_the_post_processor():
+    old = tokenizer_of("byte-level")
+    last = old.convert_tokens_to_ids("<special>")
+    old.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <special>", pair="$A <special> $B", special_tokens=[("<special>", last)]
+    )
+    old.pad_token = "<special>"
+    old([sentences(1)[0], "a"], padding=True)  # leaves its padding in the tokenizer
+    new, _, _ = trim(old, sentences(3))
+    moved = new.convert_tokens_to_ids("<special>")
+    assert moved == len(new) - 1 < last
+    assert new("a a")["input_ids"][-1] == moved
+    assert new.pad_token_id == moved
+    again = json.loads(new.backend_tokenizer.to_str())
+    assert again["post_processor"]["special_tokens"]["<special>"]["ids"] == [moved]
+    assert again["padding"] is None or again["padding"]["pad_id"] == moved
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -254,3 +299,9 @@ def test_tokenizers_that_cannot_be_rewritten_are_refused():
     shaky._tokenizer = Tokenizer.from_str(json.dumps(plain))
     with pytest.raises(niwaki.RequestError, match=r"without BPE dropout .* got 0.1"):
         trim(shaky, ["a"])
+    lacking = tokenizer_of("word level")  # its class adds the special token that is missing
+    plain = json.loads(lacking.backend_tokenizer.to_str())
+    plain["added_tokens"] = [token for token in plain["added_tokens"] if token["content"] != "<special>"]
+    lacking._tokenizer = Tokenizer.from_str(json.dumps(plain))
+    with pytest.raises(niwaki.RequestError, match=r"numbered anew .* got a \w+ of \d+ for \d+ tokens"):
+        trim(lacking, sentences(3))
