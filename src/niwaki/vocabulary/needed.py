@@ -134,9 +134,9 @@ def most_used(parts: Parts, kept: set[int], used: Iterable[int], size: int) -> s
     """`kept` and, in the order of `used`, the tokens that still fit in with their parts until there are `size`."""
     found = set(kept)
     for index in used:
-        wanted = found if index in found else found | parts.of(index)
-        if len(wanted) <= size:
-            found = wanted
         if len(found) == size:
             break
+        more = parts.of(index) - found
+        if len(found) + len(more) <= size:
+            found |= more
     return found

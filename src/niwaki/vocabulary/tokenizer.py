@@ -80,13 +80,16 @@ def trimmed(tokenizer: Any, description: dict[str, Any], order: list[int]) -> An
         tokenizer.save_pretrained(folder)
         (Path(folder) / "tokenizer.json").write_text(json.dumps(description, ensure_ascii=False), encoding="utf-8")
         made = type(tokenizer).from_pretrained(folder)
-    made.name_or_path = made.init_kwargs["name_or_path"] = tokenizer.name_or_path
+    made.init_kwargs["name_or_path"] = tokenizer.name_or_path
+    for name in ("name_or_path", "padding_side", "truncation_side", "model_input_names"):  # may be set since it loaded
+        setattr(made, name, getattr(tokenizer, name))
     rule = "tokenizer must let its tokens be numbered anew for its vocabulary to be trimmed"
-    for index, token in enumerate(tokenizer.convert_ids_to_tokens(order)):
-        if made.convert_ids_to_tokens(index) != token:
-            raise RequestError(f"{rule}, got {token!r} of {type(tokenizer).__name__} at another id than {index}")
     if len(made) != len(order):
         raise RequestError(f"{rule}, got a {type(tokenizer).__name__} of {len(made)} for {len(order)} tokens")
+    before, after = tokenizer.convert_ids_to_tokens(order), made.convert_ids_to_tokens(range(len(order)))
+    for index, (token, found) in enumerate(zip(before, after, strict=True)):
+        if token != found:
+            raise RequestError(f"{rule}, got {token!r} of {type(tokenizer).__name__} at another id than {index}")
     return made
 
 
