@@ -172,3 +172,18 @@ def test_wrong_requests_are_one_line_and_write_nothing(place, command, options, 
     assert status == 2
     assert words in err.splitlines()[-1]
     assert not (place / "refused").exists()
+
+
+def test_what_cannot_be_trimmed_is_refused_before_training(place, command):
+    lora = with_lora(niwaki.load(place / "distilbert"), modules_to_save=["word_embeddings"])
+    lora.peft_config["default"].base_model_name_or_path = "../distilbert"
+    lora.save_pretrained(str(place / "wide"), save_embedding_layers=False)
+    stages = [{"kind": "finetune"}, {"kind": "vocabulary"}]
+    recipe = {"model": "wide", "train_data": "train.tsv", "eval_data": "eval.tsv", "out": "refused", "stages": stages}
+    (place / "wide.yaml").write_text(json.dumps(recipe))
+    status, _, err = command("run", "wide.yaml")
+    assert status == 2
+    assert "adapter must not be on the embeddings" in err.splitlines()[-1]
+    assert "train:" in err
+    assert "loss=" not in err
+    assert not (place / "refused").exists()

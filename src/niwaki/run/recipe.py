@@ -26,7 +26,7 @@ from niwaki.report import model_card, page
 from niwaki.results import Result, StageResult, write_result
 from niwaki.run.inputs import Inputs, check_out, read_data, read_inputs
 from niwaki.run.record import Clock, measure, time_in_turn
-from niwaki.vocabulary import retokenised, trim_vocabulary_
+from niwaki.vocabulary import check_trimmable, retokenised, trim_vocabulary_
 
 
 def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
@@ -62,6 +62,8 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
                 checked_budget(model, stage, length)
             if isinstance(stage, DynamicTraining):
                 plan_schedule(stage, stage.epochs * len(training))
+            if isinstance(stage, Vocabulary):
+                check_trimmable(model, inputs.tokenizer)
 
         dense = merge_(copy.deepcopy(model))
         release_(dense)

@@ -48,7 +48,7 @@ def alphabet(description: dict[str, Any], characters: set[str] | None = None) ->
         return found
     if model["type"] == "Unigram":
         found |= {model["unk_id"]} - {None}
-        found.add(min(range(len(entries)), key=lambda index: model["vocab"][index][1], default=0))
+        found.add(min(range(len(entries)), key=lambda index: model["vocab"][index][1]))
     only = None if characters is None or _is_of_bytes(description) else {*characters, SPACE}
     for token, index in entries:
         letters = letters_of(token, model)
@@ -93,9 +93,9 @@ def _text_of(token: str, model: Model) -> str:
 def _marks_of(token: str, model: Model) -> tuple[str, str]:
     """The mark of a word's inside that a token begins with, and that of its end; empty where it has none."""
     prefix, suffix = model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
-    return prefix * (token.startswith(prefix) and token != prefix), suffix * (
-        token.endswith(suffix) and token != suffix
-    )
+    inside = token.startswith(prefix) and token != prefix
+    ends = token.endswith(suffix) and token != suffix
+    return prefix if inside else "", suffix if ends else ""
 
 
 class Parts:

@@ -98,6 +98,16 @@ def trim_vocabulary_(
     )
 
 
+def check_trimmable(model: nn.Module, tokenizer: Any) -> None:
+    """Refuse, before any work, a model or a tokenizer that cannot be trimmed.
+
+    Raises:
+        RequestError: an adapter on the embeddings, a tokenizer that cannot be rewritten.
+    """
+    named_rows(model)
+    named_ids(description_of(tokenizer))
+
+
 def retokenised(old: Any, new: Any, texts: Iterable[str]) -> Retokenised:
     """What the trimmed tokenizer `new` makes of texts that `old` has cut before.
 
