@@ -309,7 +309,7 @@ def write_adapter(model: PeftModel, folder: Path, final: Path, tokenizer: Any = 
     try:
         for config in model.peft_config.values():
             config.base_model_name_or_path = str(final)
-        # The vocabulary is never changed here, so PEFT need not look for what it was.
+        # The base beside it has the embeddings as they are, so PEFT need not look for what they were.
         model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
         held = {name: module for name, module in base.named_modules() if isinstance(module, MaskedLinear)}
         if held:  # the adapters were trained under these

@@ -25,6 +25,7 @@ from niwaki.config import (
     Recipe,
     Scoring,
     Structured,
+    Vocabulary,
     read_recipe,
 )
 from niwaki.errors import NiwakiError, RequestError, check_choice
@@ -109,6 +110,13 @@ def layer_adaptive(**options: Any) -> None:
 def dynamic(**options: Any) -> None:
     """Zero single weights while training, and let those that matter return."""
     _run(_made(Recipe, options, stages=(_made(DynamicTraining, options),)), options["quiet"])
+
+
+@prune.command()
+@_flags(Recipe, Vocabulary)
+def vocabulary(**options: Any) -> None:
+    """Remove the tokens that the training data do not use; the tokenizer is rewritten."""
+    _run(_made(Recipe, options, stages=(_made(Vocabulary, options),)), options["quiet"])
 
 
 @app.command()

@@ -6,6 +6,7 @@ from niwaki.config.layer_adaptive import LayerAdaptive
 from niwaki.config.recipe import read_recipe, recipe_from_dict, recipe_to_dict, write_recipe
 from niwaki.config.requests import DEFAULT_LENGTH, STAGES, Demo, Evaluation, Measured, Recipe, Request, Scoring, Stage
 from niwaki.config.structured import HEAD_SCORES, NEURON_SCORES, Structured
+from niwaki.config.vocabulary import Vocabulary
 
 __all__ = [
     "DEFAULT_LENGTH",
@@ -24,6 +25,7 @@ __all__ = [
     "Scoring",
     "Stage",
     "Structured",
+    "Vocabulary",
     "read_recipe",
     "recipe_from_dict",
     "recipe_to_dict",

@@ -9,16 +9,18 @@ from niwaki.config.fields import check_at_least, check_seed, option, required
 from niwaki.config.finetune import Finetune
 from niwaki.config.layer_adaptive import LayerAdaptive, LinearScores
 from niwaki.config.structured import Structured, UnitScores
+from niwaki.config.vocabulary import Vocabulary
 from niwaki.errors import RequestError
 
 DEFAULT_LENGTH = 128
 """Tokens in a row for counts and timing, where no data say another."""
 
-Stage = Structured | LayerAdaptive | DynamicTraining | Finetune
+Stage = Structured | LayerAdaptive | DynamicTraining | Vocabulary | Finetune
 STAGES: dict[str, type[Stage]] = {
     "structured": Structured,
     "layer-adaptive": LayerAdaptive,
     "dynamic": DynamicTraining,
+    "vocabulary": Vocabulary,
     "finetune": Finetune,
 }
 

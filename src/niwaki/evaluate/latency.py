@@ -91,13 +91,16 @@ def model_latency(
 ) -> dict[str, Any]:
     """The `latency` object of `result.json`: both models on the same random tokens `[batch, length]`, no padding.
 
+    The tokens are of the smaller vocabulary where one was trimmed.
+
     Both models are timed in evaluation mode and get their modes back.
     """
     result: dict[str, Any] = {}
     device = next(dense.parameters()).device
+    smaller = min(dense, pruned, key=lambda model: unwrap(model).config.vocab_size)
     with evaluation_mode(dense, pruned), torch.inference_mode():
         for size in batch_sizes:
-            inputs = random_inputs(dense, size, length)
+            inputs = random_inputs(smaller, size, length)
             timing = paired(lambda i=inputs: dense(**i), lambda i=inputs: pruned(**i), rounds, device=device)
             result[f"batch_{size}"] = {
                 "dense_ms": timing.dense_ms,

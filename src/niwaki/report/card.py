@@ -20,7 +20,7 @@ def model_card(result: Result) -> str:
     for name, value in result.dense["quality"].items():
         sides = " | ".join(shown(record, name) for record in (result.dense, result.pruned))
         lines.append(f"| {name} | {sides} | {result.pruned['quality'][name] - value:+.4f} |")
-    for name in ("params", "flops", "size_bytes"):
+    for name in counted(result):
         value, found = result.dense[name], result.pruned[name]
         lines.append(f"| {name} | {value:,.0f} | {found:,.0f} | {ratio(found, value)} |")
     for name, timing in result.latency.items():
@@ -37,6 +37,12 @@ def shown(record: dict[str, Any], name: str) -> str:
     """A quality of a model for a person, with its standard error where it is known."""
     error = record.get("stderr", {}).get(name)
     return f"{record['quality'][name]:.4f}" + (f" ± {error:.4f}" if error is not None else "")
+
+
+def counted(result: Result) -> list[str]:
+    """What is counted in a model, for the table; embeddings where they are not what they were."""
+    changed = result.pruned["embedding_params"] != result.dense["embedding_params"]
+    return ["params", "flops", *["embedding_params"] * changed, "size_bytes"]
 
 
 def ratio(found: float, value: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jinja2 import Environment
 
-from niwaki.report.card import provenance, ratio, shown
+from niwaki.report.card import counted, provenance, ratio, shown
 from niwaki.report.stages import stage_lines
 from niwaki.results import Result
 
@@ -26,12 +26,13 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 {% for name, value in r.dense.quality.items() %}<tr><td>{{ name }}</td><td class="n">{{ shown(r.dense, name) }}</td>
 <td class="n">{{ shown(r.pruned, name) }}</td>
 <td class="n">{{ "%+.4f" | format(r.pruned.quality[name] - value) }}</td></tr>{% endfor %}
-{% for name in ["params", "flops", "size_bytes"] %}<tr><td>{{ name }}</td>
+{% for name in counted(r) %}<tr><td>{{ name }}</td>
 <td class="n">{{ "{:,.0f}".format(r.dense[name]) }}</td><td class="n">{{ "{:,.0f}".format(r.pruned[name]) }}</td>
 <td class="n">{{ ratio(r.pruned[name], r.dense[name]) }}</td></tr>{% endfor %}
 </table>
 <p>params and flops count the transformer blocks; embeddings
-({{ "{:,}".format(r.pruned.embedding_params) }}) and the task head ({{ "{:,}".format(r.pruned.head_params) }}) stay.</p>
+({{ "{:,}".format(r.pruned.embedding_params) }}) and the task head ({{ "{:,}".format(r.pruned.head_params) }})
+are not in them.</p>
 <table><tr><th>measured latency</th>
 <th class="n">dense ms</th><th class="n">pruned ms</th><th class="n">speed-up</th></tr>
 {% for name, t in r.latency.items() if t is mapping %}<tr><td>{{ name }}, length {{ r.latency.seq_len }}</td>
@@ -52,5 +53,5 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 
 def page(results: list[Result]) -> str:
     """The page for one or several results, one below the other."""
-    said = {"provenance": provenance, "ratio": ratio, "shown": shown, "stage_lines": stage_lines}
+    said = {"provenance": provenance, "counted": counted, "ratio": ratio, "shown": shown, "stage_lines": stage_lines}
     return Environment(autoescape=True).from_string(_PAGE).render(results=results, **said)

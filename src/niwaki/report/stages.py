@@ -13,6 +13,10 @@ def stage_lines(stages: list[dict[str, Any]]) -> list[str]:
         kind, got, asked = (stage["budget"][key] for key in ("kind", "achieved", "requested"))
         of = "" if len(pruning) == 1 else " that came into this stage"
         what = f"of the blocks' linear weights{of} are zero" if kind == "sparsity" else f"of the {kind}{of} kept"
+        said = f"{got:.4f} {what} ({asked:g} asked)"
+        if kind == "tokens":
+            most = f", at most {asked:.4f} asked" if asked != got else ""
+            said = f"{stage['kept']:,} of {stage['total']:,} tokens{of} kept ({got:.4f}{most})"
         name = stage["name"] if len(pruning) == 1 else f"{number}. {stage['name']}"
-        lines.append(f"{name}: {got:.4f} {what} ({asked:g} asked)")
+        lines.append(f"{name}: {said}")
     return lines

@@ -54,6 +54,10 @@ class Inputs:
             say(f"{split}: labels {label_map(table, rows, cast(Any, config.label2id))}", self.quiet)
         return rows
 
+    def texts(self, table: Table) -> list[str]:
+        """The texts of a table as they are tokenised: for a language model the whole as one."""
+        return [text_of(table)] if is_language_model(self.model) else [text for row in table.texts for text in row]
+
     def described(self, table: Table, split: str) -> dict[str, Any]:
         """The data as they stand in `result.json`, with the protocol of a language model."""
         protocol = self.protocols.get(split)

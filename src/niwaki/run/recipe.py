@@ -10,21 +10,24 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from niwaki.anatomy import is_language_model
 from niwaki.checkpoint import loads_language_model, write_adapter, write_model
-from niwaki.config import DynamicTraining, Finetune, Recipe, Structured, recipe_to_dict, write_recipe
-from niwaki.data import Table, is_regression, label_names, mean_length, sample
+from niwaki.config import DynamicTraining, Finetune, Recipe, Structured, Vocabulary, recipe_to_dict, write_recipe
+from niwaki.data import Batches, Table, is_regression, label_names, mean_length, sample
 from niwaki.dynamic import plan_schedule, train_dynamic, write_training
 from niwaki.errors import RequestError
 from niwaki.evaluate import check_metric
 from niwaki.finetune import finetune
 from niwaki.folder import atomic_folder
 from niwaki.lora import merge_, release_
+from niwaki.observe import Batch
 from niwaki.prune import checked_budget, prune_
 from niwaki.report import model_card, page
 from niwaki.results import Result, StageResult, write_result
-from niwaki.run.inputs import check_out, read_data, read_inputs
+from niwaki.run.inputs import Inputs, check_out, read_data, read_inputs
 from niwaki.run.record import Clock, measure, time_in_turn
 from niwaki.run.tasks import check_asked, note_means, read_tasks
+from niwaki.vocabulary import check_trimmable, retokenised, trim_vocabulary_
 
 
 def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
@@ -54,9 +57,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
             raise RequestError("compact must not be asked with keep_adapter: an adapter needs a dense base")
         if recipe.keep_adapter and not trains:
             raise RequestError(f"keep_adapter needs a model with an adapter, got {recipe.model!r}")
-        rows = inputs.rows(train, "train")
-        calibration = list(inputs.batches(sample(rows, recipe.calibration_samples, recipe.seed)))
-        training = inputs.batches(sample(rows, recipe.train_samples or len(rows), recipe.seed))
+        calibration, training = _drawn(recipe, inputs, train)
         tests = inputs.batches(inputs.rows(evaluation, "validation"))
         length = mean_length(calibration)
         for stage in recipe.stages:  # what cannot be met is refused before anything is trained
@@ -64,11 +65,14 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
                 checked_budget(model, stage, length)
             if isinstance(stage, DynamicTraining):
                 plan_schedule(stage, stage.epochs * len(training))
+            if isinstance(stage, Vocabulary):
+                check_trimmable(model, inputs.tokenizer)
 
         dense = merge_(copy.deepcopy(model))
         release_(dense)
         asked = tasks.measure(dense, inputs)  # first, as data that the harness lacks end the work here
         stages: list[StageResult] = []
+        new = inputs
         for stage in recipe.stages:
             if isinstance(stage, Finetune):
                 model, done = finetune(model, stage, training, progress=not quiet)
@@ -77,6 +81,9 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
                     model, stage, training, calibration=calibration, progress=not quiet
                 )
                 write_training(schedule, history, folder)
+            elif isinstance(stage, Vocabulary):
+                new, done = _trim(dataclasses.replace(new, model=model), stage, train, evaluation)
+                calibration, training = _drawn(recipe, new, train)
             else:
                 done = prune_(model, stage, calibration, training_data=training, progress=not quiet)
             stages.append(done)
@@ -84,14 +91,17 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         bare = copy.deepcopy(plain)
         release_(bare)
 
-        before, after = (measure(side, tests, length, recipe.metric) for side in (dense, bare))
+        before = measure(dense, tests, length, recipe.metric)
         note_means(before, asked)
-        note_means(after, tasks.measure(bare, inputs))
+        if new.tokenizer is not inputs.tokenizer:
+            tests = new.batches(new.rows(evaluation, "validation"))
+        after = measure(bare, tests, length, recipe.metric)
+        note_means(after, tasks.measure(bare, new))
         latency = time_in_turn(dense, bare, max(1, round(length)), before, after)
         if recipe.keep_adapter and isinstance(model, PeftModel):
-            write_adapter(model, folder, Path(recipe.out), inputs.tokenizer)
+            write_adapter(model, folder, Path(recipe.out), new.tokenizer)
         else:
-            write_model(plain, folder, inputs.tokenizer, recipe.compact)
+            write_model(plain, folder, new.tokenizer, recipe.compact)
         if recipe.compact:
             after["size_bytes"] = (folder / "model.safetensors").stat().st_size
         result = Result(
@@ -116,6 +126,30 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
     return result
 
 
+def _drawn(recipe: Recipe, inputs: Inputs, train: Table) -> tuple[list[Batch], Batches]:
+    """Batches to calibrate on, and to train on."""
+    rows = inputs.rows(train, "train")
+    calibration = inputs.batches(sample(rows, recipe.calibration_samples, recipe.seed))
+    return list(calibration), inputs.batches(sample(rows, recipe.train_samples or len(rows), recipe.seed))
+
+
+def _trim(inputs: Inputs, stage: Vocabulary, train: Table, evaluation: Table) -> tuple[Inputs, StageResult]:
+    """Trim the model of `inputs` in place; the inputs with its new tokenizer, and what that makes of the evaluation."""
+    tokenizer, done = trim_vocabulary_(inputs.model, inputs.tokenizer, inputs.texts(train), stage)
+    found = retokenised(inputs.tokenizer, tokenizer, inputs.texts(evaluation))
+    warnings = done.warnings
+    if found.changed:
+        share = f"{found.gone} of the {found.before} tokens of eval_data"
+        if is_language_model(inputs.model):
+            share += " are gone and cut into others; perplexities per token are not comparable"
+        else:
+            share += f" are gone and cut into others, in {found.changed} of {found.texts} texts"
+        warnings = (*warnings, f"vocabulary: {share}")
+    details = {**done.details, "eval": found.to_dict()}
+    done = dataclasses.replace(done, warnings=warnings, details=details)
+    return dataclasses.replace(inputs, tokenizer=tokenizer, quiet=True, protocols={}), done
+
+
 def _check_apart(recipe: Recipe, train: Table, evaluation: Table) -> None:
     """Refuse to measure a language model on the text that it was fitted to."""
     same = train.path == evaluation.path if train.sha256 is None else train.sha256 == evaluation.sha256
@@ -126,7 +160,7 @@ def _check_apart(recipe: Recipe, train: Table, evaluation: Table) -> None:
 
 def _new_labels(recipe: Recipe, train: Table) -> list[str] | None:
     """Names of the classes for a model that first learns from labels: `[""]` stands for one number to predict."""
-    first = recipe.stages[0]
+    first = next((stage for stage in recipe.stages if not isinstance(stage, Vocabulary)), recipe.stages[0])
     if not (isinstance(first, Finetune) or (isinstance(first, DynamicTraining) and first.teacher == "none")):
         return None
     if train.labels is None:
