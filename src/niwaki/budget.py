@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from niwaki.allocation import Bounds, least_cost
-from niwaki.anatomy import Site, check_units, count, sites_of, unit_flops, unit_params
+from niwaki.anatomy import (
+    Site,
+    check_units,
+    common_flops,
+    common_params,
+    count,
+    sites_of,
+    unit_flops,
+    unit_params,
+)
 from niwaki.config import Structured
 from niwaki.errors import RequestError
 from niwaki.evaluate import latency_table
@@ -64,15 +73,19 @@ def budget_of(model: nn.Module, config: Structured, length: float) -> Budget:
     """
     kind, share = config.budget
     check_units(model)
-    sites = sites_of(model)
+    sites = sites_of(model, config.by_query_head)
     _check_widths(sites, config)
     if kind == "latency":
         table = latency_table(model, config.latency_batch_size, config.latency_length)
         return Budget(kind, share, table.costs, table.fixed)
-    unit = {site.name: unit_flops(site, length) if kind == "flops" else float(unit_params(site)) for site in sites}
-    costs = {site.name: Bounds.linear(unit[site.name], site.units, 0).costs for site in sites}
-    # Norms and output biases are parameters that no unit owns.
-    owned = sum(unit[site.name] * site.units for site in sites)
+    costs = {}
+    for site in sites:
+        unit = unit_flops(site, length) if kind == "flops" else float(unit_params(site))
+        common = common_flops(site, length) if kind == "flops" else float(common_params(site))
+        costs[site.name] = Bounds.linear(unit, site.units, 0).costs
+        costs[site.name][1:] += common
+    # Norms and output biases are parameters that no site owns.
+    owned = sum(float(cost[-1]) for cost in costs.values())
     fixed = count(model, length).block_params - owned if kind == "params" else 0.0
     return Budget(kind, share, costs, fixed)
 
@@ -93,7 +106,8 @@ def bounds_of(sites: list[Site], budget: Budget, config: Structured) -> dict[str
     for site in sites:
         costs = budget.costs[site.name][: site.units + 1]
         if site.kind == "attention":
-            bounds[site.name] = Bounds(costs, site.units if site.fixed else config.min_heads)
+            least = site.units if site.fixed else config.min_heads
+            bounds[site.name] = Bounds(costs, least, site.groups, groups=site.groups)
         else:
             exact = config.round_to is None and budget.kind != "latency"
             bounds[site.name] = Bounds(costs, config.min_neurons, config.round_to or aligned(site.units), exact)

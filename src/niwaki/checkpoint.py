@@ -63,10 +63,17 @@ _UNREADABLE = (
 
 
 def shapes_of(model: nn.Module) -> list[dict[str, int]]:
-    """Heads (under grouped queries: groups of them) and neurons of every layer, as the model stands."""
+    """Heads (under grouped queries: groups of them) and neurons of every layer, as the model stands.
+
+    Where a group has fewer query heads than the config says, also `query_heads`, those of a group.
+    """
     layers: dict[int, dict[str, int]] = {}
+    of_group = heads_of_unit(unwrap(model))
     for site in sites_of(model):
-        layers.setdefault(site.layer, {})["heads" if site.kind == "attention" else "neurons"] = site.units
+        layer = layers.setdefault(site.layer, {})
+        layer["heads" if site.kind == "attention" else "neurons"] = site.units
+        if site.kind == "attention" and site.heads != of_group:
+            layer["query_heads"] = site.heads
     return [layers[index] for index in sorted(layers)]
 
 
@@ -87,7 +94,21 @@ def apply_shapes_(model: nn.Module, shapes: list[dict[str, int]]) -> None:
         if not isinstance(units, int) or not 0 <= units <= site.units:
             raise RequestError(f"shapes: {site.name} must have 0 to {site.units} {key}, got {units!r}")
         plan[site.name] = torch.arange(units)
+    _thin_groups_(model, shapes)
     cut_(model, plan)
+
+
+def _thin_groups_(model: nn.Module, shapes: list[dict[str, int]]) -> None:
+    """Leave each group of query heads as many as a table says, where it does."""
+    plan = {}
+    for site in sites_of(model, query_heads=True):
+        plan[site.name] = torch.arange(site.units)
+        if site.kind == "attention" and "query_heads" in shapes[site.layer]:
+            heads, most = shapes[site.layer]["query_heads"], site.units // site.groups
+            if type(heads) is not int or not 1 <= heads <= most:
+                raise RequestError(f"shapes: {site.name} must have 1 to {most} query_heads, got {heads!r}")
+            plan[site.name] = plan[site.name].reshape(site.groups, most)[:, :heads].flatten()
+    cut_(model, plan, query_heads=True)
 
 
 @register_quantization_config(METHOD)
@@ -226,7 +247,8 @@ def _plain_values(model: PreTrainedModel, shapes: list[dict[str, int]]) -> dict[
     family, config, first = family_of(model), cast(Any, model.config), shapes[0]
     if any(layer != first for layer in shapes) or not all(first.values()):
         return None
-    values, heads = {family.neurons_key: first["neurons"]}, first["heads"] * heads_of_unit(model)
+    values = {family.neurons_key: first["neurons"]}
+    heads = first["heads"] * first.get("query_heads", heads_of_unit(model))
     if heads != getattr(config, family.heads_key):
         if family.width_key is None or family.groups_key is None:
             return None

@@ -17,7 +17,7 @@ from niwaki.budget import Budget
 from niwaki.errors import RequestError
 from niwaki.observe import Batch
 from niwaki.observe_linears import WeightNeed, observe_linears
-from niwaki.surgery import Plan, cut_
+from niwaki.surgery import cut_
 
 
 def check_drop(sites: list[Site], budget: Budget, count: int) -> None:
@@ -45,8 +45,8 @@ def check_drop(sites: list[Site], budget: Budget, count: int) -> None:
         raise RequestError(f"{rule}, got {count}")
 
 
-def drop_layers_(model: nn.Module, data: Sequence[Batch], count: int, *, progress: bool = False) -> Plan:
-    """Empty the `count` layers of least block influence, in place; returns what is kept of every site.
+def drop_layers_(model: nn.Module, data: Sequence[Batch], count: int, *, progress: bool = False) -> None:
+    """Empty the `count` layers of least block influence, in place.
 
     Raises:
         WorkError: a statistic that is not finite.
@@ -56,4 +56,3 @@ def drop_layers_(model: nn.Module, data: Sequence[Batch], count: int, *, progres
     gone = set(sorted(influence, key=lambda layer: influence[layer])[:count])
     plan = {site.name: torch.arange(0 if site.layer in gone else site.units) for site in sites_of(model)}
     cut_(model, plan)
-    return plan

@@ -97,17 +97,20 @@ def observe(
     data: Iterable[Batch],
     need: Need,
     *,
+    query_heads: bool = False,
     seed: int = 0,
     temperature: float = 2.0,
     progress: bool = False,
 ) -> Statistics:
     """Run the calibration batches once through `model` and return the sums that `need` asks for.
 
+    `query_heads` says what the units are, see `niwaki.anatomy.sites_of`.
+
     Raises:
         RequestError: no batches; task gradients asked of batches without labels.
         WorkError: a loss or statistic that is not finite, naming the site.
     """
-    sites = sites_of(model)
+    sites = sites_of(model, query_heads)
     total = Statistics({site.name: SiteStatistics() for site in sites})
     generator = torch.Generator().manual_seed(seed)
     with frozen(model, with_gradients=need.task_gradients or need.output_gradients) as device:

@@ -57,32 +57,33 @@ def prune_(
     started = time.perf_counter()
     check_model(model)
     batches = list(data)
-    before = {site.name: site.units for site in sites_of(model)}
+    by_head = config.by_query_head
+    before = {site.name: site.units for site in sites_of(model, by_head)}
     budget = checked_budget(model, config, mean_length(batches))
     dense = merge_(copy.deepcopy(model))
-    kept = {site.name: torch.arange(site.units) for site in sites_of(model)}
     weights: TokenWeights | None = None
     importance: dict[str, float] = {}
     forwards = backwards = 0.0
     if config.drop_layers:
-        kept = drop_layers_(model, batches, config.drop_layers, progress=progress)
+        drop_layers_(model, batches, config.drop_layers, progress=progress)
         forwards += 1.0
+    kept = {site.name: torch.arange(site.units) for site in sites_of(model, by_head)}
     for step in range(1, config.steps + 1):
-        sites = sites_of(model)
+        sites = sites_of(model, by_head)
         need = need_of(config.head_score, config.neuron_score)
-        statistics = observe(model, batches, need, seed=config.seed, progress=progress)
+        statistics = observe(model, batches, need, query_heads=by_head, seed=config.seed, progress=progress)
         scores = score_sites(sites, statistics, config.head_score, config.neuron_score, config.seed)
         importance = importance or shares(scores)
         plan = _plan(model, dense, scores, budget, 1.0 - (1.0 - budget.share) * step / config.steps, config)
         if progress:
             Console(stderr=True).print(plan_table(sites, scores, plan))
-        cut_(model, plan)
+        cut_(model, plan, by_head)
         kept = {name: kept[name][units] for name, units in plan.items()}
         if config.repair != "none":
             if weights is None:
                 weights = token_weights(dense, batches, seed=config.seed, progress=progress)
                 forwards, backwards = forwards + 1.0, backwards + 1.0
-            refit_(model, dense, batches, kept, config.repair, weights=weights, progress=progress)
+            refit_(model, dense, batches, kept, config.repair, weights=weights, query_heads=by_head, progress=progress)
             forwards += REFIT_PASSES
         forwards += statistics.forward_passes
         backwards += statistics.backward_passes
@@ -91,7 +92,7 @@ def prune_(
         # The dense model runs forward beside the one that is trained; counted in passes over the calibration data.
         forwards, backwards = forwards + 2 * passes, backwards + passes
 
-    after = sites_of(model)
+    after = sites_of(model, by_head)
     achieved = budget.kept(after)
     warnings = []
     if budget.kind == "latency":
@@ -120,7 +121,7 @@ def checked_budget(model: nn.Module, config: Structured, length: float) -> Budge
     Raises:
         RequestError: what `config` asks of the model cannot be met.
     """
-    sites = sites_of(model)
+    sites = sites_of(model, config.by_query_head)
     budget = budget_of(model, config, length)
     budget.check(bounds_of(sites, budget, config))
     if config.repair == "bias" and all(bias_of(site.output) is None for site in sites):
@@ -135,7 +136,7 @@ def _plan(
     model: nn.Module, dense: nn.Module, scores: dict[str, Tensor], budget: Budget, share: float, config: Structured
 ) -> Plan:
     """The units to keep for `share` of the budget. A plan on measured latencies is itself timed, and corrected."""
-    bounds = bounds_of(sites_of(model), budget, config)
+    bounds = bounds_of(sites_of(model, config.by_query_head), budget, config)
 
     def plan_for(target: float) -> Plan:
         return ALLOCATORS[config.allocation](scores, bounds, budget.left_for_sites(target))
@@ -182,6 +183,8 @@ def score(
     chosen = config or Structured(flops=1.0)
     check_model(model)
     need = need_of(chosen.head_score, chosen.neuron_score)
-    statistics = observe(model, data, need, seed=chosen.seed, progress=progress)
-    scores = score_sites(sites_of(model), statistics, chosen.head_score, chosen.neuron_score, chosen.seed)
+    by_head = chosen.by_query_head
+    statistics = observe(model, data, need, query_heads=by_head, seed=chosen.seed, progress=progress)
+    sites = sites_of(model, by_head)
+    scores = score_sites(sites, statistics, chosen.head_score, chosen.neuron_score, chosen.seed)
     return {name: values.tolist() for name, values in scores.items()}

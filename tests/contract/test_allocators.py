@@ -36,6 +36,18 @@ def test_budget_and_bounds(name, seed, fraction, multiple, remainder):
             assert scores[n][units].min() >= scores[n][gone].max()
 
 
+@pytest.mark.parametrize("name", ALLOCATORS)
+def test_groups_keep_as_many_units_each(name):
+    scores = {"a": torch.tensor([9.0, 8, 7, 1, 2, 3]), "b": torch.tensor([5.0, 5, 5, 5])}
+    bounds = {"a": Bounds.linear(1.0, 6, 1, 2, groups=2), "b": Bounds.linear(1.0, 4, 1, 2, groups=2)}
+    kept = ALLOCATORS[name](scores, bounds, 8.0)
+    assert sum(map(len, kept.values())) == 8
+    for units, size in ((kept["a"], 3), (kept["b"], 2)):
+        assert len(units[units < size]) == len(units[units >= size])
+    # The best of each group stay: whatever a threshold says, the first of the second group is not among them.
+    assert ALLOCATORS[name](scores, bounds, 6.0)["a"].tolist()[-1] == 5
+
+
 def test_global_prefers_score_per_cost():
     scores = {"cheap": torch.tensor([3.0, 1.0]), "dear": torch.tensor([5.0, 4.0])}
     bounds = {"cheap": Bounds.linear(1.0, 2, 0), "dear": Bounds.linear(10.0, 2, 0)}

@@ -14,18 +14,22 @@ class Bounds:
 
     `costs` is `[units + 1]`: the cost of keeping 0, 1, ... units, never falling. At least `minimum` units are kept, and
     as many as `multiple` divides (or all). Where `remainder` is true one site may keep a few more, fewer than
-    `multiple`, so that the budget is used up.
+    `multiple`, so that the budget is used up. Units lie in `groups` of equal size, one after another, each of which
+    keeps as many as the others: `groups` divides `multiple`.
     """
 
     costs: Tensor
     minimum: int
     multiple: int = 1
     remainder: bool = False
+    groups: int = 1
 
     @classmethod
-    def linear(cls, cost: float, units: int, minimum: int, multiple: int = 1, remainder: bool = False) -> Bounds:
+    def linear(
+        cls, cost: float, units: int, minimum: int, multiple: int = 1, remainder: bool = False, groups: int = 1
+    ) -> Bounds:
         """Bounds of a site whose `units` units cost the same each."""
-        return cls(cost * torch.arange(units + 1, dtype=torch.double), minimum, multiple, remainder)
+        return cls(cost * torch.arange(units + 1, dtype=torch.double), minimum, multiple, remainder, groups)
 
     @property
     def units(self) -> int:

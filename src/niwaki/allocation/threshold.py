@@ -24,7 +24,7 @@ def global_threshold(scores: dict[str, Tensor], bounds: dict[str, Bounds], budge
 
     `scores[name]` is `[units]`, none negative; `budget` is in the unit of the costs and at least `least_cost`.
     """
-    ranked = {name: torch.argsort(score, descending=True, stable=True) for name, score in scores.items()}
+    ranked = {name: _ranked(score, bounds[name].groups) for name, score in scores.items()}
     values = {name: score[ranked[name]].double() for name, score in scores.items()}
     kept = {name: bound.widths[0] for name, bound in bounds.items()}
     left = budget * (1 + 1e-12) - sum(bounds[name].cost(width) for name, width in kept.items())
@@ -38,6 +38,12 @@ def global_threshold(scores: dict[str, Tensor], bounds: dict[str, Bounds], budge
         kept[name], left = width, left - price
     _spend_(kept, left, bounds, values)
     return {name: ranked[name][: kept[name]].sort().values for name in scores}
+
+
+def _ranked(score: Tensor, groups: int) -> Tensor:
+    """Units, the best first; where they lie in groups the best of every group, then the second of every group, ..."""
+    best = torch.argsort(score.reshape(groups, -1), dim=1, descending=True, stable=True)
+    return (best + torch.arange(groups)[:, None] * best.shape[1]).T.flatten()
 
 
 def _hull(values: Tensor, bounds: Bounds) -> list[tuple[float, int]]:
@@ -106,7 +112,7 @@ def uniform(scores: dict[str, Tensor], bounds: dict[str, Bounds], budget: float)
     """Keep the same fraction of every site: the threshold falls on each unit's rank within its site."""
     ranks = {}
     for name, score in scores.items():
-        order = torch.argsort(score, stable=True)
+        order = _ranked(score, bounds[name].groups).flip(0)
         rank = torch.empty(len(score), dtype=torch.double)
         rank[order] = (torch.arange(len(score), dtype=torch.double) + 0.5) / len(score)
         # Score per cost is the rank, whatever the unit costs.

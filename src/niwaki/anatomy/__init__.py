@@ -1,7 +1,7 @@
 """What a model is made of."""
 
 from niwaki.anatomy.calls import Call, first_layer_call, layer_calls
-from niwaki.anatomy.counts import Counts, count, unit_flops, unit_params
+from niwaki.anatomy.counts import Counts, common_flops, common_params, count, unit_flops, unit_params
 from niwaki.anatomy.families import FAMILIES, Family, family_of, supported_model_types
 from niwaki.anatomy.language import is_language_model, is_regression, real_logits, with_labels
 from niwaki.anatomy.linears import BlockLinear, linears_of
@@ -35,6 +35,8 @@ __all__ = [
     "check_task",
     "check_units",
     "columns_of",
+    "common_flops",
+    "common_params",
     "count",
     "empty_linears",
     "evaluation_mode",

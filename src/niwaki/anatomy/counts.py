@@ -44,6 +44,16 @@ def unit_flops(site: Site, length: float) -> float:
     return 2.0 * length * (linears + products)
 
 
+def common_params(site: Site) -> int:
+    """Parameters of `site` that no unit owns, and that leave the blocks with its last one."""
+    return sum(read.common.numel() * (weight_of(read.module).shape[1] + _has_bias(read.module)) for read in site.reads)
+
+
+def common_flops(site: Site, length: float) -> float:
+    """FLOPs of `site`, for one sequence of `length` tokens, that go with its last unit only."""
+    return 2.0 * length * sum(read.common.numel() * weight_of(read.module).shape[1] for read in site.reads)
+
+
 def count(model: nn.Module, length: float) -> Counts:
     """Count a model as it stands. `length` is the mean number of real tokens of a sequence."""
     layers = layers_of(model)

@@ -39,8 +39,9 @@ class Family:
     """One row: where attention and FFN live in every layer of these model types.
 
     `stale` are numbers kept by the attention module that change when units go: the attribute (`config.` before it where
-    it is one of the config that all layers share) -> `units`, `heads` or `columns`. `heads_key`, `groups_key`,
-    `width_key` and `neurons_key` are keys of the config: query heads, key/value heads, the width of a head, neurons.
+    it is one of the config that all layers share) -> `units`, `heads`, `columns` or `heads_of_unit`. `heads_key`,
+    `groups_key`, `width_key` and `neurons_key` are keys of the config: query heads, key/value heads, the width of a
+    head, neurons.
     Where `width_key` is given the number of heads does not follow from the model's width, so a plain config can say
     that there are fewer. `heads_fixed` rows lose neurons only. `only` are config keys with the one value that the row
     is right for, and why.
@@ -101,6 +102,7 @@ def _llama_like(*model_types: str, **options: Any) -> Family:
         "ffn_in": (Reads("gate", f"{ffn}.gate_proj", "n"), Reads("up", f"{ffn}.up_proj", "n")),
         "ffn_out": f"{ffn}.down_proj",
         "ffn_sum": LAYER,
+        "stale": {"num_key_value_groups": "heads_of_unit"} | options.pop("stale", {}),
         "groups_key": "num_key_value_heads",
         "width_key": "head_dim",
         "causal": True,

@@ -1,4 +1,4 @@
-"""A projection: one linear with the rows that each unit owns in it.
+"""A projection: one linear with the rows that each unit owns in it, and those that belong to all of them.
 
 That one table, `rows` `[units, rows of a unit]`, says all there is to say of a projection into the units: equal widths
 (BERT), query heads in groups (Llama), runs fused one after another (Phi-3) or unit by unit (GPT-NeoX). Units that go
@@ -23,20 +23,28 @@ from niwaki.layout import is_transposed, turned
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """A linear into the units of a site: its name in the family's row, its path in the layer, the module, `rows`."""
+    """A linear into the units of a site: its name in the family's row, its path in the layer, the module, `rows`.
+
+    `common` `[rows]` are those that no unit owns: they stay as long as a unit does.
+    """
 
     part: str
     path: str
     module: nn.Module
     rows: Tensor
+    common: Tensor
 
     def rows_of(self, units: Tensor) -> Tensor:
-        """The rows that these units own, in the order in which they lie in the weight."""
-        return self.rows[units].flatten().sort().values
+        """The rows that these units need, in the order in which they lie in the weight."""
+        return torch.cat([self.rows[units].flatten(), self.common]).sort().values
 
 
-def projection(reads: Reads, layer: nn.Module, units: int, widths: dict[str, int], name: str) -> Projection:
+def projection(
+    reads: Reads, layer: nn.Module, units: int, widths: dict[str, int], name: str, common: int = 0
+) -> Projection:
     """The projection that `reads` describes; `widths` is the number of rows that a unit has in a run of each letter.
+
+    A run of width 0 has `common` rows that no unit owns.
 
     Raises:
         RequestError: a part that is not a linear, or whose rows are not those of the units.
@@ -44,16 +52,18 @@ def projection(reads: Reads, layer: nn.Module, units: int, widths: dict[str, int
     module = layer.get_submodule(reads.path)
     check_linear(module, f"{name}.{reads.path}")
     sizes = [widths[letter] for letter in reads.runs]
+    shared = torch.arange(0)
     if reads.by_unit:
         rows = torch.arange(units * sum(sizes)).reshape(units, sum(sizes))
     else:
-        starts = accumulate((units * size for size in sizes[:-1]), initial=0)
-        runs = zip(starts, sizes, strict=True)
-        rows = torch.cat([start + torch.arange(units * size).reshape(units, size) for start, size in runs], 1)
-    found = weight_of(module).shape[0]
-    if found != rows.numel():
-        raise RequestError(f"{name}.{reads.path} must have {rows.numel()} rows for {units} units, got {found}")
-    return Projection(reads.part, reads.path, module, rows)
+        lengths = [units * size if size else common for size in sizes]
+        runs = list(zip(accumulate(lengths[:-1], initial=0), lengths, sizes, strict=True))
+        rows = torch.cat([start + torch.arange(units * size).reshape(units, size) for start, _, size in runs], 1)
+        shared = torch.cat([shared, *(start + torch.arange(length) for start, length, size in runs if not size)])
+    wanted, found = rows.numel() + shared.numel(), weight_of(module).shape[0]
+    if found != wanted:
+        raise RequestError(f"{name}.{reads.path} must have {wanted} rows for {units} units, got {found}")
+    return Projection(reads.part, reads.path, module, rows, shared)
 
 
 def columns_of(units: Tensor, width: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 A *unit* owns `width` consecutive columns of the site's output projection, and rows of its input projections (see
 `niwaki.anatomy.projections`). It is a neuron, or an attention head; under grouped-query attention it is a key/value
-head with all the query heads that share it.
+head with all the query heads that share it, or, where `query_heads` is asked, each of these query heads. Then keys and
+values stay, and every group has to keep as many of its query heads as the others.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel
 
-from niwaki.anatomy.families import Family, family_of
+from niwaki.anatomy.families import Family, Reads, family_of
 from niwaki.anatomy.projections import Projection, check_linear, projection, weight_of
 from niwaki.errors import RequestError
 
@@ -27,8 +28,10 @@ class Site:
 
     `reads` are the projections into the units (rows belong to units), `output` the one out of them (columns belong to
     units). `residual_sum` is the module whose input is residual + output, or the layer, whose own output that is;
-    None where the sum is nowhere to be seen. `heads` is the number of query heads of a unit. Each linear is an
-    `nn.Linear`, a `Conv1D`, or a PEFT LoRA layer around one. The units of a `fixed` site cannot be removed.
+    None where the sum is nowhere to be seen. `heads` is the number of query heads of a unit; `in_groups` says that
+    units are query heads which share keys and values. They lie in `groups` of equal size, one after another, of which
+    each has to keep as many as the others. Each linear is an `nn.Linear`, a `Conv1D`, or a PEFT LoRA layer around one.
+    The units of a `fixed` site cannot be removed.
     """
 
     name: str
@@ -37,6 +40,8 @@ class Site:
     units: int
     width: int
     heads: int
+    in_groups: bool
+    groups: int
     reads: tuple[Projection, ...]
     output: nn.Module
     residual_sum: nn.Module | None
@@ -92,8 +97,8 @@ def empty_linears(model: nn.Module) -> list[str]:
     return [name for name, module in unwrap(model).named_modules() if id(module) in empty]
 
 
-def sites_of(model: nn.Module) -> list[Site]:
-    """Every site, layer by layer, attention before FFN.
+def sites_of(model: nn.Module, query_heads: bool = False) -> list[Site]:
+    """Every site, layer by layer, attention before FFN; `query_heads` makes each query head of a group a unit.
 
     Raises:
         RequestError: no family row; a quantised model; a part that is not a linear.
@@ -107,20 +112,30 @@ def sites_of(model: nn.Module) -> list[Site]:
     head, heads = head_width(inner), heads_of_unit(inner)
     sites: list[Site] = []
     for index, layer in enumerate(layers_of(model)):
-        sites.append(_site("attention", index, head * heads, heads, family, layer))
-        sites.append(_site("ffn", index, 1, 1, family, layer))
+        sites.append(_site("attention", index, head, heads, query_heads, family, layer))
+        sites.append(_site("ffn", index, 1, 1, False, family, layer))
     return sites
 
 
-def _site(kind: Kind, index: int, width: int, heads: int, family: Family, layer: nn.Module) -> Site:
+def _site(kind: Kind, index: int, head: int, heads: int, query_heads: bool, family: Family, layer: nn.Module) -> Site:
+    """`head` is the width of a head (or neuron), `heads` how many query heads a group has in a layer without any."""
     name, attention = f"layer.{index}.{kind}", kind == "attention"
     reads = family.attention_in if attention else family.ffn_in
     total = family.attention_sum if attention else family.ffn_sum
     path = linear_paths(family, kind)[-1]
     output = layer.get_submodule(path)
-    check_linear(output, f"{name}.{path}")
-    units = weight_of(output).shape[1] // width
-    widths = {"q": width, "k": width // heads, "v": width // heads, "n": width}
+    for linear, place in ((output, path), *((layer.get_submodule(read.path), read.path) for read in reads)):
+        check_linear(linear, f"{name}.{place}")
+    queries = weight_of(output).shape[1] // head
+    groups = _groups(reads, layer, queries, head) if heads > 1 else 0
+    heads = queries // groups if groups else heads
+    in_groups = query_heads and groups > 0
+    if in_groups:
+        width, widths, common, heads = head, {"q": head, "k": 0, "v": 0}, groups * head, 1
+    else:
+        width, common, groups = head * heads, 0, 1
+        widths = {"q": width, "k": head, "v": head, "n": head}
+    units = queries * head // width
     return Site(
         name=name,
         kind=kind,
@@ -128,13 +143,22 @@ def _site(kind: Kind, index: int, width: int, heads: int, family: Family, layer:
         units=units,
         width=width,
         heads=heads,
-        reads=tuple(projection(read, layer, units, widths, name) for read in reads),
+        in_groups=in_groups,
+        groups=groups,
+        reads=tuple(projection(read, layer, units, widths, name, common) for read in reads),
         output=output,
         residual_sum=None if total is None else layer.get_submodule(total),
         attention=layer.get_submodule(family.attention) if attention else None,
         fixed=attention and family.heads_fixed,
         causal=family.causal,
     )
+
+
+def _groups(reads: tuple[Reads, ...], layer: nn.Module, queries: int, head: int) -> int:
+    """Key/value heads of a layer as it stands: what its keys have rows for."""
+    read = next(read for read in reads if "k" in read.runs)
+    rows = weight_of(layer.get_submodule(read.path)).shape[0] // head
+    return (rows - queries * read.runs.count("q")) // sum(read.runs.count(letter) for letter in "kv")
 
 
 def head_width(model: PreTrainedModel) -> int:
@@ -145,7 +169,7 @@ def head_width(model: PreTrainedModel) -> int:
 
 
 def heads_of_unit(model: PreTrainedModel) -> int:
-    """Query heads that share a key/value head; 1 without grouped queries."""
+    """Query heads that share a key/value head by the model's config; 1 without grouped queries."""
     config, family = cast(Any, model.config), family_of(model)
     groups = getattr(config, family.groups_key, None) if family.groups_key else None
     return int(getattr(config, family.heads_key)) // int(groups) if groups else 1

@@ -8,6 +8,7 @@ from niwaki.config.fields import check_above_zero, check_at_least, check_seed, o
 from niwaki.errors import RequestError, check_choice
 
 HEAD_SCORES = ("attention-variance", "activation-variance", "fisher", "taylor", "reconstruction", "random")
+HEAD_UNITS = ("group", "query-head")
 NEURON_SCORES = ("activation", "activation-variance", "fisher", "taylor", "reconstruction", "random")
 ALLOCATIONS = ("global", "uniform")
 REPAIRS = ("none", "bias", "least-squares")
@@ -16,14 +17,26 @@ BUDGETS = ("flops", "params", "latency")
 
 @dataclass(frozen=True, kw_only=True)
 class UnitScores:
-    """How heads and neurons are scored."""
+    """What heads are, and how heads and neurons are scored."""
 
     head_score: str = option("reconstruction", f"How heads are scored: {', '.join(HEAD_SCORES)}.")
     neuron_score: str = option("reconstruction", f"How neurons are scored: {', '.join(NEURON_SCORES)}.")
 
+    head_unit: str = option(
+        "group",
+        "What a head is under grouped queries: group (a key/value head with its query heads) or query-head (every "
+        "group keeps as many).",
+    )
+
     def __post_init__(self) -> None:
         check_choice("head_score", self.head_score, HEAD_SCORES)
         check_choice("neuron_score", self.neuron_score, NEURON_SCORES)
+        check_choice("head_unit", self.head_unit, HEAD_UNITS)
+
+    @property
+    def by_query_head(self) -> bool:
+        """Whether query heads go one by one, where several share a key and a value head."""
+        return self.head_unit == "query-head"
 
 
 @dataclass(frozen=True)
@@ -64,6 +77,8 @@ class Structured(UnitScores):
         super().__post_init__()
         check_choice("allocation", self.allocation, ALLOCATIONS)
         check_choice("repair", self.repair, REPAIRS)
+        if self.by_query_head and self.latency is not None:
+            raise RequestError("head_unit must be 'group' with a latency budget, got 'query-head'")
         check_at_least(self, 1, "steps", "latency_batch_size", "latency_length")
         check_at_least(self, 0, "min_heads", "min_neurons", "recover_epochs", "drop_layers")
         check_above_zero(self, "recover_learning_rate")

@@ -32,11 +32,13 @@ def refit_(
     method: str,
     *,
     weights: TokenWeights | None = None,
+    query_heads: bool = False,
     progress: bool = False,
 ) -> None:
     """Refit `model`, of which the units in `kept` are left, to `dense`, in place; `method` as in `--repair`.
 
-    `weights` say how much each token matters (`niwaki.observe_tokens`); alike where they are not given.
+    `weights` say how much each token matters (`niwaki.observe_tokens`); alike where they are not given. `query_heads`
+    says what the units are (`niwaki.anatomy.sites_of`).
 
     Raises:
         WorkError: a refitted weight that is not finite, or a solve that no damping saves; names the linear.
@@ -47,7 +49,7 @@ def refit_(
         return
     rows = {
         f"layer.{site.layer}.{read.part}": read.rows_of(kept[site.name])
-        for site in sites_of(dense)
+        for site in sites_of(dense, query_heads)
         for read in site.reads
     }
     for linear, sums in bottom_up(model, dense, data, rows=rows, weights=weights, progress=progress):

@@ -33,9 +33,8 @@ def run_scoring(request: Scoring, quiet: bool = False) -> dict[str, Any]:
         train = read_data(request, request.train_data, "train", quiet)
         inputs = read_inputs(request, quiet=quiet)
         rows = sample(inputs.rows(train, "train"), request.calibration_samples, request.seed)
-        config = Structured(
-            flops=1.0, head_score=request.head_score, neuron_score=request.neuron_score, seed=request.seed
-        )
+        units = {name: getattr(request, name) for name in ("head_score", "neuron_score", "head_unit", "seed")}
+        config = Structured(flops=1.0, **units)
         names = {name: getattr(request, name) for name in ("layer_score", "weight_score", "granularity", "seed")}
         batches = inputs.batches(rows)
         scores = score(inputs.model, batches, config, progress=not quiet)
@@ -54,7 +53,7 @@ def run_scoring(request: Scoring, quiet: bool = False) -> dict[str, Any]:
                     "total": site.units,
                     "scores": scores[site.name],
                 }
-                for site in sites_of(inputs.model)
+                for site in sites_of(inputs.model, config.by_query_head)
             ],
             "linears": [{"name": name, **values} for name, values in linears.items()],
         }

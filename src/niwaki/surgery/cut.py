@@ -33,14 +33,20 @@ from niwaki.modeling_niwaki import EmptyAttention, NoInputs, set_numbers_
 from niwaki.surgery.plan import Plan
 
 
-def cut_(model: nn.Module, plan: Plan) -> None:
-    """Remove every unit that `plan` does not keep. Sites that keep all their units are left untouched."""
+def cut_(model: nn.Module, plan: Plan, query_heads: bool = False) -> None:
+    """Remove every unit that `plan` does not keep. Sites that keep all their units are left untouched.
+
+    With `query_heads` the units of grouped attention are query heads (see `niwaki.anatomy.sites_of`); keys and values
+    go with the last of them.
+    """
     family = family_of(unwrap(model))
     layers = layers_of(model)
-    for site in sites_of(model):
+    for site, whole in zip(sites_of(model, query_heads), sites_of(model), strict=True):
         units = plan[site.name]
         if len(units) == site.units:
             continue
+        if not len(units):
+            site = whole
         if site.fixed:
             raise RequestError(f"{site.name}: the heads of {family.model_types[0]} models cannot be removed")
         for read in site.reads:
@@ -58,7 +64,9 @@ def cut_(model: nn.Module, plan: Plan) -> None:
 
 def stale_numbers(site: Site, family: Family, units: int) -> dict[str, int]:
     """The integers that the attention module of `site` keeps about its heads, as they are with so many units."""
-    found = {"units": units, "heads": units * site.heads, "columns": units * site.width}
+    groups, of_group = (site.groups, units // site.groups) if site.in_groups else (units, site.heads)
+    heads = units * site.heads
+    found = {"units": groups, "heads": heads, "columns": units * site.width, "heads_of_unit": of_group}
     return {name: found[what] for name, what in family.stale.items()}
 
 
