@@ -35,6 +35,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from niwaki.anatomy import is_language_model, sites_of
+from niwaki.modeling_mobilellm import MobileLLMConfig
 
 VOCABULARY = 60
 _BERT = {
@@ -80,6 +81,7 @@ def encoders() -> dict[str, PreTrainedConfig]:
 def decoders() -> dict[str, PreTrainedConfig]:
     return {
         "llama": LlamaConfig(**_LLAMA),
+        "mobilellm": MobileLLMConfig(**_LLAMA, layer_sharing=True, share_embedding=True),
         "mistral": MistralConfig(**_LLAMA, sliding_window=6),
         "qwen2": Qwen2Config(**_LLAMA, use_sliding_window=True, sliding_window=6, layer_types=_KINDS),
         "qwen3": Qwen3Config(**_WIDE),

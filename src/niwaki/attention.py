@@ -54,9 +54,12 @@ AttentionMaskInterface.register(_NAME, eager_mask)
 
 
 @contextmanager
-def collect_attention(model: nn.Module, sites: list[Site]) -> Iterator[dict[str, Tensor]]:
-    """While open, each forward pass leaves site name -> probabilities `[rows, heads, queries, keys]` in the dict."""
-    maps: dict[str, Tensor] = {}
+def collect_attention(model: nn.Module, sites: list[Site]) -> Iterator[dict[str, list[Tensor]]]:
+    """While open, each forward pass leaves site name -> probabilities `[rows, heads, queries, keys]` in the dict.
+
+    There is one for each run of the layer; whoever looks at them takes them out before the next pass.
+    """
+    maps: dict[str, list[Tensor]] = {}
     inner = unwrap(model)
     hooks = []
     for site in sites:
@@ -66,9 +69,10 @@ def collect_attention(model: nn.Module, sites: list[Site]) -> Iterator[dict[str,
         def keep(_module: nn.Module, _args: Any, output: Any, name: str = site.name) -> None:
             if output[1] is None:  # a site without heads
                 rows, length = output[0].shape[:2]
-                maps[name] = output[0].new_zeros(rows, 0, length, length)
+                seen = output[0].new_zeros(rows, 0, length, length)
             else:
-                maps[name] = output[1].detach()
+                seen = output[1].detach()
+            maps.setdefault(name, []).append(seen)
 
         hooks.append(site.attention.register_forward_hook(keep))
     before, asked = inner.config._attn_implementation or "eager", bool(inner.config.output_attentions)

@@ -47,6 +47,7 @@ from niwaki.folder import atomic_folder
 from niwaki.layout import turned
 from niwaki.lora import check_adapter, mask_adapters_, merge_
 from niwaki.masks import MaskedLinear, mask_linear_, pack, pack_bits, unpack, unpack_bits
+from niwaki.modeling_mobilellm import MODEL_TYPE, MobileLLMConfig, MobileLLMForCausalLM
 from niwaki.modeling_niwaki import EmptyAttention
 from niwaki.surgery import cut_
 
@@ -402,6 +403,8 @@ def new_parameters(model: nn.Module) -> tuple[str, ...]:
 def _load_plain(name: str, options: dict[str, Any]) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **options)
+        if isinstance(config, MobileLLMConfig) and config.repeats == 1:
+            config = config.to_llama()
         quantised = getattr(config, "quantization_config", None)
         if quantised is not None and dict(quantised).get("quant_method") != METHOD:
             raise RequestError(
@@ -456,7 +459,8 @@ def loads_language_model(source: str, base_model: str | None = None) -> bool:
 def _auto_class(config: Any) -> Any:
     """The class that loads a checkpoint for what it was made for: the next token, or else classes."""
     causal = {name for family in FAMILIES if family.causal for name in family.model_types}
-    named = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type) in (config.architectures or ())
+    names = {**MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_TYPE: MobileLLMForCausalLM.__name__}
+    named = names.get(config.model_type) in (config.architectures or ())
     return AutoModelForCausalLM if named and config.model_type in causal else AutoModelForSequenceClassification
 
 

@@ -31,6 +31,7 @@ from niwaki.checkpoint import METHOD, forget_, merged, quiet, save, shapes_of, w
 from niwaki.errors import RequestError, WorkError
 from niwaki.folder import atomic_folder, new_parents
 from niwaki.lora import release_
+from niwaki.modeling_mobilellm import MODEL_TYPE
 from niwaki.surgery import output_inside, stale_numbers
 
 TOLERANCE = 1e-4
@@ -38,7 +39,10 @@ TOLERANCE = 1e-4
 
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 _CHECKED = ((1, 5), (1, 16), (2, 11), (5, 24), (8, 32))
-_RENAMED = ("gpt_neox",)
+_NO_CODE = {
+    "gpt_neox": "whose weights have other names in files",
+    MODEL_TYPE: "for which Transformers has no class",
+}
 _CODE = "modeling_niwaki"
 _CLASS = "PrunedForSequenceClassification"
 _WRITTEN_FOR = "DistilBertForSequenceClassification"
@@ -102,12 +106,12 @@ def export_remote_code(model: nn.Module, path: str | Path, tokenizer: Any = None
 
     Raises:
         RequestError: `path` exists and is not empty; a type of model whose weights Transformers renames in files, which
-            it does for its own code alone.
+            it does for its own code alone, or which it does not know.
     """
     plain = merged(model)
-    if plain.config.model_type in _RENAMED:
-        rule = f"to must be merged for a {plain.config.model_type} model, whose weights have other names in files"
-        raise RequestError(f"{rule}, got 'remote-code'")
+    if plain.config.model_type in _NO_CODE:
+        why = _NO_CODE[plain.config.model_type]
+        raise RequestError(f"to must be merged for a {plain.config.model_type} model, {why}, got 'remote-code'")
     table = _table(plain)
     task = "CausalLM" if is_language_model(plain) else "SequenceClassification"
     classes = _CAUSAL if is_language_model(plain) else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES

@@ -136,11 +136,11 @@ def _observe_batch(
     if need.task_gradients:
         batch = with_labels(model, batch)
     found = {site.name: SiteStatistics() for site in sites}
-    captured: dict[str, tuple[Tensor, Tensor]] = {}
+    captured: dict[str, list[tuple[Tensor, Tensor]]] = {site.name: [] for site in sites}  # of each run of the layer
 
     def capture(site: Site) -> Callable[..., None]:
         def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            captured[site.name] = (args[0], output)
+            captured[site.name].append((args[0], output))
 
         return hook
 
@@ -155,12 +155,16 @@ def _observe_batch(
             logits = outputs.logits
             if not bool(torch.isfinite(logits).all()):
                 raise WorkError("calibration: the model's logits are not finite; " + _first_non_finite(captured))
+
+    def inputs_of(site: Site) -> Tensor:
+        return torch.cat([at_tokens(x.detach(), keep) for x, _ in captured[site.name]])
+
     for site in sites:
-        x = at_tokens(captured[site.name][0].detach(), keep)
+        x = inputs_of(site)
         found[site.name].inputs = x.sum(0)
         found[site.name].moments = x.T @ x
         if need.attention and site.kind == "attention":
-            found[site.name].attention = attention_moments(maps.pop(site.name), keep, site)
+            found[site.name].attention = sum(attention_moments(p, keep, site) for p in maps.pop(site.name))
 
     if need.task_gradients:
         if labels is None:
@@ -168,20 +172,28 @@ def _observe_batch(
         loss = outputs.loss * losses_in(model, batch)
         if not bool(torch.isfinite(loss)):
             raise WorkError("calibration: the task loss is not finite")
-        gradients = torch.autograd.grad(loss, [captured[s.name][0] for s in sites], retain_graph=need.output_gradients)
-        for site, gradient in zip(sites, gradients, strict=True):
-            product = (captured[site.name][0].detach() * gradient).reshape(*mask.shape, -1) * mask[..., None]
+        inputs = {s.name: [x for x, _ in captured[s.name]] for s in sites}
+        gradients = _gradients(loss, inputs, retain_graph=need.output_gradients)
+        for site in sites:
+            products = [x.detach() * g for x, g in zip(inputs[site.name], gradients[site.name], strict=True)]
+            product = torch.stack(products).sum(0).reshape(*mask.shape, -1) * mask[..., None]
             per_row = product.sum(1).reshape(len(product), site.units, site.width).sum(-1)
             found[site.name].fisher = per_row.square().sum(0)
             found[site.name].taylor = per_row.abs().sum(0)
     if need.output_gradients:
         loss = pseudo_loss(real_logits(logits, keep), generator, temperature, regression=is_regression(model))
-        gradients = torch.autograd.grad(loss, [captured[s.name][1] for s in sites])
-        for site, gradient in zip(sites, gradients, strict=True):
-            g, x = at_tokens(gradient, keep), at_tokens(captured[site.name][0].detach(), keep)
+        gradients = _gradients(loss, {s.name: [y for _, y in captured[s.name]] for s in sites})
+        for site in sites:
+            g, x = torch.cat([at_tokens(gradient, keep) for gradient in gradients[site.name]]), inputs_of(site)
             found[site.name].output_gradients = g.T @ g
             found[site.name].sensitive_moments = (x * g.square().sum(-1, keepdim=True)).T @ x
     return Statistics(found, int(keep.sum()), len(mask))
+
+
+def _gradients(loss: Tensor, values: dict[str, list[Tensor]], *, retain_graph: bool = False) -> dict[str, list[Tensor]]:
+    """The gradients of `loss` at these values, in the same order under the same names."""
+    found = iter(torch.autograd.grad(loss, [x for parts in values.values() for x in parts], retain_graph=retain_graph))
+    return {name: [next(found) for _ in parts] for name, parts in values.items()}
 
 
 def at_tokens(values: Tensor, keep: Tensor) -> Tensor:
@@ -215,9 +227,9 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
 
 
-def _first_non_finite(captured: dict[str, tuple[Tensor, Tensor]]) -> str:
-    for name, (_, output) in captured.items():
-        if not bool(torch.isfinite(output).all()):
+def _first_non_finite(captured: dict[str, list[tuple[Tensor, Tensor]]]) -> str:
+    for name, runs in captured.items():
+        if not all(bool(torch.isfinite(output).all()) for _, output in runs):
             return f"first seen in {name}"
     return "first seen after the last layer"
 

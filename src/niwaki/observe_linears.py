@@ -144,20 +144,21 @@ def _observe_batch(
 
     def look(linear: BlockLinear, x: Tensor, y: Tensor) -> None:
         sums = found[linear.name]
-        sums.input_squares = at_tokens(x.detach(), keep).square().sum(0)
-        sums.activation_size = float(at_tokens(y.detach(), keep).abs().sum())
+        sums.input_squares = sums.input_squares + at_tokens(x.detach(), keep).square().sum(0)
+        sums.activation_size += float(at_tokens(y.detach(), keep).abs().sum())
         inputs = at_tokens(x.detach(), keep) if need.weight_gradients else None
 
         def note(gradient: Tensor) -> None:
             g = at_tokens(gradient, keep).float()
             if of_task:
-                sums.gradient_size = float(g.abs().sum())
-                sums.weight_gradient = 0.0 if inputs is None else g.T @ inputs.float()
+                sums.gradient_size += float(g.abs().sum())
+                sums.weight_gradient = sums.weight_gradient + (0.0 if inputs is None else g.T @ inputs.float())
                 return
             squares = g.square()
-            sums.gradient_squares = squares.sum(0)
-            if need.token_sizes:
-                sizes[linear.name] = squares.sum(1)
+            sums.gradient_squares = sums.gradient_squares + squares.sum(0)
+            if need.token_sizes:  # of a layer that runs again, the last run's gradients come first
+                later = [sizes[linear.name]] if linear.name in sizes else []
+                sizes[linear.name] = torch.cat([squares.sum(1), *later])
 
         if y.requires_grad:
             y.register_hook(note)  # the gradients are summed as they come, not held
@@ -177,7 +178,7 @@ def _observe_batch(
                 lost = float((1 - cosine).sum())
                 for linear in linears:
                     if linear.layer == index:
-                        found[linear.name].influence = lost
+                        found[linear.name].influence += lost
 
             stack.callback(layer.register_forward_hook(compare).remove)
         with torch.set_grad_enabled(task or contrast):

@@ -24,7 +24,7 @@ FLOOR = 0.3
 """What every token weighs at least, as a share of the mean: gradients are local, and a token may matter further on."""
 
 TokenWeights = list[dict[str, Tensor]]
-"""Of each batch, the weights `[real tokens]` by name of the linear."""
+"""Of each batch, the weights `[real tokens]` by name of the linear, of each run of its layer, one after the other."""
 
 
 def token_weights(model: nn.Module, data: Iterable[Batch], *, seed: int = 0, progress: bool = False) -> TokenWeights:
@@ -38,19 +38,21 @@ def token_weights(model: nn.Module, data: Iterable[Batch], *, seed: int = 0, pro
     with frozen(model, with_gradients=True) as device:
         for batch in tqdm(data, desc="weigh tokens", unit="batch", disable=not progress, leave=False):
             inputs = {name: value for name, value in to_device(batch, device).items() if name != "labels"}
-            outputs: dict[str, Tensor] = {}
+            outputs: list[tuple[str, Tensor]] = []
             with ExitStack() as stack:
                 for linear in linears:
 
                     def capture(_module: nn.Module, _args: object, output: Tensor, name: str = linear.name) -> None:
-                        outputs[name] = output  # noqa: B023 - the hook is gone before the next batch
+                        outputs.append((name, output))  # noqa: B023 - the hook is gone before the next batch
 
                     stack.callback(linear.module.register_forward_hook(capture).remove)
                 keep = token_mask(inputs).bool()
                 contrast = logit_contrast(real_logits(model(**inputs).logits, keep), generator)
-            gradients = torch.autograd.grad(contrast, list(outputs.values()))
-            sizes = (at_tokens(gradient, keep).float().square().sum(-1) for gradient in gradients)
-            found.append(dict(zip(outputs, sizes, strict=True)))
+            sizes: dict[str, list[Tensor]] = {}
+            gradients = torch.autograd.grad(contrast, [output for _, output in outputs])
+            for (name, _), gradient in zip(outputs, gradients, strict=True):
+                sizes.setdefault(name, []).append(at_tokens(gradient, keep).float().square().sum(-1))
+            found.append({name: torch.cat(parts) for name, parts in sizes.items()})
     return over_mean(found)
 
 

@@ -1,5 +1,7 @@
 """The hidden states of all calibration batches before one layer, carried on a layer at a time.
 
+A layer that runs several times in a row is carried through all its runs at once; what is seen of it is seen of each.
+
 A layer can so be run, and looked into, without those before it. The hidden states wait in temporary files, so that
 memory holds one batch of them however many rows there are.
 """
@@ -15,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from niwaki.anatomy import Call, layer_calls, layers_of
+from niwaki.anatomy import Call, layer_calls, layers_of, runs_of
 from niwaki.data import token_mask
 from niwaki.lora import folded
 from niwaki.observe import Batch, at_tokens
@@ -33,6 +35,7 @@ class Stream:
 
     def __init__(self, model: nn.Module, data: Iterable[Batch]) -> None:
         self.layers: dict[int, nn.Module] = dict(enumerate(layers_of(model)))
+        self.runs = runs_of(model)
         self.calls: list[list[Call]] = []
         self.keep: list[Tensor] = []
         self.folder = tempfile.TemporaryDirectory(prefix="niwaki-")
@@ -64,16 +67,16 @@ class Stream:
     def seen(
         self, index: int, inputs: Mapping[str, nn.Module], outputs: Mapping[str, nn.Module], *, advance: bool = False
     ) -> Iterator[dict[str, Tensor]]:
-        """For each batch, the real tokens' inputs and outputs of these modules of layer `index`, by key.
+        """For each batch, the real tokens' inputs and outputs of these modules of layer `index`, by key, run by run.
 
         The weights of the layer must not be changed meanwhile: adapters and masks are folded into them once.
         With `advance` the batches are carried through the layer; without, no more of it is run than is needed.
         """
-        found: dict[str, Tensor] = {}
+        found: dict[str, list[Tensor]] = {key: [] for key in (*inputs, *outputs)}
 
         def note(key: str, value: Tensor) -> None:
-            found[key] = value
-            if not advance and len(found) == len(inputs) + len(outputs):
+            found[key].append(value)
+            if not advance and all(len(values) == self.runs for values in found.values()):
                 raise _Seen
 
         with ExitStack() as stack:
@@ -91,17 +94,19 @@ class Stream:
 
                 stack.callback(module.register_forward_hook(after).remove)
             for number, keep in enumerate(self.keep):
-                found.clear()
+                for values in found.values():
+                    values.clear()
                 args, kwargs = self.calls[number][index]
                 hidden = torch.load(self._file(number), map_location=self.device, weights_only=True)
                 try:
-                    output = self.layers[index](hidden, *args, **kwargs)
+                    for _ in range(self.runs):
+                        output = self.layers[index](hidden, *args, **kwargs)
+                        hidden = output[0] if isinstance(output, tuple) else output
                 except _Seen:
                     pass
-                else:
-                    if advance:
-                        self._put(number, output[0] if isinstance(output, tuple) else output)
-                yield {key: at_tokens(value, keep) for key, value in found.items()}
+                if advance:
+                    self._put(number, hidden)
+                yield {key: torch.cat([at_tokens(x, keep) for x in values]) for key, values in found.items()}
 
 
 def together(parts: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:

@@ -206,6 +206,8 @@ def test_onnx_refuses_a_language_model(tmp_path):
 def test_remote_code_refuses_what_it_cannot_load_again(tmp_path):
     with pytest.raises(niwaki.RequestError, match="to must be merged for a gpt_neox model"):
         export_remote_code(tiny("gpt_neox"), tmp_path / "a")
+    with pytest.raises(niwaki.RequestError, match="mobilellm model, for which Transformers has no class"):
+        export_remote_code(tiny("mobilellm"), tmp_path / "a")
 
 
 def test_a_loaded_remote_code_folder_is_saved_without_its_code(tmp_path):

@@ -17,6 +17,7 @@ from niwaki.anatomy.sites import (
     heads_of_unit,
     layers_of,
     linear_paths,
+    runs_of,
     sites_of,
     unwrap,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "linears_of",
     "longest_input",
     "real_logits",
+    "runs_of",
     "set_features_",
     "sites_of",
     "supported_model_types",

@@ -4,8 +4,8 @@ FLOPs are multiply-accumulates x 2 of the linears and of the two attention produ
 real tokens; norms, biases and softmax are not counted. A head of width `w` in a model of width `d` costs
 `2 * length * (4 d w + 2 length w)`, a neuron `2 * length * 2 d`, 3 d where it is gated. Of g query heads that share a
 key and a value head it is `2 * length * ((2 g + 2) d w + 2 length g w)`. In a causal model a token sees itself and what
-came before, so `length` in the products (not before them) is `(length + 1) / 2`; sliding windows are not counted. LoRA
-factors are not counted: they merge.
+came before, so `length` in the products (not before them) is `(length + 1) / 2`; sliding windows are not counted. All
+of it counts as often as the layer runs. LoRA factors are not counted: they merge.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def unit_flops(site: Site, length: float) -> float:
     linears += site.width * weight_of(site.output).shape[0]
     seen = (length + 1) / 2 if site.causal else length
     products = 2 * seen * site.width if site.kind == "attention" else 0.0
-    return 2.0 * length * (linears + products)
+    return 2.0 * length * (linears + products) * site.runs
 
 
 def common_params(site: Site) -> int:
@@ -51,7 +51,7 @@ def common_params(site: Site) -> int:
 
 def common_flops(site: Site, length: float) -> float:
     """FLOPs of `site`, for one sequence of `length` tokens, that go with its last unit only."""
-    return 2.0 * length * sum(read.common.numel() * weight_of(read.module).shape[1] for read in site.reads)
+    return 2.0 * length * site.runs * sum(read.common.numel() * weight_of(read.module).shape[1] for read in site.reads)
 
 
 def count(model: nn.Module, length: float) -> Counts:

@@ -149,7 +149,7 @@ FAMILIES = (
         ffn_out="mlp.Wo",
         ffn_sum=LAYER,
     ),
-    _llama_like("llama", "mistral", "qwen2", "qwen3", "smollm3"),
+    _llama_like("llama", "mobilellm", "mistral", "qwen2", "qwen3", "smollm3"),
     _llama_like(
         "phi3",
         attention_in=(Reads("qkv", "self_attn.qkv_proj", "qkv"),),

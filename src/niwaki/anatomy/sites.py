@@ -31,7 +31,7 @@ class Site:
     None where the sum is nowhere to be seen. `heads` is the number of query heads of a unit; `in_groups` says that
     units are query heads which share keys and values. They lie in `groups` of equal size, one after another, of which
     each has to keep as many as the others. Each linear is an `nn.Linear`, a `Conv1D`, or a PEFT LoRA layer around one.
-    The units of a `fixed` site cannot be removed.
+    The units of a `fixed` site cannot be removed. A layer `runs` so many times in one pass through the model.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Site:
     attention: nn.Module | None
     fixed: bool
     causal: bool
+    runs: int
 
     @property
     def inputs(self) -> tuple[nn.Module, ...]:
@@ -112,12 +113,21 @@ def sites_of(model: nn.Module, query_heads: bool = False) -> list[Site]:
     head, heads = head_width(inner), heads_of_unit(inner)
     sites: list[Site] = []
     for index, layer in enumerate(layers_of(model)):
-        sites.append(_site("attention", index, head, heads, query_heads, family, layer))
-        sites.append(_site("ffn", index, 1, 1, False, family, layer))
+        sites.append(_site("attention", index, head, heads, query_heads, family, layer, runs_of(inner)))
+        sites.append(_site("ffn", index, 1, 1, False, family, layer, runs_of(inner)))
     return sites
 
 
-def _site(kind: Kind, index: int, head: int, heads: int, query_heads: bool, family: Family, layer: nn.Module) -> Site:
+def _site(
+    kind: Kind,
+    index: int,
+    head: int,
+    heads: int,
+    query_heads: bool,
+    family: Family,
+    layer: nn.Module,
+    runs: int,
+) -> Site:
     """`head` is the width of a head (or neuron), `heads` how many query heads a group has in a layer without any."""
     name, attention = f"layer.{index}.{kind}", kind == "attention"
     reads = family.attention_in if attention else family.ffn_in
@@ -151,6 +161,7 @@ def _site(kind: Kind, index: int, head: int, heads: int, query_heads: bool, fami
         attention=layer.get_submodule(family.attention) if attention else None,
         fixed=attention and family.heads_fixed,
         causal=family.causal,
+        runs=runs,
     )
 
 
@@ -166,6 +177,11 @@ def head_width(model: PreTrainedModel) -> int:
     config, family = cast(Any, model.config), family_of(model)
     own = getattr(config, family.width_key, None) if family.width_key else None
     return int(own or int(config.hidden_size) // int(getattr(config, family.heads_key)))
+
+
+def runs_of(model: nn.Module) -> int:
+    """How many times each layer runs, one run right after the other, in a pass through the model."""
+    return int(getattr(unwrap(model).config, "repeats", 1))
 
 
 def heads_of_unit(model: PreTrainedModel) -> int:

@@ -66,7 +66,7 @@ def latency_table(model: nn.Module, batch_size: int, length: int) -> LatencyTabl
     sites = sites_of(plain)
     timings = _cached(_key(plain, sites, batch_size, length), lambda: _time(plain, sites, batch_size, length))
     curves = {"attention": _curve(timings.attention), "ffn": _curve(timings.ffn)}
-    costs = {site.name: torch.from_numpy(curves[site.kind][: site.units + 1]) for site in sites}
+    costs = {site.name: torch.from_numpy(curves[site.kind][: site.units + 1] * site.runs) for site in sites}
     return LatencyTable(costs, timings.model - sum(float(cost[-1]) for cost in costs.values()))
 
 
