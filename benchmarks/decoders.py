@@ -33,6 +33,7 @@ STRUCTURED: dict[str, dict[str, Any]] = {
     "taylor": {"head_score": "taylor", "neuron_score": "taylor", "repair": "none"},
     "flap": {"head_score": "activation-variance", "neuron_score": "activation-variance", "repair": "none"},
     "uniform": {"allocation": "uniform"},
+    "query heads": {"head_unit": "query-head"},
 }
 """LLM-Pruner's rule is `taylor`, FLAP's the fluctuation of the inputs of the output projections."""
 SPARSE: dict[str, dict[str, Any]] = {

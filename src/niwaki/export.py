@@ -100,9 +100,9 @@ def export_remote_code(model: nn.Module, path: str | Path, tokenizer: Any = None
     """Write a folder that loads where Niwaki is not installed, by the short `modeling_niwaki.py` that lies in it.
 
     `AutoModelForSequenceClassification.from_pretrained(path, trust_remote_code=True)` (`AutoModelForCausalLM` for a
-    language model) runs that file; `niwaki.load`
-    reads the same folder and runs none of it. Transformers has no other hook for the table in its config, so
-    `from_pretrained(path)` without `trust_remote_code` refuses uneven weights (size mismatch), with Niwaki or without.
+    language model) runs that file; `niwaki.load` reads the same folder and runs none of it. Transformers has no other
+    hook for the table in its config, so `from_pretrained(path)` without `trust_remote_code` refuses uneven weights
+    (size mismatch), with Niwaki or without.
 
     Raises:
         RequestError: `path` exists and is not empty; a type of model whose weights Transformers renames in files, which
