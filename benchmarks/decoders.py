@@ -2,10 +2,11 @@
 
     python benchmarks/decoders.py --model stories260k --train-data stories.txt --context 512
 
-The text is cut in two at a blank line: the first half calibrates, the second is measured, in windows without a BOS. No
-run is trained. `excess` is the rise of the negative log-likelihood per token over the dense model's, in nats; `train`
-is the perplexity on the calibration half, by which settings may be chosen. `cost` is the seconds of pruning over those
-of one forward-and-backward pass over the calibration windows, timed in the same run.
+Without `--eval-data` the text is cut in two at a blank line: the first half calibrates, the second is measured. Windows
+have no BOS; `--rows` draws so many of them, by seed, to calibrate on. No run is trained. `excess` is the rise of the
+negative log-likelihood per token over the dense model's, in nats; `train` is the perplexity on the calibration windows,
+by which settings may be chosen. `cost` is the seconds of pruning over those of one forward-and-backward pass over the
+calibration windows, timed in the same run.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from common import RESULTS, forward_and_backward, is_done, note, resumed
 from niwaki.checkpoint import load_tokenizer
 from niwaki.config import LayerAdaptive, Structured
 from niwaki.corpus import pack
-from niwaki.data import Batches
+from niwaki.data import Batches, sample
 from niwaki.evaluate import perplexity
 from niwaki.lora import attach_lora, release_
 
@@ -48,7 +49,9 @@ SPARSE: dict[str, dict[str, Any]] = {
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True)
-    parser.add_argument("--train-data", required=True, help="a text, of which the second half is measured")
+    parser.add_argument("--train-data", required=True)
+    parser.add_argument("--eval-data", help="another text to measure on; the second half of the first by default")
+    parser.add_argument("--rows", type=int, help="calibration windows; all by default")
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--flops", type=float, nargs="*", default=[0.9, 0.8, 0.7, 0.5])
     parser.add_argument("--sparsity", type=float, nargs="*", default=[0.5, 0.6, 0.7])
@@ -57,21 +60,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "decoders.json")
     asked = parser.parse_args()
 
-    text = Path(asked.train_data).read_text("utf-8")
-    middle = text.index("\n\n", len(text) // 2) + 2
     tokenizer = load_tokenizer(asked.model)
-    (train, protocol), (test, _) = (pack(half, tokenizer, asked.context) for half in (text[:middle], text[middle:]))
-    calibration, tests = list(Batches(train, tokenizer, 16)), list(Batches(test, tokenizer, 16))
-    model = niwaki.load(asked.model)
-    dense = perplexity(model, tests)
-    one_pass = forward_and_backward(attach_lora(model, 16), calibration)
+    (train, protocol), (test, _) = (pack(text, tokenizer, asked.context) for text in texts(asked))
+    tests = list(Batches(test, tokenizer, 16))
+    dense = perplexity(niwaki.load(asked.model), tests)
     found = {**resumed(asked), "protocol": protocol.to_dict(), "dense": dense}
     budgets = [("flops", share) for share in asked.flops] + [("sparsity", share) for share in asked.sparsity]
-    for seed, (kind, share) in itertools.product(asked.seeds, budgets):
-        rules = STRUCTURED if kind == "flops" else SPARSE
-        for rule in (name for name in asked.rules if name in rules):
+    for seed in asked.seeds:
+        calibration = list(Batches(sample(train, asked.rows or len(train), seed), tokenizer, 16))
+        one_pass = forward_and_backward(attach_lora(niwaki.load(asked.model), 16), calibration)
+        for (kind, share), rule in itertools.product(budgets, asked.rules):
+            rules = STRUCTURED if kind == "flops" else SPARSE
             run: dict[str, Any] = {"kind": kind, "share": share, "rule": rule, "seed": seed}
-            if is_done(found, run):
+            if rule not in rules or is_done(found, run):
                 continue
             options = {**rules[rule], kind: share, "seed": seed}
             config = Structured(**options) if kind == "flops" else LayerAdaptive(**options)
@@ -89,6 +90,15 @@ def main() -> None:
                 "kept": {site.name: site.kept for site in result.layers},
             }
             note(found, run, asked.out)
+
+
+def texts(asked: argparse.Namespace) -> tuple[str, str]:
+    """What calibrates, and what is measured."""
+    text = Path(asked.train_data).read_text("utf-8")
+    if asked.eval_data:
+        return text, Path(asked.eval_data).read_text("utf-8")
+    middle = text.index("\n\n", len(text) // 2) + 2
+    return text[:middle], text[middle:]
 
 
 if __name__ == "__main__":
