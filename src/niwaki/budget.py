@@ -53,12 +53,15 @@ class Budget:
         return share * self.total - self.fixed
 
     def check(self, bounds: dict[str, Bounds]) -> None:
-        """Refuse a share that the minimum widths do not allow.
+        """Refuse a share that the minimum widths do not allow, or that would leave no head and no neuron at all.
 
         Raises:
-            RequestError: naming the least share that they do.
+            RequestError: naming the least share that can be asked.
         """
-        least = (self.fixed + least_cost(bounds)) / self.total
+        cost = least_cost(bounds)
+        if not any(bound.widths[0] for bound in bounds.values()):
+            cost = min(b.cost(1 if b.remainder else b.widths[1]) for b in bounds.values() if b.units)
+        least = (self.fixed + cost) / self.total
         if self.share < least - 1e-12:
             # Rounded up: the figure that is named must itself be accepted.
             shown = f"{min(least + 0.5e-4, 1.0):.4f}"

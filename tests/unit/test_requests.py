@@ -49,6 +49,17 @@ def test_budget_below_the_minimum_says_the_least():
         niwaki.prune_(model, niwaki.Structured(flops=0.01), batches())
 
 
+def test_a_budget_that_keeps_nothing_says_the_least():
+    options = {"min_heads": 0, "min_neurons": 0, "head_score": "random", "neuron_score": "random", "repair": "none"}
+    with pytest.raises(
+        niwaki.RequestError, match=r"flops must be at least 0\.\d+ with these minimum widths, got 0\.0001"
+    ) as e:
+        niwaki.prune_(tiny(), niwaki.Structured(flops=0.0001, **options), batches())
+    least = float(str(e.value).split("at least ")[1].split(" ")[0])
+    result = niwaki.prune_(tiny(), niwaki.Structured(flops=least, **options), batches())
+    assert sum(site.kept for site in result.layers) == 1
+
+
 def test_architectures_that_cannot_be_pruned():
     albert = AlbertForSequenceClassification(
         AlbertConfig(vocab_size=60, hidden_size=32, num_attention_heads=4, intermediate_size=48)

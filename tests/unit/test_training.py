@@ -50,6 +50,16 @@ def test_distillation_from_itself_is_nothing():
         assert float(distillation_loss(model, model, batches()[0])) == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize("family", ["distilbert", "llama"])
+def test_padding_alone_is_nothing_to_distil(family):
+    batch = {name: torch.zeros_like(value) for name, value in batches(family=family)[0].items() if name != "labels"}
+    student = tiny(family, seed=1)
+    loss = distillation_loss(student, tiny(family), batch)
+    loss.backward()
+    assert bool(loss.isfinite())
+    assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in student.parameters())
+
+
 def test_padding_does_not_matter_to_distillation():
     student, teacher = tiny(seed=1), tiny(seed=2)
     batch = batches(count=1, rows=1)[0]

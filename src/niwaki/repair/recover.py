@@ -69,7 +69,7 @@ def recover_(
 
 
 def distillation_loss(student: nn.Module, teacher: nn.Module, batch: Batch) -> Tensor:
-    """Divergence of the logits plus relative error of the hidden states of one batch; a scalar."""
+    """Divergence of the logits plus relative error of the hidden states of one batch; a scalar, 0 for padding alone."""
     inputs: dict[str, Any] = {k: v for k, v in batch.items() if k != "labels"}
     with torch.no_grad():
         wanted = teacher(**inputs, output_hidden_states=True)
@@ -80,7 +80,10 @@ def distillation_loss(student: nn.Module, teacher: nn.Module, batch: Batch) -> T
     else:
         both = (real_logits(logits, keep) for logits in (wanted.logits, found.logits))
         p, q = (torch.log_softmax(logits / TEMPERATURE, -1) for logits in both)
-        loss = TEMPERATURE**2 * F.kl_div(q, p, log_target=True, reduction="batchmean")
+        loss = TEMPERATURE**2 * F.kl_div(q, p, log_target=True, reduction="sum") / max(1, len(p))
     pairs = list(zip(found.hidden_states[1:], wanted.hidden_states[1:], strict=True))
-    error = sum((((a - b)[keep]).square().sum() / b[keep].square().sum() for a, b in pairs), start=loss.new_zeros(()))
+    smallest = torch.finfo(loss.dtype).tiny
+    error = loss.new_zeros(())
+    for a, b in pairs:
+        error = error + (a - b)[keep].square().sum() / b[keep].square().sum().clamp_min(smallest)
     return loss + error / len(pairs)
