@@ -13,7 +13,7 @@ demo: $(VENV)/ready
 	$(VENV)/bin/niwaki demo --overwrite
 
 test: $(VENV)/ready
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n logical --maxprocesses 8
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .

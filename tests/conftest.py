@@ -1,4 +1,7 @@
-"""No test reaches a network or the user's cache; Ctrl-C reaches what tests start, also where a shell ignores it."""
+"""No test reaches a network or the user's cache; Ctrl-C reaches what tests start, also where a shell ignores it.
+
+Tests that run beside others (`-n`) have a thread each, and so has what they start.
+"""
 
 import atexit
 import os
@@ -7,6 +10,8 @@ import signal
 import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["NIWAKI_CACHE"] = tempfile.mkdtemp(prefix="niwaki-test-cache-")
 atexit.register(shutil.rmtree, os.environ["NIWAKI_CACHE"], ignore_errors=True)
 

@@ -11,11 +11,12 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import niwaki
-from niwaki.anatomy import linears_of, weight_of
+from niwaki.anatomy import linears_of, sites_of, weight_of
 from niwaki.dynamic import restore_controller_, save_controller
 from niwaki.dynamic.history import read_history, summary, write_history
 from niwaki.lora import effective_weight, masks_of, release_
 from niwaki.masks import MaskedLinear
+from niwaki.surgery import cut_
 from tiny import batches, logits, tiny, with_lora
 
 OPTIONS = {"sparsity": 0.6, "interval": 2, "window": 2, "reach": 0.6, "stop": 0.9}
@@ -350,8 +351,7 @@ def test_wrong_models_and_optimizers_are_refused_before_anything_changes():
         start(with_lora(tiny()), pattern="3x1")
     assert not masks_of(late)
     empty = tiny()
-    nothing = {"head_score": "random", "neuron_score": "random", "min_heads": 0, "min_neurons": 0, "repair": "none"}
-    niwaki.prune_(empty, niwaki.Structured(flops=1e-9, **nothing), batches())
+    cut_(empty, {site.name: torch.arange(0) for site in sites_of(empty)})
     with pytest.raises(niwaki.RequestError, match="looked for query, key, value, output, up, down, found none"):
         start(empty)
 
