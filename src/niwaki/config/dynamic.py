@@ -28,7 +28,7 @@ class Dynamic:
     sparsity: float = required("Fraction of the blocks' linear weights that are zero at the end, in [0, 1).")
     schedule: str = option("cubic", f"How the sparsity rises: {', '.join(SCHEDULES)}.")
     start_sparsity: float = option(0.0, "Sparsity at which cubic and linear start.")
-    interval: int = option(50, "Optimizer steps from one update of the mask to the next.")
+    interval: int = option(25, "Optimizer steps from one update of the mask to the next.")
     warmup: float = option(0.0, "Fraction of the training, or steps, before the sparsity starts to rise.")
     reach: float = option(0.6, "Fraction of the training, or steps, after which the sparsity is as asked.")
     stop: float = option(0.75, "Fraction of the training, or steps, after which the mask no longer moves.")
