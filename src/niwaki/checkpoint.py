@@ -42,7 +42,8 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from niwaki.anatomy import FAMILIES, family_of, head_width, heads_of_unit, sites_of, unwrap, weight_of
-from niwaki.errors import RequestError
+from niwaki.config import DTYPES
+from niwaki.errors import RequestError, check_choice
 from niwaki.folder import atomic_folder
 from niwaki.layout import turned
 from niwaki.lora import check_adapter, mask_adapters_, merge_
@@ -53,6 +54,10 @@ from niwaki.surgery import cut_
 
 METHOD = "niwaki"
 """Name of the quantizer hook, and key of the table in the config of a remote-code export."""
+INDEX = "model.safetensors.index.json"
+"""Beside a model's weights where they lie in several files: which holds what."""
+SHARD = "5GB"
+"""Size of a file of weights at most."""
 MASKS = "masks.safetensors"
 """Beside a model's (or an adapter's) weights: the masks that it holds, a bit a weight, by the linear's name."""
 
@@ -199,7 +204,13 @@ def quiet(progress: bool = False) -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def write_model(model: PreTrainedModel, folder: Path, tokenizer: Any = None, compact: bool = False) -> None:
+def write_model(
+    model: PreTrainedModel,
+    folder: Path,
+    tokenizer: Any = None,
+    compact: bool = False,
+    max_shard_size: int | str = SHARD,
+) -> None:
     """Write a plain (merged) model into an existing folder; its config is left as it was.
 
     Masks that are held go into a file of their own beside dense tensors with the zeros in them, which load anywhere;
@@ -222,12 +233,9 @@ def write_model(model: PreTrainedModel, folder: Path, tokenizer: Any = None, com
             config.quantization_config = ShapesConfig(packed=packed)  # type: ignore[call-arg]
         cast(Any, type(model))._auto_class = None  # a class that came as remote code would write itself into the folder
         with quiet():
-            if packed:  # one file, to be packed
-                model.save_pretrained(folder, max_shard_size="1000GB")
-            else:
-                model.save_pretrained(folder)
+            model.save_pretrained(folder, max_shard_size=max_shard_size)
         if packed:
-            _pack_file(folder / "model.safetensors", held)
+            _pack_files(folder, held)
         elif held:
             _write_masks(folder, held)
     finally:
@@ -271,12 +279,31 @@ def forget_(config: Any) -> None:
             delattr(config, key)
 
 
-def _pack_file(path: Path, held: dict[str, MaskedLinear]) -> None:
-    tensors = load_file(path)
-    for name, linear in held.items():
-        bits, values = pack(turned(linear, tensors.pop(f"{name}.weight")), linear.mask.cpu())
-        tensors |= {f"{name}.bitmask": bits, f"{name}.values": values}
-    save_file(tensors, path, metadata={"format": "pt"})
+def weight_files(folder: Path) -> list[Path]:
+    """The files in which the weights of a model folder lie: one, or its shards."""
+    index = folder / INDEX
+    if not index.is_file():
+        return [folder / "model.safetensors"]
+    return sorted({folder / name for name in json.loads(index.read_text("utf-8"))["weight_map"].values()})
+
+
+def _pack_files(folder: Path, held: dict[str, MaskedLinear]) -> None:
+    """Store masked weights as bits and kept values, one file after the other."""
+    places: dict[str, str] = {}
+    for path in weight_files(folder):
+        tensors = load_file(path)
+        for name, linear in held.items():
+            if f"{name}.weight" in tensors:
+                bits, values = pack(turned(linear, tensors.pop(f"{name}.weight")), linear.mask.cpu())
+                tensors |= {f"{name}.bitmask": bits, f"{name}.values": values}
+        save_file(tensors, path, metadata={"format": "pt"})
+        places |= dict.fromkeys(tensors, path.name)
+    index = folder / INDEX
+    if index.is_file():
+        found = json.loads(index.read_text("utf-8"))
+        found["metadata"]["total_size"] = sum(path.stat().st_size for path in weight_files(folder))
+        found["weight_map"] = places
+        index.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def write_masks(model: nn.Module, folder: Path) -> None:
@@ -304,18 +331,24 @@ def _hold_masks_(model: PreTrainedModel, folder: Path) -> None:
 
 
 def save(
-    model: nn.Module, folder: str | Path, tokenizer: Any = None, overwrite: bool = False, compact: bool = False
+    model: nn.Module,
+    folder: str | Path,
+    tokenizer: Any = None,
+    overwrite: bool = False,
+    compact: bool = False,
+    max_shard_size: int | str = SHARD,
 ) -> None:
     """Write a model so that `load` and `from_pretrained` give it back bit for bit. An adapter is merged in a copy.
 
-    `compact` stores masked weights as bits and kept values; `import niwaki` is needed to read them.
+    `compact` stores masked weights as bits and kept values; `import niwaki` is needed to read them. Files hold at most
+    `max_shard_size` bytes (a number, or as in "5GB") where no one tensor is larger.
 
     Raises:
         RequestError: `folder` exists and is not empty.
     """
     plain = merged(model)
     with atomic_folder(folder, overwrite) as temporary:
-        write_model(plain, temporary, tokenizer, compact)
+        write_model(plain, temporary, tokenizer, compact, max_shard_size)
 
 
 def merged(model: nn.Module) -> PreTrainedModel:
@@ -344,9 +377,13 @@ def write_adapter(model: PeftModel, folder: Path, final: Path, tokenizer: Any = 
 
 
 def load(
-    source: str | Path, base_model: str | None = None, device: str = "cpu", labels: list[str] | None = None
+    source: str | Path,
+    base_model: str | None = None,
+    device: str = "cpu",
+    labels: list[str] | None = None,
+    dtype: str = "float32",
 ) -> PreTrainedModel | PeftModel:
-    """Load a language model or a sequence classifier in float32.
+    """Load a language model or a sequence classifier; `dtype` is float32, bfloat16, or auto: as its files hold it.
 
     `source` is a Hub id, a Transformers or Niwaki folder, or a PEFT adapter folder.
 
@@ -358,6 +395,7 @@ def load(
     Raises:
         RequestError: nothing there, a damaged or non-safetensors file, a quantised model, an adapter that does not fit.
     """
+    check_choice("dtype", dtype, DTYPES)
     name = str(source)
     folder = Path(name)
     if folder.is_dir():
@@ -366,10 +404,10 @@ def load(
         raise RequestError(f"model must be a Hub id or a folder with a model, got {name!r}")
     adapter = _adapter_in(folder)
     if adapter is not None:
-        model: PreTrainedModel | PeftModel = _load_adapter(adapter, base_model)
+        model: PreTrainedModel | PeftModel = _load_adapter(adapter, base_model, dtype)
     else:
         new = _new_head(name, labels) if labels else {}
-        model = _load_plain(name, new)
+        model = _load_plain(name, new, dtype)
         if new:
             _draw_last_layer_(model)
     model.eval()
@@ -400,7 +438,7 @@ def new_parameters(model: nn.Module) -> tuple[str, ...]:
     return getattr(unwrap(model), "_niwaki_new_parameters", ())
 
 
-def _load_plain(name: str, options: dict[str, Any]) -> PreTrainedModel:
+def _load_plain(name: str, options: dict[str, Any], dtype: str) -> PreTrainedModel:
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False, **options)
         if isinstance(config, MobileLLMConfig) and config.repeats == 1:
@@ -419,7 +457,7 @@ def _load_plain(name: str, options: dict[str, Any]) -> PreTrainedModel:
             model, report = _auto_class(config).from_pretrained(
                 name,
                 config=config,
-                dtype=torch.float32,
+                dtype=dtype,
                 use_safetensors=True,
                 trust_remote_code=False,
                 ignore_mismatched_sizes=bool(options),
@@ -503,7 +541,7 @@ def _adapter_in(folder: Path) -> Path | None:
     return next((place for place in places if (place / "adapter_config.json").is_file()), None)
 
 
-def _load_adapter(folder: Path, base_model: str | None) -> PeftModel:
+def _load_adapter(folder: Path, base_model: str | None, dtype: str) -> PeftModel:
     name = str(folder)
     try:
         config = PeftConfig.from_pretrained(name)
@@ -521,7 +559,7 @@ def _load_adapter(folder: Path, base_model: str | None) -> PeftModel:
     place = _base_of(folder, base_model)
     if Path(place).is_dir():
         _check_files(Path(place))
-    base = _load_plain(place, options)
+    base = _load_plain(place, options, dtype)
     brought = {key.removeprefix("base_model.model.") for key in keys}
     base._niwaki_new_parameters = tuple(  # type: ignore[assignment]
         name for name in new_parameters(base) if name not in brought

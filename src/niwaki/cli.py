@@ -172,7 +172,7 @@ def export(
     from niwaki.export import EXPORTS
 
     check_choice("to", to, EXPORTS)
-    loaded = load(model, base_model)
+    loaded = load(model, base_model, dtype="float32" if to == "onnx" else "auto")
     if fresh := new_parameters(loaded):
         raise RequestError(f"model must have a trained task head, got {model!r} without {fresh[0]}")
     EXPORTS[to](loaded, out, load_tokenizer(model, base_model), overwrite)

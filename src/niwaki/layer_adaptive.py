@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Share, Shares, check_budget
 from niwaki.anatomy import BlockLinear, check_units, linears_of
 from niwaki.config import LayerAdaptive
+from niwaki.errors import RequestError
 from niwaki.lora import check_model, effective_weight, hold_, mask_of, merge_
 from niwaki.masks import Block, NByM, Unstructured, check_divides, choose
 from niwaki.observe import Batch
@@ -32,7 +33,9 @@ CURVE = (0.5, 0.7, 0.8, 0.9, 0.96)
 """Sparsities at which `search` measures what a linear loses."""
 LAYER_RULES = ("inverse-importance", "owl")
 DATA_RULES = (*LAYER_RULES, "search")
-"""Allocations that look at calibration data."""
+"""Allocations that look at calibration data. For any other, all linears are alike: their importance is not measured."""
+DATA_SCORES = ("wanda", "gradient")
+"""Weight scores made of what one pass through the whole model sums; those of `sparsegpt` are summed layer by layer."""
 
 
 def prune_layers_(
@@ -62,6 +65,8 @@ def prune_layers_(
     total = sum(linear.size for linear in linears)
     if not isinstance(pattern, NByM):
         check_budget({x.name: _share(x, config, {}, None, ()) for x in linears}, round(config.sparsity * total))
+    if not batches:
+        raise RequestError("data must hold at least one batch, got none")
 
     # What one pass over the layers can do without.
     dense = merge_(copy.deepcopy(model)) if config.steps > 1 or config.recover_epochs else None
@@ -73,13 +78,17 @@ def prune_layers_(
         sparsity = config.sparsity * (1 - (1 - step / config.steps) ** 3)
         need = _need(config)
         weigh = weights is None and (need.moments or config.repair == "least-squares")
-        statistics = observe_linears(
-            model, batches, need | WeightNeed(token_sizes=weigh), seed=config.seed, progress=progress
-        )
-        forwards, backwards = forwards + statistics.forward_passes, backwards + statistics.backward_passes
-        found = layer_importance(model, linears, statistics, batches, config)
-        if config.layer_score == "sensitivity":
-            forwards += 2.0 * len(linears) * min(ROWS / statistics.rows, 1.0)
+        statistics = WeightStatistics()
+        if weigh or config.weight_score in DATA_SCORES or config.allocation in DATA_RULES:
+            statistics = observe_linears(
+                model, batches, need | WeightNeed(token_sizes=weigh), seed=config.seed, progress=progress
+            )
+            forwards, backwards = forwards + statistics.forward_passes, backwards + statistics.backward_passes
+        found = dict.fromkeys((linear.name for linear in linears), 1.0)
+        if config.allocation in DATA_RULES:
+            found = layer_importance(model, linears, statistics, batches, config)
+            if config.layer_score == "sensitivity":
+                forwards += 2.0 * len(linears) * min(ROWS / statistics.rows, 1.0)
         importance = importance or found
         if weigh:
             weights = over_mean(statistics.token_sizes)
@@ -147,7 +156,7 @@ def layer_importance(
 
 
 def _need(config: LayerAdaptive) -> WeightNeed:
-    need = LAYER_NEEDS.get(config.layer_score, WeightNeed())
+    need = LAYER_NEEDS.get(config.layer_score, WeightNeed()) if config.allocation in DATA_RULES else WeightNeed()
     if _wants_scores(config):
         need = need | WEIGHT_NEEDS.get(config.weight_score, WeightNeed())
     if config.allocation == "search":

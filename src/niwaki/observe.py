@@ -115,7 +115,7 @@ def observe(
     generator = torch.Generator().manual_seed(seed)
     with frozen(model, with_gradients=need.task_gradients or need.output_gradients) as device:
         for batch in tqdm(data, desc="observe", unit="batch", disable=not progress, leave=False):
-            total = total + _observe_batch(model, sites, to_device(batch, device), need, generator, temperature)
+            _observe_batch(model, sites, to_device(batch, device), need, generator, temperature, total)
     if not total.rows:
         raise RequestError("data must hold at least one batch, got none")
     for name, statistics in total.sites.items():
@@ -129,13 +129,20 @@ def observe(
 
 
 def _observe_batch(
-    model: nn.Module, sites: list[Site], batch: Batch, need: Need, generator: torch.Generator, temperature: float
-) -> Statistics:
+    model: nn.Module,
+    sites: list[Site],
+    batch: Batch,
+    need: Need,
+    generator: torch.Generator,
+    temperature: float,
+    total: Statistics,
+) -> None:
+    """Add the sums of one batch, in float32, to `total` in place: those of all sites are not held twice."""
     mask = token_mask(batch)
     keep = mask.bool()
     if need.task_gradients:
         batch = with_labels(model, batch)
-    found = {site.name: SiteStatistics() for site in sites}
+    found = total.sites
     captured: dict[str, list[tuple[Tensor, Tensor]]] = {site.name: [] for site in sites}  # of each run of the layer
 
     def capture(site: Site) -> Callable[..., None]:
@@ -157,14 +164,15 @@ def _observe_batch(
                 raise WorkError("calibration: the model's logits are not finite; " + _first_non_finite(captured))
 
     def inputs_of(site: Site) -> Tensor:
-        return torch.cat([at_tokens(x.detach(), keep) for x, _ in captured[site.name]])
+        return torch.cat([at_tokens(x.detach(), keep).float() for x, _ in captured[site.name]])
 
     for site in sites:
         x = inputs_of(site)
-        found[site.name].inputs = x.sum(0)
-        found[site.name].moments = x.T @ x
+        found[site.name].inputs += x.sum(0)
+        found[site.name].moments += x.T @ x
         if need.attention and site.kind == "attention":
-            found[site.name].attention = sum(attention_moments(p, keep, site) for p in maps.pop(site.name))
+            for probabilities in maps.pop(site.name):
+                found[site.name].attention += attention_moments(probabilities.float(), keep, site)
 
     if need.task_gradients:
         if labels is None:
@@ -175,19 +183,22 @@ def _observe_batch(
         inputs = {s.name: [x for x, _ in captured[s.name]] for s in sites}
         gradients = _gradients(loss, inputs, retain_graph=need.output_gradients)
         for site in sites:
-            products = [x.detach() * g for x, g in zip(inputs[site.name], gradients[site.name], strict=True)]
+            products = [
+                x.detach().float() * g.float() for x, g in zip(inputs[site.name], gradients[site.name], strict=True)
+            ]
             product = torch.stack(products).sum(0).reshape(*mask.shape, -1) * mask[..., None]
             per_row = product.sum(1).reshape(len(product), site.units, site.width).sum(-1)
-            found[site.name].fisher = per_row.square().sum(0)
-            found[site.name].taylor = per_row.abs().sum(0)
+            found[site.name].fisher += per_row.square().sum(0)
+            found[site.name].taylor += per_row.abs().sum(0)
     if need.output_gradients:
         loss = pseudo_loss(real_logits(logits, keep), generator, temperature, regression=is_regression(model))
         gradients = _gradients(loss, {s.name: [y for _, y in captured[s.name]] for s in sites})
         for site in sites:
-            g, x = torch.cat([at_tokens(gradient, keep) for gradient in gradients[site.name]]), inputs_of(site)
-            found[site.name].output_gradients = g.T @ g
-            found[site.name].sensitive_moments = (x * g.square().sum(-1, keepdim=True)).T @ x
-    return Statistics(found, int(keep.sum()), len(mask))
+            g, x = torch.cat([at_tokens(part, keep).float() for part in gradients[site.name]]), inputs_of(site)
+            found[site.name].output_gradients += g.T @ g
+            found[site.name].sensitive_moments += (x * g.square().sum(-1, keepdim=True)).T @ x
+    total.tokens += int(keep.sum())
+    total.rows += len(mask)
 
 
 def _gradients(loss: Tensor, values: dict[str, list[Tensor]], *, retain_graph: bool = False) -> dict[str, list[Tensor]]:

@@ -144,8 +144,8 @@ def _observe_batch(
 
     def look(linear: BlockLinear, x: Tensor, y: Tensor) -> None:
         sums = found[linear.name]
-        sums.input_squares = sums.input_squares + at_tokens(x.detach(), keep).square().sum(0)
-        sums.activation_size += float(at_tokens(y.detach(), keep).abs().sum())
+        sums.input_squares = sums.input_squares + at_tokens(x.detach(), keep).float().square().sum(0)
+        sums.activation_size += float(at_tokens(y.detach(), keep).float().abs().sum())
         inputs = at_tokens(x.detach(), keep) if need.weight_gradients else None
 
         def note(gradient: Tensor) -> None:
@@ -174,7 +174,7 @@ def _observe_batch(
 
             def compare(_module: nn.Module, args: tuple[Tensor, ...], output: Any, index: int = index) -> None:
                 after = output[0] if isinstance(output, tuple) else output
-                cosine = F.cosine_similarity(args[0].detach()[keep], after.detach()[keep], dim=-1)
+                cosine = F.cosine_similarity(args[0].detach()[keep].float(), after.detach()[keep].float(), dim=-1)
                 lost = float((1 - cosine).sum())
                 for linear in linears:
                     if linear.layer == index:

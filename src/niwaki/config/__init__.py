@@ -4,12 +4,24 @@ from niwaki.config.dynamic import Dynamic, DynamicTraining
 from niwaki.config.finetune import Finetune
 from niwaki.config.layer_adaptive import LayerAdaptive
 from niwaki.config.recipe import read_recipe, recipe_from_dict, recipe_to_dict, write_recipe
-from niwaki.config.requests import DEFAULT_LENGTH, STAGES, Demo, Evaluation, Measured, Recipe, Request, Scoring, Stage
+from niwaki.config.requests import (
+    DEFAULT_LENGTH,
+    DTYPES,
+    STAGES,
+    Demo,
+    Evaluation,
+    Measured,
+    Recipe,
+    Request,
+    Scoring,
+    Stage,
+)
 from niwaki.config.structured import HEAD_SCORES, NEURON_SCORES, Structured
 from niwaki.config.vocabulary import Vocabulary
 
 __all__ = [
     "DEFAULT_LENGTH",
+    "DTYPES",
     "HEAD_SCORES",
     "NEURON_SCORES",
     "STAGES",

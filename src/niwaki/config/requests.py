@@ -10,8 +10,9 @@ from niwaki.config.finetune import Finetune
 from niwaki.config.layer_adaptive import LayerAdaptive, LinearScores
 from niwaki.config.structured import Structured, UnitScores
 from niwaki.config.vocabulary import Vocabulary
-from niwaki.errors import RequestError
+from niwaki.errors import RequestError, check_choice
 
+DTYPES = ("float32", "bfloat16", "auto")
 DEFAULT_LENGTH = 128
 """Tokens in a row for counts and timing, where no data say another."""
 
@@ -38,6 +39,7 @@ class Request:
     label_column: str | None = option(None, "Label column of the data, where it is not recognised.")
     seed: int = option(0, "Seed of everything that is drawn.")
     device: str = option("cpu", "PyTorch device to work on.")
+    dtype: str = option("float32", f"How weights are held and written: {', '.join(DTYPES)} (as in the files).")
     batch_size: int = option(32, "Rows in a batch.")
     max_length: int = option(128, "Tokens of a row that are kept; for a language model its context length.")
     stride: int | None = option(None, "Tokens from one context to the next; without, contexts do not overlap.")
@@ -45,6 +47,7 @@ class Request:
     overwrite: bool = option(False, "Replace a folder that is there.")
 
     def __post_init__(self) -> None:
+        check_choice("dtype", self.dtype, DTYPES)
         check_at_least(self, 1, "batch_size", "max_length")
         if self.stride is not None:
             check_at_least(self, 1, "stride")

@@ -74,7 +74,7 @@ def read_inputs(request: Request, labels: list[str] | None = None, quiet: bool =
     Raises:
         RequestError: a model that does not load or cannot be pruned, a tokenizer that cannot pad.
     """
-    model = load(request.model, request.base_model, request.device, labels)
+    model = load(request.model, request.base_model, request.device, labels, request.dtype)
     check_model(model)
     fresh = new_parameters(model)
     if fresh and labels is None:

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 
 from niwaki.anatomy import is_language_model
-from niwaki.checkpoint import loads_language_model, write_adapter, write_model
+from niwaki.checkpoint import loads_language_model, weight_files, write_adapter, write_model
 from niwaki.config import DynamicTraining, Finetune, Recipe, Structured, Vocabulary, recipe_to_dict, write_recipe
 from niwaki.data import Batches, Table, is_regression, label_names, mean_length, sample
 from niwaki.dynamic import plan_schedule, train_dynamic, write_training
@@ -103,7 +103,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         else:
             write_model(plain, folder, new.tokenizer, recipe.compact)
         if recipe.compact:
-            after["size_bytes"] = (folder / "model.safetensors").stat().st_size
+            after["size_bytes"] = sum(path.stat().st_size for path in weight_files(folder))
         result = Result(
             run=clock.environment(recipe),
             recipe=recipe_to_dict(recipe),
