@@ -6,8 +6,9 @@ Random models of MiniLM's shape on random tokens (rows of 32, batches of 32), th
 case in a process of its own; Linux only. `peak` is the most resident memory (VmHWM, set back when model and data are
 there) above what the process holds then, plus the model. The rule allows `model` + `statistics` (the sums of the least
 squares of one layer, in float64) + `activations` (what a forward pass of one batch keeps for its backward pass). All
-are in MiB; `over` is peak over their sum. The allocator is told to give back what is freed
-(MALLOC_MMAP_THRESHOLD_); `peak_glibc` is the same without, when it keeps freed memory for later. Needs no files.
+are in MiB; `over` is peak over their sum, `estimate` what `--max-memory` would be held against. The allocator is told
+to give back what is freed (MALLOC_MMAP_THRESHOLD_); `peak_glibc` is the same without, when it keeps freed memory for
+later. Needs no files.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 import niwaki
 from common import RESULTS, environment, note
 from niwaki.anatomy import linears_of
+from niwaki.memory import needed
 
 LENGTH, BATCH, MIB = 32, 32, 2**20
 CASES = [(layers, 384, 256) for layers in (6, 12, 24)] + [(6, 384, rows) for rows in (1024, 4096)] + [(6, 768, 256)]
@@ -76,12 +78,13 @@ def measure(layers: int, width: int, rows: int) -> dict[str, float]:
         "statistics": sum(8 * (n + 1) * (n + 1 + out) for out, n in sums) / MIB,
         "activations": kept_for_backward(model, batches[0]),
     }
+    estimate = allowed["model"] + needed(model, request, batches) / MIB
     gc.collect()
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     niwaki.prune_(model, request, batches)
     peak = allowed["model"] + resident("VmHWM") - before
-    return {**allowed, "peak": peak, "over": peak / sum(allowed.values())}
+    return {**allowed, "peak": peak, "over": peak / sum(allowed.values()), "estimate": estimate}
 
 
 def main() -> None:

@@ -4,11 +4,11 @@
 
 `sparsegpt` prunes the 125M shape to sparsity 0.5 on 32 x 512 random tokens, as published (uniform, no refit): `cost` is
 its seconds over those of one forward pass over these tokens, in the same run; `over` its peak memory over what the rule
-allows: the model, one block's sums and the calibration activations. `blocks` takes 13, 27 and 54 blocks of the 1B shape
-in bfloat16 through layer-adaptive Wanda and through structured pruning: seconds, seconds a block, and peak memory
-(MiB). `speed` times prefill (512 tokens) and decoding (64 tokens after 64) of the 125M shape cut to half its FLOPs
-beside the dense one, in turn. `device` does the 1B shape on a GPU and is skipped where there is none. Every case is a
-process of its own; the JSON keeps what other calls have measured. Needs no files.
+allows: the model with its masks, one block's sums and the calibration activations. `blocks` takes 13, 27 and 54 blocks
+of the 1B shape in bfloat16 through layer-adaptive Wanda and through structured pruning: seconds, seconds a block, and
+peak memory (MiB). `speed` times prefill (512 tokens) and decoding (64 tokens after 64) of the 125M shape cut to half
+its FLOPs beside the dense one, in turn. `device` does the 1B shape on a GPU and is skipped where there is none. Every
+case is a process of its own; the JSON keeps what other calls have measured. Needs no files.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from memory import MIB, resident
 from niwaki.anatomy import count, linears_of
 from niwaki.evaluate import paired
 from niwaki.lora import release_
+from niwaki.memory import needed, weight_bytes
 
 SHAPES = {
     "125M": {
@@ -92,9 +93,11 @@ def sparsegpt(rows: int = 32, batch: int = 4, blocks: int = 30) -> dict[str, flo
     model, data = built("125M", num_hidden_layers=blocks), tokens(rows, CONTEXT, batch)
     allowed = {
         "model": sum(p.numel() * p.element_size() for p in model.parameters()) / MIB,
+        "masks": sum(x.size for x in linears_of(model)) / MIB,
         "statistics": sum(8 * (x.shape[1] + 1) ** 2 for x in linears_of(model) if x.layer == 0) / MIB,
         "activations": 4 * rows * CONTEXT * model.config.hidden_size / MIB,
     }
+    estimate = allowed["model"] + needed(model, SPARSEGPT, data) / MIB
     forward = forward_seconds(model, data)
     result, peak = peak_of(lambda: niwaki.prune_(model, SPARSEGPT, data), model)
     forward = (forward + forward_seconds(model, data)) / 2
@@ -102,6 +105,7 @@ def sparsegpt(rows: int = 32, batch: int = 4, blocks: int = 30) -> dict[str, flo
         **allowed,
         "peak": peak,
         "over": peak / sum(allowed.values()),
+        "estimate": estimate,
         "achieved": result.achieved,
         "forward": forward,
         "cost": result.seconds / forward,
@@ -120,6 +124,7 @@ def forward_seconds(model: LlamaForCausalLM, data: list[dict[str, torch.Tensor]]
 def blocks(technique: str, number: int, rows: int = 32) -> dict[str, float]:
     """One technique on so many blocks of the 1B shape in bfloat16."""
     model, data = built("1B", torch.bfloat16, num_hidden_layers=number), tokens(rows, 128, 4)
+    estimate = (weight_bytes(model) + needed(model, TECHNIQUES[technique], data)) / MIB
     result, peak = peak_of(lambda: niwaki.prune_(model, TECHNIQUES[technique], data), model)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -127,6 +132,7 @@ def blocks(technique: str, number: int, rows: int = 32) -> dict[str, float]:
         "seconds": result.seconds,
         "seconds_a_block": result.seconds / number,
         "peak": peak,
+        "estimate": estimate,
     }
 
 

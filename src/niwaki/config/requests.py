@@ -111,6 +111,7 @@ class Recipe(Measured):
     stages: tuple[Stage, ...] = required("What is done, in order.")
     calibration_samples: int = option(2048, "Rows of the training data that pruning looks at.")
     train_samples: int | None = option(None, "Rows of the training data that training uses; all by default.")
+    max_memory: str | None = option(None, "Memory that may be used at most, such as 8GiB; refused before any work.")
     compact: bool = option(False, "Write masked weights as bits and kept values: smaller, and read by Niwaki only.")
     same_data: bool = option(False, "Let a language model be evaluated on the text that it was calibrated on.")
     keep_adapter: bool = option(False, "Write the adapter beside the base instead of merging it.")

@@ -20,6 +20,7 @@ from niwaki.evaluate import check_metric
 from niwaki.finetune import finetune
 from niwaki.folder import atomic_folder
 from niwaki.lora import merge_, release_
+from niwaki.memory import bytes_of, check_memory
 from niwaki.observe import Batch
 from niwaki.prune import checked_budget, prune_
 from niwaki.report import model_card, page
@@ -68,6 +69,11 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
             if isinstance(stage, Vocabulary):
                 check_trimmable(model, inputs.tokenizer)
 
+        if recipe.max_memory is not None:
+            if recipe.device != "cpu":
+                raise RequestError(f"max_memory must be asked with device cpu, got {recipe.device!r}")
+            check_memory(bytes_of(recipe.max_memory), model, recipe.stages, calibration, copies=1)
+
         dense = merge_(copy.deepcopy(model))
         release_(dense)
         asked = tasks.measure(dense, inputs)  # first, as data that the harness lacks end the work here
@@ -87,21 +93,20 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
             else:
                 done = prune_(model, stage, calibration, training_data=training, progress=not quiet)
             stages.append(done)
-        plain = merge_(copy.deepcopy(model))
-        bare = copy.deepcopy(plain)
-        release_(bare)
+        if recipe.keep_adapter and isinstance(model, PeftModel):
+            write_adapter(model, folder, Path(recipe.out), new.tokenizer)
+        plain = merge_(model)
+        if not recipe.keep_adapter:
+            write_model(plain, folder, new.tokenizer, recipe.compact)
+        release_(plain)  # masks cost time: what is measured is what others load
 
         before = measure(dense, tests, length, recipe.metric)
         note_means(before, asked)
         if new.tokenizer is not inputs.tokenizer:
             tests = new.batches(new.rows(evaluation, "validation"))
-        after = measure(bare, tests, length, recipe.metric)
-        note_means(after, tasks.measure(bare, new))
-        latency = time_in_turn(dense, bare, max(1, round(length)), before, after)
-        if recipe.keep_adapter and isinstance(model, PeftModel):
-            write_adapter(model, folder, Path(recipe.out), new.tokenizer)
-        else:
-            write_model(plain, folder, new.tokenizer, recipe.compact)
+        after = measure(plain, tests, length, recipe.metric)
+        note_means(after, tasks.measure(plain, new))
+        latency = time_in_turn(dense, plain, max(1, round(length)), before, after)
         if recipe.compact:
             after["size_bytes"] = sum(path.stat().st_size for path in weight_files(folder))
         result = Result(

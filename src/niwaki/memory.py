@@ -1,0 +1,118 @@
+"""How much memory a stage will take, estimated before any work: what `--max-memory` is held against.
+
+Counted, above what the process holds with model and data loaded: whole copies of the model, masks and scores, the sums
+of the widest block with the work space of its solves (of all blocks, where structured pruning observes them at once),
+optimizer states, and what one batch leaves for its backward pass, which is measured on a single row.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+from niwaki.anatomy import linears_of, sites_of, weight_of
+from niwaki.config import DynamicTraining, Finetune, LayerAdaptive, Stage, Structured
+from niwaki.errors import RequestError
+from niwaki.observe import Batch, frozen, to_device
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_SOLVES = 5
+"""Matrices in float64 of a linear's inputs that a solve holds at once."""
+
+
+def bytes_of(text: str) -> int:
+    """ "8GiB", "500 MB" or a number of bytes.
+
+    Raises:
+        RequestError: anything else.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B|B?)\s*", text, re.IGNORECASE)
+    amount = float(found[1]) * _UNITS[found[2].upper()] if found else 0.0
+    if not amount:
+        raise RequestError(f"max_memory must be a size such as 8GiB or 500MB, got {text!r}")
+    return int(amount)
+
+
+def check_memory(limit: int, model: nn.Module, stages: Sequence[Stage], data: Sequence[Batch], copies: int) -> None:
+    """Refuse stages that will take more than `limit` bytes of memory, this process and all it holds included.
+
+    `copies` of the model are held by the caller beside what a stage holds.
+
+    Raises:
+        RequestError: saying what is needed, and by which stage.
+    """
+    held = psutil.Process().memory_info().rss + copies * weight_bytes(model)
+    for stage in stages:
+        total = held + needed(model, stage, data)
+        if total > limit:
+            rows = max(len(batch["input_ids"]) for batch in data)
+            rule = f"max_memory must be at least {_shown(total)} for {type(stage).__name__} with batches of {rows} rows"
+            raise RequestError(f"{rule} (a smaller batch_size needs less), got {_shown(limit)}")
+
+
+def needed(model: nn.Module, stage: Stage, data: Sequence[Batch]) -> int:
+    """Bytes that `stage` takes above the model and the data, at its most; meant to be too many rather than too few."""
+    weights, linears = weight_bytes(model), linears_of(model)
+    single = sum(linear.size for linear in linears)
+    widest = max(linear.shape[1] for linear in linears) ** 2
+    by_layer: dict[int, int] = {}
+    for linear in linears:
+        rows, columns = linear.shape
+        sums = 8 * (columns + 1) * (columns + 1 + rows)
+        by_layer[linear.layer] = by_layer.get(linear.layer, 0) + sums + 4 * linear.size
+    block = max(by_layer.values()) + 8 * _SOLVES * widest
+    factors = 16 * getattr(stage, "lora_rank", 16) * sum(sum(linear.shape) for linear in linears)
+    match stage:
+        case Structured():
+            sums = sum(8 * site.columns**2 + 4 * weight_of(site.output).shape[0] ** 2 for site in sites_of(model))
+            found = weights + sums + block
+            found += weights if stage.latency is not None else 0
+            return found + max(backward_bytes(model, data), factors * (stage.recover_epochs > 0))
+        case LayerAdaptive():
+            found = single + block + weights * (stage.steps > 1 or stage.recover_epochs > 0)
+            if stage.weight_score != "sparsegpt" or stage.allocation == "global":
+                found += 4 * single
+            found += 4 * single * (stage.allocation == "lamp")
+            return found + backward_bytes(model, data) + factors * (stage.recover_epochs > 0)
+        case DynamicTraining():
+            # Masked weights, gradients, saliency and its uncertainty in float32; four masks.
+            return weights + (4 * 4 + 4) * single + factors + 2 * backward_bytes(model, data)
+        case Finetune():
+            return factors + backward_bytes(model, data)
+        case _:
+            return weights
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of the parameters and buffers."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+
+
+def backward_bytes(model: nn.Module, data: Sequence[Batch]) -> int:
+    """Bytes that a forward pass of the longest batch leaves for its backward pass, and thrice its logits in float32."""
+    batch = max(data, key=lambda each: each["input_ids"].shape[1])
+    rows = max(len(each["input_ids"]) for each in data)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    found: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with frozen(model, with_gradients=True) as device:
+        one: dict[str, Any] = {key: value[:1] for key, value in to_device(batch, device).items() if key != "labels"}
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            logits = model(**one).logits  # held, so that no storage is used twice
+    return rows * (sum(found.values()) + 12 * logits.numel())
+
+
+def _shown(amount: int) -> str:
+    return f"{amount / 2**30:.2f}GiB"

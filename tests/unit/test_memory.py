@@ -1,0 +1,71 @@
+"""Memory that is said before any work: sizes read, estimates that grow with what they are of, refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import niwaki
+from niwaki.config import DynamicTraining, Finetune, LayerAdaptive, Structured
+from niwaki.memory import backward_bytes, bytes_of, check_memory, needed, weight_bytes
+from tiny import batches, tiny, with_lora
+
+STAGES = [
+    Structured(flops=0.5),
+    Structured(flops=0.5, recover_epochs=1),
+    LayerAdaptive(sparsity=0.5),
+    LayerAdaptive(sparsity=0.5, allocation="lamp", weight_score="wanda"),
+    DynamicTraining(sparsity=0.5),
+    Finetune(),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [
+        ("8GiB", 8 * 2**30),
+        ("500 MB", 5 * 10**8),
+        ("1.5gb", 15 * 10**8),
+        ("123456", 123456),
+        ("64 KiB", 65536),
+        ("7B", 7),
+    ],
+)
+def test_sizes_are_read(text, amount):
+    assert bytes_of(text) == amount
+
+
+@pytest.mark.parametrize("text", ["", "8 elephants", "GiB", "-1GB", "0", "8GiBs"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(niwaki.RequestError, match="max_memory must be a size such as 8GiB or 500MB, got"):
+        bytes_of(text)
+
+
+@pytest.mark.parametrize("family", ["distilbert", "llama", "gpt2"])
+def test_what_a_batch_leaves_grows_with_its_rows(family):
+    model = tiny(family)
+    one, two = (backward_bytes(model, batches(count=1, rows=rows, family=family)) for rows in (2, 4))
+    assert one > 0
+    assert two == 2 * one
+    assert not any(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: type(stage).__name__)
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_stage_needs_what_is_there_before_it_starts(stage, lora):
+    model = with_lora(tiny()) if lora else tiny()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    small, large = (needed(model, stage, batches(count=2, rows=rows)) for rows in (2, 20))
+    assert 0 < small < large
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_too_little_is_refused_with_what_is_needed():
+    model, data = tiny(), batches()
+    assert weight_bytes(model) > 4 * sum(p.numel() for p in model.parameters()) - 1
+    check_memory(2**40, model, STAGES, data, copies=1)
+    words = r"max_memory must be at least \d+\.\d\dGiB for Structured .*6 rows"
+    with pytest.raises(niwaki.RequestError, match=words) as e:
+        check_memory(2**20, model, STAGES, data, copies=1)
+    enough = float(str(e.value).split("at least ")[1].split("GiB")[0]) + 0.1
+    check_memory(int(enough * 2**30), model, STAGES[:1], data, copies=1)
