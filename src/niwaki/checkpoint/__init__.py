@@ -1,0 +1,35 @@
+"""Save and load, atomically, with uneven layers.
+
+A pruned model is an ordinary Transformers folder. Where its layers are no longer what the plain config says,
+`config.json` also holds a table of shapes under `quantization_config` with the method name `niwaki`: the quantizer
+hook of Transformers is the one place where a model can be changed on the meta device before its weights arrive, so
+`from_pretrained` works as soon as `niwaki` is imported. After loading, nothing marks the model as quantised but that
+table, so it trains and is saved again like any other. A cut that leaves all layers alike is written as a plain config,
+unless heads are gone and the config takes their width from their number. A remote-code export (see `niwaki.export`)
+keeps its table under the key `niwaki`; `load` reads that too, and never runs the code.
+"""
+
+from niwaki.checkpoint.hook import METHOD, forget_
+from niwaki.checkpoint.library import quiet
+from niwaki.checkpoint.masks import write_masks
+from niwaki.checkpoint.read import load, load_tokenizer, loads_language_model, new_parameters
+from niwaki.checkpoint.shapes import shapes_of
+from niwaki.checkpoint.write import SHARD, merged, save, weight_files, write_adapter, write_model
+
+__all__ = [
+    "METHOD",
+    "SHARD",
+    "forget_",
+    "load",
+    "load_tokenizer",
+    "loads_language_model",
+    "merged",
+    "new_parameters",
+    "quiet",
+    "save",
+    "shapes_of",
+    "weight_files",
+    "write_adapter",
+    "write_masks",
+    "write_model",
+]

@@ -1,0 +1,40 @@
+"""The masks that a model holds, in a file of their own beside its weights, or its adapter's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from niwaki.anatomy import unwrap, weight_of
+from niwaki.errors import RequestError
+from niwaki.masks import MaskedLinear, mask_linear_, pack_bits, unpack_bits
+
+MASKS = "masks.safetensors"
+"""Beside a model's (or an adapter's) weights: the masks that it holds, a bit a weight, by the linear's name."""
+
+
+def write_masks(model: nn.Module, folder: Path) -> None:
+    """Write the masks that a model holds beside its (or its adapter's) weights, for `load`; no file if it has none."""
+    modules = unwrap(model).named_modules()
+    held = {name.removesuffix(".base_layer"): m for name, m in modules if isinstance(m, MaskedLinear)}
+    if held:
+        write_held(folder, held)
+
+
+def write_held(folder: Path, held: dict[str, MaskedLinear]) -> None:
+    save_file({name: pack_bits(linear.mask) for name, linear in held.items()}, folder / MASKS)
+
+
+def hold_masks_(model: PreTrainedModel, folder: Path) -> None:
+    """Hold the masks that were written beside a model."""
+    if not (folder / MASKS).is_file():
+        return
+    for name, bits in load_file(folder / MASKS).items():
+        try:
+            linear = model.get_submodule(name)
+        except AttributeError as error:
+            raise RequestError(f"masks in {str(folder / MASKS)!r} must be of the model's linears: {name}") from error
+        mask_linear_(linear, unpack_bits(bits, tuple(weight_of(linear).shape)))
