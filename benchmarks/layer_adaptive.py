@@ -2,10 +2,11 @@
 
     python benchmarks/layer_adaptive.py --model ADAPTER --train-data train.tsv --eval-data dev.tsv
 
-`cost` is the seconds of pruning over those of one forward-and-backward pass (weights frozen, as in training LoRA) over
-the same calibration rows, timed in the same run. `kl` is the divergence of the dense model from the pruned one on
-training rows that no calibration saw: settings are chosen by it, never by the evaluation data. `zeros` counts the
-merged weights independently of the result's own record. `peak_mib` is the process's peak so far.
+With `--timed` (on a machine that does nothing else) `cost` is the seconds of pruning over those of one forward-and-
+backward pass (weights frozen, as in training LoRA) over the same calibration rows, timed in the same run, and
+`peak_mib` the process's peak so far. `kl` is the divergence of the dense model from the pruned one on training rows
+that no calibration saw: settings are chosen by it, never by the evaluation data. `zeros` counts the merged weights
+independently of the result's own record.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def main() -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", nargs="+", default=[getattr(default, name)])
     parser.add_argument("--importance-power", type=float, nargs="+", default=[default.importance_power])
     parser.add_argument("--recover-epochs", type=int, default=0)
+    parser.add_argument("--timed", action="store_true")
     parser.add_argument("--train-samples", type=int, default=None, help="rows that recovery trains on; all by default")
     asked = parser.parse_args()
 
@@ -42,7 +44,7 @@ def main() -> None:
         calibration = bench.batches(asked.rows, seed)
         training = bench.batches(asked.train_samples or len(bench.train), seed) if asked.recover_epochs else None
         model = bench.model()
-        one_pass = forward_and_backward(model, calibration)
+        one_pass = forward_and_backward(model, calibration) if asked.timed else 1.0
         result = niwaki.prune_(model, config, calibration, training_data=training)
         plain = merge_(model)
         release_(plain)
@@ -54,10 +56,11 @@ def main() -> None:
             "zeros": sum(int((weight_of(linear.module) == 0).sum()) for linear in linears_of(plain)),
             "quality": bench.quality(plain),
             "kl": divergence(plain),
-            "cost": result.seconds / one_pass,
-            "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             "ratios": {layer.name: round(layer.ratio, 4) for layer in result.layers},
         }
+        if asked.timed:
+            run["cost"] = result.seconds / one_pass
+            run["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         note(found, run, asked.out)
 
 

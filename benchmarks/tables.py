@@ -14,7 +14,8 @@ def main() -> None:
     by_budget("structured", ("flops",), ("accuracy", _quality, 4), ("cost", lambda r: r["cost"], 1))
     keys = ("repair", "allocation", "weight_score", "recover_epochs", "sparsity")
     for script in ("layer_adaptive", "layer_adaptive_cola", "layer_adaptive_rte", "layer_adaptive_recovery"):
-        by_budget(script, keys, ("quality", _quality, 4), ("cost", lambda r: r["cost"], 1))
+        by_budget(script, keys, ("quality", _quality, 4), ("KL", lambda r: r["kl"], 4))
+    by_budget("layer_adaptive_cost", ("sparsity",), ("cost", lambda r: r["cost"], 1))
     allocations()
     held = ("held-out", lambda r: r["held"]["accuracy"], 4)
     by_budget("dynamic", ("method", "sparsity", "rows", "epochs"), ("accuracy", _quality, 4), held)
@@ -24,6 +25,9 @@ def main() -> None:
     by_budget("speed", ("budget",), ("accuracy", _quality, 4), ("achieved", lambda r: r["achieved"], 3), *shapes)
     onnx = [(f"onnx {shape}", lambda r, s=shape: r["onnx"][s], 2) for shape in ("32x64", "1x16")]
     by_budget("speed", ("budget",), *onnx, only=lambda r: "onnx" in r)
+    excess = ("excess nats", lambda r: r["excess"], 3)
+    for script in ("decoders", "wikitext"):
+        by_budget(script, ("kind", "share", "rule"), ("perplexity", lambda r: r["perplexity"], 2), excess)
     by_budget("cost", ("rows", "layers"), ("cost", lambda r: r["cost"], 1), ("growth", lambda r: r["growth"], 2))
 
 
