@@ -218,9 +218,9 @@ def _delta(linear: LoraLayer, adapter: str) -> Tensor:
 
 
 def effective_weight(linear: nn.Module) -> Tensor:
-    """The weight the forward pass uses, `[out, in]`, detached."""
+    """The weight the forward pass uses, `[out, in]`, detached, in float32 whatever it is stored in."""
     mask = mask_of(linear)
-    weight = weight_of(linear) + adapter_delta(linear)
+    weight = weight_of(linear).float() + adapter_delta(linear)
     return (weight if mask is None else weight * mask).detach()
 
 
@@ -236,10 +236,13 @@ def dense_weight(linear: nn.Module) -> Tensor:
 
 
 def set_effective_weight_(linear: nn.Module, weight: Tensor) -> None:
-    """Store `weight` minus what the adapters add, so that the forward pass uses `weight`; nothing under a mask."""
+    """Store `weight` minus what the adapters add, so that the forward pass uses `weight`; nothing under a mask.
+
+    It is rounded once, to what the weight is stored in.
+    """
     with torch.no_grad():
         stored, mask = weight_of(linear), mask_of(linear)
-        wanted = weight.to(stored) - adapter_delta(linear)
+        wanted = (weight.to(stored.device, torch.float32) - adapter_delta(linear)).to(stored.dtype)
         stored.copy_(wanted if mask is None else torch.where(mask, wanted, stored))
 
 

@@ -14,7 +14,7 @@ import niwaki
 from niwaki.anatomy import linears_of
 from niwaki.checkpoint import write_adapter
 from niwaki.lora import masks_of
-from tiny import batches, logits, tiny, with_lora
+from tiny import batches, configs, logits, tiny, with_lora
 
 
 @pytest.fixture(params=["even", "uneven"])
@@ -50,6 +50,16 @@ def test_the_zeros_are_in_the_file(sparse, tmp_path):
     names = {f"{name}.weight" for name, m in niwaki.load(tmp_path / "out").named_modules() if hasattr(m, "mask")}
     with safe_open(tmp_path / "out" / "model.safetensors", framework="pt") as tensors:
         assert sum(int((tensors.get_tensor(name) == 0).sum()) for name in names) == wanted
+
+
+@pytest.mark.parametrize("family", configs())
+def test_compact_files_of_every_family(tmp_path, family):
+    model = tiny(family)
+    config = niwaki.LayerAdaptive(sparsity=0.5, weight_score="magnitude", allocation="uniform", repair="none")
+    niwaki.prune_(model, config, batches(count=1, family=family))
+    niwaki.save(model, tmp_path / "out", compact=True)
+    again = niwaki.load(tmp_path / "out").state_dict()
+    assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
 
 
 def test_compact_is_small(tmp_path):

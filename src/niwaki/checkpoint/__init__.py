@@ -9,14 +9,16 @@ unless heads are gone and the config takes their width from their number. A remo
 keeps its table under the key `niwaki`; `load` reads that too, and never runs the code.
 """
 
+from niwaki.checkpoint.files import INDEX, weight_files
 from niwaki.checkpoint.hook import METHOD, forget_
 from niwaki.checkpoint.library import quiet
 from niwaki.checkpoint.masks import write_masks
 from niwaki.checkpoint.read import load, load_tokenizer, loads_language_model, new_parameters
 from niwaki.checkpoint.shapes import shapes_of
-from niwaki.checkpoint.write import SHARD, merged, save, weight_files, write_adapter, write_model
+from niwaki.checkpoint.write import SHARD, merged, save, write_adapter, write_model
 
 __all__ = [
+    "INDEX",
     "METHOD",
     "SHARD",
     "forget_",

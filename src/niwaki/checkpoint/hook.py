@@ -22,7 +22,7 @@ from niwaki.modeling_niwaki import EmptyAttention
 
 METHOD = "niwaki"
 """Name of the quantizer hook, and key of the table in the config of a remote-code export."""
-_OWN_KEYS = ("quantization_config", METHOD, "auto_map")
+OWN_KEYS = ("quantization_config", METHOD, "auto_map")
 
 
 @register_quantization_config(METHOD)
@@ -51,6 +51,7 @@ class PackedLinear(nn.Module):
         self.shape = (int(weight.shape[0]), int(weight.shape[1]))
         self.kind = Conv1D if isinstance(linear, Conv1D) else nn.Linear
         self.bias = linear.bias
+        self.weight = torch.empty(0)  # some models draw the weights of their linears by name (GPT-2, ModernBERT)
         self.values = nn.Parameter(weight.new_empty(kept), requires_grad=False)
         self.register_buffer("bitmask", torch.empty(-(-weight.numel() // 8), dtype=torch.uint8, device=weight.device))
 
@@ -99,6 +100,6 @@ class ShapesLoader(HfQuantizer):
 
 def forget_(config: Any) -> None:
     """Take all that Niwaki writes out of a config."""
-    for key in _OWN_KEYS:
+    for key in OWN_KEYS:
         if hasattr(config, key):
             delattr(config, key)

@@ -21,6 +21,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from niwaki.anatomy import FAMILIES, family_of, unwrap
+from niwaki.checkpoint.files import INDEX, weight_files
 from niwaki.checkpoint.hook import METHOD, forget_
 from niwaki.checkpoint.library import UNREADABLE, line, quiet
 from niwaki.checkpoint.masks import MASKS, hold_masks_
@@ -37,7 +38,9 @@ def load(
     labels: list[str] | None = None,
     dtype: str = "float32",
 ) -> PreTrainedModel | PeftModel:
-    """Load a language model or a sequence classifier; `dtype` is float32, bfloat16, or auto: as its files hold it.
+    """Load a language model or a sequence classifier; `dtype` is float32, bfloat16, or auto.
+
+    With auto the weights are as the files hold them, float16 as float32.
 
     `source` is a Hub id, a Transformers or Niwaki folder, or a PEFT adapter folder.
 
@@ -117,6 +120,8 @@ def _load_plain(name: str, options: dict[str, Any], dtype: str) -> PreTrainedMod
                 ignore_mismatched_sizes=bool(options),
                 output_loading_info=True,
             )
+            if dtype == "auto" and model.dtype != torch.bfloat16:
+                model = model.float()  # float16 is for GPUs: its range is too small for sums
             hold_masks_(model, Path(name))
     except RequestError:
         raise
@@ -265,6 +270,8 @@ def _base_of(folder: Path, base_model: str | None) -> str:
 def _check_files(folder: Path) -> None:
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise RequestError(f"model must hold config.json or adapter_config.json, got {str(folder)!r}")
+    if (folder / INDEX).is_file():
+        weight_files(folder)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise RequestError(f"model must hold safetensors weights, got {str(folder)!r} without any")

@@ -13,7 +13,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from niwaki.anatomy import family_of, head_width, heads_of_unit, unwrap
-from niwaki.checkpoint.hook import _OWN_KEYS, ShapesConfig, forget_
+from niwaki.checkpoint.files import INDEX, weight_files
+from niwaki.checkpoint.hook import OWN_KEYS, ShapesConfig, forget_
 from niwaki.checkpoint.library import UNREADABLE, quiet
 from niwaki.checkpoint.masks import write_held
 from niwaki.checkpoint.shapes import shapes_of
@@ -22,8 +23,6 @@ from niwaki.layout import turned
 from niwaki.lora import merge_
 from niwaki.masks import MaskedLinear, pack
 
-INDEX = "model.safetensors.index.json"
-"""Beside a model's weights where they lie in several files: which holds what."""
 SHARD = "5GB"
 """Size of a file of weights at most."""
 
@@ -64,7 +63,7 @@ def write_model(
     held = {name: module for name, module in model.named_modules() if isinstance(module, MaskedLinear)}
     packed = {name: int(linear.mask.sum()) for name, linear in held.items()} if compact else {}
     shapes, config = shapes_of(model), cast(Any, model.config)
-    kept = {key: getattr(config, key) for key in _OWN_KEYS if getattr(config, key, None) is not None}
+    kept = {key: getattr(config, key) for key in OWN_KEYS if getattr(config, key, None) is not None}
     plain = _plain_values(model, shapes)
     before = {key: getattr(config, key) for key in plain or () if hasattr(config, key)}
     auto_class = type(model)._auto_class
@@ -112,14 +111,6 @@ def _plain_values(model: PreTrainedModel, shapes: list[dict[str, int]]) -> dict[
     except UNREADABLE:
         return None
     return values
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files in which the weights of a model folder lie: one, or its shards."""
-    index = folder / INDEX
-    if not index.is_file():
-        return [folder / "model.safetensors"]
-    return sorted({folder / name for name in json.loads(index.read_text("utf-8"))["weight_map"].values()})
 
 
 def _pack_files(folder: Path, held: dict[str, MaskedLinear]) -> None:

@@ -51,6 +51,8 @@ class MaskedLinear(nn.Module):
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         weight = turned(self, self.masked_weight)
+        if torch.equal(weight, self.weight):  # the zeros are in it: a second model need not be held to be saved
+            weight = self.weight
         destination[f"{prefix}weight"] = weight if keep_vars else weight.detach()
 
 

@@ -146,8 +146,10 @@ def _sums(
                     part[f"{linear.part} weight"] = weights[batch][linear.name].sqrt()[:, None]
                 if goal is not None:
                     # Of what is to stand in the residual stream, the residual itself is there already.
-                    target = goal[linear.part] - (seen["sum"] - seen["y"] if "y" in seen else 0.0)
-                    part[linear.part] = (target[:, rows[linear.name]] if linear.name in rows else target).float()
+                    target = goal[linear.part].float()
+                    if "y" in seen:
+                        target = target - (seen["sum"].float() - seen["y"].float())
+                    part[linear.part] = target[:, rows[linear.name]] if linear.name in rows else target
             yield part
 
     columns = first.shape[1] + 1

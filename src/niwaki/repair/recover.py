@@ -76,14 +76,15 @@ def distillation_loss(student: nn.Module, teacher: nn.Module, batch: Batch) -> T
     found = student(**inputs, output_hidden_states=True)
     keep = token_mask(batch).bool()
     if is_regression(student):
-        loss = F.mse_loss(found.logits, wanted.logits)
+        loss = F.mse_loss(found.logits.float(), wanted.logits.float())
     else:
         both = (real_logits(logits, keep) for logits in (wanted.logits, found.logits))
-        p, q = (torch.log_softmax(logits / TEMPERATURE, -1) for logits in both)
+        p, q = (torch.log_softmax(logits.float() / TEMPERATURE, -1) for logits in both)
         loss = TEMPERATURE**2 * F.kl_div(q, p, log_target=True, reduction="sum") / max(1, len(p))
     pairs = list(zip(found.hidden_states[1:], wanted.hidden_states[1:], strict=True))
     smallest = torch.finfo(loss.dtype).tiny
     error = loss.new_zeros(())
     for a, b in pairs:
-        error = error + (a - b)[keep].square().sum() / b[keep].square().sum().clamp_min(smallest)
+        size = b[keep].float().square().sum().clamp_min(smallest)
+        error = error + (a[keep] - b[keep]).float().square().sum() / size
     return loss + error / len(pairs)

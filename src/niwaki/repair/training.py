@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
-from niwaki.errors import WorkError
+from niwaki.errors import RequestError, WorkError
 from niwaki.observe import Batch
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -42,9 +42,14 @@ def train_(
     The model is trained in the mode (dropout on or off) it is in. The global random state is left as it was.
 
     Raises:
-        WorkError: a loss that is not finite.
+        RequestError: something to train is in less than float32, where small steps round to nothing (LoRA is in
+            float32 whatever it adapts). WorkError: a loss that is not finite.
     """
     device = next(model.parameters()).device
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise RequestError(f"dtype must be float32 to train {name}, got {kind}")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate)
     steps = epochs * len(batches)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from niwaki.anatomy import BlockLinear, is_regression, real_logits
+from niwaki.anatomy import BlockLinear, is_regression, real_logits, weight_of
 from niwaki.data import token_mask
 from niwaki.errors import RequestError
 from niwaki.lora import effective_weight
@@ -52,7 +52,7 @@ def sensitivity(model: nn.Module, linears: Sequence[BlockLinear], data: Iterable
             losses = []
             for sparsity in SPARSITIES:
                 kept = choose(weight.abs(), round(sparsity * linear.size), Unstructured(), linear.name)
-                lost = weight * ~kept
+                lost = (weight * ~kept).to(weight_of(linear.module).dtype)
 
                 def without(
                     _module: nn.Module, args: tuple[Tensor, ...], output: Tensor, lost: Tensor = lost
