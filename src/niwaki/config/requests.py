@@ -39,7 +39,7 @@ class Request:
     label_column: str | None = option(None, "Label column of the data, where it is not recognised.")
     seed: int = option(0, "Seed of everything that is drawn.")
     device: str = option("cpu", "PyTorch device to work on.")
-    dtype: str = option("float32", f"How weights are held and written: {', '.join(DTYPES)} (as in the files, float16 as float32).")
+    dtype: str = option("float32", f"How weights are held and written: {', '.join(DTYPES)} (as the files hold them).")
     batch_size: int = option(32, "Rows in a batch.")
     max_length: int = option(128, "Tokens of a row that are kept; for a language model its context length.")
     stride: int | None = option(None, "Tokens from one context to the next; without, contexts do not overlap.")
