@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--training-rows", type=int, default=6000)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--interval", type=int, default=niwaki.Dynamic(sparsity=0.5).interval)
     parser.add_argument("--timing", action="store_true", help="measure the cost of a step instead")
     parser.add_argument("--intervals", type=int, nargs="+", default=[100], help="intervals at which it is measured")
     asked = parser.parse_args()
@@ -78,6 +79,8 @@ def main() -> None:
         return
     for sparsity, method, seed in itertools.product(asked.sparsity, asked.methods, asked.seeds):
         run = {"method": method, "sparsity": sparsity, "seed": seed, "epochs": asked.epochs, "rows": len(training.rows)}
+        if method in MOVING:
+            run["interval"] = MOVING[method].get("interval", asked.interval)
         if not is_done(found, run):
             note(found, {**run, **trained(bench, training, held, run, asked)}, asked.out)
 
@@ -100,7 +103,7 @@ def trained(
     controllers: list[Controller] = []
 
     def attach(optimizer: torch.optim.Optimizer, steps: int) -> Callable[[], object]:
-        config = niwaki.Dynamic(sparsity=sparsity, seed=seed, **MOVING[method])
+        config = niwaki.Dynamic(sparsity=sparsity, seed=seed, **{**MOVING[method], "interval": run["interval"]})
         controllers.append(Controller(model, optimizer, config, steps))
         return (lambda: from_zero(controllers[0])) if method in FROM_ZERO else controllers[0].step
 

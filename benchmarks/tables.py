@@ -18,7 +18,7 @@ def main() -> None:
     by_budget("layer_adaptive_cost", ("sparsity",), ("cost", lambda r: r["cost"], 1))
     allocations()
     held = ("held-out", lambda r: r["held"]["accuracy"], 4)
-    by_budget("dynamic", ("method", "sparsity", "rows", "epochs"), ("accuracy", _quality, 4), held)
+    by_budget("dynamic", ("method", "interval", "sparsity"), ("accuracy", _quality, 4), held)
     by_budget("recovery", ("flops",), ("accuracy", _quality, 4))
     by_budget("scores", ("head_score", "neuron_score", "flops"), ("accuracy", _quality, 4))
     shapes = [(f"torch {shape}", lambda r, s=shape: r["torch"][s], 2) for shape in ("32x64", "1x16")]
@@ -41,7 +41,7 @@ def by_budget(
     groups: dict[tuple[str, ...], list[Any]] = {}
     for run in json.loads(path.read_text(encoding="utf-8"))["runs"]:
         if only is None or only(run):
-            groups.setdefault(tuple(_text(run[key]) for key in keys), []).append(run)
+            groups.setdefault(tuple(_text(run.get(key, "")) for key in keys), []).append(run)
     print(f"\n{script}\n\n| {' | '.join([*keys, *(name for name, _, _ in columns)])} |")
     print(f"| {' | '.join('---' for _ in (*keys, *columns))} |")
     for group, runs in groups.items():
