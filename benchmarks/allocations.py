@@ -17,7 +17,6 @@ from common import Bench, arguments, is_done, note, resumed
 from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Share
 from niwaki.anatomy import linears_of
 from niwaki.config.layer_adaptive import LAYER_SCORES
-from niwaki.layer_adaptive import Curve, loss_curve
 from niwaki.lora import effective_weight, hold_, merge_, release_
 from niwaki.masks import Unstructured, choose
 from niwaki.observe import Batch
@@ -28,6 +27,7 @@ from niwaki.repair.reconstruct import reconstruct_
 from niwaki.scoring.layers import LAYER_SCORERS
 from niwaki.scoring.sensitivity import sensitivity
 from niwaki.scoring.weights import WEIGHT_SCORERS
+from niwaki.shares import Curve, loss_curve
 
 WEIGHT_SCORES = ("magnitude", "wanda", "sparsegpt")
 OF_THE_SEED = ("output-gradient", "activation-magnitude")

@@ -19,6 +19,7 @@ from niwaki.anatomy import linears_of, sites_of, weight_of
 from niwaki.config import DynamicTraining, Finetune, LayerAdaptive, Stage, Structured
 from niwaki.errors import RequestError
 from niwaki.observe import Batch, frozen, to_device
+from niwaki.shares import wants_scores
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -76,7 +77,7 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch]) -> int:
             return found + max(backward_bytes(model, data), factors * (stage.recover_epochs > 0))
         case LayerAdaptive():
             found = single + block + weights * (stage.steps > 1 or stage.recover_epochs > 0)
-            if stage.weight_score != "sparsegpt" or stage.allocation == "global":
+            if wants_scores(stage):
                 found += 4 * single
             found += 4 * single * (stage.allocation == "lamp")
             return found + backward_bytes(model, data) + factors * (stage.recover_epochs > 0)

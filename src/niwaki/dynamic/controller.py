@@ -26,11 +26,11 @@ from niwaki.dynamic.reallocate import across, from_units, in_groups, size, to_un
 from niwaki.dynamic.schedules import plan_schedule
 from niwaki.dynamic.scores import DROP_SCORERS, GROW_SCORERS, Scorer, Seen, alike, needs_gradients, shuffle
 from niwaki.errors import RequestError, WorkError
-from niwaki.layer_adaptive import shares_of, whole_blocks
 from niwaki.layout import is_transposed
 from niwaki.lora import check_adapters, dense_weight, hold_, mask_of
 from niwaki.masks import Block, MaskedLinear, NByM, check_divides, choose, lowest
 from niwaki.observe import Batch
+from niwaki.shares import shares_of, whole_blocks
 
 Masks = dict[str, Tensor]
 
