@@ -76,6 +76,16 @@ def test_structured(place, niwaki_command):
     assert result_of(place, "compared")["data"]["eval"]["stride"] == 4
 
 
+def test_query_heads_in_bfloat16_within_memory(place, niwaki_command):
+    options = {"flops": "0.6", "head_unit": "query-head", "dtype": "bfloat16", "max_memory": "64GiB"}
+    status, _, err = niwaki_command("prune", "structured", out="thin", **options)
+    assert status == 0, err
+    assert result_of(place, "thin")["stages"][0]["budget"]["achieved"] <= 0.6
+    model = niwaki.load(place / "thin", dtype="auto")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert all(site.units in (0, 4) for site in sites_of(model) if site.kind == "attention")
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"allocation": "uniform", "weight_score": "wanda", "repair": "none"}, {"pattern": "2:4"}]
 )
@@ -137,6 +147,10 @@ def test_scores(place, niwaki_command):
         ({"train_data": "blank.txt"}, ["train_data", "row", "blank.txt"]),
         ({"train_data": "word.txt"}, ["train_data", "two tokens", "1"]),
         ({"model": "bert"}, ["eval_data must have labels", "eval.txt"]),
+        ({"max_memory": "1MB"}, ["max_memory", "at least", "GiB", "batch_size"]),
+        ({"max_memory": "much"}, ["max_memory", "8GiB", "much"]),
+        ({"dtype": "float16"}, ["dtype", "bfloat16", "float16"]),
+        ({"head_unit": "head"}, ["head_unit", "query-head", "head"]),
         ({"metric": "accuracy"}, ["metric", "perplexity", "next token", "accuracy"]),
         ({"repair": "bias"}, ["repair", "least-squares", "bias"]),
     ],
