@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from niwaki.anatomy import linears_of, sites_of, weight_of
-from niwaki.config import DynamicTraining, Finetune, LayerAdaptive, Stage, Structured
+from niwaki.config import STAGES, DynamicTraining, Finetune, LayerAdaptive, Stage, Structured
 from niwaki.errors import RequestError
 from niwaki.observe import Batch, frozen, to_device
 from niwaki.shares import wants_scores
@@ -28,7 +28,7 @@ _SOLVES = 5
 
 
 def bytes_of(text: str) -> int:
-    """ "8GiB", "500 MB" or a number of bytes.
+    """Bytes of `8GiB`, `500 MB` or a plain number.
 
     Raises:
         RequestError: anything else.
@@ -53,7 +53,8 @@ def check_memory(limit: int, model: nn.Module, stages: Sequence[Stage], data: Se
         total = held + needed(model, stage, data)
         if total > limit:
             rows = max(len(batch["input_ids"]) for batch in data)
-            rule = f"max_memory must be at least {_shown(total)} for {type(stage).__name__} with batches of {rows} rows"
+            name = next(name for name, kind in STAGES.items() if isinstance(stage, kind))
+            rule = f"max_memory must be at least {_shown(total)} for {name} with batches of {rows} rows"
             raise RequestError(f"{rule} (a smaller batch_size needs less), got {_shown(limit)}")
 
 

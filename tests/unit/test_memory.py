@@ -64,7 +64,7 @@ def test_too_little_is_refused_with_what_is_needed():
     model, data = tiny(), batches()
     assert weight_bytes(model) > 4 * sum(p.numel() for p in model.parameters()) - 1
     check_memory(2**40, model, STAGES, data, copies=1)
-    words = r"max_memory must be at least \d+\.\d\dGiB for Structured .*6 rows"
+    words = r"max_memory must be at least \d+\.\d\dGiB for structured .*6 rows"
     with pytest.raises(niwaki.RequestError, match=words) as e:
         check_memory(2**20, model, STAGES, data, copies=1)
     enough = float(str(e.value).split("at least ")[1].split("GiB")[0]) + 0.1
