@@ -25,10 +25,10 @@ from niwaki.scoring.sensitivity import ROWS
 from niwaki.scoring.weights import WEIGHT_NEEDS, WEIGHT_SCORERS
 from niwaki.shares import (
     DATA_RULES,
-    DATA_SCORES,
     Curve,
     filled,
     layer_importance,
+    looks_at_data,
     score_weights,
     share_of,
     shares_from,
@@ -78,7 +78,7 @@ def prune_layers_(
         need = weight_need(config)
         weigh = weights is None and (need.moments or config.repair == "least-squares")
         statistics = WeightStatistics()
-        if weigh or config.weight_score in DATA_SCORES or config.allocation in DATA_RULES:
+        if weigh or looks_at_data(config):
             statistics = observe_linears(
                 model, batches, need | WeightNeed(token_sizes=weigh), seed=config.seed, progress=progress
             )

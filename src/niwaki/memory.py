@@ -19,7 +19,7 @@ from niwaki.anatomy import linears_of, sites_of, weight_of
 from niwaki.config import STAGES, DynamicTraining, Finetune, LayerAdaptive, Stage, Structured
 from niwaki.errors import RequestError
 from niwaki.observe import Batch, frozen, to_device
-from niwaki.shares import wants_scores
+from niwaki.shares import looks_at_data, wants_scores
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -81,7 +81,9 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch]) -> int:
             if wants_scores(stage):
                 found += 4 * single
             found += 4 * single * (stage.allocation == "lamp")
-            return found + backward_bytes(model, data) + factors * (stage.recover_epochs > 0)
+            if stage.repair == "least-squares" or looks_at_data(stage) or stage.recover_epochs:
+                found += backward_bytes(model, data)
+            return found + factors * (stage.recover_epochs > 0)
         case DynamicTraining():
             # Masked weights, gradients, saliency and its uncertainty in float32; four masks.
             return weights + (4 * 4 + 4) * single + factors + 2 * backward_bytes(model, data)

@@ -83,6 +83,11 @@ def wants_scores(config: LayerAdaptive) -> bool:
     return config.weight_score != "sparsegpt" or config.allocation == "global"
 
 
+def looks_at_data(config: LayerAdaptive) -> bool:
+    """Whether its scores or its allocation are made of what a pass through the whole model sums."""
+    return config.weight_score in DATA_SCORES or config.allocation in DATA_RULES
+
+
 def score_weights(
     model: nn.Module,
     linears: Sequence[BlockLinear],
