@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from niwaki.anatomy import unwrap, weight_of
 from niwaki.errors import RequestError
-from niwaki.masks import MaskedLinear, mask_linear_, pack_bits, unpack_bits
+from niwaki.masks import MaskedLinear, mask_linear_, unpack_bits
 
 MASKS = "masks.safetensors"
 """Beside a model's (or an adapter's) weights: the masks that it holds, a bit a weight, by the linear's name."""
@@ -25,7 +25,7 @@ def write_masks(model: nn.Module, folder: Path) -> None:
 
 
 def write_held(folder: Path, held: dict[str, MaskedLinear]) -> None:
-    save_file({name: pack_bits(linear.mask) for name, linear in held.items()}, folder / MASKS)
+    save_file({name: linear.bits for name, linear in held.items()}, folder / MASKS)
 
 
 def hold_masks_(model: PreTrainedModel, folder: Path) -> None:

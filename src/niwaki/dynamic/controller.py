@@ -287,13 +287,14 @@ class Controller:
         """Make the masks of units the masks of the model."""
         made = []
         for name, units in new.items():
-            mask, after = self.bases[name].mask, from_units(units, self.pattern)
+            base = self.bases[name]
+            mask, after = base.mask, from_units(units, self.pattern)
             dropped, grown = mask & ~after, after & ~mask
             if name in self.ages:
                 self._rest(name, dropped, grown)
                 clear_(self.optimizer, self.ages[name].parameter, dropped)
                 self.ages[name].change(dropped, grown)
-            mask.copy_(after)
+            base.mask = after
             born = size(self.newest[name])
             made.append(
                 Update(

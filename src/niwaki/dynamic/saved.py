@@ -85,7 +85,7 @@ def restore_controller_(controller: Controller, folder: str | Path) -> None:
         mask, first, ever, newest = (
             unpack_bits(tensors[f"{name}/{key}"], shape).to(device) for key in ("mask", "first", "ever", "newest")
         )
-        base.mask.copy_(mask)
+        base.mask = mask
         controller.first[name], controller.ever[name], controller.newest[name] = first, ever, newest
         found = {key: tensors.get(f"{name}/{key}") for key in _SEEN}
         controller.seen[name] = Seen(**{k: v if v is None else v.to(device) for k, v in found.items()})

@@ -1,8 +1,8 @@
 """A linear that holds its mask: the forward pass uses `mask * weight`, so a zero stays a zero while training.
 
-The mask is a buffer of its own, never derived from `weight == 0`. It is not part of the state dict, and what the state
-dict gives for the weight is masked: a saved file is an ordinary one, with the zeros in it. The weight under the mask
-is left as it was, for a weight that returns.
+The mask is a buffer of its own, a bit a weight, never derived from `weight == 0`. It is not part of the state dict, and
+what the state dict gives for the weight is masked: a saved file is an ordinary one, with the zeros in it. The weight
+under the mask is left as it was, for a weight that returns.
 """
 
 from __future__ import annotations
@@ -17,21 +17,32 @@ from transformers.pytorch_utils import Conv1D
 
 from niwaki.errors import RequestError
 from niwaki.layout import turned
+from niwaki.masks.pack import pack_bits, unpack_bits
 
 
 class MaskedLinear(nn.Module):
-    """What a linear with a buffer `mask` `[out, in]` does, True where the weight is kept. Made by `mask_linear_`.
+    """What a linear with a `mask` does. Made by `mask_linear_`.
 
     The linear is an `nn.Linear`, or a `Conv1D`, which stores its weight `[in, out]`.
     """
 
     weight: nn.Parameter
     bias: nn.Parameter | None
-    mask: Tensor
+    bits: Tensor
+    """The mask as a buffer, uint8, see `pack_bits`."""
     watch: Callable[[Tensor], None] | None = None
     """Given the gradient of the loss with respect to `mask * weight`, `[out, in]`, at every backward pass."""
     moving: bool = False
     """Whether dynamic sparsity moves the mask."""
+
+    @property
+    def mask(self) -> Tensor:
+        """`[out, in]`, True where the weight is kept; made up anew at every call, so a change of it must be set."""
+        return unpack_bits(self.bits, tuple(turned(self, self.weight).shape))
+
+    @mask.setter
+    def mask(self, mask: Tensor) -> None:
+        self.bits = pack_bits(mask)
 
     @property
     def masked_weight(self) -> Tensor:
@@ -80,9 +91,9 @@ def mask_linear_(linear: nn.Module, mask: Tensor) -> MaskedLinear:
     shape = turned(linear, cast(Tensor, linear.weight)).shape
     if mask.shape != shape:
         raise RequestError(f"mask must have the weight's shape {list(shape)}, got {list(mask.shape)}")
-    if "mask" in linear._buffers:
-        del linear._buffers["mask"]
-    linear.register_buffer("mask", mask.detach().bool().to(cast(Tensor, linear.weight).device), persistent=False)
+    if "bits" in linear._buffers:
+        del linear._buffers["bits"]
+    linear.register_buffer("bits", pack_bits(mask.to(cast(Tensor, linear.weight).device)), persistent=False)
     linear.__class__ = _MASKED[plain]
     return cast(MaskedLinear, linear)
 
@@ -91,7 +102,7 @@ def unmask_linear_(linear: MaskedLinear) -> nn.Module:
     """Write the zeros into the weight and make it a plain linear again, in place."""
     linear.weight.data.mul_(turned(linear, linear.mask))
     linear.watch = None
-    del linear._buffers["mask"]
-    linear._non_persistent_buffers_set.discard("mask")
+    del linear._buffers["bits"]
+    linear._non_persistent_buffers_set.discard("bits")
     cast(Any, linear).__class__ = _PLAIN[type(linear)]
     return linear

@@ -73,9 +73,10 @@ def stale_numbers(site: Site, family: Family, units: int) -> dict[str, int]:
 def _slice_(linear: nn.Module, index: Tensor, axis: int) -> None:
     """Keep the rows (`axis` 0) or columns (`axis` 1) in `index` of a linear, and of its LoRA factors."""
     base = cast(nn.Linear, getattr(linear, "base_layer", linear))
+    mask = base.mask if isinstance(base, MaskedLinear) else None
     base.weight = _take(base.weight, index, 1 - axis if is_transposed(base) else axis)
-    if isinstance(base, MaskedLinear):
-        mask_linear_(base, base.mask.index_select(axis, index.to(base.mask.device)))
+    if mask is not None:
+        mask_linear_(base, mask.index_select(axis, index.to(mask.device)))
     if axis == 0 and base.bias is not None:
         base.bias = _take(base.bias, index, 0)
     set_features_(base)
