@@ -93,7 +93,7 @@ def sparsegpt(rows: int = 32, batch: int = 4, blocks: int = 30) -> dict[str, flo
     model, data = built("125M", num_hidden_layers=blocks), tokens(rows, CONTEXT, batch)
     allowed = {
         "model": sum(p.numel() * p.element_size() for p in model.parameters()) / MIB,
-        "masks": sum(x.size for x in linears_of(model)) / MIB,
+        "masks": sum(x.size for x in linears_of(model)) / 8 / MIB,
         "statistics": sum(8 * (x.shape[1] + 1) ** 2 for x in linears_of(model) if x.layer == 0) / MIB,
         "activations": 4 * rows * CONTEXT * model.config.hidden_size / MIB,
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -33,6 +34,7 @@ from niwaki.shares import (
     share_of,
     shares_from,
     weight_need,
+    weight_scores,
     whole_blocks,
 )
 
@@ -94,17 +96,11 @@ def prune_layers_(
         scores, curves = score_weights(model, linears, statistics, batches, weights, config, progress)
         forwards += float(need.moments)
         zeros = _zeros(linears, config, sparsity, found, scores, curves)
+        mask_for = partial(_mask_for, zeros=zeros, scores=scores, statistics=statistics, config=config)
         obs = config.weight_score == "sparsegpt"
-        masks = None
-        if not obs:
-            by_row = config.weight_score == "wanda" and config.allocation == "uniform"
-            masks = {
-                x.name: choose(scores[x.name], zeros[x.name], pattern, x.name, by_row=by_row and not _held(x))
-                for x in linears
-            }
         if not obs and config.repair == "none":
             for linear in linears:
-                hold_(linear.module, (masks or {})[linear.name])
+                hold_(linear.module, mask_for(linear))
             continue
         targets = config.repair == "least-squares"
         warnings += reconstruct_(
@@ -113,7 +109,7 @@ def prune_layers_(
             batches,
             zeros,
             pattern,
-            masks=masks,
+            mask_for=None if obs else mask_for,
             weights=weights if targets else None,
             targets=targets,
             progress=progress,
@@ -138,8 +134,17 @@ def prune_layers_(
     )
 
 
-def _held(linear: BlockLinear) -> bool:
-    return mask_of(linear.module) is not None
+def _mask_for(
+    linear: BlockLinear,
+    zeros: dict[str, int],
+    scores: dict[str, Tensor],
+    statistics: WeightStatistics,
+    config: LayerAdaptive,
+) -> Tensor:
+    """The mask of one linear by the scores of its weights as they are; Wanda's compare within a row of the output."""
+    found = scores[linear.name] if linear.name in scores else weight_scores(linear, statistics, config)
+    by_row = config.weight_score == "wanda" and config.allocation == "uniform" and mask_of(linear.module) is None
+    return choose(found, zeros[linear.name], config.zero_pattern, linear.name, by_row=by_row)
 
 
 def score_layers(

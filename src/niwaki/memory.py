@@ -19,12 +19,15 @@ from niwaki.anatomy import linears_of, sites_of, weight_of
 from niwaki.config import STAGES, DynamicTraining, Finetune, LayerAdaptive, Stage, Structured
 from niwaki.errors import RequestError
 from niwaki.observe import Batch, frozen, to_device
-from niwaki.shares import looks_at_data, wants_scores
+from niwaki.shares import looks_at_data
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _SOLVES = 5
 """Matrices in float64 of a linear's inputs that a solve holds at once."""
+
+_RANKED = 64
+"""Bytes a weight of scores in float64 and their order, where one threshold is found over all weights."""
 
 
 def bytes_of(text: str) -> int:
@@ -77,10 +80,9 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch]) -> int:
             found += weights if stage.latency is not None else 0
             return found + max(backward_bytes(model, data), factors * (stage.recover_epochs > 0))
         case LayerAdaptive():
-            found = single + block + weights * (stage.steps > 1 or stage.recover_epochs > 0)
-            if wants_scores(stage):
-                found += 4 * single
-            found += 4 * single * (stage.allocation == "lamp")
+            found = single // 8 + block + weights * (stage.steps > 1 or stage.recover_epochs > 0)
+            found += _RANKED * single * (stage.allocation in ("global", "lamp"))
+            found += 4 * single * (stage.weight_score == "gradient")
             if stage.repair == "least-squares" or looks_at_data(stage) or stage.recover_epochs:
                 found += backward_bytes(model, data)
             return found + factors * (stage.recover_epochs > 0)

@@ -97,21 +97,25 @@ def score_weights(
     config: LayerAdaptive,
     progress: bool,
 ) -> tuple[dict[str, Tensor], dict[str, Curve]]:
-    """Scores of all weights and loss curves of all linears, as far as `config` wants them; by name.
+    """Scores of all weights and loss curves of all linears, as far as the allocation of `config` wants them; by name.
 
     Where whole moments are needed, they are summed and used up linear by linear.
     """
     scores: dict[str, Tensor] = {}
     curves: dict[str, Curve] = {}
     for linear in filled(model, linears, statistics, batches, weights, weight_need(config), progress):
-        if wants_scores(config):
-            found = WEIGHT_SCORERS[config.weight_score](linear, statistics, config.seed)
-            mask = mask_of(linear.module)
-            # What is zero already goes first.
-            scores[linear.name] = found if mask is None else found.masked_fill(~mask, -torch.inf)
+        if config.allocation == "global":
+            scores[linear.name] = weight_scores(linear, statistics, config)
         if config.allocation == "search":
             curves[linear.name] = loss_curve(linear, statistics)
     return scores, curves
+
+
+def weight_scores(linear: BlockLinear, statistics: WeightStatistics, config: LayerAdaptive) -> Tensor:
+    """Scores `[out, in]` of the weights of one linear; what is zero already goes first."""
+    found = WEIGHT_SCORERS[config.weight_score](linear, statistics, config.seed)
+    mask = mask_of(linear.module)
+    return found if mask is None else found.masked_fill(~mask, -torch.inf)
 
 
 def filled(

@@ -14,9 +14,8 @@ DAMPING = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Damped:
-    """`moments + ridge * I` `[n, n]`, its lower Cholesky factor, and `damping`: ridge / mean of the diagonal."""
+    """Lower Cholesky factor of `moments + ridge * I` `[n, n]`, and `damping`: ridge / mean of the diagonal."""
 
-    moments: Tensor
     factor: Tensor
     ridge: float
     damping: float
@@ -29,12 +28,12 @@ def damp(moments: Tensor, name: str, damping: float = DAMPING) -> Damped:
         WorkError: no damping up to the size of the matrix itself is enough (it is not finite, or all zero).
     """
     scale = float(moments.diagonal().mean()) or 1.0
-    eye = torch.eye(len(moments), dtype=moments.dtype, device=moments.device)
     while damping <= 1.0:
-        raised = moments + damping * scale * eye
+        raised = moments.clone()
+        raised.diagonal().add_(damping * scale)
         factor, failed = torch.linalg.cholesky_ex(raised)
         if not int(failed) and bool(torch.isfinite(factor).all()):
-            return Damped(raised, factor, damping * scale, damping)
+            return Damped(factor, damping * scale, damping)
         damping *= 10
     raise WorkError(f"{name}: the second moments cannot be factorised even with damping {damping / 10:g}")
 

@@ -106,7 +106,7 @@ class Stream:
                     pass
                 if advance:
                     self._put(number, hidden)
-                yield {key: torch.cat([at_tokens(x, keep) for x in values]) for key, values in found.items()}
+                yield {key: _cat([at_tokens(x, keep) for x in values]) for key, values in found.items()}
 
 
 def together(parts: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
@@ -124,4 +124,9 @@ def together(parts: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
 
 
 def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    return {key: _cat([part[key] for part in parts]) for key in parts[0]}
+
+
+def _cat(parts: list[Tensor]) -> Tensor:
+    """The parts joined along their first dimension; one alone is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -1,6 +1,6 @@
 """Linear by linear, bottom-up: the sums of the least squares that fit each to the dense model.
 
-For a linear with input x in the pruned model (a 1 appended for the bias), let t be what it should give: the dense
+For a linear with input x in the pruned model (after a 1, for the bias), let t be what it should give: the dense
 linear's output on the dense model's input; for the projections into the residual stream
 `dense(residual + output) - pruned(residual)`, so that what earlier cuts did wrong is made good there too (K-prune, Park
 et al., ICLR 2024, fits output projections so), wherever that sum is to be seen. The weight that minimises
@@ -40,7 +40,7 @@ REFIT_PASSES = 5.0
 class Sums:
     """Of one linear `[out, in]`, in double precision, over the real tokens.
 
-    moments: `[in + 1, in + 1]` sum of w x x^T, x the input with a 1 appended.
+    moments: `[in + 1, in + 1]` sum of w x x^T, x the input after a 1.
     cross: `[out, in + 1]` sum of w t x^T, t the target; None where none was asked for.
     """
 
@@ -140,7 +140,7 @@ def _sums(
 
     def parts() -> Iterator[dict[str, Tensor]]:
         for batch, (seen, goal) in enumerate(pairs):
-            part = {"x": torch.cat([seen["x"], seen["x"].new_ones(len(seen["x"]), 1)], 1).float()}
+            part = {"x": torch.cat([seen["x"].new_ones(len(seen["x"]), 1), seen["x"]], 1).float()}
             for linear in linears:
                 if weights is not None:
                     part[f"{linear.part} weight"] = weights[batch][linear.name].sqrt()[:, None]
@@ -157,25 +157,28 @@ def _sums(
     cross: list[Tensor | float] = [0.0] * len(linears)
     for seen in together(parts()):
         for number, linear in enumerate(linears):
-            root = 1.0 if weights is None else seen[f"{linear.part} weight"]
-            x = seen["x"] * root
+            x, target = seen["x"], seen.get(linear.part)
+            if weights is not None:
+                root = seen[f"{linear.part} weight"]
+                x, target = x * root, None if target is None else target * root
             moments[number] += gram(x)
-            if goals is not None:
-                cross[number] = cross[number] + ((seen[linear.part] * root).T @ x).double()
+            if target is not None:
+                cross[number] = cross[number] + (target.T @ x).double()
     return [Sums(m, None if goals is None else torch.as_tensor(c)) for m, c in zip(moments, cross, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
 class Optimum:
-    """`W*` `[out, in]` with its bias (None where the linear has none), and the damped moments of the inputs `[in, in]`.
+    """`W*` `[out, in]` with its bias (None where the linear has none), and what says how good other weights are.
 
-    With a bias these are about the mean: the bias is free for whatever becomes of the weights, and loses
-    `change @ mean` when they change. `damping` is the share of the diagonal's mean that was needed.
+    `factor` `[in, in]` is the lower Cholesky factor of the damped moments of the inputs. With a bias these are about
+    the mean: the bias is free for whatever becomes of the weights, and loses `change @ mean` when they change.
+    `damping` is the share of the diagonal's mean that was needed.
     """
 
     weight: Tensor
     bias: Tensor | None
-    moments: Tensor
+    factor: Tensor
     mean: Tensor
     damping: float
 
@@ -186,20 +189,20 @@ def optimum(linear: BlockLinear, sums: Sums) -> Optimum:
     Raises:
         WorkError: moments that cannot be factorised however much they are damped, or a weight that is not finite.
     """
-    n = sums.moments.shape[0] - 1
     bias = bias_of(linear.module) if sums.cross is not None else None
-    size = n if bias is None else n + 1
-    damped = damp(sums.moments[:size, :size], linear.name, DAMPING)
+    first = 1 if bias is None else 0
+    damped = damp(sums.moments[first:, first:], linear.name, DAMPING)
     before = effective_weight(linear.module).double()
+    none = before.new_zeros(before.shape[1])
     if sums.cross is None:
-        return Optimum(before, None, damped.moments, before.new_zeros(n), damped.damping)
+        return Optimum(before, None, damped.factor, none, damped.damping)
     if bias is not None:
-        before = torch.cat([before, bias.double()[:, None]], 1)
-    best = torch.cholesky_solve((sums.cross[:, :size] + damped.ridge * before).T, damped.factor).T
+        before = torch.cat([bias.double()[:, None], before], 1)
+    best = torch.cholesky_solve((sums.cross[:, first:] + damped.ridge * before).T, damped.factor).T
     if not bool(torch.isfinite(best).all()):
         raise WorkError(f"{linear.name}: the refitted weights are not finite")
     if bias is None:
-        return Optimum(best, None, damped.moments, before.new_zeros(n), damped.damping)
-    mean = damped.moments[:n, n] / damped.moments[n, n]
-    centred = damped.moments[:n, :n] - damped.moments[n, n] * torch.outer(mean, mean)
-    return Optimum(best[:, :n], best[:, n], centred, mean, damped.damping)
+        return Optimum(best, None, damped.factor, none, damped.damping)
+    mean = sums.moments[1:, 0] / (sums.moments[0, 0] + damped.ridge)
+    # What is left of a Cholesky factor without its first row and column is that of the moments about the mean.
+    return Optimum(best[:, 1:], best[:, 0], damped.factor[1:, 1:], mean, damped.damping)

@@ -31,7 +31,6 @@ def obs_prune(
     `upper` `[in, in]` is U. Without `mask`, exactly `zeros` weights go, the same share of every block
     of columns, in `pattern`; weights that `before` `[out, in]` does not keep are among them.
     """
-    upper = upper.to(weight.dtype)
     weight = weight.clone()
     n, kept = weight.shape[1], torch.ones_like(weight, dtype=torch.bool)
     size = _block_size(pattern)

@@ -7,7 +7,7 @@ prunes under the same damped moments: among all weights with the mask, it aims a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -30,14 +30,15 @@ def reconstruct_(
     zeros: dict[str, int],
     pattern: Pattern,
     *,
-    masks: dict[str, Tensor] | None = None,
+    mask_for: Callable[[BlockLinear], Tensor] | None = None,
     weights: TokenWeights | None = None,
     targets: bool = True,
     progress: bool = False,
 ) -> list[str]:
-    """Prune every linear of `model` to its number of `zeros`, or to its mask in `masks`, in place; returns warnings.
+    """Prune every linear of `model` to its number of `zeros`, in place; returns warnings.
 
-    `weights` say how much each token matters; alike where they are not given.
+    `mask_for` chooses the mask of a linear, when its turn has come; the OBS pass does so as it goes where it is not
+    given. `weights` say how much each token matters; alike where they are not given.
 
     Raises:
         WorkError: weights that are not finite, or moments that no damping makes invertible; names the linear.
@@ -47,12 +48,12 @@ def reconstruct_(
         best = optimum(linear, sums)
         if best.damping > DAMPING:
             warnings.append(f"{linear.name}: damping was raised to {best.damping:g} for the moments to be factorised")
-        _prune_(linear, best, zeros[linear.name], pattern, None if masks is None else masks[linear.name])
+        _prune_(linear, best, zeros[linear.name], pattern, mask_for(linear) if mask_for else None)
     return warnings
 
 
 def _prune_(linear: BlockLinear, best: Optimum, zeros: int, pattern: Pattern, mask: Tensor | None) -> None:
-    upper = obs_factor(torch.linalg.cholesky(best.moments))
+    upper = obs_factor(best.factor).float()
     before = mask_of(linear.module)
     pruned, kept = obs_prune(best.weight.float(), upper, zeros, pattern, linear.name, mask=mask, before=before)
     if not bool(torch.isfinite(pruned).all()):

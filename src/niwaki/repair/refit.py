@@ -63,8 +63,8 @@ def refit_(
 def _refit_bias_(linear: BlockLinear, sums: Sums) -> None:
     bias = bias_of(linear.module)
     if bias is not None and sums.cross is not None:
-        given = effective_weight(linear.module).double() @ sums.moments[:-1, -1]
-        best = (sums.cross[:, -1] - given) / sums.moments[-1, -1]
+        given = effective_weight(linear.module).double() @ sums.moments[1:, 0]
+        best = (sums.cross[:, 0] - given) / sums.moments[0, 0]
         if not bool(torch.isfinite(best).all()):
             raise WorkError(f"{linear.name}: the refitted bias is not finite")
         bias.copy_(best)
