@@ -7,7 +7,6 @@ optimizer states, and what one batch leaves for its backward pass, which is meas
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,26 +20,11 @@ from niwaki.errors import RequestError
 from niwaki.observe import Batch, frozen, to_device
 from niwaki.shares import looks_at_data
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 _SOLVES = 5
 """Matrices in float64 of a linear's inputs that a solve holds at once."""
 
 _RANKED = 64
 """Bytes a weight of scores in float64 and their order, where one threshold is found over all weights."""
-
-
-def bytes_of(text: str) -> int:
-    """Bytes of `8GiB`, `500 MB` or a plain number.
-
-    Raises:
-        RequestError: anything else.
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B|B?)\s*", text, re.IGNORECASE)
-    amount = float(found[1]) * _UNITS[found[2].upper()] if found else 0.0
-    if not amount:
-        raise RequestError(f"max_memory must be a size such as 8GiB or 500MB, got {text!r}")
-    return int(amount)
 
 
 def check_memory(limit: int, model: nn.Module, stages: Sequence[Stage], data: Sequence[Batch], copies: int) -> None:

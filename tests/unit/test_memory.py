@@ -7,7 +7,8 @@ import torch
 
 import niwaki
 from niwaki.config import DynamicTraining, Finetune, LayerAdaptive, Structured
-from niwaki.memory import backward_bytes, bytes_of, check_memory, needed, weight_bytes
+from niwaki.config.fields import bytes_of
+from niwaki.memory import backward_bytes, check_memory, needed, weight_bytes
 from tiny import batches, tiny, with_lora
 
 STAGES = [
@@ -32,13 +33,13 @@ STAGES = [
     ],
 )
 def test_sizes_are_read(text, amount):
-    assert bytes_of(text) == amount
+    assert bytes_of("max_memory", text) == amount
 
 
 @pytest.mark.parametrize("text", ["", "8 elephants", "GiB", "-1GB", "0", "8GiBs"])
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(niwaki.RequestError, match="max_memory must be a size such as 8GiB or 500MB, got"):
-        bytes_of(text)
+        bytes_of("max_memory", text)
 
 
 @pytest.mark.parametrize("family", ["distilbert", "llama", "gpt2"])

@@ -47,10 +47,9 @@ def projection(
     A run of width 0 has `common` rows that no unit owns.
 
     Raises:
-        RequestError: a part that is not a linear, or whose rows are not those of the units.
+        RequestError: rows that are not those of the units.
     """
     module = layer.get_submodule(reads.path)
-    check_linear(module, f"{name}.{reads.path}")
     sizes = [widths[letter] for letter in reads.runs]
     shared = torch.arange(0)
     if reads.by_unit:

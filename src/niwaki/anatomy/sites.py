@@ -110,58 +110,67 @@ def sites_of(model: nn.Module, query_heads: bool = False) -> list[Site]:
     method = str(getattr(quantised, "quant_method", "")).rpartition(".")[2]
     if quantised is not None and method != "niwaki":
         raise RequestError(f"model must hold float weights, got one quantised with {method}; quantise after pruning")
-    head, heads = head_width(inner), heads_of_unit(inner)
     sites: list[Site] = []
     for index, layer in enumerate(layers_of(model)):
-        sites.append(_site("attention", index, head, heads, query_heads, family, layer, runs_of(inner)))
-        sites.append(_site("ffn", index, 1, 1, False, family, layer, runs_of(inner)))
+        for kind in ("attention", "ffn"):
+            for path in linear_paths(family, kind):
+                check_linear(layer.get_submodule(path), f"layer.{index}.{kind}.{path}")
+        sites.append(_site("attention", index, layer, inner, _heads(layer, inner, query_heads)))
+        sites.append(_site("ffn", index, layer, inner, _NEURON))
     return sites
 
 
-def _site(
-    kind: Kind,
-    index: int,
-    head: int,
-    heads: int,
-    query_heads: bool,
-    family: Family,
-    layer: nn.Module,
-    runs: int,
-) -> Site:
-    """`head` is the width of a head (or neuron), `heads` how many query heads a group has in a layer without any."""
-    name, attention = f"layer.{index}.{kind}", kind == "attention"
+@dataclass(frozen=True)
+class _Unit:
+    """What the units of a site are: how many columns and rows each has, and how they lie."""
+
+    width: int
+    rows: dict[str, int]
+    """Rows in a run of each letter (see `niwaki.anatomy.families`); 0 where none are a unit's own, but `common`."""
+    common: int = 0
+    heads: int = 1
+    groups: int = 1
+    in_groups: bool = False
+
+
+_NEURON = _Unit(1, {"n": 1})
+
+
+def _heads(layer: nn.Module, model: PreTrainedModel, query_heads: bool) -> _Unit:
+    """Heads of one layer as it stands; one without any has as many query heads in a group as the config says."""
+    family, head = family_of(model), head_width(model)
+    heads, groups = heads_of_unit(model), 0
+    if heads > 1:
+        queries = weight_of(layer.get_submodule(family.attention_out)).shape[1] // head
+        groups = _groups(family.attention_in, layer, queries, head)
+        heads = queries // groups if groups else heads
+    if query_heads and groups:
+        return _Unit(head, {"q": head, "k": 0, "v": 0}, groups * head, groups=groups, in_groups=True)
+    return _Unit(head * heads, {"q": head * heads, "k": head, "v": head}, heads=heads)
+
+
+def _site(kind: Kind, index: int, layer: nn.Module, model: PreTrainedModel, unit: _Unit) -> Site:
+    family, name, attention = family_of(model), f"layer.{index}.{kind}", kind == "attention"
     reads = family.attention_in if attention else family.ffn_in
     total = family.attention_sum if attention else family.ffn_sum
-    path = linear_paths(family, kind)[-1]
-    output = layer.get_submodule(path)
-    for linear, place in ((output, path), *((layer.get_submodule(read.path), read.path) for read in reads)):
-        check_linear(linear, f"{name}.{place}")
-    queries = weight_of(output).shape[1] // head
-    groups = _groups(reads, layer, queries, head) if heads > 1 else 0
-    heads = queries // groups if groups else heads
-    in_groups = query_heads and groups > 0
-    if in_groups:
-        width, widths, common, heads = head, {"q": head, "k": 0, "v": 0}, groups * head, 1
-    else:
-        width, common, groups = head * heads, 0, 1
-        widths = {"q": width, "k": head, "v": head, "n": head}
-    units = queries * head // width
+    output = layer.get_submodule(linear_paths(family, kind)[-1])
+    units = weight_of(output).shape[1] // unit.width
     return Site(
         name=name,
         kind=kind,
         layer=index,
         units=units,
-        width=width,
-        heads=heads,
-        in_groups=in_groups,
-        groups=groups,
-        reads=tuple(projection(read, layer, units, widths, name, common) for read in reads),
+        width=unit.width,
+        heads=unit.heads,
+        in_groups=unit.in_groups,
+        groups=unit.groups,
+        reads=tuple(projection(read, layer, units, unit.rows, name, unit.common) for read in reads),
         output=output,
         residual_sum=None if total is None else layer.get_submodule(total),
         attention=layer.get_submodule(family.attention) if attention else None,
         fixed=attention and family.heads_fixed,
         causal=family.causal,
-        runs=runs,
+        runs=runs_of(model),
     )
 
 

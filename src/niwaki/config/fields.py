@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 from niwaki.errors import RequestError
 from niwaki.masks import NByM
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 def option(default: Any, help: str) -> Any:
@@ -64,3 +68,16 @@ def check_above_zero(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if not 0 < value < float("inf"):
             raise RequestError(f"{name} must be above 0, got {value:g}")
+
+
+def bytes_of(name: str, text: str) -> int:
+    """Bytes of the field `name`: `8GiB`, `500 MB` or a plain number.
+
+    Raises:
+        RequestError: anything else.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B|B?)\s*", text, re.IGNORECASE)
+    amount = float(found[1]) * _UNITS[found[2].upper()] if found else 0.0
+    if not amount:
+        raise RequestError(f"{name} must be a size such as 8GiB or 500MB, got {text!r}")
+    return int(amount)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from niwaki.config.dynamic import DynamicTraining
-from niwaki.config.fields import check_at_least, check_seed, option, required
+from niwaki.config.fields import bytes_of, check_at_least, check_seed, option, required
 from niwaki.config.finetune import Finetune
 from niwaki.config.layer_adaptive import LayerAdaptive, LinearScores
 from niwaki.config.structured import Structured, UnitScores
@@ -123,6 +123,15 @@ class Recipe(Measured):
             check_at_least(self, 1, "train_samples")
         if not self.stages:
             raise RequestError(f"stages must name at least one of {', '.join(STAGES)}, got none")
+        if self.compact and self.keep_adapter:
+            raise RequestError("compact must not be asked with keep_adapter: an adapter needs a dense base")
+        if self.memory_limit is not None and self.device != "cpu":
+            raise RequestError(f"max_memory must be asked with device cpu, got {self.device!r}")
+
+    @property
+    def memory_limit(self) -> int | None:
+        """`max_memory` in bytes."""
+        return None if self.max_memory is None else bytes_of("max_memory", self.max_memory)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from niwaki.evaluate import check_metric
 from niwaki.finetune import finetune
 from niwaki.folder import atomic_folder
 from niwaki.lora import merge_, release_
-from niwaki.memory import bytes_of, check_memory
+from niwaki.memory import check_memory
 from niwaki.observe import Batch
 from niwaki.prune import checked_budget, prune_
 from niwaki.report import model_card, page
@@ -54,8 +54,6 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         check_metric(model, recipe.metric)
         check_asked(recipe, model)
         trains = isinstance(model, PeftModel) or any(isinstance(s, Finetune | DynamicTraining) for s in recipe.stages)
-        if recipe.compact and recipe.keep_adapter:
-            raise RequestError("compact must not be asked with keep_adapter: an adapter needs a dense base")
         if recipe.keep_adapter and not trains:
             raise RequestError(f"keep_adapter needs a model with an adapter, got {recipe.model!r}")
         calibration, training = _drawn(recipe, inputs, train)
@@ -69,10 +67,8 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
             if isinstance(stage, Vocabulary):
                 check_trimmable(model, inputs.tokenizer)
 
-        if recipe.max_memory is not None:
-            if recipe.device != "cpu":
-                raise RequestError(f"max_memory must be asked with device cpu, got {recipe.device!r}")
-            check_memory(bytes_of(recipe.max_memory), model, recipe.stages, calibration, copies=1)
+        if recipe.memory_limit is not None:
+            check_memory(recipe.memory_limit, model, recipe.stages, calibration, copies=1)
 
         dense = merge_(copy.deepcopy(model))
         release_(dense)
