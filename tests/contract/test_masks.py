@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import niwaki
-from niwaki.masks import Block, NByM, Unstructured, choose, pack, parse_pattern, unpack
+from niwaki.masks import Block, NByM, Unstructured, choose, pack, pack_bits, parse_pattern, unpack
 
 PATTERNS = [Unstructured(), NByM(2, 4), NByM(1, 4), NByM(4, 8), Block(4, 1), Block(1, 8), Block(2, 4)]
 
@@ -78,3 +79,9 @@ def test_packing_is_bit_equal_and_keeps_a_kept_zero(rows, columns, seed):
     bits, values = pack(weight, mask)
     with pytest.raises(niwaki.RequestError, match="values"):
         unpack(bits, values[1:], (rows, columns))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.booleans(), min_size=1, max_size=40))
+def test_bits_lie_in_the_file_as_numpy_packs_them(flags):
+    assert pack_bits(torch.tensor(flags)).tolist() == np.packbits(flags).tolist()

@@ -132,7 +132,18 @@ def test_a_plain_linear_holds_its_zeros_and_saves_them():
     for linear in linears_of(model):
         name = next(n for n, module in model.named_modules() if module is linear.module)
         assert (saved[f"{name}.weight"][~masks[linear.name]] == 0).all()
-        assert f"{name}.mask" not in saved
+        assert f"{name}.bits" not in saved
+
+
+def test_a_held_mask_takes_a_bit_a_weight_and_is_changed_by_setting_it():
+    model = masked(tiny())
+    linear = linears_of(model)[0].module
+    kept = linear.mask.clone()
+    assert sum(buffer.nbytes for buffer in linear.buffers()) == kept.numel() // 8
+    linear.mask &= ~kept
+    assert not linear.mask.any()
+    linear.mask = kept
+    assert torch.equal(linear.mask, kept)
 
 
 def test_a_lora_attached_by_niwaki_holds_the_mask_of_its_base():

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 import niwaki
-from niwaki.anatomy import sites_of
+from niwaki.anatomy import linears_of, sites_of
 from niwaki.errors import WorkError
+from niwaki.lora import effective_weight
 from niwaki.repair import refit_
+from niwaki.repair.bottom_up import DAMPING, Sums, optimum
 from niwaki.solve import damp
 from niwaki.surgery import cut_
 from tiny import batches, logits, tiny, with_lora
@@ -60,6 +62,29 @@ def test_singular_moments_are_damped_and_hopeless_ones_named():
     assert torch.isfinite(damp(torch.ones(4, 4).double(), "here").factor).all()
     with pytest.raises(WorkError, match="here"):
         damp(torch.full((3, 3), torch.nan).double(), "here")
+
+
+@pytest.mark.parametrize("biased", [True, False])
+def test_the_optimum_is_that_of_ridge_regression_and_its_factor_that_of_what_the_bias_leaves(biased):
+    linear = linears_of(tiny())[0]
+    if not biased:
+        linear.module.bias = None
+    rows, columns = linear.shape
+    x, t = torch.randn(200, columns).double() + 1, torch.randn(200, rows).double()
+    both = torch.cat([torch.ones(200, 1).double(), x], 1)
+    best = optimum(linear, Sums(both.T @ both, t.T @ both))
+    seen = both if biased else x
+    moments = seen.T @ seen
+    ridge = DAMPING * float(moments.diagonal().mean())
+    moments.diagonal().add_(ridge)
+    before = effective_weight(linear.module).double()
+    before = torch.cat([linear.module.bias.detach().double()[:, None], before], 1) if biased else before
+    wanted = (t.T @ seen + ridge * before) @ moments.inverse()
+    found = torch.cat([best.bias[:, None], best.weight], 1) if biased else best.weight
+    torch.testing.assert_close(found, wanted)
+    left = moments[1:, 1:] - torch.outer(moments[1:, 0], moments[1:, 0]) / moments[0, 0] if biased else moments
+    torch.testing.assert_close(best.factor @ best.factor.T, left)
+    torch.testing.assert_close(best.mean, moments[1:, 0] / moments[0, 0] if biased else torch.zeros_like(best.mean))
 
 
 def test_same_seed_same_bytes():
