@@ -15,9 +15,9 @@ from niwaki.config import LayerAdaptive
 from niwaki.errors import RequestError
 from niwaki.lora import check_model, hold_, mask_of, merge_
 from niwaki.masks import Block, NByM, check_divides, choose
-from niwaki.observe import Batch
+from niwaki.observe import Batch, TokenWeights
 from niwaki.observe_linears import WeightNeed, WeightStatistics, observe_linears
-from niwaki.observe_tokens import TokenWeights, over_mean
+from niwaki.observe_tokens import over_mean
 from niwaki.repair import REFIT_PASSES, recover_
 from niwaki.repair.reconstruct import reconstruct_
 from niwaki.results import SiteResult, StageResult

@@ -1,7 +1,7 @@
 """How much memory a stage will take, estimated before any work: what `--max-memory` is held against.
 
 Counted, above what the process holds with model and data loaded: whole copies of the model, masks and scores, the sums
-of the widest block with the work space of its solves (of all blocks, where structured pruning observes them at once),
+of the widest block with the work space of its solves, those that structured pruning makes of gradients of all blocks,
 optimizer states, and what one batch leaves for its backward pass, which is measured on a single row.
 """
 
@@ -59,7 +59,7 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch]) -> int:
     factors = 16 * getattr(stage, "lora_rank", 16) * sum(sum(linear.shape) for linear in linears)
     match stage:
         case Structured():
-            sums = sum(8 * site.columns**2 + 4 * weight_of(site.output).shape[0] ** 2 for site in sites_of(model))
+            sums = sum(4 * weight_of(site.output).shape[0] ** 2 for site in sites_of(model))
             found = weights + sums + block
             found += weights if stage.latency is not None else 0
             return found + max(backward_bytes(model, data), factors * (stage.recover_epochs > 0))

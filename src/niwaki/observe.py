@@ -1,8 +1,10 @@
 """One streamed pass over calibration data -> running sums, from which every score is made.
 
 All statistics are sums over real (not padded) tokens or over rows, so two observations add: over batches, processes,
-restarts. Nothing kept here grows with the data. Gradients are read by hooks on activations, so frozen weights are
-observed like the rest, and weights never receive a gradient here (the backward pass costs one forward, not two).
+restarts. Nothing kept here grows with the data, but for one number for each token and output projection. Gradients are
+read by hooks on activations, so frozen weights are observed like the rest, and weights never receive a gradient here
+(the backward pass costs one forward, not two). Whole second moments are summed in a pass of their own, a layer at a
+time, by `niwaki.observe_moments`.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from niwaki.data import token_mask
 from niwaki.errors import RequestError, WorkError
 
 Batch = dict[str, Any]
+TokenWeights = list[dict[str, Tensor]]
+"""Of each batch, the weights `[real tokens]` by name of the linear, of each run of its layer, one after the other."""
 
 
 @dataclass
@@ -38,18 +42,19 @@ class SiteStatistics:
     """Sums of one site. `n` columns of the output projection (`units * width`), `d` model width.
 
     inputs: `[n]` sum of x, the input of the output projection, over tokens.
-    moments: `[n, n]` sum of x x^T over tokens.
+    squares: `[n]` sum of x^2 over tokens.
     output_gradients: `[d, d]` sum of g g^T over tokens, g the gradient of the pseudo-loss at the projection's output.
-    sensitive_moments: `[n, n]` sum of |g|^2 x x^T over tokens.
+    moments: `[n, n]` sum of w x x^T, w what the token matters: filled in for one site at a time, see
+        `niwaki.observe_moments`.
     fisher: `[units]` sum over rows of (dL/dm)^2, m a mask on the unit, L the task loss of the row.
     taylor: `[units]` sum over rows of |dL/dm|.
     attention: `[units, 3]` per head: variance over keys, over inputs, and the number of (row, query) pairs.
     """
 
     inputs: Tensor | float = 0.0
-    moments: Tensor | float = 0.0
+    squares: Tensor | float = 0.0
     output_gradients: Tensor | float = 0.0
-    sensitive_moments: Tensor | float = 0.0
+    moments: Tensor | float = 0.0
     fisher: Tensor | float = 0.0
     taylor: Tensor | float = 0.0
     attention: Tensor | float = 0.0
@@ -60,9 +65,13 @@ class SiteStatistics:
 
 @dataclass
 class Statistics:
-    """Sums of all sites by name, with the number of tokens and rows they are over."""
+    """Sums of all sites by name, with the number of tokens and rows they are over.
+
+    token_sizes: of each batch, by output projection, |g|^2 of every real token: the one thing that is not a sum.
+    """
 
     sites: dict[str, SiteStatistics] = field(default_factory=dict)
+    token_sizes: TokenWeights = field(default_factory=list)
     tokens: int = 0
     rows: int = 0
     forward_passes: float = 0.0
@@ -73,6 +82,7 @@ class Statistics:
         empty = SiteStatistics()
         return Statistics(
             {name: self.sites.get(name, empty) + other.sites.get(name, empty) for name in names},
+            self.token_sizes + other.token_sizes,
             self.tokens + other.tokens,
             self.rows + other.rows,
             max(self.forward_passes, other.forward_passes),
@@ -82,11 +92,12 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Need:
-    """What a request needs: task-loss gradients, gradients of the model's own distribution, attention maps."""
+    """What a request needs: task-loss gradients, gradients of the model's own distribution, attention maps, moments."""
 
     task_gradients: bool = False
     output_gradients: bool = False
     attention: bool = False
+    moments: bool = False
 
     def __or__(self, other: Need) -> Need:
         return Need(*(getattr(self, f.name) or getattr(other, f.name) for f in fields(self)))
@@ -169,7 +180,7 @@ def _observe_batch(
     for site in sites:
         x = inputs_of(site)
         found[site.name].inputs += x.sum(0)
-        found[site.name].moments += x.T @ x
+        found[site.name].squares += x.square().sum(0)
         if need.attention and site.kind == "attention":
             for probabilities in maps.pop(site.name):
                 found[site.name].attention += attention_moments(probabilities.float(), keep, site)
@@ -193,10 +204,12 @@ def _observe_batch(
     if need.output_gradients:
         loss = pseudo_loss(real_logits(logits, keep), generator, temperature, regression=is_regression(model))
         gradients = _gradients(loss, {s.name: [y for _, y in captured[s.name]] for s in sites})
+        sizes: dict[str, Tensor] = {}
         for site in sites:
-            g, x = torch.cat([at_tokens(part, keep).float() for part in gradients[site.name]]), inputs_of(site)
+            g = torch.cat([at_tokens(part, keep).float() for part in gradients[site.name]])
             found[site.name].output_gradients += g.T @ g
-            found[site.name].sensitive_moments += (x * g.square().sum(-1, keepdim=True)).T @ x
+            sizes[site.output_name] = g.square().sum(-1)
+        total.token_sizes.append(sizes)
     total.tokens += int(keep.sum())
     total.rows += len(mask)
 

@@ -21,8 +21,8 @@ from tqdm import tqdm
 from niwaki.anatomy import BlockLinear, layers_of, linears_of, real_logits, with_labels
 from niwaki.data import token_mask
 from niwaki.errors import RequestError, WorkError
-from niwaki.observe import Batch, at_tokens, frozen, losses_in, to_device
-from niwaki.observe_tokens import TokenWeights, logit_contrast
+from niwaki.observe import Batch, TokenWeights, at_tokens, frozen, losses_in, to_device
+from niwaki.observe_tokens import logit_contrast
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The second moments of the inputs of every linear, summed a layer at a time: together they are too large."""
+"""The second moments of the inputs of linears, summed a layer at a time: together they are too large."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from niwaki.anatomy import BlockLinear, evaluation_mode, layers_of, linears_of
-from niwaki.observe import Batch
-from niwaki.observe_tokens import TokenWeights
+from niwaki.anatomy import BlockLinear, Site, evaluation_mode, layers_of, linears_of
+from niwaki.observe import Batch, Need, Statistics, TokenWeights
+from niwaki.observe_tokens import over_mean
 from niwaki.stream import Stream, together
 
 STRIP = 384
@@ -19,16 +19,26 @@ STRIP = 384
 
 @torch.no_grad()
 def input_moments(
-    model: nn.Module, data: Sequence[Batch], weights: TokenWeights | None = None, *, progress: bool = False
+    model: nn.Module,
+    data: Sequence[Batch],
+    weights: TokenWeights | None = None,
+    *,
+    only_writing: bool = False,
+    progress: bool = False,
 ) -> Iterator[tuple[BlockLinear, Tensor]]:
     """Yield each linear of `model` as it stands with its `[in, in]` sum of w x x^T, in one forward pass over the data.
 
-    No more than the moments of one layer are held at a time.
+    With `only_writing` those that write into the residual stream alone. No more than the moments of one layer are held
+    at a time.
     """
+    every = [linear for linear in linears_of(model) if linear.writes or not only_writing]
     with evaluation_mode(model), Stream(model, data) as run:
         layers = range(len(layers_of(model)))
         for index in tqdm(layers, desc="moments", unit="layer", disable=not progress, leave=False):
-            linears = [linear for linear in linears_of(model) if linear.layer == index]
+            linears = [linear for linear in every if linear.layer == index]
+            if not linears:  # its units are all gone
+                run.advance(index)
+                continue
             inputs = {linear.name: linear.module for linear in linears}
             moments = {
                 name: torch.zeros(linear.shape[1], linear.shape[1], dtype=torch.double, device=run.device)
@@ -40,6 +50,29 @@ def input_moments(
                     moments[name] += gram(x)
             for linear in linears:
                 yield linear, moments.pop(linear.name)
+
+
+def sites_with_moments(
+    model: nn.Module,
+    sites: Sequence[Site],
+    statistics: Statistics,
+    data: Sequence[Batch],
+    need: Need,
+    *,
+    progress: bool = False,
+) -> Iterator[Site]:
+    """Each site when all that `need` asks of it is in `statistics`: the whole moments of one at a time."""
+    if not need.moments:
+        yield from sites
+        return
+    named = {site.output_name: site for site in sites if site.units}
+    weights = over_mean(statistics.token_sizes)
+    for linear, moments in input_moments(model, data, weights, only_writing=True, progress=progress):
+        site = named[linear.name]
+        statistics.sites[site.name].moments = moments
+        yield site
+        statistics.sites[site.name].moments = 0.0
+    yield from (site for site in sites if not site.units)
 
 
 def weighted(x: Tensor, weights: TokenWeights | None, batch: int, name: str) -> Tensor:

@@ -18,13 +18,10 @@ from tqdm import tqdm
 
 from niwaki.anatomy import linears_of, real_logits
 from niwaki.data import token_mask
-from niwaki.observe import Batch, at_tokens, frozen, to_device
+from niwaki.observe import Batch, TokenWeights, at_tokens, frozen, to_device
 
 FLOOR = 0.3
 """What every token weighs at least, as a share of the mean: gradients are local, and a token may matter further on."""
-
-TokenWeights = list[dict[str, Tensor]]
-"""Of each batch, the weights `[real tokens]` by name of the linear, of each run of its layer, one after the other."""
 
 
 def token_weights(model: nn.Module, data: Iterable[Batch], *, seed: int = 0, progress: bool = False) -> TokenWeights:
@@ -58,11 +55,8 @@ def token_weights(model: nn.Module, data: Iterable[Batch], *, seed: int = 0, pro
 
 def over_mean(sizes: TokenWeights) -> TokenWeights:
     """Weights from squared sizes of gradients: what they are of their linear's mean, plus `FLOOR`."""
-    for name in sizes[0]:
-        mean = float(torch.cat([batch[name] for batch in sizes]).mean()) or 1.0
-        for batch in sizes:
-            batch[name] = batch[name] / mean + FLOOR
-    return sizes
+    means = {name: float(torch.cat([batch[name] for batch in sizes]).mean()) or 1.0 for name in sizes[0]}
+    return [{name: size / means[name] + FLOOR for name, size in batch.items()} for batch in sizes]
 
 
 def logit_contrast(logits: Tensor, generator: torch.Generator) -> Tensor:

@@ -12,7 +12,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from niwaki.allocation import ALLOCATORS
-from niwaki.anatomy import sites_of
+from niwaki.anatomy import Site, sites_of
 from niwaki.budget import Budget, bounds_of, budget_of
 from niwaki.config import LayerAdaptive, Structured
 from niwaki.data import mean_length
@@ -21,8 +21,9 @@ from niwaki.errors import RequestError
 from niwaki.evaluate import speedup
 from niwaki.layer_adaptive import prune_layers_, score_layers
 from niwaki.lora import bias_of, check_model, merge_
-from niwaki.observe import Batch, observe
-from niwaki.observe_tokens import TokenWeights, token_weights
+from niwaki.observe import Batch, TokenWeights, observe
+from niwaki.observe_moments import sites_with_moments
+from niwaki.observe_tokens import token_weights
 from niwaki.repair import REFIT_PASSES, recover_, refit_
 from niwaki.results import SiteResult, StageResult
 from niwaki.scoring import need_of, score_sites
@@ -70,9 +71,8 @@ def prune_(
     kept = {site.name: torch.arange(site.units) for site in sites_of(model, by_head)}
     for step in range(1, config.steps + 1):
         sites = sites_of(model, by_head)
-        need = need_of(config.head_score, config.neuron_score)
-        statistics = observe(model, batches, need, query_heads=by_head, seed=config.seed, progress=progress)
-        scores = score_sites(sites, statistics, config.head_score, config.neuron_score, config.seed)
+        scores, passes = _scores(model, sites, batches, config, progress)
+        forwards, backwards = forwards + passes[0], backwards + passes[1]
         importance = importance or shares(scores)
         plan = _plan(model, dense, scores, budget, 1.0 - (1.0 - budget.share) * step / config.steps, config)
         if progress:
@@ -85,8 +85,6 @@ def prune_(
                 forwards, backwards = forwards + 1.0, backwards + 1.0
             refit_(model, dense, batches, kept, config.repair, weights=weights, query_heads=by_head, progress=progress)
             forwards += REFIT_PASSES
-        forwards += statistics.forward_passes
-        backwards += statistics.backward_passes
     if config.recover_epochs:
         passes = recover_(model, dense, list(training_data or batches), config, progress=progress) / len(batches)
         # The dense model runs forward beside the one that is trained; counted in passes over the calibration data.
@@ -130,6 +128,18 @@ def checked_budget(model: nn.Module, config: Structured, length: float) -> Budge
     if config.drop_layers:
         check_drop(sites, budget, config.drop_layers)
     return budget
+
+
+def _scores(
+    model: nn.Module, sites: list[Site], data: list[Batch], config: Structured, progress: bool
+) -> tuple[dict[str, Tensor], tuple[float, float]]:
+    """Scores of all units by site, and the forward and backward passes over the data that they took."""
+    need = need_of(config.head_score, config.neuron_score)
+    by_head = config.by_query_head
+    seen = observe(model, data, need, query_heads=by_head, seed=config.seed, progress=progress)
+    ready = sites_with_moments(model, sites, seen, data, need, progress=progress)
+    scores = score_sites(ready, seen, config.head_score, config.neuron_score, config.seed)
+    return scores, (seen.forward_passes + need.moments, seen.backward_passes)
 
 
 def _plan(
@@ -182,9 +192,6 @@ def score(
         return score_layers(model, data, config, progress=progress)
     chosen = config or Structured(flops=1.0)
     check_model(model)
-    need = need_of(chosen.head_score, chosen.neuron_score)
-    by_head = chosen.by_query_head
-    statistics = observe(model, data, need, query_heads=by_head, seed=chosen.seed, progress=progress)
-    sites = sites_of(model, by_head)
-    scores = score_sites(sites, statistics, chosen.head_score, chosen.neuron_score, chosen.seed)
-    return {name: values.tolist() for name, values in scores.items()}
+    sites = sites_of(model, chosen.by_query_head)
+    scores, _ = _scores(model, sites, list(data), chosen, progress)
+    return {site.name: scores[site.name].tolist() for site in sites}

@@ -12,10 +12,9 @@ from niwaki.anatomy import BlockLinear, linears_of
 from niwaki.config import LayerAdaptive
 from niwaki.lora import effective_weight, mask_of
 from niwaki.masks import Unstructured
-from niwaki.observe import Batch
+from niwaki.observe import Batch, TokenWeights
 from niwaki.observe_linears import WeightNeed, WeightStatistics, observe_linears
 from niwaki.observe_moments import input_moments
-from niwaki.observe_tokens import TokenWeights
 from niwaki.repair.bottom_up import DAMPING
 from niwaki.repair.obs import obs_factor, obs_prune
 from niwaki.scoring.layers import LAYER_NEEDS, LAYER_SCORERS, block_means

@@ -64,12 +64,12 @@ def test_sums_are_those_of_float32_to_the_precision_of_the_activations(family):
     exact, data = copy.deepcopy(rounded).float(), batches(family=family, count=40)
     need = Need(task_gradients=True, output_gradients=True, attention=True)
     for kinds in zip(*(observe(model, data, need).sites.values() for model in (rounded, exact)), strict=True):
-        for name in ("inputs", "moments", "output_gradients", "fisher", "taylor", "attention"):
+        for name in ("inputs", "squares", "output_gradients", "fisher", "taylor", "attention"):
             found, wanted = (getattr(sums, name) for sums in kinds)
             if name == "attention" and not isinstance(wanted, torch.Tensor):
                 continue
             assert found.dtype == torch.float32
-            if name in ("moments", "attention"):  # no drawn labels, no differences of large numbers
+            if name in ("squares", "attention"):  # no drawn labels, no differences of large numbers
                 torch.testing.assert_close(found, wanted, rtol=0.05, atol=0.02 * float(wanted.abs().max()))
     everything = WeightNeed(output_gradients=True, task_gradients=True, weight_gradients=True)
     both = [observe_linears(model, data, everything) for model in (rounded, exact)]

@@ -17,6 +17,7 @@ from niwaki.config import HEAD_SCORES, NEURON_SCORES
 from niwaki.data import mean_length
 from niwaki.lora import bias_of, merge_
 from niwaki.observe import Need, observe
+from niwaki.observe_moments import sites_with_moments
 from niwaki.repair import refit_
 from niwaki.scoring import score_sites
 from niwaki.surgery import cut_
@@ -119,12 +120,12 @@ def test_a_model_with_empty_sites_goes_on(family, lora):
     assert counts.block_params + counts.embedding_params + counts.head_params == sum(
         p.numel() for p in merge_(copy.deepcopy(model)).parameters()
     )
-    statistics = observe(
-        model, batches(family=family), Need(task_gradients=True, output_gradients=True, attention=True)
-    )
+    data, need = batches(family=family), Need(task_gradients=True, output_gradients=True, attention=True, moments=True)
+    statistics = observe(model, data, need)
     sites = sites_of(model)
     for head_score, neuron_score in zip(HEAD_SCORES, NEURON_SCORES, strict=True):
-        scores = score_sites(sites, statistics, head_score, neuron_score, 0)
+        ready = sites_with_moments(model, sites, statistics, data, need)
+        scores = score_sites(ready, statistics, head_score, neuron_score, 0)
         assert all(len(scores[site.name]) == site.units for site in sites)
     before = _distance(model, dense, family)
     for method in ("bias", "least-squares") if bias_of(sites[0].output) is not None else ("least-squares",):

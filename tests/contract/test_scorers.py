@@ -9,16 +9,20 @@ import niwaki
 from niwaki.anatomy import sites_of
 from niwaki.config import HEAD_SCORES, NEURON_SCORES
 from niwaki.observe import observe
+from niwaki.observe_moments import sites_with_moments
+from niwaki.observe_tokens import FLOOR
 from niwaki.scoring import HEAD_SCORERS, NEURON_SCORERS, need_of
-from tiny import batches, tiny, with_lora
+from tiny import batches, logits, tiny, with_lora
 
 CASES = [("attention", name) for name in HEAD_SCORERS] + [("ffn", name) for name in NEURON_SCORERS]
 
 
 def _scores(model, kind, name, data, seed=0):
-    statistics = observe(model, data, need_of(name), seed=seed)
+    need = need_of(name)
+    statistics = observe(model, data, need, seed=seed)
     scorer = (HEAD_SCORERS if kind == "attention" else NEURON_SCORERS)[name]
-    return {s.name: scorer(s, statistics, seed) for s in sites_of(model) if s.kind == kind}
+    sites = sites_with_moments(model, sites_of(model), statistics, data, need)
+    return {s.name: scorer(s, statistics, seed) for s in sites if s.kind == kind}
 
 
 def test_names_are_the_configured_ones():
@@ -79,10 +83,36 @@ def test_statistics_add():
     apart = observe(model, data[:1], need) + observe(model, data[1:], need)
     assert (apart.tokens, apart.rows) == (together.tokens, together.rows)
     for name, sums in together.sites.items():
-        for field in ("inputs", "moments", "fisher", "taylor", "attention"):
+        for field in ("inputs", "squares", "fisher", "taylor", "attention"):
             torch.testing.assert_close(
                 torch.as_tensor(getattr(apart.sites[name], field)), torch.as_tensor(getattr(sums, field))
             )
+
+
+def test_whole_moments_are_held_of_one_site_at_a_time_and_weigh_tokens_by_what_they_matter():
+    model, data = tiny(), batches(count=3)
+    need, sites = need_of("reconstruction"), sites_of(model)
+    statistics = observe(model, data, need)
+    seen = {site.name: [] for site in sites}
+    hooks = [
+        site.output.register_forward_pre_hook(lambda _m, args, name=site.name: seen[name].append(args[0]))
+        for site in sites
+    ]
+    for batch in data:
+        logits(model, batch)
+    for hook in hooks:
+        hook.remove()
+    keep = [batch["attention_mask"].bool() for batch in data]
+    for site in sites_with_moments(model, sites, statistics, data, need):
+        assert [name for name, sums in statistics.sites.items() if isinstance(sums.moments, torch.Tensor)] == [
+            site.name
+        ]
+        x = torch.cat([part[mask] for part, mask in zip(seen[site.name], keep, strict=True)])
+        sizes = torch.cat([batch[site.output_name] for batch in statistics.token_sizes])
+        weights = sizes / sizes.mean() + FLOOR
+        moments = statistics.sites[site.name].moments
+        torch.testing.assert_close(moments, ((x * weights[:, None]).T @ x).double(), rtol=1e-4, atol=1e-5)
+    assert not any(isinstance(sums.moments, torch.Tensor) for sums in statistics.sites.values())
 
 
 @pytest.mark.parametrize("name", ["fisher", "taylor", "reconstruction"])

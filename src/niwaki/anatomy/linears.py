@@ -44,7 +44,7 @@ def linears_of(model: nn.Module, *, emptied: bool = False) -> list[BlockLinear]:
     """
     found = []
     for site in sites_of(model):
-        last = "output" if site.kind == "attention" else "down"
+        last = site.output_name.rpartition(".")[2]
         for part, module in (*((read.part, read.module) for read in site.reads), (last, site.output)):
             if weight_of(module).numel() or (emptied and module is site.output):
                 found.append(BlockLinear(f"layer.{site.layer}.{part}", site.layer, part, module, site))

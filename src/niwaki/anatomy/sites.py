@@ -56,6 +56,11 @@ class Site:
         return tuple(read.module for read in self.reads)
 
     @property
+    def output_name(self) -> str:
+        """The name of `output` among the linears of the blocks."""
+        return f"layer.{self.layer}.{'output' if self.kind == 'attention' else 'down'}"
+
+    @property
     def columns(self) -> int:
         """Columns of the output projection: `units * width`."""
         return self.units * self.width

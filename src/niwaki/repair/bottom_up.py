@@ -24,9 +24,8 @@ from tqdm import tqdm
 from niwaki.anatomy import BlockLinear, Site, evaluation_mode, layers_of, linears_of
 from niwaki.errors import WorkError
 from niwaki.lora import bias_of, effective_weight
-from niwaki.observe import Batch
+from niwaki.observe import Batch, TokenWeights
 from niwaki.observe_moments import gram
-from niwaki.observe_tokens import TokenWeights
 from niwaki.solve import damp
 from niwaki.stream import Stream, together
 

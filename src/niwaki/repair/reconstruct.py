@@ -16,8 +16,7 @@ from niwaki.anatomy import BlockLinear
 from niwaki.errors import WorkError
 from niwaki.lora import bias_of, hold_, mask_of, set_effective_weight_
 from niwaki.masks import Pattern
-from niwaki.observe import Batch
-from niwaki.observe_tokens import TokenWeights
+from niwaki.observe import Batch, TokenWeights
 from niwaki.repair.bottom_up import DAMPING, Optimum, bottom_up, optimum
 from niwaki.repair.obs import obs_factor, obs_prune
 

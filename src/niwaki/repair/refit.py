@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from niwaki.anatomy import BlockLinear, sites_of
 from niwaki.errors import WorkError
 from niwaki.lora import bias_of, effective_weight, set_effective_weight_
-from niwaki.observe import Batch
-from niwaki.observe_tokens import TokenWeights
+from niwaki.observe import Batch, TokenWeights
 from niwaki.repair.bottom_up import Sums, bottom_up, optimum
 
 Kept = dict[str, Tensor]

@@ -5,8 +5,9 @@ A higher score means that removing the unit hurts more. `HEAD_SCORERS` and `NEUR
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
+import torch
 from torch import Tensor
 
 from niwaki.anatomy import Site
@@ -42,7 +43,7 @@ _NEEDS = {
     "attention-variance": Need(attention=True),
     "fisher": Need(task_gradients=True),
     "taylor": Need(task_gradients=True),
-    "reconstruction": Need(output_gradients=True),
+    "reconstruction": Need(output_gradients=True, moments=True),
 }
 
 
@@ -55,21 +56,22 @@ def need_of(*names: str) -> Need:
 
 
 def score_sites(
-    sites: list[Site], statistics: Statistics, head_score: str, neuron_score: str, seed: int
+    sites: Iterable[Site], statistics: Statistics, head_score: str, neuron_score: str, seed: int
 ) -> dict[str, Tensor]:
     """Scores `[units]` of every site by name, in units that heads and neurons share.
 
     Two scores that do not estimate the same loss are put on one footing first: each kind is divided by its sum, so
     that heads and neurons hold equal importance in total, and compete by their share of it.
     """
-    scores = {}
+    scores: dict[str, Tensor] = {}
+    kinds: dict[str, list[str]] = {"attention": [], "ffn": []}
     for site in sites:
         scorer = HEAD_SCORERS[head_score] if site.kind == "attention" else NEURON_SCORERS[neuron_score]
-        scores[site.name] = scorer(site, statistics, seed).double()
+        scores[site.name] = scorer(site, statistics, seed).double() if site.units else torch.zeros(0).double()
+        kinds[site.kind].append(site.name)
     if head_score == neuron_score and head_score in LOSS_UNITS:
         return scores
-    for kind in ("attention", "ffn"):
-        names = [site.name for site in sites if site.kind == kind]
+    for names in kinds.values():
         total = sum(float(scores[name].sum()) for name in names) or 1.0
         for name in names:
             scores[name] = scores[name] / total

@@ -18,7 +18,7 @@ from niwaki.observe import Statistics
 def activation(site: Site, statistics: Statistics, seed: int) -> Tensor:
     """Root mean square of the activation times the norm of the outgoing weights, `[units]`."""
     del seed
-    squares = torch.as_tensor(statistics.sites[site.name].moments).diagonal() / statistics.tokens
+    squares = torch.as_tensor(statistics.sites[site.name].squares) / statistics.tokens
     per_column = squares.sqrt() * effective_weight(site.output).norm(dim=0)
     return per_column.reshape(site.units, site.width).sum(1)
 
@@ -28,6 +28,6 @@ def activation_variance(site: Site, statistics: Statistics, seed: int) -> Tensor
     del seed
     sums = statistics.sites[site.name]
     mean = torch.as_tensor(sums.inputs) / statistics.tokens
-    variance = (torch.as_tensor(sums.moments).diagonal() / statistics.tokens - mean.square()).clamp_min(0)
+    variance = (torch.as_tensor(sums.squares) / statistics.tokens - mean.square()).clamp_min(0)
     per_column = variance * effective_weight(site.output).square().sum(0)
     return per_column.reshape(site.units, site.width).sum(1)

@@ -32,9 +32,8 @@ def reconstruction(site: Site, statistics: Statistics, seed: int) -> Tensor:
     del seed
     sums = statistics.sites[site.name]
     gradients = torch.as_tensor(sums.output_gradients).double() / statistics.rows
-    plain = torch.as_tensor(sums.moments).double() / statistics.tokens
-    sensitive = torch.as_tensor(sums.sensitive_moments).double() / torch.as_tensor(sums.output_gradients).trace()
-    inverse = damped_inverse((sensitive + FLOOR * plain) / (1 + FLOOR), site.name)
+    moments = torch.as_tensor(sums.moments).double() / (statistics.tokens * (1 + FLOOR))
+    inverse = damped_inverse(moments, site.name)
     weight = effective_weight(site.output).double().T.contiguous()
     sensitivity = weight @ gradients
     batch = max(1, site.units // _ROUNDS)
