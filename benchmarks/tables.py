@@ -29,6 +29,15 @@ def main() -> None:
     for script in ("decoders", "wikitext"):
         by_budget(script, ("kind", "share", "rule"), ("perplexity", lambda r: r["perplexity"], 2), excess)
     by_budget("cost", ("rows", "layers"), ("cost", lambda r: r["cost"], 1), ("growth", lambda r: r["growth"], 2))
+    peak, over = ("peak MiB", lambda r: r["peak"], 0), ("over the rule", lambda r: r["over"], 2)
+    by_budget("memory", ("layers", "width", "rows"), peak, over)
+    seconds = ("seconds a block", lambda r: r["seconds_a_block"], 1)
+    for what, columns in (
+        ("sparsegpt", (("cost", lambda r: r["cost"], 1), peak, over)),
+        ("blocks", (seconds, peak)),
+        ("speed", (("prefill", lambda r: r["prefill"], 2), ("decode", lambda r: r["decode"], 2))),
+    ):
+        by_budget("mobilellm", ("what", "case"), *columns, only=lambda r, what=what: r["what"] == what)
 
 
 def by_budget(
