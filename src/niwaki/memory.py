@@ -2,7 +2,7 @@
 
 Counted, above what the process holds with model and data loaded: whole copies of the model, masks and scores, the sums
 of the widest block with the work space of its solves, those that structured pruning makes of gradients of all blocks,
-optimizer states, and what one batch leaves for its backward pass, which is measured on a single row.
+optimizer states, and what one batch takes, which is measured on a single row.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import psutil
 import torch
 from torch import nn
 
-from niwaki.anatomy import linears_of, sites_of, weight_of
+from niwaki.anatomy import layers_of, linears_of, sites_of, weight_of
 from niwaki.config import STAGES, DynamicTraining, Finetune, LayerAdaptive, Stage, Structured
 from niwaki.errors import RequestError
 from niwaki.observe import Batch, frozen, to_device
-from niwaki.shares import looks_at_data
+from niwaki.shares import looks_at_data, weight_need
 
 _SOLVES = 5
 """Matrices in float64 of a linear's inputs that a solve holds at once."""
 
 _RANKED = 64
-"""Bytes a weight of scores in float64 and their order, where one threshold is found over all weights."""
+"""Bytes a weight of scores in float64 and their order, over all weights where one threshold is found for them."""
 
 
 def check_memory(limit: int, model: nn.Module, stages: Sequence[Stage], data: Sequence[Batch], copies: int) -> None:
@@ -64,11 +64,16 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch]) -> int:
             found += weights if stage.latency is not None else 0
             return found + max(backward_bytes(model, data), factors * (stage.recover_epochs > 0))
         case LayerAdaptive():
-            found = single // 8 + block + weights * (stage.steps > 1 or stage.recover_epochs > 0)
+            solves = stage.weight_score == "sparsegpt" or stage.allocation == "search" or stage.repair != "none"
+            found = single // 8 + (block if solves else _RANKED * max(linear.size for linear in linears))
+            found += weights * (stage.steps > 1 or stage.recover_epochs > 0)
             found += _RANKED * single * (stage.allocation in ("global", "lamp"))
             found += 4 * single * (stage.weight_score == "gradient")
-            if stage.repair == "least-squares" or looks_at_data(stage) or stage.recover_epochs:
+            need = weight_need(stage)
+            if stage.repair == "least-squares" or need.task or need.contrast or stage.recover_epochs:
                 found += backward_bytes(model, data)
+            elif looks_at_data(stage):
+                found += forward_bytes(model, data)
             return found + factors * (stage.recover_epochs > 0)
         case DynamicTraining():
             # Masked weights, gradients, saliency and its uncertainty in float32; four masks.
@@ -86,6 +91,18 @@ def weight_bytes(model: nn.Module) -> int:
 
 def backward_bytes(model: nn.Module, data: Sequence[Batch]) -> int:
     """Bytes that a forward pass of the longest batch leaves for its backward pass, and thrice its logits in float32."""
+    activations, logits = _of_a_batch(model, data)
+    return activations + 3 * logits
+
+
+def forward_bytes(model: nn.Module, data: Sequence[Batch]) -> int:
+    """Bytes of a forward pass of the longest batch: what one layer leaves, and thrice the logits in float32."""
+    activations, logits = _of_a_batch(model, data)
+    return activations // len(layers_of(model)) + 3 * logits
+
+
+def _of_a_batch(model: nn.Module, data: Sequence[Batch]) -> tuple[int, int]:
+    """Bytes that the longest batch leaves for its backward pass, and those of its logits in float32."""
     batch = max(data, key=lambda each: each["input_ids"].shape[1])
     rows = max(len(each["input_ids"]) for each in data)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -101,7 +118,7 @@ def backward_bytes(model: nn.Module, data: Sequence[Batch]) -> int:
         one: dict[str, Any] = {key: value[:1] for key, value in to_device(batch, device).items() if key != "labels"}
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             logits = model(**one).logits  # held, so that no storage is used twice
-    return rows * (sum(found.values()) + 12 * logits.numel())
+    return rows * sum(found.values()), rows * 4 * logits.numel()
 
 
 def _shown(amount: int) -> str:

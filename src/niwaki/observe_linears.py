@@ -90,6 +90,16 @@ class WeightNeed:
     weight_gradients: bool = False
     moments: bool = False
 
+    @property
+    def task(self) -> bool:
+        """Whether the task loss is run backward."""
+        return self.task_gradients or self.weight_gradients
+
+    @property
+    def contrast(self) -> bool:
+        """Whether a logit contrast is run backward."""
+        return self.output_gradients or self.token_sizes
+
     def __or__(self, other: WeightNeed) -> WeightNeed:
         return WeightNeed(*(getattr(self, f.name) or getattr(other, f.name) for f in fields(self)))
 
@@ -111,8 +121,7 @@ def observe_linears(
     linears = linears_of(model)
     total = WeightStatistics({linear.name: LinearStatistics() for linear in linears})
     generator = torch.Generator().manual_seed(seed)
-    task, contrast = need.task_gradients or need.weight_gradients, need.output_gradients or need.token_sizes
-    with frozen(model, with_gradients=task or contrast) as device:
+    with frozen(model, with_gradients=need.task or need.contrast) as device:
         for batch in tqdm(data, desc="observe", unit="batch", disable=not progress, leave=False):
             found = _observe_batch(model, linears, to_device(batch, device), need, generator)
             total = total + found
@@ -123,7 +132,7 @@ def observe_linears(
             if not bool(torch.isfinite(torch.as_tensor(getattr(statistics, f.name))).all()):
                 raise WorkError(f"{name}: statistic {f.name!r} is not finite; check the weights and the inputs")
     total.forward_passes = 1.0
-    total.backward_passes = float(task) + float(contrast)
+    total.backward_passes = float(need.task) + float(need.contrast)
     return total
 
 
@@ -138,8 +147,7 @@ def _observe_batch(
     keep = mask.bool()
     found = {linear.name: LinearStatistics() for linear in linears}
     sizes: dict[str, Tensor] = {}
-    task, contrast = need.task_gradients or need.weight_gradients, need.output_gradients or need.token_sizes
-    batch = with_labels(model, batch) if task else batch
+    batch = with_labels(model, batch) if need.task else batch
     of_task = False  # which loss the gradients are of that come by
 
     def look(linear: BlockLinear, x: Tensor, y: Tensor) -> None:
@@ -181,17 +189,17 @@ def _observe_batch(
                         found[linear.name].influence += lost
 
             stack.callback(layer.register_forward_hook(compare).remove)
-        with torch.set_grad_enabled(task or contrast):
+        with torch.set_grad_enabled(need.task or need.contrast):
             outputs = model(**batch)
     if not bool(torch.isfinite(outputs.logits).all()):
         broken = next((n for n, sums in found.items() if not math.isfinite(sums.activation_size)), "the task head")
         raise WorkError(f"calibration: the model's logits are not finite; first seen in {broken}")
-    if task:
+    if need.task:
         if "labels" not in batch:
             raise RequestError("data must hold labels for scores from task gradients, got batches without `labels`")
         of_task = True
-        (outputs.loss * losses_in(model, batch)).backward(retain_graph=contrast)
+        (outputs.loss * losses_in(model, batch)).backward(retain_graph=need.contrast)
         of_task = False
-    if contrast:
+    if need.contrast:
         logit_contrast(real_logits(outputs.logits, keep), generator).backward()
     return WeightStatistics(found, [sizes], int(keep.sum()), len(mask))
