@@ -31,6 +31,7 @@ from niwaki.anatomy import (
 from niwaki.attention import attention_moments, collect_attention
 from niwaki.data import token_mask
 from niwaki.errors import RequestError, WorkError
+from niwaki.half import half_in_float32
 
 Batch = dict[str, Any]
 TokenWeights = list[dict[str, Tensor]]
@@ -270,7 +271,7 @@ def frozen(model: nn.Module, *, with_gradients: bool) -> Iterator[torch.device]:
 
     hook = unwrap(model).get_input_embeddings().register_forward_hook(require)
     try:
-        with evaluation_mode(model):
+        with evaluation_mode(model), half_in_float32():
             yield next(model.parameters()).device
     finally:
         hook.remove()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from niwaki.anatomy import Call, layer_calls, layers_of, runs_of
 from niwaki.data import token_mask
+from niwaki.half import half_in_float32
 from niwaki.lora import folded
 from niwaki.observe import Batch, at_tokens
 
@@ -98,12 +99,10 @@ class Stream:
                     values.clear()
                 args, kwargs = self.calls[number][index]
                 hidden = torch.load(self._file(number), map_location=self.device, weights_only=True)
-                try:
+                with suppress(_Seen), half_in_float32():
                     for _ in range(self.runs):
                         output = self.layers[index](hidden, *args, **kwargs)
                         hidden = output[0] if isinstance(output, tuple) else output
-                except _Seen:
-                    pass
                 if advance:
                     self._put(number, hidden)
                 yield {key: _cat([at_tokens(x, keep) for x in values]) for key, values in found.items()}

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from niwaki.anatomy import evaluation_mode, with_labels
 from niwaki.errors import RequestError, WorkError
+from niwaki.half import half_in_float32
 
 LANGUAGE_METRICS = ("perplexity", "nats_per_token", "bits_per_token")
 
@@ -25,7 +26,7 @@ def perplexity(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bo
         RequestError: no batch with a token to predict. WorkError: logits that are not finite.
     """
     device, nats, tokens = next(model.parameters()).device, 0.0, 0
-    with evaluation_mode(model):
+    with evaluation_mode(model), half_in_float32():
         for batch in tqdm(batches, desc="evaluate", disable=not progress, leave=False):
             inputs = {name: value.to(device) for name, value in with_labels(model, batch).items()}
             labels = inputs.pop("labels")[:, 1:]

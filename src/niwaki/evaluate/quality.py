@@ -16,6 +16,7 @@ from tqdm import tqdm
 from niwaki.anatomy import evaluation_mode, is_language_model, is_regression
 from niwaki.errors import RequestError, WorkError, check_choice
 from niwaki.evaluate.perplexity import LANGUAGE_METRICS, perplexity
+from niwaki.half import half_in_float32
 
 CLASS_METRICS = ("accuracy", "f1", "matthews_correlation")
 NUMBER_METRICS = ("pearson", "spearman")
@@ -31,7 +32,7 @@ def predictions(model: nn.Module, batches: Iterable[dict[str, Any]], progress: b
     """
     device = next(model.parameters()).device
     logits, labels = [], []
-    with evaluation_mode(model):
+    with evaluation_mode(model), half_in_float32():
         for batch in tqdm(batches, desc="evaluate", disable=not progress, leave=False):
             if "labels" not in batch:
                 raise RequestError("eval_data must have labels, got a table without a label column")

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
 from niwaki.errors import RequestError, WorkError
+from niwaki.half import half_in_float32
 from niwaki.observe import Batch
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -57,7 +58,8 @@ def train_(
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
     order, mean = list(range(len(batches))), 0.0
     draw = random.Random(seed)
-    with torch.random.fork_rng(), tqdm(total=steps, desc="train", unit="step", disable=not progress) as bar:
+    progress_bar = tqdm(total=steps, desc="train", unit="step", disable=not progress)
+    with half_in_float32(), torch.random.fork_rng(), progress_bar as bar:
         torch.manual_seed(seed)
         for _ in range(epochs):
             draw.shuffle(order)

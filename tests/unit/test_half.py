@@ -1,0 +1,93 @@
+"""Products in half precision where the processor has no kernels for them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import niwaki.half
+from niwaki.half import half_in_float32
+from tiny import batches, tiny
+
+HALF = [torch.bfloat16, torch.float16]
+
+
+@pytest.fixture
+def without_kernels(monkeypatch):
+    monkeypatch.setattr(niwaki.half, "_has_kernels", lambda dtype: False)
+
+
+def parts(dtype, shape: tuple[int, ...] = (2, 5, 8)):
+    """x, W, b and a gradient of the output of a linear of 8 inputs and 6 outputs."""
+    torch.manual_seed(0)
+    x, w, b = torch.randn(shape), torch.randn(6, 8), torch.randn(6)
+    return [value.to(dtype).requires_grad_() for value in (x, w, b)], torch.randn(*shape[:-1], 6).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", HALF, ids=str)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.usefixtures("without_kernels")
+def test_products_and_gradients_are_those_of_float32_rounded(dtype, bias):
+    given, gradient = parts(dtype)
+    given = given if bias else given[:2]
+    exact = [value.detach().float().requires_grad_() for value in given]
+    wanted = F.linear(*exact)
+    wanted_gradients = torch.autograd.grad(wanted, exact, gradient.float())
+    with half_in_float32():
+        found = F.linear(*given)
+        found_gradients = torch.autograd.grad(found, given, gradient)
+    assert torch.equal(found, wanted.to(dtype))
+    for one, other in zip(found_gradients, wanted_gradients, strict=True):
+        assert one.dtype == dtype
+        assert torch.equal(one, other.to(dtype))
+
+
+@pytest.mark.usefixtures("without_kernels")
+def test_the_linears_of_gpt2_too():
+    (x, w, b), gradient = parts(torch.bfloat16, (5, 8))
+    wanted = F.linear(x.float(), w.float(), b.float()).bfloat16()
+    across = w.T.detach().contiguous().requires_grad_()
+    with half_in_float32():
+        found = torch.addmm(b, x, across)
+        of_weight = torch.autograd.grad(found, across, gradient)[0]
+    assert torch.equal(found, wanted)
+    assert torch.equal(of_weight, (x.float().T @ gradient.float()).bfloat16())
+
+
+@pytest.mark.usefixtures("without_kernels")
+def test_a_frozen_weight_keeps_no_input_and_nothing_in_float32():
+    (x, w, _), _ = parts(torch.bfloat16)
+    kept = []
+    with half_in_float32(), torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        F.linear(x, w.detach())
+    assert [(tensor.shape, tensor.dtype) for tensor in kept] == [((6, 8), torch.bfloat16)]
+
+
+@pytest.mark.usefixtures("without_kernels")
+def test_float32_and_what_stands_outside_are_left_alone(monkeypatch):
+    monkeypatch.setattr(niwaki.half, "_linear", pytest.fail)
+    (x, w, b), _ = parts(torch.float32)
+    with half_in_float32():
+        F.linear(x, w, bias=b)
+        torch.addmm(b, x[0], w.T)
+    F.linear(x.bfloat16(), w.bfloat16())
+
+
+def test_a_processor_with_kernels_uses_them(monkeypatch):
+    monkeypatch.setattr(niwaki.half, "_has_kernels", lambda dtype: True)
+    monkeypatch.setattr(niwaki.half, "_linear", pytest.fail)
+    (x, w, b), _ = parts(torch.bfloat16)
+    with half_in_float32():
+        F.linear(x, w, b)
+
+
+@pytest.mark.parametrize("family", ["distilbert", "llama", "gpt2"])
+def test_a_model_says_the_same(family, monkeypatch):
+    model, batch = tiny(family).bfloat16(), batches(count=1, family=family)[0]
+    found = []
+    for kernels in (True, False):
+        monkeypatch.setattr(niwaki.half, "_has_kernels", lambda dtype, kernels=kernels: kernels)
+        with torch.no_grad(), half_in_float32():
+            found.append(model(**batch).logits.float())
+    assert torch.allclose(*found, atol=0.05)
