@@ -19,6 +19,7 @@ from torch import nn
 from niwaki.anatomy import evaluation_mode, longest_input
 from niwaki.errors import RequestError, WorkError
 from niwaki.evaluate.multiple_choice import Mean
+from niwaki.half import half_in_float32
 
 PACKAGE = "lm_eval"
 BOOTSTRAP = 1000
@@ -64,7 +65,7 @@ def harness_scores(
     models = import_module(f"{PACKAGE}.models.huggingface")
     evaluator.get_git_commit_hash = lambda: None  # it runs git, which says "fatal" where there is no repository
     try:
-        with evaluation_mode(model), _hushed(progress):
+        with evaluation_mode(model), half_in_float32(), _hushed(progress):
             wrapped = models.HFLM(
                 pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=longest_input(model)
             )
