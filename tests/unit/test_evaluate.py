@@ -143,6 +143,17 @@ def test_warm_up_is_not_timed() -> None:
         paired(lambda: None, lambda: None, rounds=0)
 
 
+@pytest.mark.parametrize(("most", "rounds"), [(1000.0, 15), (100.0, 10), (1.0, 3)])
+def test_long_calls_are_timed_less_often(monkeypatch: pytest.MonkeyPatch, most: float, rounds: int) -> None:
+    clock = [0.0]
+
+    def call() -> None:
+        clock[0] += 4.0
+
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    assert paired(call, call, most_seconds=most).rounds == rounds
+
+
 def test_model_latency_is_the_contract_object() -> None:
     dense, pruned = tiny().train(), tiny(seed=1)
     seen: list[dict] = []

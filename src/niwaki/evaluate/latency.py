@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -13,6 +14,11 @@ from torch import Tensor, nn
 
 from niwaki.anatomy import evaluation_mode, longest_input, unwrap
 from niwaki.errors import RequestError
+
+_FEWEST = 3
+"""Rounds that are timed however long they take."""
+_LONG = 60.0
+"""Seconds after which `result.json` is content with the rounds there are: long calls vary less, in proportion."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +37,11 @@ def paired(
     rounds: int = 15,
     warmup: int = 3,
     device: torch.device | str | None = None,
+    most_seconds: float = math.inf,
 ) -> PairedTiming:
     """Time both calls once a round, after `warmup` untimed rounds; which goes first alternates.
+
+    Fewer rounds, but three at least, where `most_seconds` have gone by before.
 
     On a CUDA `device` the clock is read only when the device has finished.
 
@@ -42,7 +51,10 @@ def paired(
     if rounds < 1:
         raise RequestError(f"rounds must be at least 1, got {rounds}")
     pairs: list[tuple[float, float]] = []
+    started = time.perf_counter()
     for number in range(warmup + rounds):
+        if len(pairs) >= _FEWEST and time.perf_counter() - started > most_seconds:
+            break
         if number % 2:
             pruned = seconds_of(pruned_call, device)
             dense = seconds_of(dense_call, device)
@@ -55,7 +67,7 @@ def paired(
         dense_ms=1000 * statistics.median(dense for dense, _ in pairs),
         pruned_ms=1000 * statistics.median(pruned for _, pruned in pairs),
         speedup=statistics.median(dense / pruned for dense, pruned in pairs),
-        rounds=rounds,
+        rounds=len(pairs),
     )
 
 
@@ -93,7 +105,7 @@ def model_latency(
 
     The tokens are of the smaller vocabulary where one was trimmed.
 
-    Both models are timed in evaluation mode and get their modes back.
+    Both models are timed in evaluation mode and get their modes back. `rounds` is how often, at the least.
     """
     result: dict[str, Any] = {}
     device = next(dense.parameters()).device
@@ -101,7 +113,10 @@ def model_latency(
     with evaluation_mode(dense, pruned), torch.inference_mode():
         for size in batch_sizes:
             inputs = random_inputs(smaller, size, length)
-            timing = paired(lambda i=inputs: dense(**i), lambda i=inputs: pruned(**i), rounds, device=device)
+            timing = paired(
+                lambda i=inputs: dense(**i), lambda i=inputs: pruned(**i), rounds, device=device, most_seconds=_LONG
+            )
+            rounds = min(rounds, timing.rounds)
             result[f"batch_{size}"] = {
                 "dense_ms": timing.dense_ms,
                 "pruned_ms": timing.pruned_ms,
