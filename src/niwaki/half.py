@@ -36,9 +36,8 @@ class _Mode(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.linear and len(args) > 1 and _slow(*args[:2]):
             return _linear(*args, **kwargs)
-        if func is torch.addmm and not kwargs and _slow(*args[1:3]):
-            bias, x, weight = args
-            return _linear(x, weight.T, bias)
+        if func is torch.addmm and len(args) == 3 and not kwargs and _slow(*args[1:]):
+            return _linear(args[1], args[2].T, args[0])
         return func(*args, **kwargs)
 
 
