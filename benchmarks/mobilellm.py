@@ -5,11 +5,11 @@
 `sparsegpt` prunes the 125M shape to sparsity 0.5 on 32 x 512 random tokens, as published (uniform, no refit): `cost` is
 its seconds over those of one forward pass over these tokens, in the same run; `over` its peak memory over what the rule
 allows: the model with its masks, one block's sums and the calibration activations. `blocks` takes 13, 27 and 54 blocks
-of the 1B shape in bfloat16 through layer-adaptive Wanda and through structured pruning, on 8 x 128 tokens (processors
-without bfloat16 of their own take long over more): seconds, seconds a block, and peak memory (MiB). `speed` times
-prefill (512 tokens) and decoding (64 tokens after 64) of the 125M shape cut to half its FLOPs beside the dense one, in
-turn. `device` does the 1B shape on a GPU and is skipped where there is none. Every case is a process of its own; the
-JSON keeps what other calls have measured. Needs no files.
+of the 1B shape in bfloat16 through layer-adaptive Wanda and through structured pruning, on 8 x 128 tokens, so that two
+cores need half an hour: seconds, seconds a block, and peak memory (MiB). `speed` times prefill (512 tokens) and
+decoding (64 tokens after 64) of the 125M shape cut to half its FLOPs beside the dense one, in turn. `device` does the
+1B shape on a GPU and is skipped where there is none. Every case is a process of its own; the JSON keeps what other
+calls have measured. Needs no files.
 """
 
 from __future__ import annotations

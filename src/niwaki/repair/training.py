@@ -58,8 +58,11 @@ def train_(
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
     order, mean = list(range(len(batches))), 0.0
     draw = random.Random(seed)
-    progress_bar = tqdm(total=steps, desc="train", unit="step", disable=not progress)
-    with half_in_float32(), torch.random.fork_rng(), progress_bar as bar:
+    with (
+        half_in_float32(),
+        torch.random.fork_rng(),
+        tqdm(total=steps, desc="train", unit="step", disable=not progress) as bar,
+    ):
         torch.manual_seed(seed)
         for _ in range(epochs):
             draw.shuffle(order)
