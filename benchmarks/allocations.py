@@ -1,4 +1,4 @@
-"""Every allocation of zeros x {magnitude, wanda, sparsegpt}, no refit and no training: which rule shares them best?
+"""Every allocation of zeros x {magnitude, wanda, sparsegpt}, no refit and no training: which rule profiles them best?
 
     python benchmarks/allocations.py --model ADAPTER --train-data train.tsv --eval-data dev.tsv --rows 1024
 
@@ -14,20 +14,20 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from common import Bench, arguments, is_done, note, resumed
-from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Share
+from niwaki.adapters import apply_mask_, effective_weight, merge_, remove_masks_
+from niwaki.allocation.curves import Curve, loss_curve
+from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, LinearProfile
 from niwaki.anatomy import linears_of
 from niwaki.config.layer_adaptive import LAYER_SCORES
-from niwaki.lora import effective_weight, hold_, merge_, release_
 from niwaki.masks import Unstructured, choose
-from niwaki.observe import Batch
-from niwaki.observe_linears import WeightNeed, observe_linears
-from niwaki.observe_moments import input_moments
-from niwaki.observe_tokens import token_weights
+from niwaki.observe.linears import WeightNeed, observe_linears
+from niwaki.observe.moments import input_moments
+from niwaki.observe.tokens import token_weights
+from niwaki.observe.units import Batch
 from niwaki.repair.reconstruct import reconstruct_
 from niwaki.scoring.layers import LAYER_SCORERS
 from niwaki.scoring.sensitivity import sensitivity
 from niwaki.scoring.weights import WEIGHT_SCORERS
-from niwaki.shares import Curve, loss_curve
 
 WEIGHT_SCORES = ("magnitude", "wanda", "sparsegpt")
 OF_THE_SEED = ("output-gradient", "activation-magnitude")
@@ -67,10 +67,10 @@ class Seen:
                 self.scores[name][linear.name] = WEIGHT_SCORERS[name](linear, statistics, seed)
             own.moments = 0.0
 
-    def shares(self, layer_score: str | None, weight_score: str) -> dict[str, Share]:
+    def profiles(self, layer_score: str | None, weight_score: str) -> dict[str, LinearProfile]:
         """What an allocation is told."""
         return {
-            name: Share(
+            name: LinearProfile(
                 shape=(weight.shape[0], weight.shape[1]),
                 high=HIGHEST,
                 importance=1.0 if layer_score is None else self.importance[layer_score][name],
@@ -92,9 +92,9 @@ def prune(
     else:
         for linear in linears_of(model):
             scores = seen.scores[weight_score][linear.name]
-            hold_(linear.module, choose(scores, zeros[linear.name], Unstructured(), linear.name, by_row=by_row))
+            apply_mask_(linear.module, choose(scores, zeros[linear.name], Unstructured(), linear.name, by_row=by_row))
     merged = merge_(model)
-    release_(merged)
+    remove_masks_(merged)
     return merged
 
 
@@ -110,7 +110,7 @@ def main() -> None:
         seen = Seen(bench.model(), calibration, seed)
         for weight_score in asked.weight_score:
             for allocation, layer_score, power in RULES:
-                shares = seen.shares(layer_score, weight_score)
+                profiles = seen.profiles(layer_score, weight_score)
                 for sparsity in asked.sparsity:
                     run = {
                         "weight_score": weight_score,
@@ -122,8 +122,8 @@ def main() -> None:
                     }
                     if is_done(found, run):
                         continue
-                    wanted = round(sparsity * sum(share.size for share in shares.values()))
-                    zeros = SPARSITY_ALLOCATORS[allocation](shares, wanted, power)
+                    wanted = round(sparsity * sum(profile.size for profile in profiles.values()))
+                    zeros = SPARSITY_ALLOCATORS[allocation](profiles, wanted, power)
                     by_row = weight_score == "wanda" and allocation == "uniform"
                     model = prune(bench, seen, zeros, weight_score, by_row, calibration)
                     note(found, {**run, "quality": bench.quality(model)}, asked.out)

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 import niwaki
+from niwaki.adapters import merge_
 from niwaki.checkpoint import load_tokenizer
 from niwaki.data import Batches, read_table, sample
 from niwaki.evaluate import predictions, quality
-from niwaki.lora import merge_
 from niwaki.run import to_rows
 
 RESULTS = Path(__file__).parent / "results"

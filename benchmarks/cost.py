@@ -17,7 +17,7 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
 import niwaki
 from common import RESULTS, environment, forward_and_backward, note
-from niwaki.lora import attach_lora
+from niwaki.adapters import attach_lora
 
 LENGTH = 16
 

@@ -21,12 +21,12 @@ import torch
 
 import niwaki
 from common import RESULTS, forward_and_backward, is_done, note, resumed
+from niwaki.adapters import attach_lora, remove_masks_
 from niwaki.checkpoint import load_tokenizer
 from niwaki.config import LayerAdaptive, Structured
-from niwaki.corpus import pack
 from niwaki.data import Batches, sample
+from niwaki.data.running_text import pack
 from niwaki.evaluate import perplexity
-from niwaki.lora import attach_lora, release_
 
 STRUCTURED: dict[str, dict[str, Any]] = {
     "default": {},
@@ -80,7 +80,7 @@ def main() -> None:
             torch.manual_seed(seed)
             model = niwaki.load(asked.model)
             result = niwaki.prune_(model, config, calibration)
-            release_(model)
+            remove_masks_(model)
             quality = perplexity(model, tests)
             run |= {
                 "achieved": result.achieved,

@@ -25,12 +25,12 @@ import torch
 
 import niwaki
 from common import Bench, arguments, is_done, note, resumed, write
+from niwaki.adapters import merge_, remove_masks_, to_train_
 from niwaki.anatomy import linears_of, weight_of
 from niwaki.data import Batches, sample
-from niwaki.dynamic import Controller
 from niwaki.evaluate import predictions
-from niwaki.lora import merge_, release_, to_train_
-from niwaki.repair import task_loss, train_
+from niwaki.methods.dynamic import Controller
+from niwaki.train.loop import task_loss, train_
 
 RANK, HELD_OUT, STATIC_ROWS = 16, 2000, 1024
 STATIC = {
@@ -123,7 +123,7 @@ def trained(
         moved = {"updates": len(controllers[0].schedule.updates), "grown": grown}
     seconds = time.perf_counter() - started
     plain = merge_(model.eval())
-    release_(plain)
+    remove_masks_(plain)
     linears = linears_of(plain)
     zeros = {linear.name: int((weight_of(linear.module) == 0).sum()) for linear in linears}
     logits, labels = predictions(plain, held)

@@ -16,8 +16,8 @@ import resource
 
 import niwaki
 from common import Bench, arguments, environment, forward_and_backward, held_out, note
+from niwaki.adapters import merge_, remove_masks_
 from niwaki.anatomy import linears_of, weight_of
-from niwaki.lora import merge_, release_
 
 OPTIONS = ("repair", "weight_score", "allocation", "layer_score", "importance_power", "sparsity", "seeds")
 
@@ -47,7 +47,7 @@ def main() -> None:
         one_pass = forward_and_backward(model, calibration) if asked.timed else 1.0
         result = niwaki.prune_(model, config, calibration, training_data=training)
         plain = merge_(model)
-        release_(plain)
+        remove_masks_(plain)
         run = {
             **options,
             "recover_epochs": asked.recover_epochs,

@@ -28,7 +28,7 @@ from transformers import DistilBertConfig, DistilBertForSequenceClassification
 import niwaki
 from common import RESULTS, environment, note
 from niwaki.anatomy import linears_of
-from niwaki.memory import needed
+from niwaki.run.memory import needed
 
 LENGTH, BATCH, MIB = 32, 32, 2**20
 CASES = [(layers, 384, 256) for layers in (6, 12, 24)] + [(6, 384, rows) for rows in (1024, 4096)] + [(6, 768, 256)]

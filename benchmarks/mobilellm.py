@@ -31,10 +31,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import niwaki
 from common import RESULTS, environment, note, resumed
 from memory import MIB, resident
+from niwaki.adapters import remove_masks_
 from niwaki.anatomy import count, linears_of
 from niwaki.evaluate import paired
-from niwaki.lora import release_
-from niwaki.memory import needed, weight_bytes
+from niwaki.run.memory import needed, weight_bytes
 
 SHAPES = {
     "125M": {
@@ -144,7 +144,7 @@ def speed(batch: int, rounds: int = 5) -> dict[str, float]:
     options = {"head_score": "random", "neuron_score": "random", "repair": "none", "allocation": "uniform"}
     with torch.enable_grad():
         result = niwaki.prune_(pruned, niwaki.Structured(flops=0.5, **options), tokens(2, 512, 1))
-    release_(pruned)
+    remove_masks_(pruned)
     prompt, long = (tokens(batch, length, batch)[0] for length in (64, 512))
 
     def decode(model: LlamaForCausalLM) -> None:

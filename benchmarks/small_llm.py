@@ -19,8 +19,8 @@ from tqdm import trange
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
 
 import niwaki
-from niwaki.corpus import pack
 from niwaki.data import Batches
+from niwaki.data.running_text import pack
 
 VOCABULARY, CONTEXT, ROWS = 2048, 256, 16
 SPECIAL = ["<s>", "</s>"]

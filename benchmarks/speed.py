@@ -19,9 +19,9 @@ import torch
 
 import niwaki
 from common import Bench, arguments, environment, note
+from niwaki.adapters import merge_
 from niwaki.evaluate import model_latency, paired, random_inputs
 from niwaki.export import export_onnx
-from niwaki.lora import merge_
 
 SHAPES = ((32, 64), (1, 16))
 """Batch, length."""

@@ -9,12 +9,12 @@ from typing import Any
 
 import niwaki
 from common import Bench, arguments, environment, note
+from niwaki.adapters import merge_
 from niwaki.anatomy import count
 from niwaki.data import Batches, read_table
 from niwaki.evaluate import size_bytes
-from niwaki.lora import merge_
+from niwaki.methods.vocabulary import retokenised, trim_vocabulary_
 from niwaki.run import to_rows
-from niwaki.vocabulary import retokenised, trim_vocabulary_
 
 SETTINGS: list[tuple[dict[str, Any], float | None]] = [
     ({}, None),

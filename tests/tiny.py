@@ -35,7 +35,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from niwaki.anatomy import is_language_model, sites_of
-from niwaki.modeling_mobilellm import MobileLLMConfig
+from niwaki.anatomy.modeling_mobilellm import MobileLLMConfig
 
 VOCABULARY = 60
 _BERT = {

@@ -1,15 +1,18 @@
 """Niwaki: fine-tuned transformers made smaller and faster, each part pruned as much as it can bear."""
 
+from importlib.metadata import version
+
 import niwaki.interrupt  # noqa: F401 - before all that takes seconds to import
+from niwaki.adapters import merge_
 from niwaki.checkpoint import load, save
 from niwaki.config import Dynamic, DynamicTraining, Finetune, LayerAdaptive, Structured, Vocabulary
-from niwaki.dynamic import DynamicSparsity
 from niwaki.errors import NiwakiError, RequestError, WorkError
-from niwaki.finetune import finetune
-from niwaki.lora import merge_
-from niwaki.prune import prune_, score
-from niwaki.version import __version__
-from niwaki.vocabulary import trim_vocabulary_
+from niwaki.methods.dynamic import DynamicSparsity
+from niwaki.methods.finetune import finetune
+from niwaki.methods.prune import prune_, score
+from niwaki.methods.vocabulary import trim_vocabulary_
+
+__version__ = version("niwaki")
 
 __all__ = [
     "Dynamic",

@@ -9,12 +9,12 @@ import torch
 from safetensors import safe_open
 
 import niwaki
+from niwaki.adapters import effective_weight, masks_of
 from niwaki.anatomy import linears_of, weight_of
 from niwaki.evaluate import quality
-from niwaki.lora import effective_weight, masks_of
-from niwaki.observe import Need, observe
-from niwaki.observe_linears import WeightNeed, observe_linears
-from niwaki.observe_moments import input_moments
+from niwaki.observe.linears import WeightNeed, observe_linears
+from niwaki.observe.moments import input_moments
+from niwaki.observe.units import Need, observe
 from tiny import batches, logits, tiny, with_lora
 
 FAMILIES = ["llama", "gpt2", "distilbert"]

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import niwaki
+from niwaki.adapters import effective_weight, masks_of
 from niwaki.anatomy import linears_of, weight_of
 from niwaki.config.dynamic import DROPS, GROWS, REALLOCATIONS, SCHEDULES
 from niwaki.config.layer_adaptive import SPARSITY_ALLOCATIONS
-from niwaki.dynamic.reallocate import across, lowest_of, swap, within
-from niwaki.dynamic.scores import DROP_SCORERS, GROW_SCORERS, shuffle
-from niwaki.lora import effective_weight, masks_of
 from niwaki.masks import lowest
+from niwaki.methods.dynamic.reallocate import across, lowest_of, swap, within
+from niwaki.methods.dynamic.scores import DROP_SCORERS, GROW_SCORERS, shuffle
 from tiny import batches, configs, tiny, transposed, with_lora
 
 TOTAL = 3 * (4 * 32 * 32 + 2 * 32 * 48)

@@ -10,15 +10,15 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import _ExcludedModule, check_target_module_exists
 
 import niwaki
+from niwaki.adapters import bias_of, merge_
 from niwaki.allocation import ALLOCATORS, Bounds
 from niwaki.anatomy import count, empty_linears, family_of, sites_of, supported_model_types, unit_flops
 from niwaki.checkpoint import shapes_of, write_adapter
 from niwaki.config import HEAD_SCORES, NEURON_SCORES
 from niwaki.data import mean_length
-from niwaki.lora import bias_of, merge_
-from niwaki.observe import Need, observe
-from niwaki.observe_moments import sites_with_moments
-from niwaki.repair import refit_
+from niwaki.observe.moments import sites_with_moments
+from niwaki.observe.units import Need, observe
+from niwaki.repair.refit import refit_
 from niwaki.scoring import score_sites
 from niwaki.surgery import cut_
 from tiny import auto_class, batches, configs, decoders, logits, tiny, transposed, with_lora

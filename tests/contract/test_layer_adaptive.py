@@ -9,11 +9,11 @@ import pytest
 import torch
 
 import niwaki
+from niwaki.adapters import effective_weight, masks_of, remove_masks_
 from niwaki.anatomy import linears_of, weight_of
 from niwaki.config.layer_adaptive import LAYER_SCORES, SPARSITY_ALLOCATIONS, WEIGHT_SCORES
-from niwaki.lora import effective_weight, masks_of, release_
-from niwaki.observe_linears import WeightNeed, observe_linears
-from niwaki.observe_moments import input_moments
+from niwaki.observe.linears import WeightNeed, observe_linears
+from niwaki.observe.moments import input_moments
 from niwaki.scoring.layers import LAYER_SCORERS
 from niwaki.scoring.sensitivity import sensitivity
 from niwaki.scoring.weights import WEIGHT_SCORERS
@@ -25,7 +25,7 @@ TOTAL = 3 * (4 * 32 * 32 + 2 * 32 * 48)
 
 def zeros_of(model):
     plain = niwaki.merge_(copy.deepcopy(model))
-    release_(plain)
+    remove_masks_(plain)
     return sum(int((weight_of(linear.module) == 0).sum()) for linear in linears_of(plain))
 
 

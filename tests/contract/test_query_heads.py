@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import niwaki
+from niwaki.adapters import merge_
 from niwaki.anatomy import count, heads_of_unit, sites_of
 from niwaki.checkpoint import shapes_of
 from niwaki.config import HEAD_SCORES, NEURON_SCORES
 from niwaki.errors import RequestError
 from niwaki.export import export_remote_code
-from niwaki.lora import merge_
 from niwaki.surgery import cut_
 from tiny import auto_class, batches, decoders, logits, tiny, with_lora
 

@@ -8,9 +8,9 @@ import torch
 import niwaki
 from niwaki.anatomy import sites_of
 from niwaki.config import HEAD_SCORES, NEURON_SCORES
-from niwaki.observe import observe
-from niwaki.observe_moments import sites_with_moments
-from niwaki.observe_tokens import FLOOR
+from niwaki.observe.moments import sites_with_moments
+from niwaki.observe.tokens import FLOOR
+from niwaki.observe.units import observe
 from niwaki.scoring import HEAD_SCORERS, NEURON_SCORERS, need_of
 from tiny import batches, logits, tiny, with_lora
 

@@ -11,18 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import niwaki
-from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Share, check_budget, inverse_shape, water_fill
+from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, LinearProfile, check_budget, inverse_shape, water_fill
 from niwaki.config.layer_adaptive import SPARSITY_ALLOCATIONS
 
 
-def shares_of(seed, count, low, high, equal_sizes=False):
+def profiles_of(seed, count, low, high, equal_sizes=False):
     generator = torch.Generator().manual_seed(seed)
-    shares = {}
+    profiles = {}
     for number in range(count):
         shape = (16, 16) if equal_sizes else tuple(torch.randint(2, 30, (2,), generator=generator).tolist())
         weights = torch.randn(shape, generator=generator)
         losses = torch.rand(3, generator=generator).double().sort().values.tolist()
-        shares[f"l{number}"] = Share(
+        profiles[f"l{number}"] = LinearProfile(
             shape=shape,
             low=low,
             high=high,
@@ -31,7 +31,7 @@ def shares_of(seed, count, low, high, equal_sizes=False):
             weights=weights,
             curve=tuple(zip((0.0, 0.5, 0.9, 1.0), [0.0, *losses], strict=True)),
         )
-    return shares
+    return profiles
 
 
 def test_names_are_the_configured_ones():
@@ -44,21 +44,21 @@ def test_names_are_the_configured_ones():
     st.integers(0, 10_000), st.integers(1, 9), st.floats(0, 0.4), st.floats(0.5, 1), st.floats(0, 1), st.floats(0.2, 3)
 )
 def test_the_budget_is_met_to_one_weight_inside_the_bounds(name, seed, count, low, high, fraction, power):
-    shares = shares_of(seed, count, low, high)
-    least, most = (sum(getattr(share, end) for share in shares.values()) for end in ("fewest", "most"))
+    profiles = profiles_of(seed, count, low, high)
+    least, most = (sum(getattr(profile, end) for profile in profiles.values()) for end in ("fewest", "most"))
     zeros = round(least + fraction * (most - least))
-    check_budget(shares, zeros)
-    found = SPARSITY_ALLOCATORS[name](shares, zeros, power)
+    check_budget(profiles, zeros)
+    found = SPARSITY_ALLOCATORS[name](profiles, zeros, power)
     assert sum(found.values()) == zeros
-    assert all(share.fewest <= found[key] <= share.most for key, share in shares.items())
+    assert all(profile.fewest <= found[key] <= profile.most for key, profile in profiles.items())
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 10_000), st.integers(2, 9), st.floats(0.05, 0.95), st.floats(0.2, 3))
 def test_zeros_are_ordered_by_importance(seed, count, sparsity, power):
-    shares = shares_of(seed, count, 0.0, 1.0, equal_sizes=True)
-    found = SPARSITY_ALLOCATORS["inverse-importance"](shares, round(sparsity * count * 256), power)
-    ordered = sorted(shares, key=lambda name: shares[name].importance)
+    profiles = profiles_of(seed, count, 0.0, 1.0, equal_sizes=True)
+    found = SPARSITY_ALLOCATORS["inverse-importance"](profiles, round(sparsity * count * 256), power)
+    ordered = sorted(profiles, key=lambda name: profiles[name].importance)
     assert all(found[a] >= found[b] - 1 for a, b in itertools.pairwise(ordered))
 
 
@@ -79,32 +79,32 @@ def test_unclipped_and_of_equal_sizes_it_is_the_seed_s_code(values, power, amoun
 
 @pytest.mark.parametrize("name", ["inverse-importance", "uniform"])
 def test_equal_importances_are_uniform(name):
-    shares = {f"l{i}": Share((10, 10 * (i + 1)), importance=0.3) for i in range(3)}
-    assert SPARSITY_ALLOCATORS[name](shares, 300, 2.0) == {"l0": 50, "l1": 100, "l2": 150}
+    profiles = {f"l{i}": LinearProfile((10, 10 * (i + 1)), importance=0.3) for i in range(3)}
+    assert SPARSITY_ALLOCATORS[name](profiles, 300, 2.0) == {"l0": 50, "l1": 100, "l2": 150}
 
 
 def test_what_bounds_cut_off_is_redistributed():
-    shares = {f"l{i}": Share((10, 10), high=0.6, importance=i) for i in range(3)}
-    found = SPARSITY_ALLOCATORS["inverse-importance"](shares, 150, 1.0)
+    profiles = {f"l{i}": LinearProfile((10, 10), high=0.6, importance=i) for i in range(3)}
+    found = SPARSITY_ALLOCATORS["inverse-importance"](profiles, 150, 1.0)
     assert found == {"l0": 60, "l1": 60, "l2": 30}
 
 
 def test_a_budget_out_of_bounds_says_the_range():
-    shares = {"a": Share((10, 10), low=0.2, high=0.6)}
+    profiles = {"a": LinearProfile((10, 10), low=0.2, high=0.6)}
     with pytest.raises(niwaki.RequestError, match=r"0\.2000 to 0\.6000.*0\.7000"):
-        check_budget(shares, 70)
+        check_budget(profiles, 70)
 
 
 def test_global_takes_the_lowest_of_all():
     scores = {"a": torch.tensor([[1.0, 9.0]]), "b": torch.tensor([[2.0, 3.0]])}
-    shares = {name: Share((1, 2), scores=value) for name, value in scores.items()}
-    assert SPARSITY_ALLOCATORS["global"](shares, 3, 1.0) == {"a": 1, "b": 2}
+    profiles = {name: LinearProfile((1, 2), scores=value) for name, value in scores.items()}
+    assert SPARSITY_ALLOCATORS["global"](profiles, 3, 1.0) == {"a": 1, "b": 2}
 
 
 def test_search_takes_from_the_flattest_curve():
-    shares = {
-        "flat": Share((10, 10), curve=((0.0, 0.0), (1.0, 1.0))),
-        "steep": Share((10, 10), curve=((0.0, 0.0), (1.0, 100.0))),
+    profiles = {
+        "flat": LinearProfile((10, 10), curve=((0.0, 0.0), (1.0, 1.0))),
+        "steep": LinearProfile((10, 10), curve=((0.0, 0.0), (1.0, 100.0))),
     }
-    found = SPARSITY_ALLOCATORS["search"](shares, 100, 1.0)
+    found = SPARSITY_ALLOCATORS["search"](profiles, 100, 1.0)
     assert found["flat"] > 90

@@ -19,10 +19,10 @@ from transformers import (
 )
 
 import niwaki
+from niwaki.adapters import merge_
 from niwaki.anatomy import count, is_language_model, longest_input
 from niwaki.checkpoint import write_adapter
 from niwaki.export import export_remote_code
-from niwaki.lora import merge_
 from tiny import VOCABULARY, auto_class, batches, configs, decoders, encoders, logits, tiny, transposed, with_lora
 
 WORDS = [f"w{index}" for index in range(VOCABULARY)]

@@ -28,9 +28,9 @@ from transformers import (
 )
 
 import niwaki
-import niwaki.demo
+import niwaki.run.demo
+from niwaki.adapters import merge_
 from niwaki.cli import main
-from niwaki.lora import merge_
 from tiny import VOCABULARY, batches, logits, tiny, with_lora
 
 WORDS = [f"w{i}" for i in range(VOCABULARY - 4)]
@@ -236,7 +236,7 @@ def test_the_demo_on_a_tiny_encoder(place, monkeypatch, capsys):
         shutil.copy(place / "learnable.tsv", folder / "train.tsv")
         return folder / "encoder", folder / "train.tsv", folder / "train.tsv"
 
-    monkeypatch.setattr(niwaki.demo, "prepare", prepare)
+    monkeypatch.setattr(niwaki.run.demo, "prepare", prepare)
     status, out, err = done(monkeypatch, capsys, place, "demo", "--out", "garden")
     assert status == 0, err
     assert "as fast as dense" in out
@@ -248,7 +248,7 @@ def test_the_demo_on_a_tiny_encoder(place, monkeypatch, capsys):
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
-@pytest.mark.parametrize("moment", [" torch._C", " niwaki.lora"])
+@pytest.mark.parametrize("moment", [" torch._C", " niwaki.adapters"])
 def test_interrupted_while_importing_is_one_line(moment):
     words = [sys.executable, "-X", "importtime", "-m", "niwaki", "--help"]
     running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

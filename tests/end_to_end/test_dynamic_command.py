@@ -9,7 +9,7 @@ import torch
 from test_command import done, place  # noqa: F401 - a fixture
 
 import niwaki
-from niwaki.dynamic import read_history
+from niwaki.methods.dynamic import read_history
 
 FLAGS = ["--interval", 2, "--batch-size", 8]
 DATA = ["--train-data", "train.tsv", "--eval-data", "eval.tsv"]

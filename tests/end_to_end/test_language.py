@@ -11,9 +11,9 @@ import torch
 
 import niwaki
 from helpers_text import WORDS, tiny_tokenizer
+from niwaki.adapters import effective_weight
 from niwaki.anatomy import linears_of, sites_of
 from niwaki.cli import main
-from niwaki.lora import effective_weight
 from tiny import tiny
 
 

@@ -11,8 +11,8 @@ import pytest
 import niwaki
 from helpers_text import letter_tokenizer, tiny_tokenizer
 from niwaki.cli import main
+from niwaki.data.questions import read_questions
 from niwaki.evaluate import encode_questions, multiple_choice
-from niwaki.questions import read_questions
 from tiny import tiny
 
 WORDS = ("a", "the", "moth", "cat", "that", "sat", "on", "hat")

@@ -7,8 +7,8 @@ import torch
 
 from helpers_text import tiny_tokenizer
 from niwaki.anatomy import with_labels
-from niwaki.corpus import pack
 from niwaki.data import Batches, mean_length
+from niwaki.data.running_text import pack
 from niwaki.errors import RequestError
 from niwaki.evaluate import perplexity
 from tiny import tiny

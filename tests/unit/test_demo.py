@@ -13,10 +13,21 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
 from niwaki.data import label_names, read_table
-from niwaki.demo import encoder, prepare
-from niwaki.demo.areas import AREAS
-from niwaki.demo.corpus import MAX_WORDS, MIN_ROWS, MIN_WORDS, NEAR, Row, prose, read_rows, similarity, split, write_tsv
 from niwaki.errors import RequestError
+from niwaki.run.demo import encoder, prepare
+from niwaki.run.demo.areas import AREAS
+from niwaki.run.demo.corpus import (
+    MAX_WORDS,
+    MIN_ROWS,
+    MIN_WORDS,
+    NEAR,
+    Row,
+    prose,
+    read_rows,
+    similarity,
+    split,
+    write_tsv,
+)
 
 OPTIONAL = {"graphics"}  # distributions split off tkinter and turtle
 INSTALLED = importlib.util.find_spec(encoder.PACKAGE) is not None
@@ -186,7 +197,7 @@ def test_shipped_encoder_has_the_same_states() -> None:
 def test_prepared_folder_is_a_plain_checkpoint(
     tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("niwaki.demo.read_rows", lambda: rows)
+    monkeypatch.setattr("niwaki.run.demo.read_rows", lambda: rows)
     folder, train, evaluation = prepare(tmp_path / "demo")
     assert read_table(str(train)).rows + read_table(str(evaluation)).rows > 0.9 * len(rows)
     model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(AREAS))

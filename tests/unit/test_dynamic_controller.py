@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import niwaki
+from niwaki.adapters import effective_weight, masks_of, remove_masks_
 from niwaki.anatomy import linears_of, sites_of, weight_of
-from niwaki.dynamic import restore_controller_, save_controller
-from niwaki.dynamic.history import read_history, summary, write_history
-from niwaki.lora import effective_weight, masks_of, release_
 from niwaki.masks import MaskedLinear
+from niwaki.methods.dynamic import restore_controller_, save_controller
+from niwaki.methods.dynamic.history import read_history, summary, write_history
 from niwaki.surgery import cut_
 from tiny import batches, logits, tiny, with_lora
 
@@ -43,7 +43,7 @@ def dense_gradients(model, data):
     """What full fine-tuning would see at the same point: each effective weight as a parameter of its own."""
     plain = copy.deepcopy(model)
     plain = niwaki.merge_(plain)
-    release_(plain)
+    remove_masks_(plain)
     plain.train(model.training)
     for parameter in plain.parameters():
         parameter.requires_grad_(True)
@@ -286,7 +286,7 @@ def test_lora_gives_the_pretrained_value_back():
     controller.finish()
     for linear in linears_of(model):
         mask = controller.masks[linear.name]
-        dense = weight_of(linear.module) + niwaki.lora.dense_weight(linear.module) - weight_of(linear.module)
+        dense = weight_of(linear.module) + niwaki.adapters.dense_weight(linear.module) - weight_of(linear.module)
         torch.testing.assert_close(effective_weight(linear.module)[mask], dense[mask])
 
 
@@ -374,7 +374,7 @@ def test_the_history_reads_back_and_sums_up(tmp_path):
 
 def test_pictures_are_drawn(tmp_path):
     pytest.importorskip("matplotlib")
-    from niwaki.dynamic import write_training
+    from niwaki.methods.dynamic import write_training
 
     model = with_lora(tiny())
     controller, optimizer = start(model)

@@ -7,7 +7,7 @@ import torch
 
 import niwaki
 from niwaki.anatomy import linears_of, weight_of
-from niwaki.dynamic.optimizer_state import Ages, clear_, statement
+from niwaki.methods.dynamic.optimizer_state import Ages, clear_, statement
 from tiny import batches, tiny
 
 GROWN = torch.tensor([[True, False, True], [False, False, False]])

@@ -6,8 +6,8 @@ import pytest
 
 import niwaki
 from niwaki.config.dynamic import FRACTIONS, SCHEDULES
-from niwaki.dynamic import plan_schedule
-from niwaki.dynamic.schedules import SHARES, SPARSITIES
+from niwaki.methods.dynamic import plan_schedule
+from niwaki.methods.dynamic.schedules import SHARES, SPARSITIES
 
 
 def test_names_are_the_configured_ones():
@@ -54,7 +54,7 @@ def test_numbers_above_one_are_steps():
 
 def test_nothing_is_replaced_where_nothing_grows():
     schedule = plan_schedule(niwaki.Dynamic(sparsity=0.5, interval=5, grow="none"), 100)
-    assert not any(schedule.share(t) for t in schedule.updates)
+    assert not any(schedule.replaced(t) for t in schedule.updates)
 
 
 def test_a_target_that_is_not_reached_says_the_steps_needed():

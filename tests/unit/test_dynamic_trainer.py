@@ -10,10 +10,10 @@ import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
 import niwaki
+from niwaki.adapters import masks_of
 from niwaki.anatomy import linears_of, weight_of
-from niwaki.dynamic.callback import DynamicSparsity
-from niwaki.lora import masks_of
 from niwaki.masks import MaskedLinear
+from niwaki.methods.dynamic.callback import DynamicSparsity
 from tiny import batches, logits, tiny, with_lora
 
 OPTIONS = {"sparsity": 0.6, "interval": 2, "window": 2, "reach": 0.5, "stop": 0.8, "quiet": True}
@@ -126,7 +126,7 @@ def test_the_best_model_has_reached_the_target(tmp_path, lora):
     assert callback.controller.zeros == round(0.6 * callback.controller.total)
     for linear in linears_of(run.model):
         mask = callback.controller.masks[linear.name]
-        assert (niwaki.lora.effective_weight(linear.module)[~mask] == 0).all()
+        assert (niwaki.adapters.effective_weight(linear.module)[~mask] == 0).all()
 
 
 def test_early_stopping_waits_for_the_target(tmp_path):

@@ -18,12 +18,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 import niwaki
 from helpers_text import tiny_tokenizer
 from niwaki import export
+from niwaki.adapters import merge_
 from niwaki.anatomy import sites_of
 from niwaki.checkpoint import shapes_of
 from niwaki.export import export_merged, export_onnx, export_remote_code
-from niwaki.lora import merge_
-from niwaki.modeling_niwaki import EmptyAttention, PrunedForSequenceClassification
 from niwaki.surgery import cut_
+from niwaki.surgery.modeling_niwaki import EmptyAttention, PrunedForSequenceClassification
 from tiny import batches, configs, logits, tiny, with_lora
 
 

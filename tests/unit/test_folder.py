@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import niwaki
-from niwaki.folder import atomic_folder
+from niwaki.checkpoint.folder import atomic_folder
 from tiny import tiny
 
 

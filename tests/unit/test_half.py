@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import niwaki.half
-from niwaki.half import half_in_float32
+import niwaki.numerics.half
+from niwaki.numerics.half import half_in_float32
 from tiny import batches, tiny
 
 HALF = [torch.bfloat16, torch.float16]
@@ -15,7 +15,7 @@ HALF = [torch.bfloat16, torch.float16]
 
 @pytest.fixture
 def without_kernels(monkeypatch):
-    monkeypatch.setattr(niwaki.half, "_has_kernels", lambda dtype: False)
+    monkeypatch.setattr(niwaki.numerics.half, "_has_kernels", lambda dtype: False)
 
 
 def parts(dtype, shape: tuple[int, ...] = (2, 5, 8)):
@@ -66,7 +66,7 @@ def test_a_frozen_weight_keeps_no_input_and_nothing_in_float32():
 
 @pytest.mark.usefixtures("without_kernels")
 def test_float32_and_what_stands_outside_are_left_alone(monkeypatch):
-    monkeypatch.setattr(niwaki.half, "_linear", pytest.fail)
+    monkeypatch.setattr(niwaki.numerics.half, "_linear", pytest.fail)
     (x, w, b), _ = parts(torch.float32)
     with half_in_float32():
         F.linear(x, w, bias=b)
@@ -75,8 +75,8 @@ def test_float32_and_what_stands_outside_are_left_alone(monkeypatch):
 
 
 def test_a_processor_with_kernels_uses_them(monkeypatch):
-    monkeypatch.setattr(niwaki.half, "_has_kernels", lambda dtype: True)
-    monkeypatch.setattr(niwaki.half, "_linear", pytest.fail)
+    monkeypatch.setattr(niwaki.numerics.half, "_has_kernels", lambda dtype: True)
+    monkeypatch.setattr(niwaki.numerics.half, "_linear", pytest.fail)
     (x, w, b), _ = parts(torch.bfloat16)
     with half_in_float32():
         F.linear(x, w, b)
@@ -87,7 +87,7 @@ def test_a_model_says_the_same(family, monkeypatch):
     model, batch = tiny(family).bfloat16(), batches(count=1, family=family)[0]
     found = []
     for kernels in (True, False):
-        monkeypatch.setattr(niwaki.half, "_has_kernels", lambda dtype, kernels=kernels: kernels)
+        monkeypatch.setattr(niwaki.numerics.half, "_has_kernels", lambda dtype, kernels=kernels: kernels)
         with torch.no_grad(), half_in_float32():
             found.append(model(**batch).logits.float())
     assert torch.allclose(*found, atol=0.05)

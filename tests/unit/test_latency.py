@@ -49,12 +49,14 @@ def test_a_plan_is_corrected_until_the_measured_ratio_fits(monkeypatch, bias):
     units = {site.name: site.units for site in sites_of(model)}
     costs = {name: torch.arange(n + 1).double() * (6 if "attention" in name else 1) for name, n in units.items()}
     table = LatencyTable(costs, 20.0)
-    monkeypatch.setattr("niwaki.budget.latency_table", lambda *_: table)
+    monkeypatch.setattr("niwaki.allocation.budget.latency_table", lambda *_: table)
 
     def milliseconds(model):
         return 20.0 + bias * sum(float(costs[site.name][site.units]) for site in sites_of(model))
 
-    monkeypatch.setattr("niwaki.prune.speedup", lambda dense, pruned, *_: milliseconds(dense) / milliseconds(pruned))
+    monkeypatch.setattr(
+        "niwaki.methods.structured.speedup", lambda dense, pruned, *_: milliseconds(dense) / milliseconds(pruned)
+    )
     dense = milliseconds(model)
     result = niwaki.prune_(model, niwaki.Structured(latency=0.6), batches())
     assert result.kind == "latency"
@@ -67,10 +69,10 @@ def test_a_latency_that_cannot_be_met_is_refused_or_said(monkeypatch):
     model = tiny()
     units = {site.name: site.units for site in sites_of(model)}
     table = LatencyTable({name: torch.arange(n + 1).double() for name, n in units.items()}, 100.0)
-    monkeypatch.setattr("niwaki.budget.latency_table", lambda *_: table)
+    monkeypatch.setattr("niwaki.allocation.budget.latency_table", lambda *_: table)
     with pytest.raises(niwaki.RequestError, match=r"latency must be at least 0\.\d+"):
         niwaki.prune_(model, niwaki.Structured(latency=0.1), batches())
-    monkeypatch.setattr("niwaki.prune.speedup", lambda *_: 1.0)
+    monkeypatch.setattr("niwaki.methods.structured.speedup", lambda *_: 1.0)
     result = niwaki.prune_(model, niwaki.Structured(latency=0.7), batches())
     assert "0.7" in result.warnings[0]
     assert "1.000" in result.warnings[0]

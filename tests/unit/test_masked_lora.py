@@ -9,15 +9,15 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 import niwaki
+from niwaki.adapters import apply_mask_, effective_weight, mask_of, masks_of, remove_masks_, set_effective_weight_
 from niwaki.anatomy import linears_of, weight_of
-from niwaki.lora import effective_weight, hold_, mask_of, masks_of, release_, set_effective_weight_
 from tiny import batches, logits, tiny, with_lora
 
 
 def masked(model, seed=0):
     generator = torch.Generator().manual_seed(seed)
     for linear in linears_of(model):
-        hold_(linear.module, torch.rand(linear.shape, generator=generator) < 0.4)
+        apply_mask_(linear.module, torch.rand(linear.shape, generator=generator) < 0.4)
     return model
 
 
@@ -40,7 +40,7 @@ def test_merge_is_the_forward_pass_and_loses_no_zero(options, safe):
     torch.testing.assert_close(logits(merged, batch), before, rtol=0, atol=1e-5)
     for linear in linears_of(merged):
         assert (weight_of(linear.module)[~masks[linear.name]] == 0).all()
-    release_(merged)
+    remove_masks_(merged)
     assert all(type(linear.module) is torch.nn.Linear for linear in linears_of(merged))
     torch.testing.assert_close(logits(merged, batch), before, rtol=0, atol=1e-5)
 
@@ -110,7 +110,7 @@ def test_dropout_is_that_of_peft_where_nothing_is_masked():
     plain = with_lora(tiny(), lora_dropout=0.3).train()
     held = copy.deepcopy(plain)
     for linear in linears_of(held):
-        hold_(linear.module, torch.ones(linear.shape, dtype=torch.bool))
+        apply_mask_(linear.module, torch.ones(linear.shape, dtype=torch.bool))
     batch = batches()[0]
     found = []
     for model in (plain, held):
@@ -168,11 +168,11 @@ def test_an_effective_weight_is_written_under_the_mask_only():
 
 def test_what_cannot_hold_a_mask_is_refused():
     with pytest.raises(niwaki.RequestError, match="shape"):
-        hold_(torch.nn.Linear(3, 4), torch.ones(3, 4, dtype=torch.bool))
+        apply_mask_(torch.nn.Linear(3, 4), torch.ones(3, 4, dtype=torch.bool))
     dora = get_peft_model(tiny(), LoraConfig(target_modules=["q_lin"], use_dora=True))
     layer = dora.base_model.model.distilbert.transformer.layer[0].attention.q_lin
     with pytest.raises(niwaki.RequestError, match="variant"):
-        hold_(layer, torch.ones(32, 32, dtype=torch.bool))
+        apply_mask_(layer, torch.ones(32, 32, dtype=torch.bool))
     model = with_lora(tiny())
     model.merge_adapter()
     with pytest.raises(niwaki.RequestError, match="unmerge"):

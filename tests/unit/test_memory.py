@@ -8,7 +8,7 @@ import torch
 import niwaki
 from niwaki.config import DynamicTraining, Finetune, LayerAdaptive, Structured
 from niwaki.config.fields import bytes_of
-from niwaki.memory import backward_bytes, check_memory, needed, weight_bytes
+from niwaki.run.memory import backward_bytes, check_memory, needed, weight_bytes
 from tiny import batches, tiny, with_lora
 
 STAGES = [

@@ -10,11 +10,11 @@ from transformers import AutoConfig, LlamaForCausalLM
 
 import niwaki
 from niwaki.anatomy import linears_of, sites_of
-from niwaki.modeling_mobilellm import MobileLLMConfig, MobileLLMForCausalLM
-from niwaki.observe import Need, observe
-from niwaki.observe_linears import WeightNeed, observe_linears
-from niwaki.observe_moments import input_moments
-from niwaki.observe_tokens import token_weights
+from niwaki.anatomy.modeling_mobilellm import MobileLLMConfig, MobileLLMForCausalLM
+from niwaki.observe.linears import WeightNeed, observe_linears
+from niwaki.observe.moments import input_moments
+from niwaki.observe.tokens import token_weights
+from niwaki.observe.units import Need, observe
 from tiny import batches, logits, tiny
 
 PUBLISHED = {

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from helpers_text import letter_tokenizer
+from niwaki.data.questions import Question, read_questions
 from niwaki.errors import RequestError, WorkError
 from niwaki.evaluate import (
     Mean,
@@ -23,7 +24,6 @@ from niwaki.evaluate import (
     log_likelihoods,
     multiple_choice,
 )
-from niwaki.questions import Question, read_questions
 from tiny import tiny
 
 WORDS = ("a", "the", "moth", "cat", "that", "sat", "on", "hat", "an", "apple")

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from niwaki.data.questions import Question, read_questions
 from niwaki.errors import RequestError
-from niwaki.questions import Question, read_questions
 
 
 def questions(tmp_path, *rows, limit=None):

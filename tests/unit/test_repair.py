@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import niwaki
+from niwaki.adapters import effective_weight
 from niwaki.anatomy import linears_of, sites_of
 from niwaki.errors import WorkError
-from niwaki.lora import effective_weight
-from niwaki.repair import refit_
-from niwaki.repair.bottom_up import DAMPING, Sums, optimum
-from niwaki.solve import damp
+from niwaki.numerics.solve import damp
+from niwaki.repair.refit import refit_
+from niwaki.repair.sequential_least_squares import DAMPING, Sums, optimum
 from niwaki.surgery import cut_
 from tiny import batches, logits, tiny, with_lora
 

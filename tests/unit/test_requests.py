@@ -17,8 +17,8 @@ from transformers import (
 )
 
 import niwaki
+from niwaki.allocation.budget import budget_of
 from niwaki.anatomy import sites_of
-from niwaki.budget import budget_of
 from niwaki.config import Demo, Recipe, Scoring, read_recipe, recipe_from_dict, recipe_to_dict, write_recipe
 from niwaki.surgery import cut_
 from tiny import batches, configs, tiny, with_lora

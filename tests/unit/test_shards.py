@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 
 import niwaki
 from niwaki import checkpoint
+from niwaki.adapters import masks_of
 from niwaki.checkpoint import INDEX, weight_files
 from niwaki.export import export_remote_code
-from niwaki.lora import masks_of
 from tiny import batches, logits, tiny, with_lora
 
 SMALL = "20KB"

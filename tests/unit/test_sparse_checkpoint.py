@@ -11,9 +11,9 @@ from safetensors import safe_open
 from transformers import AutoModelForSequenceClassification
 
 import niwaki
+from niwaki.adapters import masks_of
 from niwaki.anatomy import linears_of
 from niwaki.checkpoint import write_adapter
-from niwaki.lora import masks_of
 from tiny import batches, configs, logits, tiny, with_lora
 
 

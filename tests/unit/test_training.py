@@ -10,10 +10,10 @@ import torch
 from peft import PeftModel
 
 import niwaki
+from niwaki.adapters import attach_lora
 from niwaki.errors import WorkError
-from niwaki.lora import attach_lora
-from niwaki.repair import task_loss, train_
-from niwaki.repair.recover import distillation_loss
+from niwaki.train.loop import task_loss, train_
+from niwaki.train.recover import distillation_loss
 from tiny import batches, configs, decoders, logits, tiny, with_lora
 
 

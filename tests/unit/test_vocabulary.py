@@ -25,7 +25,7 @@ from transformers import (
 
 import niwaki
 from helpers_tokenizers import KINDS, sentences, tokenizer_of
-from niwaki.vocabulary import retokenised
+from niwaki.methods.vocabulary import retokenised
 
 FALLS_BACK = ("byte-level", "whole words first", "byte fallback", "unigram, bytes")
 many = functools.partial(settings, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -1,4 +1,4 @@
-"""A budget of zeros -> the zeros of every linear, exactly. Each rule has the signature `rule(shares, zeros, power)`.
+"""A budget of zeros -> the zeros of every linear, exactly. Each rule has the signature `rule(profiles, zeros, power)`.
 
 Rules that give a shape are made exact by water-filling: every ratio is the shape times one factor, held in its
 bounds, the factor such that the parameter-weighted sum is the budget; then whole weights, by largest remainder.
@@ -26,7 +26,7 @@ OWL_RANGE = 0.08
 
 
 @dataclass(frozen=True)
-class Share:
+class LinearProfile:
     """What a rule knows of one linear: its shape, bounds of its ratio, importance, weight scores, and loss curve.
 
     `scores` is `[out, in]`, higher where zeroing hurts more; `weights` the effective weight; `curve` pairs of
@@ -55,17 +55,17 @@ class Share:
         return int(np.floor(round(self.high * self.size, 6)))
 
 
-Shares = dict[str, Share]
+Profiles = dict[str, LinearProfile]
 
 
-def check_budget(shares: Shares, zeros: int) -> None:
+def check_budget(profiles: Profiles, zeros: int) -> None:
     """Refuse a budget that the bounds cannot meet.
 
     Raises:
         RequestError: with the range of sparsity that they can.
     """
-    total = sum(share.size for share in shares.values())
-    least, most = (sum(getattr(share, end) for share in shares.values()) for end in ("fewest", "most"))
+    total = sum(profile.size for profile in profiles.values())
+    least, most = (sum(getattr(profile, end) for profile in profiles.values()) for end in ("fewest", "most"))
     if not least <= zeros <= most:
         raise RequestError(
             f"sparsity must be {least / total:.4f} to {most / total:.4f} with min_sparsity and max_sparsity as asked, "
@@ -99,34 +99,37 @@ def water_fill(shape: np.ndarray, sizes: np.ndarray, low: np.ndarray, high: np.n
     return ratios(kinks[index - 1] + part * (kinks[index] - kinks[index - 1]))
 
 
-def whole(ratios: np.ndarray, shares: Shares, zeros: int) -> dict[str, int]:
+def whole(ratios: np.ndarray, profiles: Profiles, zeros: int) -> dict[str, int]:
     """Whole numbers of zeros near `ratio * size`, in their bounds, with exactly `zeros` in all."""
-    names = list(shares)
-    wanted = {name: float(ratio) * shares[name].size for name, ratio in zip(names, ratios, strict=True)}
-    counts = {name: min(max(int(np.floor(wanted[name])), shares[name].fewest), shares[name].most) for name in names}
+    names = list(profiles)
+    wanted = {name: float(ratio) * profiles[name].size for name, ratio in zip(names, ratios, strict=True)}
+    counts = {name: min(max(int(np.floor(wanted[name])), profiles[name].fewest), profiles[name].most) for name in names}
     left = zeros - sum(counts.values())
     step = 1 if left > 0 else -1
     while left:
         order = sorted(names, key=lambda name: step * (counts[name] - wanted[name]))
         for name in order:
-            limit = shares[name].most if step > 0 else shares[name].fewest
+            limit = profiles[name].most if step > 0 else profiles[name].fewest
             if left and counts[name] != limit:
                 counts[name] += step
                 left -= step
     return counts
 
 
-def _filled(shape: np.ndarray, shares: Shares, zeros: int) -> dict[str, int]:
-    sizes, low, high = (
-        np.array([getattr(share, key) for share in shares.values()], dtype=float) for key in ("size", "low", "high")
-    )
-    return whole(water_fill(shape, sizes, low, high, float(zeros)), shares, zeros)
+def _column(profiles: Profiles, key: str) -> np.ndarray:
+    """One number of every linear, in order."""
+    return np.array([getattr(profile, key) for profile in profiles.values()], dtype=float)
 
 
-def uniform(shares: Shares, zeros: int, power: float) -> dict[str, int]:
+def _filled(shape: np.ndarray, profiles: Profiles, zeros: int) -> dict[str, int]:
+    sizes, low, high = (_column(profiles, key) for key in ("size", "low", "high"))
+    return whole(water_fill(shape, sizes, low, high, float(zeros)), profiles, zeros)
+
+
+def uniform(profiles: Profiles, zeros: int, power: float) -> dict[str, int]:
     """The same ratio everywhere."""
     del power
-    return _filled(np.ones(len(shares)), shares, zeros)
+    return _filled(np.ones(len(profiles)), profiles, zeros)
 
 
 def inverse_shape(importances: np.ndarray, power: float) -> np.ndarray:
@@ -137,62 +140,62 @@ def inverse_shape(importances: np.ndarray, power: float) -> np.ndarray:
     return 1 - (importances / largest) ** power
 
 
-def inverse_importance(shares: Shares, zeros: int, power: float) -> dict[str, int]:
+def inverse_importance(profiles: Profiles, zeros: int, power: float) -> dict[str, int]:
     """The seed's formula, exact: the less important, the more zeros."""
-    importances = np.array([share.importance for share in shares.values()], dtype=float)
-    return _filled(inverse_shape(importances, power), shares, zeros)
+    importances = _column(profiles, "importance")
+    return _filled(inverse_shape(importances, power), profiles, zeros)
 
 
-def erk(shares: Shares, zeros: int, power: float) -> dict[str, int]:
+def erk(profiles: Profiles, zeros: int, power: float) -> dict[str, int]:
     """Densities in proportion to (out + in) / (out * in)."""
     del power
-    sizes = np.array([share.size for share in shares.values()], dtype=float)
-    raw = np.array([sum(share.shape) / share.size for share in shares.values()])
-    low, high = (np.array([getattr(share, end) for share in shares.values()], dtype=float) for end in ("low", "high"))
+    sizes = _column(profiles, "size")
+    raw = np.array([sum(profile.shape) / profile.size for profile in profiles.values()])
+    low, high = _column(profiles, "low"), _column(profiles, "high")
     density = water_fill(raw, sizes, 1 - high, 1 - low, sizes.sum() - zeros)
-    return whole(1 - density, shares, zeros)
+    return whole(1 - density, profiles, zeros)
 
 
-def owl(shares: Shares, zeros: int, power: float) -> dict[str, int]:
+def owl(profiles: Profiles, zeros: int, power: float) -> dict[str, int]:
     """Ratios within 0.08 of the mean, by importance (the share of outliers)."""
     del power
-    importances = np.array([share.importance for share in shares.values()], dtype=float)
-    sizes = np.array([share.size for share in shares.values()], dtype=float)
+    importances = _column(profiles, "importance")
+    sizes = _column(profiles, "size")
     away = importances.mean() - importances
     away = OWL_RANGE * away / max(float(np.abs(away).max()), 1e-300)
-    low, high = (np.array([getattr(share, end) for share in shares.values()], dtype=float) for end in ("low", "high"))
+    low, high = _column(profiles, "low"), _column(profiles, "high")
     below, above = -2.0, 2.0
     for _ in range(100):
         middle = (below + above) / 2
         spent = np.clip(middle + away, low, high) @ sizes
         below, above = (middle, above) if spent < zeros else (below, middle)
-    return whole(np.clip(above + away, low, high), shares, zeros)
+    return whole(np.clip(above + away, low, high), profiles, zeros)
 
 
-def global_weights(shares: Shares, zeros: int, power: float) -> dict[str, int]:
+def global_weights(profiles: Profiles, zeros: int, power: float) -> dict[str, int]:
     """One threshold: the weights with the lowest scores of all linears go."""
     del power
-    scores = {name: torch.as_tensor(share.scores).double().flatten() for name, share in shares.items()}
-    return _lowest(scores, shares, zeros)
+    scores = {name: torch.as_tensor(profile.scores).double().flatten() for name, profile in profiles.items()}
+    return _lowest(scores, profiles, zeros)
 
 
-def lamp(shares: Shares, zeros: int, power: float) -> dict[str, int]:
+def lamp(profiles: Profiles, zeros: int, power: float) -> dict[str, int]:
     """One threshold over the squared weight relative to those of its linear that are not smaller."""
     del power
     scores = {}
-    for name, share in shares.items():
-        squares = torch.as_tensor(share.weights).double().square().flatten().sort().values
+    for name, profile in profiles.items():
+        squares = torch.as_tensor(profile.weights).double().square().flatten().sort().values
         scores[name] = squares / squares.flip(0).cumsum(0).flip(0).clamp_min(1e-300)
-    return _lowest(scores, shares, zeros)
+    return _lowest(scores, profiles, zeros)
 
 
-def _lowest(scores: dict[str, Tensor], shares: Shares, zeros: int) -> dict[str, int]:
+def _lowest(scores: dict[str, Tensor], profiles: Profiles, zeros: int) -> dict[str, int]:
     """How many of each linear are among the lowest; those that the bounds decide do not compete."""
-    names, counts, open_scores, owners = list(shares), {}, [], []
+    names, counts, open_scores, owners = list(profiles), {}, [], []
     for number, name in enumerate(names):
-        share = shares[name]
-        counts[name] = share.fewest
-        found = scores[name].sort(stable=True).values[share.fewest : share.most]
+        profile = profiles[name]
+        counts[name] = profile.fewest
+        found = scores[name].sort(stable=True).values[profile.fewest : profile.most]
         open_scores.append(found)
         owners.append(torch.full((len(found),), number))
     left = zeros - sum(counts.values())
@@ -202,30 +205,30 @@ def _lowest(scores: dict[str, Tensor], shares: Shares, zeros: int) -> dict[str, 
     return counts
 
 
-def search(shares: Shares, zeros: int, power: float) -> dict[str, int]:
+def search(profiles: Profiles, zeros: int, power: float) -> dict[str, int]:
     """The least sum of the measured losses: linears are filled in order of loss per zero."""
     del power
     grid = np.linspace(0, 1, 1001)
     steps: list[tuple[float, str, float]] = []
-    for name, share in shares.items():
-        at, loss = (np.array(column) for column in zip(*share.curve, strict=True))
+    for name, profile in profiles.items():
+        at, loss = (np.array(column) for column in zip(*profile.curve, strict=True))
         # The root of a loss that is quadratic in the error is close to linear between measured points.
         fine = np.interp(grid, at, np.sqrt(np.maximum(loss, 0))) ** 2
-        slopes = np.maximum.accumulate(np.diff(fine)) / share.size
+        slopes = np.maximum.accumulate(np.diff(fine)) / profile.size
         for start, end, slope in zip(grid, grid[1:], slopes, strict=False):
-            inside = min(end, share.high) - max(start, share.low)
+            inside = min(end, profile.high) - max(start, profile.low)
             if inside > 0:
                 steps.append((float(slope), name, inside))
-    ratios = {name: share.low for name, share in shares.items()}
-    left = zeros - sum(ratio * shares[name].size for name, ratio in ratios.items())
+    ratios = {name: profile.low for name, profile in profiles.items()}
+    left = zeros - sum(ratio * profiles[name].size for name, ratio in ratios.items())
     for _, name, inside in sorted(steps, key=lambda step: step[0]):
-        taken = max(0.0, min(inside, left / shares[name].size))
+        taken = max(0.0, min(inside, left / profiles[name].size))
         ratios[name] += taken
-        left -= taken * shares[name].size
-    return whole(np.array(list(ratios.values())), shares, zeros)
+        left -= taken * profiles[name].size
+    return whole(np.array(list(ratios.values())), profiles, zeros)
 
 
-SPARSITY_ALLOCATORS: dict[str, Callable[[Shares, int, float], dict[str, int]]] = {
+SPARSITY_ALLOCATORS: dict[str, Callable[[Profiles, int, float], dict[str, int]]] = {
     "inverse-importance": inverse_importance,
     "uniform": uniform,
     "global": global_weights,

@@ -23,14 +23,14 @@ LAYER = ""
 class Reads:
     """A projection into the units of a site, and how its rows belong to them.
 
-    `runs` has one letter for each run of rows: `q` (the query heads of a unit), `k` and `v` (its key and value head),
+    `order` has one letter for each run of rows: `q` (the query heads of a unit), `k` and `v` (its key and value head),
     `n` (a neuron). A run holds the rows of all units; runs follow one another. With `by_unit` all runs of a unit do.
     `part` is the projection's name.
     """
 
     part: str
     path: str
-    runs: str
+    order: str
     by_unit: bool = False
 
 

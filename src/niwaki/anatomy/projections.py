@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from niwaki.anatomy.families import Reads
 from niwaki.errors import RequestError
-from niwaki.layout import is_transposed, turned
+from niwaki.numerics.layout import is_transposed, to_out_in
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ def projection(
         RequestError: rows that are not those of the units.
     """
     module = layer.get_submodule(reads.path)
-    sizes = [widths[letter] for letter in reads.runs]
+    sizes = [widths[letter] for letter in reads.order]
     shared = torch.arange(0)
     if reads.by_unit:
         rows = torch.arange(units * sum(sizes)).reshape(units, sum(sizes))
@@ -75,7 +75,7 @@ def weight_of(linear: nn.Module) -> Tensor:
 
     What is written into it in place is written into the parameter.
     """
-    return turned(linear, cast(nn.Parameter, getattr(linear, "base_layer", linear).weight))
+    return to_out_in(linear, cast(nn.Parameter, getattr(linear, "base_layer", linear).weight))
 
 
 def check_linear(linear: nn.Module, name: str) -> None:

@@ -181,9 +181,9 @@ def _site(kind: Kind, index: int, layer: nn.Module, model: PreTrainedModel, unit
 
 def _groups(reads: tuple[Reads, ...], layer: nn.Module, queries: int, head: int) -> int:
     """Key/value heads of a layer as it stands: what its keys have rows for."""
-    read = next(read for read in reads if "k" in read.runs)
+    read = next(read for read in reads if "k" in read.order)
     rows = weight_of(layer.get_submodule(read.path)).shape[0] // head
-    return (rows - queries * read.runs.count("q")) // sum(read.runs.count(letter) for letter in "kv")
+    return (rows - queries * read.order.count("q")) // sum(read.order.count(letter) for letter in "kv")
 
 
 def head_width(model: PreTrainedModel) -> int:

@@ -14,8 +14,8 @@ from niwaki.checkpoint.hook import METHOD, forget_
 from niwaki.checkpoint.library import quiet
 from niwaki.checkpoint.masks import write_masks
 from niwaki.checkpoint.read import load, load_tokenizer, loads_language_model, new_parameters
-from niwaki.checkpoint.shapes import shapes_of
 from niwaki.checkpoint.write import SHARD, merged, save, write_adapter, write_model
+from niwaki.surgery.shapes import shapes_of
 
 __all__ = [
     "INDEX",

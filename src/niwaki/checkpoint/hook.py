@@ -16,9 +16,9 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from niwaki.anatomy import weight_of
-from niwaki.checkpoint.shapes import apply_shapes_
 from niwaki.masks import MaskedLinear, mask_linear_, unpack
-from niwaki.modeling_niwaki import EmptyAttention
+from niwaki.surgery.modeling_niwaki import EmptyAttention
+from niwaki.surgery.shapes import apply_shapes_
 
 METHOD = "niwaki"
 """Name of the quantizer hook, and key of the table in the config of a remote-code export."""

@@ -28,7 +28,7 @@ def write_held(folder: Path, held: dict[str, MaskedLinear]) -> None:
     save_file({name: linear.bits for name, linear in held.items()}, folder / MASKS)
 
 
-def hold_masks_(model: PreTrainedModel, folder: Path) -> None:
+def apply_saved_masks_(model: PreTrainedModel, folder: Path) -> None:
     """Hold the masks that were written beside a model."""
     if not (folder / MASKS).is_file():
         return

@@ -20,15 +20,15 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from niwaki.adapters import check_adapter, mask_adapters_
 from niwaki.anatomy import FAMILIES, family_of, unwrap
+from niwaki.anatomy.modeling_mobilellm import MODEL_TYPE, MobileLLMConfig, MobileLLMForCausalLM
 from niwaki.checkpoint.files import INDEX, weight_files
 from niwaki.checkpoint.hook import METHOD, forget_
 from niwaki.checkpoint.library import UNREADABLE, line, quiet
-from niwaki.checkpoint.masks import MASKS, hold_masks_
+from niwaki.checkpoint.masks import MASKS, apply_saved_masks_
 from niwaki.config import DTYPES
 from niwaki.errors import RequestError, check_choice
-from niwaki.lora import check_adapter, mask_adapters_
-from niwaki.modeling_mobilellm import MODEL_TYPE, MobileLLMConfig, MobileLLMForCausalLM
 
 
 def load(
@@ -122,7 +122,7 @@ def _load_plain(name: str, options: dict[str, Any], dtype: str) -> PreTrainedMod
             )
             if dtype == "auto" and model.dtype != torch.bfloat16:
                 model = model.float()  # float16 is for GPUs: its range is too small for sums
-            hold_masks_(model, Path(name))
+            apply_saved_masks_(model, Path(name))
     except RequestError:
         raise
     except UNREADABLE as error:
@@ -229,7 +229,7 @@ def _load_adapter(folder: Path, base_model: str | None, dtype: str) -> PeftModel
             warnings.filterwarnings("ignore", "Initializing zero-element tensors is a no-op")
             # PEFT asks Transformers by the old name.
             warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
-            hold_masks_(base, folder)
+            apply_saved_masks_(base, folder)
             model = PeftModel.from_pretrained(base, str(folder))
         if (folder / MASKS).is_file():
             mask_adapters_(model)

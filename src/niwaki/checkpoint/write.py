@@ -12,16 +12,16 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from niwaki.adapters import merge_
 from niwaki.anatomy import family_of, head_width, heads_of_unit, unwrap
 from niwaki.checkpoint.files import INDEX, weight_files
+from niwaki.checkpoint.folder import atomic_folder
 from niwaki.checkpoint.hook import OWN_KEYS, ShapesConfig, forget_
 from niwaki.checkpoint.library import UNREADABLE, quiet
 from niwaki.checkpoint.masks import write_held
-from niwaki.checkpoint.shapes import shapes_of
-from niwaki.folder import atomic_folder
-from niwaki.layout import turned
-from niwaki.lora import merge_
 from niwaki.masks import MaskedLinear, pack
+from niwaki.numerics.layout import to_out_in
+from niwaki.surgery.shapes import shapes_of
 
 SHARD = "5GB"
 """Size of a file of weights at most."""
@@ -120,7 +120,7 @@ def _pack_files(folder: Path, held: dict[str, MaskedLinear]) -> None:
         tensors = load_file(path)
         for name, linear in held.items():
             if f"{name}.weight" in tensors:
-                bits, values = pack(turned(linear, tensors.pop(f"{name}.weight")), linear.mask.cpu())
+                bits, values = pack(to_out_in(linear, tensors.pop(f"{name}.weight")), linear.mask.cpu())
                 tensors |= {f"{name}.bitmask": bits, f"{name}.values": values}
         save_file(tensors, path, metadata={"format": "pt"})
         places |= dict.fromkeys(tensors, path.name)

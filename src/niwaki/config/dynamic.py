@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from niwaki.config.fields import check_above_zero, check_at_least, check_seed, check_sparsity, option, required
 from niwaki.config.layer_adaptive import SPARSITY_ALLOCATIONS
+from niwaki.config.patterns import NByM, Pattern, parse_pattern
 from niwaki.errors import RequestError, check_choice
-from niwaki.masks import NByM, Pattern, parse_pattern
 
 SCHEDULES = ("cubic", "linear", "constant")
 FRACTIONS = ("cosine", "constant", "inverse-power")

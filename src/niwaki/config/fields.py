@@ -6,8 +6,8 @@ import dataclasses
 import re
 from typing import Any
 
+from niwaki.config.patterns import NByM
 from niwaki.errors import RequestError
-from niwaki.masks import NByM
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}

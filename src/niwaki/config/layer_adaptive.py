@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from niwaki.config.fields import check_above_zero, check_at_least, check_seed, check_sparsity, option, required
+from niwaki.config.patterns import NByM, Pattern, parse_pattern
 from niwaki.errors import RequestError, check_choice
-from niwaki.masks import NByM, Pattern, parse_pattern
 
 LAYER_SCORES = (
     "output-gradient",

@@ -19,7 +19,7 @@ from torch import nn
 from niwaki.anatomy import evaluation_mode, longest_input
 from niwaki.errors import RequestError, WorkError
 from niwaki.evaluate.multiple_choice import Mean
-from niwaki.half import half_in_float32
+from niwaki.numerics.half import half_in_float32
 
 PACKAGE = "lm_eval"
 BOOTSTRAP = 1000

@@ -26,10 +26,10 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LinearRegression
 from torch import Tensor, nn
 
+from niwaki.adapters import merge_
 from niwaki.anatomy import Site, evaluation_mode, first_layer_call, layers_of, sites_of, unwrap
 from niwaki.evaluate.latency import random_inputs, seconds_of
 from niwaki.evaluate.machine import cpu_name
-from niwaki.lora import merge_
 from niwaki.surgery import cut_
 
 ROUNDS = 16

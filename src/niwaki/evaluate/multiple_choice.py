@@ -20,9 +20,9 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from niwaki.anatomy import evaluation_mode, longest_input
+from niwaki.data.questions import Question
 from niwaki.errors import RequestError, WorkError
-from niwaki.half import half_in_float32
-from niwaki.questions import Question
+from niwaki.numerics.half import half_in_float32
 
 Pair = tuple[list[int], list[int]]
 """The tokens of a prompt, and those of what follows it."""

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from niwaki.anatomy import evaluation_mode, with_labels
 from niwaki.errors import RequestError, WorkError
-from niwaki.half import half_in_float32
+from niwaki.numerics.half import half_in_float32
 
 LANGUAGE_METRICS = ("perplexity", "nats_per_token", "bits_per_token")
 

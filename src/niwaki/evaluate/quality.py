@@ -16,7 +16,7 @@ from tqdm import tqdm
 from niwaki.anatomy import evaluation_mode, is_language_model, is_regression
 from niwaki.errors import RequestError, WorkError, check_choice
 from niwaki.evaluate.perplexity import LANGUAGE_METRICS, perplexity
-from niwaki.half import half_in_float32
+from niwaki.numerics.half import half_in_float32
 
 CLASS_METRICS = ("accuracy", "f1", "matthews_correlation")
 NUMBER_METRICS = ("pearson", "spearman")

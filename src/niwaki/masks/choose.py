@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from niwaki.config.patterns import Block, NByM, Pattern
 from niwaki.errors import RequestError, WorkError
-from niwaki.masks.patterns import Block, NByM, Pattern
 
 
 def check_divides(shape: tuple[int, int], pattern: Pattern, name: str) -> None:

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from niwaki.errors import RequestError
-from niwaki.layout import turned
 from niwaki.masks.pack import pack_bits, unpack_bits
+from niwaki.numerics.layout import to_out_in
 
 
 class MaskedLinear(nn.Module):
@@ -38,7 +38,7 @@ class MaskedLinear(nn.Module):
     @property
     def mask(self) -> Tensor:
         """`[out, in]`, True where the weight is kept; made up anew at every call, so a change of it must be set."""
-        return unpack_bits(self.bits, tuple(turned(self, self.weight).shape))
+        return unpack_bits(self.bits, tuple(to_out_in(self, self.weight).shape))
 
     @mask.setter
     def mask(self, mask: Tensor) -> None:
@@ -47,7 +47,7 @@ class MaskedLinear(nn.Module):
     @property
     def masked_weight(self) -> Tensor:
         """`mask * weight`, `[out, in]`."""
-        return turned(self, self.weight) * self.mask
+        return to_out_in(self, self.weight) * self.mask
 
     def watched(self, weight: Tensor) -> Tensor:
         """`weight`, masked, so that `watch` is given its gradient at masked places too; a frozen one has one then."""
@@ -61,7 +61,7 @@ class MaskedLinear(nn.Module):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        weight = turned(self, self.masked_weight)
+        weight = to_out_in(self, self.masked_weight)
         if torch.equal(weight, self.weight):  # the zeros are in it: a second model need not be held to be saved
             weight = self.weight
         destination[f"{prefix}weight"] = weight if keep_vars else weight.detach()
@@ -88,7 +88,7 @@ def mask_linear_(linear: nn.Module, mask: Tensor) -> MaskedLinear:
     plain = _PLAIN.get(cast(Any, type(linear)), type(linear))
     if plain not in _MASKED:
         raise RequestError(f"linear must be a plain nn.Linear to hold a mask, got {type(linear).__name__}")
-    shape = turned(linear, cast(Tensor, linear.weight)).shape
+    shape = to_out_in(linear, cast(Tensor, linear.weight)).shape
     if mask.shape != shape:
         raise RequestError(f"mask must have the weight's shape {list(shape)}, got {list(mask.shape)}")
     if "bits" in linear._buffers:
@@ -100,7 +100,7 @@ def mask_linear_(linear: nn.Module, mask: Tensor) -> MaskedLinear:
 
 def unmask_linear_(linear: MaskedLinear) -> nn.Module:
     """Write the zeros into the weight and make it a plain linear again, in place."""
-    linear.weight.data.mul_(turned(linear, linear.mask))
+    linear.weight.data.mul_(to_out_in(linear, linear.mask))
     linear.watch = None
     del linear._buffers["bits"]
     linear._non_persistent_buffers_set.discard("bits")

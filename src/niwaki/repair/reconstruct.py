@@ -1,7 +1,7 @@
 """Weight by weight: prune each linear so that it does the dense model's work on the pruned model's own inputs.
 
-The unpruned optimum `W*` of `niwaki.repair.bottom_up` is the weight that the OBS pass of `niwaki.repair.obs` then
-prunes under the same damped moments: among all weights with the mask, it aims at the least
+The unpruned optimum `W*` of `niwaki.repair.sequential_least_squares` is the weight that the OBS pass of
+`niwaki.sparsify.obs` then prunes under the same damped moments: among all weights with the mask, it aims at the least
 `sum w |t - W x|^2 + d |W - W0|^2`. Without targets t is the linear's own output: SparseGPT as published.
 """
 
@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from niwaki.adapters import apply_mask_, bias_of, mask_of, set_effective_weight_
 from niwaki.anatomy import BlockLinear
 from niwaki.errors import WorkError
-from niwaki.lora import bias_of, hold_, mask_of, set_effective_weight_
 from niwaki.masks import Pattern
-from niwaki.observe import Batch, TokenWeights
-from niwaki.repair.bottom_up import DAMPING, Optimum, bottom_up, optimum
-from niwaki.repair.obs import obs_factor, obs_prune
+from niwaki.observe.units import Batch, TokenWeights
+from niwaki.repair.sequential_least_squares import DAMPING, Optimum, optimum, sequential_least_squares
+from niwaki.sparsify.obs import obs_factor, obs_prune
 
 
 @torch.no_grad()
@@ -43,7 +43,9 @@ def reconstruct_(
         WorkError: weights that are not finite, or moments that no damping makes invertible; names the linear.
     """
     warnings: list[str] = []
-    for linear, sums in bottom_up(model, dense, data, weights=weights, targets=targets, progress=progress):
+    for linear, sums in sequential_least_squares(
+        model, dense, data, weights=weights, targets=targets, progress=progress
+    ):
         best = optimum(linear, sums)
         if best.damping > DAMPING:
             warnings.append(f"{linear.name}: damping was raised to {best.damping:g} for the moments to be factorised")
@@ -60,5 +62,5 @@ def _prune_(linear: BlockLinear, best: Optimum, zeros: int, pattern: Pattern, ma
     bias = bias_of(linear.module)
     if bias is not None and best.bias is not None:
         bias.copy_(best.bias + (best.weight - pruned) @ best.mean)
-    hold_(linear.module, kept)
+    apply_mask_(linear.module, kept)
     set_effective_weight_(linear.module, pruned)

@@ -1,8 +1,9 @@
 """Structured repair: refit what the cut left so that it does the dense model's work on the pruned model's own inputs.
 
 `least-squares` refits every linear of the blocks, bottom-up and bias included: the projections into the units to what
-the dense ones give there, those out of them to the dense residual stream (see `niwaki.repair.bottom_up`). `bias`
-refits the biases of the latter alone, by the mean of what is missing (FLAP, An et al., AAAI 2024).
+the dense ones give there, those out of them to the dense residual stream (see
+`niwaki.repair.sequential_least_squares`). `bias` refits the biases of the latter alone, by the mean of what is missing
+(FLAP, An et al., AAAI 2024).
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from niwaki.adapters import bias_of, effective_weight, set_effective_weight_
 from niwaki.anatomy import BlockLinear, sites_of
 from niwaki.errors import WorkError
-from niwaki.lora import bias_of, effective_weight, set_effective_weight_
-from niwaki.observe import Batch, TokenWeights
-from niwaki.repair.bottom_up import Sums, bottom_up, optimum
+from niwaki.observe.units import Batch, TokenWeights
+from niwaki.repair.sequential_least_squares import Sums, optimum, sequential_least_squares
 
 Kept = dict[str, Tensor]
 """Site name -> indices, in the dense model, of the units that are still there."""
@@ -36,14 +37,16 @@ def refit_(
 ) -> None:
     """Refit `model`, of which the units in `kept` are left, to `dense`, in place; `method` as in `--repair`.
 
-    `weights` say how much each token matters (`niwaki.observe_tokens`); alike where they are not given. `query_heads`
+    `weights` say how much each token matters (`niwaki.observe.tokens`); alike where they are not given. `query_heads`
     says what the units are (`niwaki.anatomy.sites_of`).
 
     Raises:
         WorkError: a refitted weight that is not finite, or a solve that no damping saves; names the linear.
     """
     if method == "bias":
-        for linear, sums in bottom_up(model, dense, data, only_writing=True, weights=weights, progress=progress):
+        for linear, sums in sequential_least_squares(
+            model, dense, data, only_writing=True, weights=weights, progress=progress
+        ):
             _refit_bias_(linear, sums)
         return
     rows = {
@@ -51,7 +54,7 @@ def refit_(
         for site in sites_of(dense, query_heads)
         for read in site.reads
     }
-    for linear, sums in bottom_up(model, dense, data, rows=rows, weights=weights, progress=progress):
+    for linear, sums in sequential_least_squares(model, dense, data, rows=rows, weights=weights, progress=progress):
         best = optimum(linear, sums)
         set_effective_weight_(linear.module, best.weight)
         bias = bias_of(linear.module)

@@ -1,6 +1,6 @@
 """From a request to a finished folder."""
 
-from niwaki.run.demo import run_demo
+from niwaki.run.demo.run import run_demo
 from niwaki.run.evaluation import run_evaluation
 from niwaki.run.inputs import to_rows
 from niwaki.run.recipe import run_recipe

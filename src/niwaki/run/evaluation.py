@@ -6,12 +6,12 @@ import dataclasses
 
 import torch
 
+from niwaki.adapters import merge_, remove_masks_
 from niwaki.anatomy import longest_input
+from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import DEFAULT_LENGTH, Evaluation
 from niwaki.data import mean_length
 from niwaki.evaluate import check_metric
-from niwaki.folder import atomic_folder
-from niwaki.lora import merge_, release_
 from niwaki.report import page
 from niwaki.results import Result, write_result
 from niwaki.run.inputs import check_out, read_data, read_inputs, say
@@ -46,7 +46,7 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
         pruned = merge_(inputs.model)
         dense = merge_(other.model) if request.against else pruned
         for side in {pruned, dense}:
-            release_(side)
+            remove_masks_(side)
         if tests:
             length = mean_length(tests)
         else:

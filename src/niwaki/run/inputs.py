@@ -10,13 +10,13 @@ from peft import PeftModel
 from rich.console import Console
 from transformers import PreTrainedModel
 
+from niwaki.adapters import check_model
 from niwaki.anatomy import is_language_model, longest_input, unwrap
 from niwaki.checkpoint import load, load_tokenizer, new_parameters
 from niwaki.config import Request
-from niwaki.corpus import Protocol, pack, text_of
 from niwaki.data import Batches, Table, encode, is_regression, label_map, read_table
+from niwaki.data.running_text import Protocol, pack, text_of
 from niwaki.errors import RequestError
-from niwaki.lora import check_model
 
 
 @dataclass(frozen=True)

@@ -10,25 +10,26 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from niwaki.adapters import merge_, remove_masks_
 from niwaki.anatomy import is_language_model
 from niwaki.checkpoint import loads_language_model, weight_files, write_adapter, write_model
+from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import DynamicTraining, Finetune, Recipe, Structured, Vocabulary, recipe_to_dict, write_recipe
 from niwaki.data import Batches, Table, is_regression, label_names, mean_length, sample
-from niwaki.dynamic import plan_schedule, train_dynamic, write_training
 from niwaki.errors import RequestError
 from niwaki.evaluate import check_metric
-from niwaki.finetune import finetune
-from niwaki.folder import atomic_folder
-from niwaki.lora import merge_, release_
-from niwaki.memory import check_memory
-from niwaki.observe import Batch
-from niwaki.prune import checked_budget, prune_
+from niwaki.methods.dynamic import plan_schedule, train_dynamic, write_training
+from niwaki.methods.finetune import finetune
+from niwaki.methods.prune import prune_
+from niwaki.methods.structured import checked_budget
+from niwaki.methods.vocabulary import check_trimmable, retokenised, trim_vocabulary_
+from niwaki.observe.units import Batch
 from niwaki.report import model_card, page
 from niwaki.results import Result, StageResult, write_result
 from niwaki.run.inputs import Inputs, check_out, read_data, read_inputs
+from niwaki.run.memory import check_memory
 from niwaki.run.record import Clock, measure, time_in_turn
 from niwaki.run.tasks import check_asked, note_means, read_tasks
-from niwaki.vocabulary import check_trimmable, retokenised, trim_vocabulary_
 
 
 def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
@@ -71,7 +72,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
             check_memory(recipe.memory_limit, model, recipe.stages, calibration, copies=1)
 
         dense = merge_(copy.deepcopy(model))
-        release_(dense)
+        remove_masks_(dense)
         asked = tasks.measure(dense, inputs)  # first, as data that the harness lacks end the work here
         stages: list[StageResult] = []
         new = inputs
@@ -94,7 +95,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         plain = merge_(model)
         if not recipe.keep_adapter:
             write_model(plain, folder, new.tokenizer, recipe.compact)
-        release_(plain)  # masks cost time: what is measured is what others load
+        remove_masks_(plain)  # masks cost time: what is measured is what others load
 
         before = measure(dense, tests, length, recipe.metric)
         note_means(before, asked)

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from niwaki.anatomy import sites_of
+from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import LayerAdaptive, Scoring, Structured
 from niwaki.data import sample
-from niwaki.folder import atomic_folder
-from niwaki.prune import score
+from niwaki.methods.prune import score
 from niwaki.run.inputs import check_out, read_data, read_inputs
 from niwaki.run.record import Clock
 

@@ -11,9 +11,9 @@ from torch import nn
 
 from niwaki.anatomy import is_language_model, unwrap
 from niwaki.config import Measured
+from niwaki.data.questions import Question, read_questions
 from niwaki.errors import RequestError
 from niwaki.evaluate import Mean, encode_questions, find_tasks, harness_scores, multiple_choice
-from niwaki.questions import Question, read_questions
 from niwaki.run.inputs import Inputs, check_ids, say
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from niwaki.anatomy import Site
-from niwaki.observe import Need, Statistics
+from niwaki.observe.units import Need, Statistics
 from niwaki.scoring.activation import activation, activation_variance
 from niwaki.scoring.attention_variance import attention_variance
 from niwaki.scoring.control import random

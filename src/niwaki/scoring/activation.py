@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from niwaki.adapters import effective_weight
 from niwaki.anatomy import Site
-from niwaki.lora import effective_weight
-from niwaki.observe import Statistics
+from niwaki.observe.units import Statistics
 
 
 def activation(site: Site, statistics: Statistics, seed: int) -> Tensor:

@@ -1,6 +1,6 @@
 """The seed's head score: how much a head's attention distribution varies, over keys and over inputs.
 
-The two variances of `niwaki.attention` are added: a head is redundant only if it neither prefers some keys nor
+The two variances of `niwaki.observe.attention` are added: a head is redundant only if it neither prefers some keys nor
 changes its preference with the query. Their sum is in [0, 2], free of scale, and needs no gradient.
 """
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from niwaki.anatomy import Site
-from niwaki.observe import Statistics
+from niwaki.observe.units import Statistics
 
 
 def attention_variance(site: Site, statistics: Statistics, seed: int) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from niwaki.anatomy import Site
-from niwaki.observe import Statistics
+from niwaki.observe.units import Statistics
 
 
 def random(site: Site, statistics: Statistics, seed: int) -> Tensor:

@@ -17,9 +17,9 @@ from collections.abc import Callable
 
 import torch
 
+from niwaki.adapters import effective_weight
 from niwaki.anatomy import BlockLinear
-from niwaki.lora import effective_weight
-from niwaki.observe_linears import WeightNeed, WeightStatistics
+from niwaki.observe.linears import WeightNeed, WeightStatistics
 from niwaki.scoring.weights import wanda
 
 OUTLIER = 5.0

@@ -1,6 +1,6 @@
 """Group OBS: what the loss rises by when a unit goes and the rest of the output matrix makes up for it.
 
-With H the second moment of the projection's input, tokens weighted as in `niwaki.observe_tokens`, W its weight
+With H the second moment of the projection's input, tokens weighted as in `niwaki.observe.tokens`, W its weight
 and G the second moment of the loss gradient at its output, the rise from removing the columns S, the remaining ones
 refitted, is `1/2 tr(G W_S [(H^-1)_SS]^-1 W_S^T)` (Hassibi & Stork 1993; ZipLM, Kurtic et al. 2023; the weight by G is
 the Kronecker-factored Fisher of Martens & Grosse 2015). Units are removed greedily, the cheapest first, and W and H^-1
@@ -13,11 +13,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from niwaki.adapters import effective_weight
 from niwaki.anatomy import Site, columns_of
-from niwaki.lora import effective_weight
-from niwaki.observe import Statistics
-from niwaki.observe_tokens import FLOOR
-from niwaki.solve import damped_inverse
+from niwaki.numerics.solve import damped_inverse
+from niwaki.observe.tokens import FLOOR
+from niwaki.observe.units import Statistics
 
 _ROUNDS = 96
 """A site is removed in about this many rounds: neurons several at a time, heads one by one."""

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from niwaki.adapters import effective_weight
 from niwaki.anatomy import BlockLinear, is_regression, real_logits, weight_of
 from niwaki.data import token_mask
 from niwaki.errors import RequestError
-from niwaki.lora import effective_weight
 from niwaki.masks import Unstructured, choose
-from niwaki.observe import Batch, frozen, to_device
+from niwaki.observe.units import Batch, frozen, to_device
 
 SPARSITIES = (0.5, 0.8)
 ROWS = 64

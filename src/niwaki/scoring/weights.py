@@ -16,10 +16,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from niwaki.adapters import effective_weight
 from niwaki.anatomy import BlockLinear
-from niwaki.lora import effective_weight
-from niwaki.observe_linears import WeightNeed, WeightStatistics
-from niwaki.solve import damped_inverse
+from niwaki.numerics.solve import damped_inverse
+from niwaki.observe.linears import WeightNeed, WeightStatistics
 
 OBS_DAMPING = 1e-2
 

@@ -27,9 +27,9 @@ from niwaki.anatomy import (
     weight_of,
 )
 from niwaki.errors import RequestError
-from niwaki.layout import is_transposed
 from niwaki.masks import MaskedLinear, mask_linear_
-from niwaki.modeling_niwaki import EmptyAttention, NoInputs, set_numbers_
+from niwaki.numerics.layout import is_transposed
+from niwaki.surgery.modeling_niwaki import EmptyAttention, NoInputs, set_numbers_
 from niwaki.surgery.plan import Plan
 
 

@@ -11,7 +11,7 @@ Plan = dict[str, Tensor]
 """Site name -> sorted indices of the units that stay."""
 
 
-def shares(scores: dict[str, Tensor]) -> dict[str, float]:
+def importances(scores: dict[str, Tensor]) -> dict[str, float]:
     """Each site's share of all scores, a number in [0, 1]."""
     total = sum(float(score.sum()) for score in scores.values()) or 1.0
     return {name: float(score.sum()) / total for name, score in scores.items()}
@@ -20,7 +20,7 @@ def shares(scores: dict[str, Tensor]) -> dict[str, float]:
 def plan_table(sites: list[Site], scores: dict[str, Tensor], plan: Plan) -> Table:
     """One row a layer: heads and neurons kept of total, and the importance (share of all scores) of each part."""
     table = Table("layer", "heads", "importance", "neurons", "importance", title="What stays")
-    share = shares(scores)
+    share = importances(scores)
     by_layer: dict[int, list[str]] = {}
     for site in sites:
         cells = [f"{len(plan[site.name])} / {site.units}", f"{share[site.name]:.3f}"]

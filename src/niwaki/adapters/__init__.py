@@ -1,0 +1,36 @@
+"""LoRA seen as part of the weight: what the forward pass uses, attached, masked and merged without loss."""
+
+from niwaki.adapters.attach import attach_lora, to_train_
+from niwaki.adapters.check import check_adapter, check_adapters, check_model
+from niwaki.adapters.effective import (
+    adapter_delta,
+    bias_of,
+    dense_weight,
+    effective_weight,
+    mask_of,
+    materialized_weights,
+    set_effective_weight_,
+)
+from niwaki.adapters.masked_lora import MaskedLoraLinear, apply_mask_, mask_adapters_
+from niwaki.adapters.merge import masks_of, merge_, remove_masks_
+
+__all__ = [
+    "MaskedLoraLinear",
+    "adapter_delta",
+    "apply_mask_",
+    "attach_lora",
+    "bias_of",
+    "check_adapter",
+    "check_adapters",
+    "check_model",
+    "dense_weight",
+    "effective_weight",
+    "mask_adapters_",
+    "mask_of",
+    "masks_of",
+    "materialized_weights",
+    "merge_",
+    "remove_masks_",
+    "set_effective_weight_",
+    "to_train_",
+]

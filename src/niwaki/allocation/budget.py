@@ -1,0 +1,125 @@
+"""What a budget counts: the cost of every width of every site, of all sites together, and what no site owns.
+
+`flops` and `params` are exact and count the transformer blocks; `latency` is measured, in milliseconds, and is that of
+the whole model. A budget is met when `fixed + cost of what is kept <= fraction * total`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from niwaki.allocation import Bounds, least_cost
+from niwaki.anatomy import (
+    Site,
+    check_units,
+    common_flops,
+    common_params,
+    count,
+    sites_of,
+    unit_flops,
+    unit_params,
+)
+from niwaki.config import Structured
+from niwaki.errors import RequestError
+from niwaki.evaluate import latency_table
+
+ALIGNED, STEPS = 64, 24
+"""Neurons come in multiples of up to `ALIGNED` by default, but a site may have `STEPS` widths at least: matrix products
+are fastest where their sizes fill the tiles of the hardware."""
+
+
+@dataclass(frozen=True, eq=False)
+class Budget:
+    """Costs of one kind. `costs` is `[units + 1]` for each site by name; `fraction` is what to keep."""
+
+    kind: str
+    fraction: float
+    costs: dict[str, Tensor]
+    fixed: float
+
+    @property
+    def total(self) -> float:
+        """Cost of the model as it came in."""
+        return self.fixed + sum(float(costs[-1]) for costs in self.costs.values())
+
+    def kept(self, sites: list[Site]) -> float:
+        """Fraction of the total that these sites cost."""
+        return (self.fixed + sum(float(self.costs[site.name][site.units]) for site in sites)) / self.total
+
+    def left_for_sites(self, fraction: float) -> float:
+        """What the sites may cost together when `fraction` of the total is kept."""
+        return fraction * self.total - self.fixed
+
+    def check(self, bounds: dict[str, Bounds]) -> None:
+        """Refuse a fraction that the minimum widths do not allow, or that would leave no head and no neuron at all.
+
+        Raises:
+            RequestError: naming the least fraction that can be asked.
+        """
+        cost = least_cost(bounds)
+        if not any(bound.widths[0] for bound in bounds.values()):
+            cost = min(b.cost(1 if b.remainder else b.widths[1]) for b in bounds.values() if b.units)
+        least = (self.fixed + cost) / self.total
+        if self.fraction < least - 1e-12:
+            # Rounded up: the figure that is named must itself be accepted.
+            shown = f"{min(least + 0.5e-4, 1.0):.4f}"
+            raise RequestError(f"{self.kind} must be at least {shown} with these minimum widths, got {self.fraction:g}")
+
+
+def budget_of(model: nn.Module, config: Structured, length: float) -> Budget:
+    """The budget that `config` asks for. `length` is the mean number of real tokens of a calibration row.
+
+    Raises:
+        RequestError: nothing is left to prune, or the minimum widths are wider than all layers.
+    """
+    kind, fraction = config.budget
+    check_units(model)
+    sites = sites_of(model, config.by_query_head)
+    _check_widths(sites, config)
+    if kind == "latency":
+        table = latency_table(model, config.latency_batch_size, config.latency_length)
+        return Budget(kind, fraction, table.costs, table.fixed)
+    costs = {}
+    for site in sites:
+        unit = unit_flops(site, length) if kind == "flops" else float(unit_params(site))
+        common = common_flops(site, length) if kind == "flops" else float(common_params(site))
+        costs[site.name] = Bounds.linear(unit, site.units, 0).costs
+        costs[site.name][1:] += common
+    # Norms and output biases are parameters that no site owns.
+    owned = sum(float(cost[-1]) for cost in costs.values())
+    fixed = count(model, length).block_params - owned if kind == "params" else 0.0
+    return Budget(kind, fraction, costs, fixed)
+
+
+def _check_widths(sites: list[Site], config: Structured) -> None:
+    for name, kind in (("min_heads", "attention"), ("min_neurons", "ffn"), ("round_to", "ffn")):
+        widest = max(site.units for site in sites if site.kind == kind)
+        # A layer that is narrower than others keeps all it has; one with nothing left asks for nothing.
+        if widest and (getattr(config, name) or 0) > widest:
+            what = "heads" if kind == "attention" else "neurons"
+            rule = f"{name} must be at most {widest}, the {what} of the widest layer"
+            raise RequestError(f"{rule}, got {getattr(config, name)}")
+
+
+def bounds_of(sites: list[Site], budget: Budget, config: Structured) -> dict[str, Bounds]:
+    """Costs, minimum widths and multiples of every site as it stands."""
+    bounds = {}
+    for site in sites:
+        costs = budget.costs[site.name][: site.units + 1]
+        if site.kind == "attention":
+            least = site.units if site.fixed else config.min_heads
+            bounds[site.name] = Bounds(costs, least, site.groups, groups=site.groups)
+        else:
+            exact = config.round_to is None and budget.kind != "latency"
+            bounds[site.name] = Bounds(costs, config.min_neurons, config.round_to or aligned(site.units), exact)
+    return bounds
+
+
+def aligned(units: int) -> int:
+    """The power of two of which a site with so many neurons keeps multiples, 8 to `ALIGNED`."""
+    multiple = 8
+    while multiple < ALIGNED and 2 * multiple * STEPS <= units:
+        multiple *= 2
+    return multiple

@@ -1,0 +1,80 @@
+"""Rows -> padded batches: dicts of tensors."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from transformers import DataCollatorWithPadding
+
+from niwaki.errors import RequestError
+
+
+class Batches:
+    """Padded batches over `rows`: dicts of tensors `[batch, tokens]`, `labels` `[batch]`; the same at each iteration.
+
+    Rows are sorted by length, so that little is padded, unless `sort_by_length` is off (the order of `rows`) or
+    `shuffle_seed` is given (an order drawn from that seed).
+    """
+
+    def __init__(
+        self,
+        rows: list[dict[str, Any]],
+        tokenizer: Any,
+        batch_size: int,
+        *,
+        shuffle_seed: int | None = None,
+        sort_by_length: bool = True,
+    ) -> None:
+        if batch_size < 1:
+            raise RequestError(f"batch_size must be at least 1, got {batch_size}")
+        self.rows = list(rows)
+        if shuffle_seed is not None:
+            random.Random(shuffle_seed).shuffle(self.rows)
+        elif sort_by_length:
+            self.rows.sort(key=lambda row: len(row["input_ids"]))
+        self.collate = DataCollatorWithPadding(tokenizer)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        for start in range(0, len(self.rows), self.batch_size):
+            yield self._batch(self.rows[start : start + self.batch_size])
+
+    def _batch(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """The padded rows; the labels of a row that has one a token are padded with -100 on the same side."""
+        if not isinstance(rows[0].get("labels"), list):
+            return dict(self.collate(rows))
+        batch = dict(self.collate([{k: v for k, v in row.items() if k != "labels"} for row in rows]))
+        mask = token_mask(batch).bool()
+        labels = torch.full(mask.shape, -100)
+        labels[mask] = torch.tensor([label for row in rows for label in row["labels"]])
+        return {**batch, "labels": labels}
+
+
+def token_mask(batch: dict[str, Any]) -> torch.Tensor:
+    """`[rows, length]`, 1 where a token is real; all are where the batch has no attention mask."""
+    mask = batch.get("attention_mask")
+    return mask if mask is not None else torch.ones_like(batch["input_ids"])
+
+
+def mean_length(batches: Iterable[dict[str, Any]]) -> float:
+    """Mean number of real tokens (those that the attention mask keeps) of a sequence.
+
+    Raises:
+        RequestError: no batch at all, or padding alone.
+    """
+    tokens = rows = 0
+    for batch in batches:
+        mask = token_mask(batch)
+        tokens += int(mask.sum())
+        rows += len(mask)
+    if not rows:
+        raise RequestError("data must give at least one batch, got none")
+    if not tokens:
+        raise RequestError("data must hold real tokens, got an attention mask that is 0 everywhere")
+    return tokens / rows

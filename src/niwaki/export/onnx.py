@@ -1,0 +1,171 @@
+"""ONNX: one file, checked with onnxruntime on padded batches before it takes its name."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import inspect
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from niwaki.adapters import remove_masks_
+from niwaki.anatomy import is_language_model, sites_of
+from niwaki.checkpoint import forget_, merged, quiet
+from niwaki.checkpoint.folder import atomic_folder, new_parents
+from niwaki.errors import RequestError, WorkError
+
+TOLERANCE = 1e-4
+"""Largest difference of a logit between onnxruntime and PyTorch."""
+
+
+_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+
+
+_CHECKED = ((1, 5), (1, 16), (2, 11), (5, 24), (8, 32))
+
+
+def export_onnx(model: nn.Module, path: str | Path, tokenizer: Any = None, overwrite: bool = False) -> None:
+    """Write an ONNX model: `input_ids`, `attention_mask` (and `token_type_ids` of models with segments) -> `logits`.
+
+    All inputs are int64 `[batch, sequence]`, both free; `logits` is float32 `[batch, labels]`. A `path` that ends in
+    `.onnx` is that one file; else a folder with `model.onnx`, `config.json` and the tokenizer. The file is run by
+    onnxruntime on padded batches of several shapes before it takes its name.
+
+    Raises:
+        RequestError: the packages of `niwaki[onnx]` are missing; `path` exists; the model is too large for one file, or
+            a language model.
+        WorkError: logits that differ from PyTorch's by more than `TOLERANCE`.
+    """
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RequestError(f"to onnx needs {', '.join(missing)}, not installed; do: pip install niwaki[onnx]")
+    if is_language_model(model):
+        raise RequestError("to must be merged or remote-code for a language model (its cache has no graph), got 'onnx'")
+    plain = copy.deepcopy(merged(model)).eval().cpu().float()
+    remove_masks_(plain)
+    sites_of(plain)
+    target = Path(path)
+    if target.suffix != ".onnx":
+        with atomic_folder(target, overwrite) as folder:
+            _write_onnx(plain, folder / "model.onnx", tokenizer)
+            forget_(plain.config)
+            plain.config.save_pretrained(folder)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
+        return
+    if target.is_dir() or (target.exists() and not overwrite):
+        raise RequestError(f"out must be a new file (or ask for --overwrite), got {str(target)!r}")
+    target = target.resolve()
+    with new_parents(target), tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
+        file = Path(folder) / target.name
+        _write_onnx(plain, file, tokenizer)
+        file.replace(target)
+
+
+class _Logits(nn.Module):
+    """The graph that is exported: its inputs by name, the logits alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        more = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        return self.model(input_ids=input_ids, attention_mask=attention_mask, **more).logits
+
+
+def _write_onnx(model: PreTrainedModel, file: Path, tokenizer: Any) -> None:
+    """Export `model`, in evaluation mode on the CPU, to `file`, and check it there."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+    if size >= 2**31:  # the limit of a protobuf message
+        raise RequestError(f"model must be below 2 GiB to be one ONNX file, got {size / 2**30:.1f} GiB")
+    graph = _Logits(model).eval()
+    batches = _padded_batches(model, tokenizer)
+    example = batches[-1]
+    try:
+        with _silent_exporter(), torch.no_grad():
+            program = torch.onnx.export(
+                graph,
+                kwargs=example,
+                dynamo=True,
+                verbose=False,
+                input_names=list(example),
+                output_names=["logits"],
+                dynamic_shapes={name: {0: "batch", 1: "sequence"} for name in example},
+            )
+            cast(Any, program).save(str(file), external_data=False)
+    except torch.onnx.OnnxExporterError as error:
+        cause = " ".join(str(error.__cause__ or error).split())[:300]
+        raise WorkError(f"onnx: torch could not export this {model.config.model_type} model: {cause}") from error
+    _check_onnx(graph, file, batches)
+
+
+def _check_onnx(graph: nn.Module, file: Path, batches: list[dict[str, Tensor]]) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    worst, where = 0.0, (0, 0)
+    for batch in batches:
+        with torch.no_grad():
+            expected = graph(**batch)
+        found = torch.from_numpy(session.run(["logits"], {name: value.numpy() for name, value in batch.items()})[0])
+        difference = float((found - expected).abs().max())
+        if not difference <= worst:  # not a number is the worst
+            worst, where = difference, tuple(batch["input_ids"].shape)
+    if not worst <= TOLERANCE:
+        rule = f"onnx: logits must be within {TOLERANCE:g} of PyTorch's"
+        raise WorkError(f"{rule}, got a difference of {worst:.3g} at batch {where[0]}, length {where[1]}")
+
+
+def _padded_batches(model: PreTrainedModel, tokenizer: Any) -> list[dict[str, Tensor]]:
+    """Random tokens `[batch, length]` of several shapes; every row but the first is padded on the right."""
+    config = cast(Any, model.config)
+    generator = torch.Generator().manual_seed(0)
+    padding = int(config.pad_token_id or 0)
+    # Some families count positions from the padding id on.
+    longest = int(config.max_position_embeddings) - padding - 1
+    batches = []
+    for rows, length in _CHECKED:
+        length = min(length, longest)
+        ids = torch.randint(min(5, config.vocab_size - 1), config.vocab_size, (rows, length), generator=generator)
+        lengths = torch.randint(1, length + 1, (rows, 1), generator=generator)
+        lengths[0] = length
+        mask = (torch.arange(length)[None] < lengths).long()
+        batch = {"input_ids": torch.where(mask.bool(), ids, padding), "attention_mask": mask}
+        if _has_segments(model, tokenizer):
+            batch["token_type_ids"] = (torch.arange(length)[None] >= lengths // 2).long() * mask
+        batches.append(batch)
+    return batches
+
+
+def _has_segments(model: PreTrainedModel, tokenizer: Any) -> bool:
+    """Whether the model tells a second segment from the first, and its tokenizer says which tokens are in it."""
+    if "token_type_ids" not in inspect.signature(model.forward).parameters:
+        return False
+    several = int(getattr(model.config, "type_vocab_size", 1)) > 1
+    return several and (tokenizer is None or "token_type_ids" in tokenizer.model_input_names)
+
+
+@contextmanager
+def _silent_exporter() -> Iterator[None]:
+    """No warnings or log lines of the exporter while open."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,332 @@
+"""The controller of one training: reads gradients, counts optimizer steps, moves the masks, leaves nothing behind.
+
+One optimizer step t is: backward passes of all micro-batches -> (hook before the optimizer's step) the signed gradient
+of the whole batch goes into the scores -> the optimizer steps -> (hook after it) grown weights get the step of their
+age -> `step()` moves the masks if t is an update. A step that a GradScaler skipped never reaches the hooks, so it
+changes nothing and is not counted.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from niwaki.adapters import apply_mask_, check_adapters, dense_weight, mask_of
+from niwaki.allocation.curves import profiles_of, whole_blocks
+from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Profiles, check_budget
+from niwaki.anatomy import BlockLinear, linears_of, weight_of
+from niwaki.config import Dynamic, LayerAdaptive
+from niwaki.errors import RequestError, WorkError
+from niwaki.masks import Block, MaskedLinear, NByM, check_divides, choose, lowest
+from niwaki.methods.dynamic.capture import Capture, processes
+from niwaki.methods.dynamic.history import Update
+from niwaki.methods.dynamic.optimizer_state import Ages, bare, clear_
+from niwaki.methods.dynamic.reallocate import across, from_units, in_groups, size, to_units, unit_size, within
+from niwaki.methods.dynamic.schedules import plan_schedule
+from niwaki.methods.dynamic.scores import DROP_SCORERS, GROW_SCORERS, Scorer, Seen, alike, needs_gradients, shuffle
+from niwaki.numerics.layout import is_transposed
+from niwaki.observe.units import Batch
+
+Masks = dict[str, Tensor]
+
+
+class Controller:
+    """Moves the masks of `model` while `optimizer` trains it; call `step()` after every `optimizer.step()`.
+
+    `steps` is the number of optimizer steps of the whole training. A model that holds masks starts from them, any
+    other from `start_sparsity` (or, for `constant`, from `sparsity`) of the smallest weights by `allocation`. `data`
+    (batches) is looked at by allocations that need it; `scaler` is the GradScaler of the loop, if it has one.
+
+    Raises:
+        RequestError: before anything is changed: the model, the adapter or a pattern does not fit; the model is moved
+            by another controller already, or has more zeros than asked; the schedule does not reach its target; the
+            optimizer lacks parameters that are trained.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Any,
+        config: Dynamic,
+        steps: int,
+        *,
+        data: Iterable[Batch] = (),
+        scaler: Any = None,
+    ) -> None:
+        self.model = model
+        self.config, self.pattern, self.optimizer = config, config.zero_pattern, bare(optimizer)
+        self.linears = {linear.name: linear for linear in linears_of(model)}
+        self.sizes = {name: linear.size for name, linear in self.linears.items()}
+        self.total = sum(self.sizes.values())
+        held = self._check(model)
+        start = 1 - sum(size(mask) for mask in held.values()) / self.total if held else None
+        if start is not None and start > config.sparsity + 0.5 / self.total:
+            raise RequestError(f"sparsity must be at least the {start:.4f} the model holds, got {config.sparsity:g}")
+        if start is not None and config.schedule == "constant" and self._units_zero(start) != self._units_zero():
+            raise RequestError(f"schedule must rise from the {start:.4f} of zeros the model holds, got 'constant'")
+        self.schedule = plan_schedule(config, steps, start)
+        self.profiles = self._profiles(model, data)
+        self.done = 0
+        self.generator = torch.Generator().manual_seed(config.seed)
+        self.seen = {name: Seen() for name in self.linears}
+        self.history: list[Update] = []
+        first = held or {name: from_units(mask, self.pattern) for name, mask in self._start().items()}
+        self.bases: dict[str, MaskedLinear] = {}
+        for name, linear in self.linears.items():
+            apply_mask_(linear.module, first[name])
+            base = cast(MaskedLinear, getattr(linear.module, "base_layer", linear.module))
+            base.moving = True
+            self.bases[name] = base
+        self.first = {name: mask.clone() for name, mask in self.masks.items()}
+        self.ever = {name: mask.clone() for name, mask in self.masks.items()}
+        self.newest = {name: torch.zeros_like(mask) for name, mask in self.masks.items()}
+        # Weights that are themselves trained are 0.0 under the mask, where nothing moves them; what they were is here.
+        self.ages = {n: Ages(base.weight) for n, base in self.bases.items() if base.weight.requires_grad}
+        self.resting = {name: torch.zeros_like(age.parameter.data) for name, age in self.ages.items()}
+        for name in self.ages:
+            self._rest(name, ~self.first[name], torch.zeros_like(self.first[name]))
+        self.capture = Capture(self.bases, scaler)
+        self._stepped = False
+        self._hooks = [
+            self.optimizer.register_step_pre_hook(self._before_step),
+            self.optimizer.register_step_post_hook(self._after_step),
+        ]
+        self.arm()
+
+    @property
+    def masks(self) -> Masks:
+        """The masks as they are, by the name of the linear, `[out, in]`, True where a weight is active."""
+        return {name: base.mask for name, base in self.bases.items()}
+
+    @property
+    def zeros(self) -> int:
+        """Weights that are zero now."""
+        return self.total - sum(size(base.mask) for base in self.bases.values())
+
+    @property
+    def final(self) -> bool:
+        """Whether the masks are as asked and will not move any more."""
+        return self.done >= self.schedule.last
+
+    def scheduled(self, step: int) -> int:
+        """Zeros after optimizer step `step`, whole blocks of them."""
+        return self._units_zero(self.schedule.sparsity(step)) * unit_size(self.pattern)
+
+    def dense(self, name: str) -> Tensor:
+        """The weight of a linear with the value that would return where it is zero, `[out, in]`."""
+        weight = dense_weight(self.linears[name].module)
+        return weight.add_(self.resting[name]) if name in self.resting else weight
+
+    def step(self) -> list[Update]:
+        """To be called after `optimizer.step()`, once; says what an update did, nothing where there was none.
+
+        Raises:
+            WorkError: a gradient or a score that is not finite, naming the linear.
+        """
+        if not self._stepped:  # skipped by the scaler
+            self.arm()
+            return []
+        self._stepped = False
+        self.done += 1
+        made = self._update() if self.done in self.schedule.updates else []
+        self.history += made
+        self.arm()
+        return made
+
+    def arm(self) -> None:
+        """Capture the gradient of the next step if it is to be looked at, and forget one that was not used."""
+        self.capture.arm(needs_gradients(self.config) and self.schedule.captures(self.done + 1))
+
+    def finish(self) -> None:
+        """Take all hooks away. The masks stay held, at exactly the asked sparsity.
+
+        A training that ended before the target is brought to it by dropping the smallest weights, with a warning.
+        """
+        wanted = self._units_zero() * unit_size(self.pattern)
+        if self.zeros < wanted:
+            missing = wanted - self.zeros
+            warnings.warn(
+                f"training ended at step {self.done} of {self.schedule.steps}, before the sparsity "
+                f"{self.config.sparsity:g} was reached: {missing} weights were dropped untrained",
+                stacklevel=2,
+            )
+            magnitudes = {name: to_units(self.dense(name).abs(), self.pattern) for name in self.linears}
+            active = {name: self._units(mask) for name, mask in self.masks.items()}
+            self.history += self._move(across(active, magnitudes, magnitudes, self._kept(), 0.0, self._least(active)))
+        self.capture.arm(False)
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        for base in self.bases.values():
+            base.moving = False
+
+    def _check(self, model: nn.Module) -> Masks:
+        """Refuse what cannot be done; the masks that the model holds, if any."""
+        check_adapters(model)
+        if not self.linears:
+            raise RequestError("model must have linears: looked for query, key, value, output, up, down, found none")
+        held: Masks = {}
+        for name, linear in self.linears.items():
+            if is_transposed(linear.module):
+                raise RequestError(f"{name} must store its weight [out, in] for its mask to move, got a Conv1D")
+            check_divides(linear.shape, self.pattern, name)
+            mask = mask_of(linear.module)
+            if mask is not None:
+                base = cast(MaskedLinear, getattr(linear.module, "base_layer", linear.module))
+                if base.moving:
+                    raise RequestError(f"model must not be moved by another controller already, got {name} that is")
+                if not self._fits(mask):
+                    raise RequestError(f"pattern must be that of the masks the model holds, got {self.pattern}")
+                held[name] = mask.clone()
+        _check_optimizer(self.optimizer, list(self.linears.values()))
+        if not held:
+            return {}
+        return {
+            name: held.get(name, torch.ones(linear.shape, dtype=torch.bool, device=weight_of(linear.module).device))
+            for name, linear in self.linears.items()
+        }
+
+    def _fits(self, mask: Tensor) -> bool:
+        if isinstance(self.pattern, NByM):
+            return bool((mask.reshape(-1, self.pattern.m).sum(1) == self.pattern.n).all())
+        return torch.equal(from_units(self._units(mask), self.pattern), mask)
+
+    def _units(self, mask: Tensor) -> Tensor:
+        return to_units(mask.float(), self.pattern) > 0 if isinstance(self.pattern, Block) else mask
+
+    def _units_zero(self, sparsity: float | None = None) -> int:
+        sparsity = self.config.sparsity if sparsity is None else sparsity
+        return round(sparsity * self.total) // unit_size(self.pattern)
+
+    def _kept(self, sparsity: float | None = None) -> int:
+        return self.total // unit_size(self.pattern) - self._units_zero(sparsity)
+
+    def _least(self, active: Masks) -> dict[str, int]:
+        """Units that stay active in each linear at the least."""
+        most = {name: self.profiles[name].most // unit_size(self.pattern) for name in active}
+        return {name: min(mask.numel() - most[name], size(mask)) for name, mask in active.items()}
+
+    def _profiles(self, model: nn.Module, data: Iterable[Batch]) -> Profiles:
+        """What the allocation knows of the linears; the same on all processes."""
+        rule = LayerAdaptive(
+            sparsity=self.config.sparsity,
+            allocation=self.config.allocation,
+            max_sparsity=self.config.max_sparsity,
+            weight_score="magnitude",
+            pattern=self.config.pattern,
+            seed=self.config.seed,
+        )
+        found = [profiles_of(model, rule, data)]
+        if processes() > 1:
+            dist.broadcast_object_list(found)
+        if not isinstance(self.pattern, NByM):
+            check_budget(found[0], self._units_zero() * unit_size(self.pattern))
+        return found[0]
+
+    def _kept_each(self, sparsity: float) -> dict[str, int]:
+        """Units active in each linear by the allocation."""
+        unit = unit_size(self.pattern)
+        zeros = SPARSITY_ALLOCATORS[self.config.allocation](self.profiles, self._units_zero(sparsity) * unit, 1.0)
+        zeros = whole_blocks(zeros, unit, self.profiles) if unit > 1 else zeros
+        return {name: (self.sizes[name] - zeros[name]) // unit for name in self.linears}
+
+    def _start(self) -> Masks:
+        """Units that are active at the start: the largest weights of every linear."""
+        magnitudes = {name: dense_weight(linear.module).abs() for name, linear in self.linears.items()}
+        if isinstance(self.pattern, NByM):
+            return {name: choose(values, 0, self.pattern, name) for name, values in magnitudes.items()}
+        kept = self._kept_each(self.schedule.sparsity(0))
+        units = {name: to_units(values, self.pattern) for name, values in magnitudes.items()}
+        return {
+            name: ~lowest(unit.flatten(), unit.numel() - kept[name]).reshape(unit.shape) for name, unit in units.items()
+        }
+
+    def _before_step(self, *_: Any) -> None:
+        if self.capture.armed:
+            for name, gradient in self.capture.take().items():
+                self.seen[name].add(self.config, self.dense(name), gradient)
+
+    def _after_step(self, *_: Any) -> None:
+        self._stepped = True
+        for age in self.ages.values():
+            age.correct_(self.optimizer)
+
+    def _update(self) -> list[Update]:
+        sparsity, share = self.schedule.sparsity(self.done), self.schedule.replaced(self.done)
+        active = {name: self._units(mask) for name, mask in self.masks.items()}
+        drop, grow = {}, {}
+        for name in self.linears:
+            drop[name] = self._score(DROP_SCORERS[self.config.drop], name)
+            same = not share or self.config.grow == self.config.drop
+            grow[name] = drop[name] if same else self._score(GROW_SCORERS[self.config.grow], name)
+            if share and self.config.grow == "shuffled":
+                grow[name] = shuffle(grow[name], active[name], self.generator)
+        if isinstance(self.pattern, NByM):
+            new = {n: in_groups(active[n], drop[n], grow[n], self.pattern, share) for n in active}
+        elif self.config.reallocation == "within":
+            new = within(active, drop, grow, self._kept_each(sparsity), share, alike(self.config))
+        else:
+            least = self._least(active)
+            new = across(active, drop, grow, self._kept(sparsity), share, least, alike(self.config))
+        for seen in self.seen.values():
+            seen.gradient = None
+        return self._move(new)
+
+    def _score(self, scorer: Scorer, name: str) -> Tensor:
+        found = scorer(lambda: self.dense(name), self.seen[name], self.generator)
+        if bool(found.isnan().any()):
+            raise WorkError(f"{name}: a weight score is NaN at step {self.done}; lower the learning rate")
+        return to_units(found, self.pattern)
+
+    def _move(self, new: Masks) -> list[Update]:
+        """Make the masks of units the masks of the model."""
+        made = []
+        for name, units in new.items():
+            base = self.bases[name]
+            mask, after = base.mask, from_units(units, self.pattern)
+            dropped, grown = mask & ~after, after & ~mask
+            if name in self.ages:
+                self._rest(name, dropped, grown)
+                clear_(self.optimizer, self.ages[name].parameter, dropped)
+                self.ages[name].change(dropped, grown)
+            base.mask = after
+            born = size(self.newest[name])
+            made.append(
+                Update(
+                    step=self.done,
+                    linear=name,
+                    sparsity=1 - size(after) / self.sizes[name],
+                    dropped=size(dropped),
+                    grown=size(grown),
+                    regrown=size(grown & self.ever[name]),
+                    survival=size(self.newest[name] & after) / born if born else None,
+                    distance=size(after ^ self.first[name]) / self.sizes[name],
+                )
+            )
+            self.ever[name] |= after
+            self.newest[name] = grown
+        return made
+
+    def _rest(self, name: str, dropped: Tensor, grown: Tensor) -> None:
+        """Lay aside the values of dropped weights that are trained; give the grown ones back what they had, or zero."""
+        weight, resting = self.ages[name].parameter.data, self.resting[name]
+        if self.config.returns == "value":
+            resting[dropped] = weight[dropped]
+        weight[dropped] = 0
+        weight[grown] = resting[grown]
+        resting[grown] = 0
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, linears: list[BlockLinear]) -> None:
+    """Refuse an optimizer that lacks trained parameters of these linears."""
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for linear in linears:
+        for name, parameter in linear.module.named_parameters():
+            if parameter.requires_grad and id(parameter) not in known:
+                rule = "optimizer must hold every parameter that is trained (build it after the adapter is attached)"
+                raise RequestError(f"{rule}, got one without {linear.name}.{name}")

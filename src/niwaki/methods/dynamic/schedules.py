@@ -1,0 +1,131 @@
+"""Step -> sparsity, and step -> share of the active weights that an update may replace. Pure functions of numbers.
+
+Sparsity, with u the part of the way from `begin` to `reach` in [0, 1], s0 where it starts and s1 what was asked:
+constant s1; linear s1 - (s1 - s0) (1 - u); cubic s1 + (s0 - s1) (1 - u)^3 (Zhu & Gupta, 2017). Share, with u the part
+of the way to `stop`: cosine a/2 (1 + cos(pi u)) and inverse-power a (1 - u)^3 (RigL, Evci et al., ICML 2020);
+constant a.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from niwaki.config import Dynamic
+from niwaki.errors import RequestError
+
+SEARCHED = 100_000
+"""Steps up to which a training long enough for a schedule is looked for."""
+
+
+def constant(part: float, start: float, target: float) -> float:
+    """The target from the start."""
+    del part, start
+    return target
+
+
+def linear(part: float, start: float, target: float) -> float:
+    """In proportion to the part of the way."""
+    return target - (target - start) * (1 - part)
+
+
+def cubic(part: float, start: float, target: float) -> float:
+    """Fast while much is left that can be spared, slow at the end."""
+    return target + (start - target) * (1 - part) ** 3
+
+
+def cosine(part: float, most: float) -> float:
+    """Half a cosine from `most` to 0."""
+    return most / 2 * (1 + math.cos(math.pi * part))
+
+
+def constant_share(part: float, most: float) -> float:
+    """`most` until the end."""
+    del part
+    return most
+
+
+def inverse_power(part: float, most: float) -> float:
+    """The cube of what is left of the way."""
+    return most * (1 - part) ** 3
+
+
+SPARSITIES: dict[str, Callable[[float, float, float], float]] = {
+    "constant": constant,
+    "linear": linear,
+    "cubic": cubic,
+}
+SHARES: dict[str, Callable[[float, float], float]] = {
+    "cosine": cosine,
+    "constant": constant_share,
+    "inverse-power": inverse_power,
+}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When the mask is updated in a training of `steps` optimizer steps, and to what; steps count from 1."""
+
+    config: Dynamic
+    steps: int
+    start: float
+    begin: int
+    reach: int
+    stop: int
+
+    @property
+    def updates(self) -> range:
+        """The steps after which the mask is updated."""
+        return range(self.begin + self.config.interval, self.stop + 1, self.config.interval)
+
+    @property
+    def last(self) -> int:
+        """The step of the last update, 0 where there is none."""
+        return self.updates[-1] if self.updates else 0
+
+    def sparsity(self, step: int) -> float:
+        """Sparsity after `step`: that of the latest update, rising with them only."""
+        if step < self.begin + self.config.interval:
+            return SPARSITIES[self.config.schedule](0.0, self.start, self.config.sparsity)
+        update = self.updates[min(step - self.begin, self.last - self.begin) // self.config.interval - 1]
+        part = min((update - self.begin) / max(self.reach - self.begin, 1), 1.0)
+        return SPARSITIES[self.config.schedule](part, self.start, self.config.sparsity)
+
+    def replaced(self, step: int) -> float:
+        """Share of the active weights that the update at `step` may replace."""
+        if self.config.grow == "none":
+            return 0.0
+        return SHARES[self.config.fraction_schedule](step / self.stop, self.config.update_fraction)
+
+    def captures(self, step: int) -> bool:
+        """Whether the gradient of `step` is looked at: it is among the last `window` before an update."""
+        if not self.begin < step <= self.last:
+            return False
+        return (self.begin - step) % self.config.interval < self.config.window
+
+    @property
+    def reaches(self) -> bool:
+        """Whether the last update is at the sparsity that was asked."""
+        return self.sparsity(self.last) == self.config.sparsity
+
+
+def plan_schedule(config: Dynamic, steps: int, start: float | None = None) -> Schedule:
+    """The schedule of `config` in a training of `steps` optimizer steps that starts at sparsity `start`.
+
+    Raises:
+        RequestError: the sparsity asked is not reached within the steps; says how many are needed.
+    """
+    schedule = _schedule(config, steps, start)
+    if not schedule.reaches:
+        needed = next((n for n in range(steps + 1, SEARCHED) if _schedule(config, n, start).reaches), None)
+        enough = f"at least {needed} steps are needed" if needed else "no number of steps is enough"
+        when = f"with interval {config.interval}, reach {config.reach:g} and stop {config.stop:g}"
+        raise RequestError(f"sparsity {config.sparsity:g} must be reached by an update {when}: {enough}, got {steps}")
+    return schedule
+
+
+def _schedule(config: Dynamic, steps: int, start: float | None) -> Schedule:
+    begin, reach, stop = (int(x * steps) if x <= 1 else int(x) for x in (config.warmup, config.reach, config.stop))
+    started = config.start_sparsity if start is None else start
+    return Schedule(config, steps, started, begin, reach, min(stop, steps))

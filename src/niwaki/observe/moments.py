@@ -1,0 +1,91 @@
+"""The second moments of the inputs of linears, summed a layer at a time: together they are too large."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from niwaki.anatomy import BlockLinear, Site, evaluation_mode, layers_of, linears_of
+from niwaki.observe.stream import Stream, rebatch
+from niwaki.observe.tokens import over_mean
+from niwaki.observe.units import Batch, Need, Statistics, TokenWeights
+
+STRIP = 384
+"""Columns that are multiplied at once: what is the same above and below the diagonal is multiplied once."""
+
+
+@torch.no_grad()
+def input_moments(
+    model: nn.Module,
+    data: Sequence[Batch],
+    weights: TokenWeights | None = None,
+    *,
+    only_writing: bool = False,
+    progress: bool = False,
+) -> Iterator[tuple[BlockLinear, Tensor]]:
+    """Yield each linear of `model` as it stands with its `[in, in]` sum of w x x^T, in one forward pass over the data.
+
+    With `only_writing` those that write into the residual stream alone. No more than the moments of one layer are held
+    at a time.
+    """
+    every = [linear for linear in linears_of(model) if linear.writes or not only_writing]
+    with evaluation_mode(model), Stream(model, data) as run:
+        layers = range(len(layers_of(model)))
+        for index in tqdm(layers, desc="moments", unit="layer", disable=not progress, leave=False):
+            linears = [linear for linear in every if linear.layer == index]
+            if not linears:  # its units are all gone
+                run.advance(index)
+                continue
+            inputs = {linear.name: linear.module for linear in linears}
+            moments = {
+                name: torch.zeros(linear.shape[1], linear.shape[1], dtype=torch.double, device=run.device)
+                for name, linear in zip(inputs, linears, strict=True)
+            }
+            parts = enumerate(run.seen(index, inputs, {}, advance=True))
+            for seen in rebatch({n: weighted(x, weights, batch, n) for n, x in part.items()} for batch, part in parts):
+                for name, x in seen.items():
+                    moments[name] += gram(x)
+            for linear in linears:
+                yield linear, moments.pop(linear.name)
+
+
+def sites_with_moments(
+    model: nn.Module,
+    sites: Sequence[Site],
+    statistics: Statistics,
+    data: Sequence[Batch],
+    need: Need,
+    *,
+    progress: bool = False,
+) -> Iterator[Site]:
+    """Each site when all that `need` asks of it is in `statistics`: the whole moments of one at a time."""
+    if not need.moments:
+        yield from sites
+        return
+    named = {site.output_name: site for site in sites if site.units}
+    weights = over_mean(statistics.token_sizes)
+    for linear, moments in input_moments(model, data, weights, only_writing=True, progress=progress):
+        site = named[linear.name]
+        statistics.sites[site.name].moments = moments
+        yield site
+        statistics.sites[site.name].moments = 0.0
+    yield from (site for site in sites if not site.units)
+
+
+def weighted(x: Tensor, weights: TokenWeights | None, batch: int, name: str) -> Tensor:
+    """`x` `[tokens, n]` times the roots of the weights that the tokens of this batch have at a linear, in float32."""
+    return x.float() if weights is None else x.float() * weights[batch][name].sqrt()[:, None]
+
+
+def gram(x: Tensor) -> Tensor:
+    """`x^T x`, `[n, n]` of `[tokens, n]`."""
+    n = x.shape[1]
+    found = x.new_empty(n, n)
+    for start in range(0, n, STRIP):
+        strip = x[:, start : start + STRIP].T @ x[:, start:]
+        found[start : start + STRIP, start:] = strip
+        found[start:, start : start + STRIP] = strip.T
+    return found

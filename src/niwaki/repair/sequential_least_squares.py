@@ -1,0 +1,206 @@
+"""Linear by linear, bottom-up: the sums of the least squares that fit each to the dense model.
+
+For a linear with input x in the pruned model (after a 1, for the bias), let t be what it should give: the dense
+linear's output on the dense model's input; for the projections into the residual stream
+`dense(residual + output) - pruned(residual)`, so that what earlier cuts did wrong is made good there too (K-prune, Park
+et al., ICLR 2024, fits output projections so), wherever that sum is to be seen. The weight that minimises
+`sum w |t - W x|^2 + d |W - W0|^2` over the tokens, each of weight w, is
+`W* = (sum w t x^T + d W0) (sum w x x^T + d I)^-1`. The ridge d pulls towards the weight as it was, so few data change
+little.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from niwaki.adapters import bias_of, effective_weight
+from niwaki.anatomy import BlockLinear, Site, evaluation_mode, layers_of, linears_of
+from niwaki.errors import WorkError
+from niwaki.numerics.solve import damp
+from niwaki.observe.moments import gram
+from niwaki.observe.stream import Stream, rebatch
+from niwaki.observe.units import Batch, TokenWeights
+from niwaki.sparsify.obs import DAMPING
+
+REFIT_PASSES = 5.0
+"""About as many forward passes over the data as one call runs, of both models together."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """Of one linear `[out, in]`, in double precision, over the real tokens.
+
+    moments: `[in + 1, in + 1]` sum of w x x^T, x the input after a 1.
+    cross: `[out, in + 1]` sum of w t x^T, t the target; None where none was asked for.
+    """
+
+    moments: Tensor
+    cross: Tensor | None
+
+
+@torch.no_grad()
+def sequential_least_squares(
+    model: nn.Module,
+    dense: nn.Module | None,
+    data: Sequence[Batch],
+    *,
+    only_writing: bool = False,
+    rows: dict[str, Tensor] | None = None,
+    weights: TokenWeights | None = None,
+    targets: bool = True,
+    progress: bool = False,
+) -> Iterator[tuple[BlockLinear, Sums]]:
+    """Yield each linear with its sums. Whoever asks changes the linear before asking for the next.
+
+    Without `dense` that is `model` as it stands: each layer is copied before it is yielded, no more than one at a time.
+    With `only_writing` those that write into the residual stream alone.
+    `rows` names, by linear, the rows `[out]` of the dense linear that are still there. Both models are in evaluation
+    mode meanwhile.
+    """
+    with evaluation_mode(model, dense or model), ExitStack() as stack:
+        ours = linears_of(model, emptied=True)
+        theirs = linears_of(dense, emptied=True) if dense is not None else []
+        pruned_stream = stack.enter_context(Stream(model, data))
+        dense_stream = stack.enter_context(Stream(dense or model, data)) if targets else None
+        layers = range(len(layers_of(model)))
+        for index in tqdm(layers, desc="repair", unit="layer", disable=not progress, leave=False):
+            here = [linear for linear in ours if linear.layer == index]
+            wanted = [linear for linear in theirs if linear.layer == index]
+            if dense is None and dense_stream is not None:
+                layer, wanted = copy.deepcopy((pruned_stream.layers[index], here))
+                dense_stream.layers = {index: layer}
+            for linears in _groups(here):
+                if only_writing and not linears[0].writes:
+                    continue
+                goals = None if dense_stream is None else _goals(dense_stream, wanted, {x.part for x in linears})
+                yield from zip(linears, _sums(pruned_stream, linears, goals, rows or {}, weights), strict=True)
+            if index + 1 < len(layers):
+                pruned_stream.advance(index)
+
+
+def _groups(linears: list[BlockLinear]) -> list[list[BlockLinear]]:
+    """The linears of a layer in the order of the data; those of one group see the same input."""
+    groups: dict[tuple[str, bool], list[BlockLinear]] = {}
+    for linear in linears:
+        groups.setdefault((linear.site.name, linear.writes), []).append(linear)
+    return list(groups.values())
+
+
+def _summed(linear: BlockLinear) -> bool:
+    """Whether the linear writes into a residual stream that can be seen."""
+    return linear.writes and linear.site.residual_sum is not None
+
+
+def _sum_of(site: Site, run: Stream, key: str) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
+    """Where "residual + output" is seen, as inputs and outputs to look at: before a norm, or after the layer."""
+    place = cast(nn.Module, site.residual_sum)
+    return ({}, {key: place}) if place is run.layers[site.layer] else ({key: place}, {})
+
+
+def _goals(run: Stream, linears: list[BlockLinear], parts: set[str]) -> Iterator[dict[str, Tensor]]:
+    """Of each batch, what the dense linears of one group give, by part; with the residual where they write into it.
+
+    The last group of a layer carries the dense model on to the next.
+    """
+    wanted = [linear for linear in linears if linear.part in parts]
+    first = wanted[0]
+    last = first.writes and first.site.kind == "ffn"
+    if _summed(first):
+        return run.seen(first.layer, *_sum_of(first.site, run, first.part), advance=last)
+    return run.seen(first.layer, {}, {linear.part: linear.module for linear in wanted}, advance=last)
+
+
+def _sums(
+    run: Stream,
+    linears: list[BlockLinear],
+    goals: Iterator[dict[str, Tensor]] | None,
+    rows: dict[str, Tensor],
+    weights: TokenWeights | None,
+) -> list[Sums]:
+    first = linears[0]
+    inputs: dict[str, nn.Module] = {}
+    outputs: dict[str, nn.Module] = {}
+    if _summed(first) and goals is not None:
+        inputs, outputs = _sum_of(first.site, run, "sum")
+        outputs["y"] = first.module
+    inputs["x"] = first.module
+    none_asked = [None] * len(run.keep)
+    # Strict, so that both runs come to their end and take their hooks away.
+    pairs = zip(run.seen(first.layer, inputs, outputs), none_asked if goals is None else goals, strict=True)
+
+    def parts() -> Iterator[dict[str, Tensor]]:
+        for batch, (seen, goal) in enumerate(pairs):
+            part = {"x": torch.cat([seen["x"].new_ones(len(seen["x"]), 1), seen["x"]], 1).float()}
+            for linear in linears:
+                if weights is not None:
+                    part[f"{linear.part} weight"] = weights[batch][linear.name].sqrt()[:, None]
+                if goal is not None:
+                    # Of what is to stand in the residual stream, the residual itself is there already.
+                    target = goal[linear.part].float()
+                    if "y" in seen:
+                        target = target - (seen["sum"].float() - seen["y"].float())
+                    part[linear.part] = target[:, rows[linear.name]] if linear.name in rows else target
+            yield part
+
+    columns = first.shape[1] + 1
+    moments = [torch.zeros(columns, columns, dtype=torch.double, device=run.device) for _ in linears]
+    cross: list[Tensor | float] = [0.0] * len(linears)
+    for seen in rebatch(parts()):
+        for number, linear in enumerate(linears):
+            x, target = seen["x"], seen.get(linear.part)
+            if weights is not None:
+                root = seen[f"{linear.part} weight"]
+                x, target = x * root, None if target is None else target * root
+            moments[number] += gram(x)
+            if target is not None:
+                cross[number] = cross[number] + (target.T @ x).double()
+    return [Sums(m, None if goals is None else torch.as_tensor(c)) for m, c in zip(moments, cross, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class Optimum:
+    """`W*` `[out, in]` with its bias (None where the linear has none), and what says how good other weights are.
+
+    `factor` `[in, in]` is the lower Cholesky factor of the damped moments of the inputs. With a bias these are about
+    the mean: the bias is free for whatever becomes of the weights, and loses `change @ mean` when they change.
+    `damping` is the share of the diagonal's mean that was needed.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    factor: Tensor
+    mean: Tensor
+    damping: float
+
+
+def optimum(linear: BlockLinear, sums: Sums) -> Optimum:
+    """The best weight for these sums; without targets, the weight as it is (and no bias to refit).
+
+    Raises:
+        WorkError: moments that cannot be factorised however much they are damped, or a weight that is not finite.
+    """
+    bias = bias_of(linear.module) if sums.cross is not None else None
+    first = 1 if bias is None else 0
+    damped = damp(sums.moments[first:, first:], linear.name, DAMPING)
+    before = effective_weight(linear.module).double()
+    none = before.new_zeros(before.shape[1])
+    if sums.cross is None:
+        return Optimum(before, None, damped.factor, none, damped.damping)
+    if bias is not None:
+        before = torch.cat([bias.double()[:, None], before], 1)
+    best = torch.cholesky_solve((sums.cross[:, first:] + damped.ridge * before).T, damped.factor).T
+    if not bool(torch.isfinite(best).all()):
+        raise WorkError(f"{linear.name}: the refitted weights are not finite")
+    if bias is None:
+        return Optimum(best, None, damped.factor, none, damped.damping)
+    mean = sums.moments[1:, 0] / (sums.moments[0, 0] + damped.ridge)
+    # What is left of a Cholesky factor without its first row and column is that of the moments about the mean.
+    return Optimum(best[:, 1:], best[:, 0], damped.factor[1:, 1:], mean, damped.damping)

@@ -1,0 +1,125 @@
+"""How much memory a stage will take, estimated before any work: what `--max-memory` is held against.
+
+Counted, above what the process holds with model and data loaded: whole copies of the model, masks and scores, the sums
+of the widest block with the work space of its solves, those that structured pruning makes of gradients of all blocks,
+optimizer states, and what one batch takes, which is measured on a single row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+from niwaki.allocation.curves import looks_at_data, weight_need
+from niwaki.anatomy import layers_of, linears_of, sites_of, weight_of
+from niwaki.config import STAGES, DynamicTraining, Finetune, LayerAdaptive, Stage, Structured
+from niwaki.errors import RequestError
+from niwaki.observe.units import Batch, frozen, to_device
+
+_SOLVES = 5
+"""Matrices in float64 of a linear's inputs that a solve holds at once."""
+
+_RANKED = 64
+"""Bytes a weight of scores in float64 and their order, over all weights where one threshold is found for them."""
+
+
+def check_memory(limit: int, model: nn.Module, stages: Sequence[Stage], data: Sequence[Batch], copies: int) -> None:
+    """Refuse stages that will take more than `limit` bytes of memory, this process and all it holds included.
+
+    `copies` of the model are held by the caller beside what a stage holds.
+
+    Raises:
+        RequestError: saying what is needed, and by which stage.
+    """
+    held = psutil.Process().memory_info().rss + copies * weight_bytes(model)
+    for stage in stages:
+        total = held + needed(model, stage, data)
+        if total > limit:
+            rows = max(len(batch["input_ids"]) for batch in data)
+            name = next(name for name, kind in STAGES.items() if isinstance(stage, kind))
+            rule = f"max_memory must be at least {_shown(total)} for {name} with batches of {rows} rows"
+            raise RequestError(f"{rule} (a smaller batch_size needs less), got {_shown(limit)}")
+
+
+def needed(model: nn.Module, stage: Stage, data: Sequence[Batch]) -> int:
+    """Bytes that `stage` takes above the model and the data, at its most; meant to be too many rather than too few."""
+    weights, linears = weight_bytes(model), linears_of(model)
+    single = sum(linear.size for linear in linears)
+    widest = max(linear.shape[1] for linear in linears) ** 2
+    by_layer: dict[int, int] = {}
+    for linear in linears:
+        rows, columns = linear.shape
+        sums = 8 * (columns + 1) * (columns + 1 + rows)
+        by_layer[linear.layer] = by_layer.get(linear.layer, 0) + sums + 4 * linear.size
+    block = max(by_layer.values()) + 8 * _SOLVES * widest
+    factors = 16 * getattr(stage, "lora_rank", 16) * sum(sum(linear.shape) for linear in linears)
+    match stage:
+        case Structured():
+            sums = sum(4 * weight_of(site.output).shape[0] ** 2 for site in sites_of(model))
+            found = weights + sums + block
+            found += weights if stage.latency is not None else 0
+            return found + max(backward_bytes(model, data), factors * (stage.recover_epochs > 0))
+        case LayerAdaptive():
+            solves = stage.weight_score == "sparsegpt" or stage.allocation == "search" or stage.repair != "none"
+            found = single // 8 + (block if solves else _RANKED * max(linear.size for linear in linears))
+            found += weights * (stage.steps > 1 or stage.recover_epochs > 0)
+            found += _RANKED * single * (stage.allocation in ("global", "lamp"))
+            found += 4 * single * (stage.weight_score == "gradient")
+            need = weight_need(stage)
+            if stage.repair == "least-squares" or need.task or need.contrast or stage.recover_epochs:
+                found += backward_bytes(model, data)
+            elif looks_at_data(stage):
+                found += forward_bytes(model, data)
+            return found + factors * (stage.recover_epochs > 0)
+        case DynamicTraining():
+            # Masked weights, gradients, saliency and its uncertainty in float32; four masks.
+            return weights + (4 * 4 + 4) * single + factors + 2 * backward_bytes(model, data)
+        case Finetune():
+            return factors + backward_bytes(model, data)
+        case _:
+            return weights
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of the parameters and buffers."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+
+
+def backward_bytes(model: nn.Module, data: Sequence[Batch]) -> int:
+    """Bytes that a forward pass of the longest batch leaves for its backward pass, and thrice its logits in float32."""
+    activations, logits = _of_a_batch(model, data)
+    return activations + 3 * logits
+
+
+def forward_bytes(model: nn.Module, data: Sequence[Batch]) -> int:
+    """Bytes of a forward pass of the longest batch: what one layer leaves, and thrice the logits in float32."""
+    activations, logits = _of_a_batch(model, data)
+    return activations // len(layers_of(model)) + 3 * logits
+
+
+def _of_a_batch(model: nn.Module, data: Sequence[Batch]) -> tuple[int, int]:
+    """Bytes that the longest batch leaves for its backward pass, and those of its logits in float32."""
+    batch = max(data, key=lambda each: each["input_ids"].shape[1])
+    rows = max(len(each["input_ids"]) for each in data)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    found: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with frozen(model, with_gradients=True) as device:
+        one: dict[str, Any] = {key: value[:1] for key, value in to_device(batch, device).items() if key != "labels"}
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            logits = model(**one).logits  # held, so that no storage is used twice
+    return rows * sum(found.values()), rows * 4 * logits.numel()
+
+
+def _shown(amount: int) -> str:
+    return f"{amount / 2**30:.2f}GiB"

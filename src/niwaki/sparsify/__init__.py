@@ -1,0 +1,1 @@
+"""Which weights go, and what makes up for them."""

@@ -1,0 +1,90 @@
+"""Recovery: a pruned model learns from the dense one it came from, through LoRA.
+
+The loss is `T^2 * KL(dense / T || pruned / T)` on the logits (Hinton et al., 2015; the squared error where the model
+has one output) plus the squared error of every layer's hidden states, over real tokens, relative to their size: what
+pruning leaves has the same width as the dense model, so the two compare as they stand (CoFi, Xia et al., ACL 2022,
+without its layer map). No labels are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from niwaki.adapters import merge_, to_train_
+from niwaki.anatomy import evaluation_mode, is_regression, real_logits
+from niwaki.config import LayerAdaptive, Structured
+from niwaki.data import token_mask
+from niwaki.observe.units import Batch
+from niwaki.train.loop import train_
+
+TEMPERATURE = 2.0
+LORA_RANK = 16
+
+
+def recover_(
+    model: nn.Module,
+    dense: nn.Module,
+    batches: Sequence[Batch],
+    config: Structured | LayerAdaptive,
+    *,
+    progress: bool = False,
+) -> int:
+    """Train `model` in place towards `dense` for `config.recover_epochs` over `batches`; returns the number of steps.
+
+    The adapters of a `PeftModel` are trained as they are; a plain model gets LoRA that is merged at the end. Which
+    parameters require gradients is afterwards as it was.
+
+    Raises:
+        WorkError: a loss that is not finite.
+    """
+    required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    plain = not isinstance(model, PeftModel)
+    student = to_train_(model, LORA_RANK)
+
+    def loss_of(student: nn.Module, batch: Batch) -> Tensor:
+        return distillation_loss(student, dense, batch)
+
+    # Dropout would hide from what is left of the model what it has to make up for.
+    with evaluation_mode(student, dense):
+        train_(
+            student,
+            batches,
+            loss_of,
+            epochs=config.recover_epochs,
+            learning_rate=config.recover_learning_rate,
+            seed=config.seed,
+            progress=progress,
+        )
+    if plain:
+        merge_(student)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(required[name])
+    return config.recover_epochs * len(batches)
+
+
+def distillation_loss(student: nn.Module, teacher: nn.Module, batch: Batch) -> Tensor:
+    """Divergence of the logits plus relative error of the hidden states of one batch; a scalar, 0 for padding alone."""
+    inputs: dict[str, Any] = {k: v for k, v in batch.items() if k != "labels"}
+    with torch.no_grad():
+        wanted = teacher(**inputs, output_hidden_states=True)
+    found = student(**inputs, output_hidden_states=True)
+    keep = token_mask(batch).bool()
+    if is_regression(student):
+        loss = F.mse_loss(found.logits.float(), wanted.logits.float())
+    else:
+        both = (real_logits(logits, keep) for logits in (wanted.logits, found.logits))
+        p, q = (torch.log_softmax(logits.float() / TEMPERATURE, -1) for logits in both)
+        loss = TEMPERATURE**2 * F.kl_div(q, p, log_target=True, reduction="sum") / max(1, len(p))
+    pairs = list(zip(found.hidden_states[1:], wanted.hidden_states[1:], strict=True))
+    smallest = torch.finfo(loss.dtype).tiny
+    error = loss.new_zeros(())
+    for a, b in pairs:
+        size = b[keep].float().square().sum().clamp_min(smallest)
+        error = error + (a[keep] - b[keep]).float().square().sum() / size
+    return loss + error / len(pairs)
