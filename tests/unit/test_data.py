@@ -11,7 +11,17 @@ import pytest
 import torch
 
 from helpers_text import tiny_tokenizer
-from niwaki.data import Batches, Table, encode, is_regression, label_map, label_names, mean_length, read_table, sample
+from niwaki.data import (
+    Batches,
+    Table,
+    encode,
+    label_map,
+    label_names,
+    mean_length,
+    predicts_numbers,
+    read_table,
+    sample,
+)
 from niwaki.errors import RequestError
 
 SENTENCES = ["a good film", 'a "bad', "007"]
@@ -209,11 +219,11 @@ def test_pairs_are_encoded_together_and_cut() -> None:
 
 
 def test_kinds_of_labels() -> None:
-    assert is_regression(table([0.5, 1.0]))
-    assert is_regression(table([1, 2], column="score"))
-    assert not is_regression(table([0.0, 1.0]))
-    assert not is_regression(table(["low", "high"], column="score"))
-    assert not is_regression(table(None, column=None))
+    assert predicts_numbers(table([0.5, 1.0]))
+    assert predicts_numbers(table([1, 2], column="score"))
+    assert not predicts_numbers(table([0.0, 1.0]))
+    assert not predicts_numbers(table(["low", "high"], column="score"))
+    assert not predicts_numbers(table(None, column=None))
     assert label_names(table([10, 2, 1.0, 2])) == ["1", "2", "10"]
     assert label_names(table(["b", "a", "b"])) == ["a", "b"]
     assert label_names(table(None)) == []

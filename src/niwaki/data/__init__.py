@@ -1,7 +1,7 @@
 """Files and Hub data sets -> tables -> tokenised rows -> batches."""
 
 from niwaki.data.batches import Batches, mean_length, token_mask
-from niwaki.data.labels import is_regression, label_map, label_names
+from niwaki.data.labels import label_map, label_names, predicts_numbers
 from niwaki.data.rows import encode, sample
 from niwaki.data.tables import Table, read_table
 
@@ -9,10 +9,10 @@ __all__ = [
     "Batches",
     "Table",
     "encode",
-    "is_regression",
     "label_map",
     "label_names",
     "mean_length",
+    "predicts_numbers",
     "read_table",
     "sample",
     "token_mask",

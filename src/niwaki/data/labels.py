@@ -11,7 +11,7 @@ from niwaki.data.tables import (
 from niwaki.errors import RequestError
 
 
-def is_regression(table: Table) -> bool:
+def predicts_numbers(table: Table) -> bool:
     """Whether the labels are numbers to predict: floats that are not all whole, or any numbers in a column `score`."""
     labels = table.labels or []
     if not labels or not all(isinstance(label, int | float) for label in labels):

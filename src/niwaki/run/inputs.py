@@ -14,7 +14,7 @@ from niwaki.adapters import check_model
 from niwaki.anatomy import is_language_model, longest_input, unwrap
 from niwaki.checkpoint import load, load_tokenizer, new_parameters
 from niwaki.config import Request
-from niwaki.data import Batches, Table, encode, is_regression, label_map, read_table
+from niwaki.data import Batches, Table, encode, label_map, predicts_numbers, read_table
 from niwaki.data.running_text import Protocol, pack, text_of
 from niwaki.errors import RequestError
 
@@ -130,7 +130,7 @@ def to_rows(table: Table, model: Any, tokenizer: Any, max_length: int) -> list[d
     """
     config = unwrap(model).config
     regression = config.num_labels == 1
-    if is_regression(table) and not regression:
+    if predicts_numbers(table) and not regression:
         raise RequestError(f"labels must be classes for a model with {config.num_labels} labels, got numbers")
     rows = encode(table, tokenizer, max_length, dict(cast(Any, config.label2id)), regression)
     check_ids(rows, model, tokenizer)

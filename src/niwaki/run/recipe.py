@@ -15,7 +15,7 @@ from niwaki.anatomy import is_language_model
 from niwaki.checkpoint import loads_language_model, weight_files, write_adapter, write_model
 from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import DynamicTraining, Finetune, Recipe, Structured, Vocabulary, recipe_to_dict, write_recipe
-from niwaki.data import Batches, Table, is_regression, label_names, mean_length, sample
+from niwaki.data import Batches, Table, label_names, mean_length, predicts_numbers, sample
 from niwaki.errors import RequestError
 from niwaki.evaluate import check_metric
 from niwaki.methods.dynamic import plan_schedule, train_dynamic, write_training
@@ -167,7 +167,7 @@ def _new_labels(recipe: Recipe, train: Table) -> list[str] | None:
         return None
     if train.labels is None:
         raise RequestError(f"train_data must have labels to fine-tune on, got none in {recipe.train_data!r}")
-    if is_regression(train):
+    if predicts_numbers(train):
         return [""]
     names = label_names(train)
     if len(names) < 2:
