@@ -28,7 +28,7 @@ from niwaki.config import (
     Vocabulary,
     read_recipe,
 )
-from niwaki.errors import NiwakiError, RequestError, check_choice
+from niwaki.errors import NiwakiError
 from niwaki.interrupt import raise_again
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make fine-tuned transformers smaller and faster.")
@@ -36,7 +36,7 @@ prune = typer.Typer(no_args_is_help=True, help="Prune a model to a budget.")
 app.add_typer(prune, name="prune")
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that Niwaki wrote.")]
 LISTS = ("--text-columns",)
 """Flags that take several words: `--text-columns a b`."""
 
@@ -168,14 +168,9 @@ def export(
     quiet: Quiet = False,
 ) -> None:
     """Write a model for those who do not have Niwaki."""
-    from niwaki.checkpoint import load, load_tokenizer, new_parameters
-    from niwaki.export import EXPORTS
+    from niwaki.run import run_export
 
-    check_choice("to", to, EXPORTS)
-    loaded = load(model, base_model, dtype="float32" if to == "onnx" else "auto")
-    if fresh := new_parameters(loaded):
-        raise RequestError(f"model must have a trained task head, got {model!r} without {fresh[0]}")
-    EXPORTS[to](loaded, out, load_tokenizer(model, base_model), overwrite)
+    run_export(model, to, out, base_model, overwrite)
     if not quiet:
         typer.echo(f"written to {out}")
 
@@ -183,18 +178,13 @@ def export(
 @app.command()
 def report(folders: list[Path], out: Annotated[Path, typer.Option(help="Page to write.")]) -> None:
     """One page from the results of one or several folders."""
-    from niwaki.report import page
+    from niwaki.checkpoint.folder import atomic_file
+    from niwaki.report import is_page, page
     from niwaki.results import read_result
 
     text = page([read_result(folder / "result.json") for folder in folders])
-    unfinished = out.with_name(f".{out.name}-unfinished")
-    try:
+    with atomic_file(out, True, is_page, "a page") as unfinished:
         unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(out)
-    except OSError as error:
-        raise RequestError(f"out must be a page that can be written, got {str(out)!r}: {error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _run(recipe: Recipe, quiet: bool) -> None:

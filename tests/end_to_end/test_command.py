@@ -225,8 +225,17 @@ def test_finetune_score_eval_and_export(place, monkeypatch, capsys):
         assert torch.equal(
             logits(niwaki.load(place / f"small-{to}"), batches()[0]), logits(niwaki.load(place / "small"), batches()[0])
         )
-    page = run("report", "small", "compared", "--out", "both.html")
-    assert page == ""
+    for _ in range(2):
+        assert run("report", "small", "compared", "--out", "both.html") == ""
+    for out in ("learnable.tsv", "small/result.json"):
+        before = (place / out).read_bytes()
+        status, _, err = done(monkeypatch, capsys, place, "report", "small", "--out", out)
+        assert status == 2
+        assert "a page that Niwaki wrote" in err
+        assert (place / out).read_bytes() == before
+    status, _, err = done(monkeypatch, capsys, place, "export", "--model", "small", "--to", "merged", "--out", "small")
+    assert status == 2
+    assert "must not hold what is read" in err
 
 
 def test_the_demo_on_a_tiny_encoder(place, monkeypatch, capsys):
@@ -240,7 +249,11 @@ def test_the_demo_on_a_tiny_encoder(place, monkeypatch, capsys):
     status, out, err = done(monkeypatch, capsys, place, "demo", "--out", "garden")
     assert status == 0, err
     assert "as fast as dense" in out
-    assert {path.name for path in (place / "garden").iterdir()} == {"data", "finetuned", "half"}
+    assert {path.name for path in (place / "garden").iterdir()} == {".niwaki", "data", "finetuned", "half"}
+    (place / "garden" / "mine").write_text("x")
+    status, _, err = done(monkeypatch, capsys, place, "demo", "--out", "garden", "--overwrite")
+    assert status == 2
+    assert "with mine" in err
     again = ["run", "half/recipe.yaml", "--overwrite", "--quiet"]
     before = niwaki.load(place / "garden" / "half").state_dict()
     assert done(monkeypatch, capsys, place / "garden", *again)[0] == 0
@@ -302,6 +315,8 @@ def test_interrupted_leaves_nothing(place):
         ({"base_model": "wide"}, ["base_model", "lora"]),
         ({"metric": "pearson"}, ["metric", "accuracy, f1", "pearson"]),
         ({"out": "full"}, ["out", "full", "overwrite"]),
+        ({"out": "full", "overwrite": True}, ["out", "full", "only what Niwaki wrote", "with mine"]),
+        ({"out": "train.tsv", "overwrite": True}, ["out must", "train.tsv"]),
         ({"flops": "half"}, ["--flops", "number"]),
         ({"model": "base", "keep_adapter": True}, ["keep_adapter", "adapter", "base"]),
         ({"out": ".", "overwrite": True}, ["out must not hold what is read", "lora"]),

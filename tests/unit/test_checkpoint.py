@@ -67,16 +67,6 @@ def test_adapter_round_trip_is_bit_equal_and_trains(tmp_path):
     assert all(p.grad is not None for n, p in loaded.named_parameters() if "lora_" in n)
 
 
-def test_an_existing_folder_is_refused_or_replaced(tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "mine").write_text("x")
-    with pytest.raises(niwaki.RequestError, match="overwrite"):
-        niwaki.save(tiny(), tmp_path / "out")
-    assert (tmp_path / "out" / "mine").exists()
-    niwaki.save(tiny(), tmp_path / "out", overwrite=True)
-    assert not (tmp_path / "out" / "mine").exists()
-
-
 def test_damaged_and_missing_files_are_named(tmp_path):
     niwaki.save(tiny(), tmp_path / "a")
     weights = tmp_path / "a" / "model.safetensors"

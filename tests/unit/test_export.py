@@ -17,11 +17,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import niwaki
 from helpers_text import tiny_tokenizer
-from niwaki import export
 from niwaki.adapters import merge_
 from niwaki.anatomy import sites_of
 from niwaki.checkpoint import shapes_of
-from niwaki.export import export_merged, export_onnx, export_remote_code
+from niwaki.export import export_merged, export_onnx, export_remote_code, onnx, remote_code
 from niwaki.surgery import cut_
 from niwaki.surgery.modeling_niwaki import EmptyAttention, PrunedForSequenceClassification
 from tiny import batches, configs, logits, tiny, with_lora
@@ -80,20 +79,35 @@ def test_onnx_file_of_a_model_with_segments(tmp_path):
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
     with pytest.raises(niwaki.RequestError, match="overwrite"):
         export_onnx(model, tmp_path / "bert.onnx")
+    assert onnx._is_ours(tmp_path / "bert.onnx")
+
+
+@pytest.mark.parametrize("theirs", [b"", b"notes", "onnx"])
+def test_an_onnx_file_of_somebody_else_is_not_replaced(theirs, tmp_path):
+    pytest.importorskip("onnxscript")
+    from onnx import helper
+
+    file = tmp_path / "a.onnx"
+    model = helper.make_model(helper.make_graph([], "theirs", [], []))
+    file.write_bytes(model.SerializeToString() if theirs == "onnx" else theirs)
+    before = file.read_bytes()
+    with pytest.raises(niwaki.RequestError, match=r"an ONNX model that Niwaki wrote, got .* something else"):
+        export_onnx(tiny(), file, overwrite=True)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
 
 
 def test_onnx_that_differs_is_refused_and_not_left(tmp_path, monkeypatch):
     pytest.importorskip("onnxscript")
     model = tiny()
 
-    class Other(export._Logits):
+    class Other(onnx._Logits):
         exported = False
 
         def forward(self, input_ids, attention_mask):
             found = super().forward(input_ids, attention_mask)
             return found if torch.compiler.is_exporting() else found + 0.125
 
-    monkeypatch.setattr(export, "_Logits", Other)
+    monkeypatch.setattr(onnx, "_Logits", Other)
     with pytest.raises(niwaki.WorkError, match=r"0\.0001.*0\.125"):
         export_onnx(model, tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -232,7 +246,7 @@ def test_the_shipped_module_is_the_exported_one_but_for_the_class(tmp_path):
     assert "import niwaki" not in text
     assert "from niwaki" not in text
     config = tiny().config
-    config.niwaki = export._table(uneven(tiny()))
+    config.niwaki = remote_code._table(uneven(tiny()))
     with torch.device("meta"):
         built = PrunedForSequenceClassification(config)
     assert shapes_of(built) == config.niwaki["layers"]

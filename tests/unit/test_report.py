@@ -9,7 +9,7 @@ import re
 import pytest
 
 from niwaki.errors import RequestError
-from niwaki.report import model_card, page
+from niwaki.report import is_page, model_card, page
 from niwaki.results import Result, read_result, write_result
 
 SIDE = {"quality": {"accuracy": 0.9}, "params": 1000, "flops": 2e6, "size_bytes": 4000, "zeros": 0}
@@ -61,6 +61,12 @@ def test_each_of_several_stages_says_what_its_share_is_of():
         for number in (1, 2):
             assert f"{number}. structured: 0.4999 of the flops that came into this stage kept (0.5 asked)." in text
         assert "linear weights that came into this stage are zero (0.6 asked)." in html.unescape(text)
+
+
+def test_a_page_is_told_from_other_files(tmp_path):
+    for text, ours in ((page([RESULT]), True), ("<!doctype html>\n<html>", False), ("", False)):
+        (tmp_path / "page.html").write_text(text)
+        assert is_page(tmp_path / "page.html") == ours
 
 
 def test_a_model_without_blocks_has_no_ratio():

@@ -41,7 +41,7 @@ def save(
     `max_shard_size` bytes (a number, or as in "5GB") where no one tensor is larger.
 
     Raises:
-        RequestError: `folder` exists and is not empty.
+        RequestError: `folder` is not empty, and with `overwrite` holds what Niwaki did not write.
     """
     plain = merged(model)
     with atomic_folder(folder, overwrite) as temporary:

@@ -44,7 +44,7 @@ class Request:
     max_length: int = option(128, "Tokens of a row that are kept; for a language model its context length.")
     stride: int | None = option(None, "Tokens from one context to the next; without, contexts do not overlap.")
     bos: bool = option(False, "Start every context of a language model with the tokenizer's first token (BOS).")
-    overwrite: bool = option(False, "Replace a folder that is there.")
+    overwrite: bool = option(False, "Replace a folder that holds only what Niwaki wrote.")
 
     def __post_init__(self) -> None:
         check_choice("dtype", self.dtype, DTYPES)
@@ -60,7 +60,7 @@ class Demo:
 
     out: str = option("niwaki-demo", "Folder to write.")
     seed: int = option(0, "Seed of everything that is drawn.")
-    overwrite: bool = option(False, "Replace a folder that is there.")
+    overwrite: bool = option(False, "Replace a folder that holds only what Niwaki wrote.")
 
     def __post_init__(self) -> None:
         check_seed(self)

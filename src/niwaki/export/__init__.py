@@ -1,8 +1,9 @@
 """A pruned model for those who do not have Niwaki: ONNX, a merged checkpoint, a checkpoint that brings its own code.
 
 Every export has the signature `(model, path, tokenizer, overwrite)`. `model` is a plain model or a `PeftModel`, whose
-adapters are merged in a copy; `path` is the folder to write, new or empty unless `overwrite` (for ONNX also the name
-of a file that ends in `.onnx`). What is written takes its name at the end, whole, or not at all.
+adapters are merged in a copy; `path` is the folder to write, new or empty, or with `overwrite` one that holds only what
+Niwaki wrote (for ONNX also the name of a file that ends in `.onnx`). What is written takes its name at the end,
+whole, or not at all.
 """
 
 from niwaki.export.merged import export_merged

@@ -15,7 +15,7 @@ def export_merged(model: nn.Module, path: str | Path, tokenizer: Any = None, ove
     """Write what `niwaki.save` writes, a Transformers folder. Uneven layers load after `import niwaki`.
 
     Raises:
-        RequestError: `path` exists and is not empty.
+        RequestError: `path` is not empty, and with `overwrite` holds what Niwaki did not write.
     """
     sites_of(model)
     save(model, path, tokenizer, overwrite)

@@ -6,7 +6,6 @@ import copy
 import importlib.util
 import inspect
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from transformers import PreTrainedModel
 from niwaki.adapters import remove_masks_
 from niwaki.anatomy import is_language_model, sites_of
 from niwaki.checkpoint import forget_, merged, quiet
-from niwaki.checkpoint.folder import atomic_folder, new_parents
+from niwaki.checkpoint.folder import atomic_file, atomic_folder
 from niwaki.errors import RequestError, WorkError
 
 TOLERANCE = 1e-4
@@ -28,6 +27,10 @@ TOLERANCE = 1e-4
 
 
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+
+
+_MARK = "niwaki"
+"""Key among the metadata of a model that Niwaki wrote."""
 
 
 _CHECKED = ((1, 5), (1, 16), (2, 11), (5, 24), (8, 32))
@@ -41,8 +44,8 @@ def export_onnx(model: nn.Module, path: str | Path, tokenizer: Any = None, overw
     onnxruntime on padded batches of several shapes before it takes its name.
 
     Raises:
-        RequestError: the packages of `niwaki[onnx]` are missing; `path` exists; the model is too large for one file, or
-            a language model.
+        RequestError: the packages of `niwaki[onnx]` are missing; `path` exists (with `overwrite`: and is not what
+            Niwaki wrote); the model is too large for one file, or a language model.
         WorkError: logits that differ from PyTorch's by more than `TOLERANCE`.
     """
     missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
@@ -62,13 +65,8 @@ def export_onnx(model: nn.Module, path: str | Path, tokenizer: Any = None, overw
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
         return
-    if target.is_dir() or (target.exists() and not overwrite):
-        raise RequestError(f"out must be a new file (or ask for --overwrite), got {str(target)!r}")
-    target = target.resolve()
-    with new_parents(target), tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
-        file = Path(folder) / target.name
+    with atomic_file(target, overwrite, _is_ours, "an ONNX model") as file:
         _write_onnx(plain, file, tokenizer)
-        file.replace(target)
 
 
 class _Logits(nn.Module):
@@ -102,11 +100,23 @@ def _write_onnx(model: PreTrainedModel, file: Path, tokenizer: Any) -> None:
                 output_names=["logits"],
                 dynamic_shapes={name: {0: "batch", 1: "sequence"} for name in example},
             )
+            cast(Any, program).model.metadata_props[_MARK] = "1"
             cast(Any, program).save(str(file), external_data=False)
     except torch.onnx.OnnxExporterError as error:
         cause = " ".join(str(error.__cause__ or error).split())[:300]
         raise WorkError(f"onnx: torch could not export this {model.config.model_type} model: {cause}") from error
     _check_onnx(graph, file, batches)
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a file is an ONNX model that Niwaki wrote."""
+    import onnx
+
+    try:
+        found = onnx.load(str(file), load_external_data=False)
+    except Exception:  # whatever it is, and whatever protobuf says of it
+        return False
+    return any(entry.key == _MARK for entry in found.metadata_props)
 
 
 def _check_onnx(graph: nn.Module, file: Path, batches: list[dict[str, Tensor]]) -> None:

@@ -43,8 +43,8 @@ def export_remote_code(model: nn.Module, path: str | Path, tokenizer: Any = None
     (size mismatch), with Niwaki or without.
 
     Raises:
-        RequestError: `path` exists and is not empty; a type of model whose weights Transformers renames in files, which
-            it does for its own code alone, or which it does not know.
+        RequestError: `path` is not empty, and with `overwrite` holds what Niwaki did not write; a type of model whose
+            weights Transformers renames in files, which it does for its own code alone, or which it does not know.
     """
     plain = merged(model)
     if plain.config.model_type in _NO_CODE:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from jinja2 import Environment
 
 from niwaki.report.card import counted, provenance, ratio, shown
@@ -49,6 +51,13 @@ are not in them.</p>
 {% endfor %}
 </html>
 """
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is a page that Niwaki wrote."""
+    start = _PAGE.split("<style>")[0].encode()
+    with path.open("rb") as file:
+        return file.read(len(start)) == start
 
 
 def page(results: list[Result]) -> str:

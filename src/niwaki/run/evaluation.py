@@ -29,7 +29,7 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
     """
     clock = Clock()
     torch.manual_seed(request.seed)
-    check_out(request, request.model, request.against, request.base_model, request.eval_data, *request.task_files)
+    check_out(request.out, request.model, request.against, request.base_model, request.eval_data, *request.task_files)
     with atomic_folder(request.out, request.overwrite) as folder:
         table = read_data(request, request.eval_data, "validation", quiet) if request.eval_data else None
         tasks = read_tasks(request, quiet)

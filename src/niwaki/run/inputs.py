@@ -93,16 +93,16 @@ def read_inputs(request: Request, labels: list[str] | None = None, quiet: bool =
     return Inputs(model, tokenizer, request.batch_size, length, quiet, request.stride, request.bos)
 
 
-def check_out(request: Request, *sources: str | None) -> None:
+def check_out(out: str, *sources: str | None) -> None:
     """Refuse to write over what is read.
 
     Raises:
         RequestError: a local source that is, or lies in, the folder to write.
     """
-    out = Path(request.out).resolve()
+    target = Path(out).resolve()
     for source in sources:
-        if source and Path(source).exists() and Path(source).resolve().is_relative_to(out):
-            raise RequestError(f"out must not hold what is read ({source!r}), got {request.out!r}")
+        if source and Path(source).exists() and Path(source).resolve().is_relative_to(target):
+            raise RequestError(f"out must not hold what is read ({source!r}), got {out!r}")
 
 
 def read_data(request: Request, source: str, split: str, quiet: bool) -> Table:

@@ -40,7 +40,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
     """
     clock = Clock()
     torch.manual_seed(recipe.seed)
-    check_out(recipe, recipe.model, recipe.base_model, recipe.train_data, recipe.eval_data, *recipe.task_files)
+    check_out(recipe.out, recipe.model, recipe.base_model, recipe.train_data, recipe.eval_data, *recipe.task_files)
     with atomic_folder(recipe.out, recipe.overwrite) as folder:
         train = read_data(recipe, recipe.train_data, "train", quiet)
         evaluation = read_data(recipe, recipe.eval_data, "validation", quiet)

@@ -28,7 +28,7 @@ def run_scoring(request: Scoring, quiet: bool = False) -> dict[str, Any]:
     """
     clock = Clock()
     torch.manual_seed(request.seed)
-    check_out(request, request.model, request.base_model, request.train_data)
+    check_out(request.out, request.model, request.base_model, request.train_data)
     with atomic_folder(request.out, request.overwrite) as folder:
         train = read_data(request, request.train_data, "train", quiet)
         inputs = read_inputs(request, quiet=quiet)
