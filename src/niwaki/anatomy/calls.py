@@ -34,7 +34,7 @@ def layer_calls(model: nn.Module, inputs: dict[str, Tensor], *, only_first: bool
 
     def catch(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         caught.append((args, kwargs))
-        if not several:
+        if not several or len(caught) == len(layers):  # a task head can cost more than a layer
             raise _Stop
 
     hooks = [layer.register_forward_pre_hook(catch, with_kwargs=True) for layer in layers]

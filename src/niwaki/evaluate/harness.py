@@ -65,7 +65,7 @@ def harness_scores(
     models = import_module(f"{PACKAGE}.models.huggingface")
     evaluator.get_git_commit_hash = lambda: None  # it runs git, which says "fatal" where there is no repository
     try:
-        with evaluation_mode(model), half_in_float32(), _hushed(progress):
+        with evaluation_mode(model), half_in_float32(model), _hushed(progress):
             wrapped = models.HFLM(
                 pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=longest_input(model)
             )

@@ -86,7 +86,7 @@ def log_likelihoods(model: nn.Module, pairs: Sequence[Pair], batch_size: int, pr
         raise RequestError(f"tasks: choices must have at most {longest} tokens, the model's context, got {most}")
     order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][0]) - len(pairs[i][1]))
     found = [0.0] * len(pairs)
-    with evaluation_mode(model), half_in_float32():
+    with evaluation_mode(model), half_in_float32(model):
         for start in tqdm(range(0, len(order), batch_size), desc="choices", disable=not progress, leave=False):
             chosen = order[start : start + batch_size]
             rows = [torch.tensor([*pairs[i][0], *pairs[i][1]][-longest - 1 : -1]) for i in chosen]

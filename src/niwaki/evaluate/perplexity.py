@@ -26,7 +26,7 @@ def perplexity(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bo
         RequestError: no batch with a token to predict. WorkError: logits that are not finite.
     """
     device, nats, tokens = next(model.parameters()).device, 0.0, 0
-    with evaluation_mode(model), half_in_float32():
+    with evaluation_mode(model), half_in_float32(model):
         for batch in tqdm(batches, desc="evaluate", disable=not progress, leave=False):
             inputs = {name: value.to(device) for name, value in with_labels(model, batch).items()}
             labels = inputs.pop("labels")[:, 1:]

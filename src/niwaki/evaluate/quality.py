@@ -32,7 +32,7 @@ def predictions(model: nn.Module, batches: Iterable[dict[str, Any]], progress: b
     """
     device = next(model.parameters()).device
     logits, labels = [], []
-    with evaluation_mode(model), half_in_float32():
+    with evaluation_mode(model), half_in_float32(model):
         for batch in tqdm(batches, desc="evaluate", disable=not progress, leave=False):
             if "labels" not in batch:
                 raise RequestError("eval_data must have labels, got a table without a label column")

@@ -7,24 +7,28 @@ backward. Multiplied in float32 and rounded, the products are no less exact: ker
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+HALF = (torch.bfloat16, torch.float16)
+
 
 @contextmanager
-def half_in_float32() -> Iterator[None]:
+def half_in_float32(*models: nn.Module) -> Iterator[None]:
     """While open, linears in bfloat16 and float16 are multiplied in float32 where the processor cannot do it itself.
 
-    A float32 copy is held of one linear at a time; other devices, and whatever is in float32, run as ever.
+    A float32 copy is held of one linear at a time. Unless one of the `models` holds such weights on such a processor
+    nothing is opened: a mode of PyTorch costs time at every call, whatever it is of.
     """
-    with _Mode():
+    slow = any(_left_to_loops(parameter) for model in models for parameter in model.parameters())
+    with _Mode() if slow else nullcontext():
         yield
 
 
@@ -34,21 +38,29 @@ class _Mode(TorchFunctionMode):
     ) -> Any:
         # The two that layers are made of: `nn.Linear` and what is built on it, and the `Conv1D` of GPT-2.
         kwargs = kwargs or {}
-        if func is F.linear and len(args) > 1 and _slow(*args[:2]):
+        if func is F.linear and _slow(*_factors(*args, **kwargs)):
             return _linear(*args, **kwargs)
         if func is torch.addmm and len(args) == 3 and not kwargs and _slow(*args[1:]):
             return _linear(args[1], args[2].T, args[0])
         return func(*args, **kwargs)
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return _Linear.apply(x, weight, bias)
+# Both have the argument names of `F.linear`, which is called with any of them by name.
+def _factors(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    return input, weight
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return _Linear.apply(input, weight, bias)
 
 
 def _slow(x: Tensor, weight: Tensor) -> bool:
     """Whether this product would be left to PyTorch's own loops."""
-    half = x.dtype == weight.dtype and x.dtype in (torch.bfloat16, torch.float16)
-    return half and x.device.type == weight.device.type == "cpu" and not _has_kernels(x.dtype)
+    return x.dtype == weight.dtype and _left_to_loops(x) and _left_to_loops(weight)
+
+
+def _left_to_loops(tensor: Tensor) -> bool:
+    return tensor.dtype in HALF and tensor.device.type == "cpu" and not _has_kernels(tensor.dtype)
 
 
 @cache

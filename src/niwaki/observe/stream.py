@@ -2,15 +2,16 @@
 
 A layer that runs several times in a row is carried through all its runs at once; what is seen of it is seen of each.
 
-A layer can so be run, and looked into, without those before it. The hidden states wait in temporary files, so that
-memory holds one batch of them however many rows there are.
+A layer can so be run, and looked into, without those before it. The batches and their hidden states wait in temporary
+files, so that memory holds one of them however many rows there are. The masks and positions that a layer is called with
+are larger than the tokens: they are made anew whenever a batch's turn comes.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.adapters import materialized_weights
-from niwaki.anatomy import Call, layer_calls, layers_of, runs_of
+from niwaki.anatomy import first_layer_call, layer_calls, layers_of, runs_of
 from niwaki.data import token_mask
 from niwaki.numerics.half import half_in_float32
 from niwaki.observe.units import Batch, at_tokens
@@ -32,21 +33,23 @@ class _Seen(Exception):  # noqa: N818 - not an error: it ends a layer's pass tha
 
 
 class Stream:
-    """All batches of `data` in `model`, before its first layer at the start; a context that ends with its files."""
+    """All batches of `data` in `model`, before its first layer at the start; a context that ends with its files.
+
+    No tensor of a batch is held between two calls.
+    """
 
     def __init__(self, model: nn.Module, data: Iterable[Batch]) -> None:
+        self.model = model
         self.layers: dict[int, nn.Module] = dict(enumerate(layers_of(model)))
         self.runs = runs_of(model)
-        self.calls: list[list[Call]] = []
-        self.keep: list[Tensor] = []
+        self.batches = 0
         self.folder = tempfile.TemporaryDirectory(prefix="niwaki-")
-        self.device = device = next(model.parameters()).device
-        for batch in data:
-            inputs = {k: v.to(device) for k, v in batch.items() if isinstance(v, Tensor) and k != "labels"}
-            calls = layer_calls(model, inputs)
-            self._put(len(self.calls), calls[0][0][0])
-            self.calls.append([(args[1:], kwargs) for args, kwargs in calls])
-            self.keep.append(token_mask(inputs).bool())
+        self.device = next(model.parameters()).device
+        for number, batch in enumerate(data):
+            inputs = {k: v.to(self.device) for k, v in batch.items() if isinstance(v, Tensor) and k != "labels"}
+            self._put("inputs", number, inputs)
+            self._put("hidden", number, first_layer_call(model, inputs)[0][0])
+            self.batches += 1
 
     def __enter__(self) -> Stream:
         return self
@@ -54,11 +57,16 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self.folder.cleanup()
 
-    def _put(self, number: int, hidden: Tensor) -> None:
-        torch.save(hidden.clone(), self._file(number))  # a view would bring all it is a view of
+    def _put(self, what: str, number: int, value: Tensor | dict[str, Tensor]) -> None:
+        # A view would bring all it is a view of.
+        own = value.clone() if isinstance(value, Tensor) else {name: part.clone() for name, part in value.items()}
+        torch.save(own, self._file(what, number))
 
-    def _file(self, number: int) -> Path:
-        return Path(self.folder.name) / f"{number}.pt"
+    def _get(self, what: str, number: int) -> Any:
+        return torch.load(self._file(what, number), map_location=self.device, weights_only=True)
+
+    def _file(self, what: str, number: int) -> Path:
+        return Path(self.folder.name) / f"{what}-{number}.pt"
 
     def advance(self, index: int) -> None:
         """Carry all batches through layer `index`."""
@@ -73,6 +81,7 @@ class Stream:
         The weights of the layer must not be changed meanwhile: adapters and masks are folded into them once.
         With `advance` the batches are carried through the layer; without, no more of it is run than is needed.
         """
+        layer = self.layers[index]
         found: dict[str, list[Tensor]] = {key: [] for key in (*inputs, *outputs)}
 
         def note(key: str, value: Tensor) -> None:
@@ -80,32 +89,42 @@ class Stream:
             if not advance and all(len(values) == self.runs for values in found.values()):
                 raise _Seen
 
-        with ExitStack() as stack:
-            stack.enter_context(materialized_weights(self.layers[index]))
-            for key, module in inputs.items():
-
-                def before(_module: nn.Module, args: tuple[Tensor, ...], key: str = key) -> None:
-                    note(key, args[0])
-
-                stack.callback(module.register_forward_pre_hook(before).remove)
-            for key, module in outputs.items():
-
-                def after(_module: nn.Module, _args: Any, output: Any, key: str = key) -> None:
-                    note(key, output[0] if isinstance(output, tuple) else output)
-
-                stack.callback(module.register_forward_hook(after).remove)
-            for number, keep in enumerate(self.keep):
-                for values in found.values():
-                    values.clear()
-                args, kwargs = self.calls[number][index]
-                hidden = torch.load(self._file(number), map_location=self.device, weights_only=True)
-                with suppress(_Seen), half_in_float32():
+        with materialized_weights(layer):
+            for number in range(self.batches):
+                batch = self._get("inputs", number)
+                hidden = self._get("hidden", number)
+                (_, *args), kwargs = layer_calls(self.model, batch)[index]
+                with suppress(_Seen), half_in_float32(layer), _noted(inputs, outputs, note):
                     for _ in range(self.runs):
-                        output = self.layers[index](hidden, *args, **kwargs)
+                        output = layer(hidden, *args, **kwargs)
                         hidden = output[0] if isinstance(output, tuple) else output
                 if advance:
-                    self._put(number, hidden)
+                    self._put("hidden", number, hidden)
+                keep = token_mask(batch).bool()
                 yield {key: _cat([at_tokens(x, keep) for x in values]) for key, values in found.items()}
+                for values in found.values():
+                    values.clear()
+
+
+@contextmanager
+def _noted(
+    inputs: Mapping[str, nn.Module], outputs: Mapping[str, nn.Module], note: Callable[[str, Tensor], None]
+) -> Iterator[None]:
+    """While open, `note` is given the inputs and outputs of these modules, by key, as they are run."""
+
+    def before(key: str) -> Callable[..., None]:
+        return lambda _module, args: note(key, args[0])
+
+    def after(key: str) -> Callable[..., None]:
+        return lambda _module, _args, output: note(key, output[0] if isinstance(output, tuple) else output)
+
+    hooks = [module.register_forward_pre_hook(before(key)) for key, module in inputs.items()]
+    hooks += [module.register_forward_hook(after(key)) for key, module in outputs.items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def rebatch(parts: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:

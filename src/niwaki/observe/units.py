@@ -271,7 +271,7 @@ def frozen(model: nn.Module, *, with_gradients: bool) -> Iterator[torch.device]:
 
     hook = unwrap(model).get_input_embeddings().register_forward_hook(require)
     try:
-        with evaluation_mode(model), half_in_float32():
+        with evaluation_mode(model), half_in_float32(model):
             yield next(model.parameters()).device
     finally:
         hook.remove()

@@ -132,7 +132,7 @@ def _sums(
         inputs, outputs = _sum_of(first.site, run, "sum")
         outputs["y"] = first.module
     inputs["x"] = first.module
-    none_asked = [None] * len(run.keep)
+    none_asked = [None] * run.batches
     # Strict, so that both runs come to their end and take their hooks away.
     pairs = zip(run.seen(first.layer, inputs, outputs), none_asked if goals is None else goals, strict=True)
 

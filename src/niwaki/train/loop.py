@@ -59,7 +59,7 @@ def train_(
     order, mean = list(range(len(batches))), 0.0
     draw = random.Random(seed)
     with (
-        half_in_float32(),
+        half_in_float32(model),
         torch.random.fork_rng(),
         tqdm(total=steps, desc="train", unit="step", disable=not progress) as bar,
     ):
