@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import niwaki
-from niwaki.masks import Block, NByM, Unstructured, choose, pack, pack_bits, parse_pattern, unpack
+from niwaki.masks import Block, NByM, Unstructured, choose, pack, pack_bits, parse_pattern, unpack, unpack_bits
 
 PATTERNS = [Unstructured(), NByM(2, 4), NByM(1, 4), NByM(4, 8), Block(4, 1), Block(1, 8), Block(2, 4)]
 
@@ -85,3 +86,21 @@ def test_packing_is_bit_equal_and_keeps_a_kept_zero(rows, columns, seed):
 @given(st.lists(st.booleans(), min_size=1, max_size=40))
 def test_bits_lie_in_the_file_as_numpy_packs_them(flags):
     assert pack_bits(torch.tensor(flags)).tolist() == np.packbits(flags).tolist()
+
+
+def test_what_unpacks_goes_to_a_device_once():
+    class Moves(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            to = (kwargs or {}).get("device")
+            self.count += to is not None and to.type == "meta" and args[0].device.type != "meta"
+            return func(*args, **kwargs or {})
+
+    bits = pack_bits(torch.ones(3, 5, dtype=torch.bool, device="meta"))
+    with torch.inference_mode():
+        unpack_bits(bits, (3, 5))
+    with Moves() as moves:
+        for _ in range(3):
+            pack_bits(unpack_bits(bits, (3, 5)))
+    assert moves.count == 0
