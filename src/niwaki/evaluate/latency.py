@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from niwaki.anatomy import evaluation_mode, longest_input, unwrap
 from niwaki.errors import RequestError
+from niwaki.evaluate.plain import plain_model
 
 _FEWEST = 3
 """Rounds that are timed however long they take."""
@@ -103,10 +104,12 @@ def model_latency(
 ) -> dict[str, Any]:
     """The `latency` object of `result.json`: both models on the same random tokens `[batch, length]`, no padding.
 
-    The tokens are of the smaller vocabulary where one was trimmed.
+    The tokens are of the smaller vocabulary where one was trimmed. Adapters are merged and masks written into the
+    weights, in a copy: what is timed is what others load.
 
     Both models are timed in evaluation mode and get their modes back. `rounds` is how often, at the least.
     """
+    dense, pruned = plain_model(dense), plain_model(pruned)
     result: dict[str, Any] = {}
     device = next(dense.parameters()).device
     smaller = min(dense, pruned, key=lambda model: unwrap(model).config.vocab_size)

@@ -9,11 +9,9 @@ non-falling (isotonic regression: a narrower matrix is never dearer) and joined.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import os
-import platform
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -26,12 +24,14 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LinearRegression
 from torch import Tensor, nn
 
-from niwaki.adapters import merge_
 from niwaki.anatomy import Site, evaluation_mode, first_layer_call, layers_of, sites_of, unwrap
 from niwaki.evaluate.latency import random_inputs, seconds_of
-from niwaki.evaluate.machine import cpu_name
+from niwaki.evaluate.machine import timed_on
+from niwaki.evaluate.plain import copy_apart, plain_model
 from niwaki.surgery import cut_
 
+FORMAT = 2
+"""Of the timings in the cache; another where they are taken or kept in another way."""
 ROUNDS = 16
 LEVELS = 12
 """About this many widths of each kind are timed."""
@@ -57,21 +57,20 @@ class _Timings:
 
 
 def latency_table(model: nn.Module, batch_size: int, length: int) -> LatencyTable:
-    """Time the sites of `model` (its adapters merged, in a copy) on random tokens `[batch_size, length]`.
+    """Time the sites of `model` on random tokens `[batch_size, length]`; adapters merged, masks written, in a copy.
 
     A site's cost at its least timed width counts as `fixed`, as do embeddings and task head: all that the difference
     between the whole model and its sites' costs holds.
     """
-    plain = merge_(copy.deepcopy(model))
-    sites = sites_of(plain)
-    timings = _cached(_key(plain, sites, batch_size, length), lambda: _time(plain, sites, batch_size, length))
+    sites = sites_of(model)
+    timings = _cached(_key(model, sites, batch_size, length), lambda: _time(plain_model(model), batch_size, length))
     curves = {"attention": _curve(timings.attention), "ffn": _curve(timings.ffn)}
     costs = {site.name: torch.from_numpy(curves[site.kind][: site.units + 1] * site.runs) for site in sites}
     return LatencyTable(costs, timings.model - sum(float(cost[-1]) for cost in costs.values()))
 
 
-def _time(plain: nn.Module, sites: list[Site], batch_size: int, length: int) -> _Timings:
-    inputs = random_inputs(plain, batch_size, length)
+def _time(plain: nn.Module, batch_size: int, length: int) -> _Timings:
+    sites, inputs = sites_of(plain), random_inputs(plain, batch_size, length)
     device = next(plain.parameters()).device
     widest = {kind: max((s for s in sites if s.kind == kind), key=lambda s: s.units) for kind in ("attention", "ffn")}
     pairs = [(site, width) for site in widest.values() for width in _levels(site)]
@@ -106,8 +105,11 @@ def _levels(site: Site) -> list[int]:
 
 
 def _narrow_layer(plain: nn.Module, site: Site, width: int) -> nn.Module:
-    """A copy of the layer of `site`, cut to `width` of its units and to the least level of the other site there."""
-    narrow = copy.deepcopy(plain)
+    """A copy of the layer of `site`, cut to `width` of its units and to the least level of the other site there.
+
+    Nothing else of the model is copied.
+    """
+    narrow = copy_apart(plain, [layers_of(plain)[site.layer]])
     plan = {other.name: torch.arange(other.units) for other in sites_of(narrow)}
     for other in sites_of(narrow):
         if other.layer == site.layer:
@@ -128,22 +130,25 @@ def _curve(timings: dict[int, float]) -> np.ndarray:
     return np.interp(np.arange(widths[-1] + 1), widths, fitted - fitted[0])
 
 
-def _key(plain: nn.Module, sites: list[Site], batch_size: int, length: int) -> str:
-    config = unwrap(plain).config
+_COSTS_NOTHING = {"_name_or_path", "transformers_version", "architectures", "id2label", "label2id"}
+"""What a config says that no timing depends on."""
+
+
+def _key(model: nn.Module, sites: list[Site], batch_size: int, length: int) -> str:
+    """The same for all that takes the same time: of two models of one shape one is timed."""
+    inner = unwrap(model)
     said = {
-        "machine": [platform.node(), cpu_name()],
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "device": str(next(plain.parameters()).device),
-        "dtype": str(next(plain.parameters()).dtype),
-        "attention": config._attn_implementation,
-        "model_type": config.model_type,
-        "hidden_size": config.hidden_size,
-        "vocab_size": config.vocab_size,
-        "sites": [[site.name, site.units, site.width] for site in sites],
+        "taken": [FORMAT, ROUNDS, LEVELS],
+        "machine": timed_on(next(inner.parameters()).device),
+        "dtypes": sorted({str(parameter.dtype) for parameter in inner.parameters()}),
+        "attention": inner.config._attn_implementation,
+        "model": type(inner).__name__,
+        "labels": inner.config.num_labels,
+        "config": {k: v for k, v in inner.config.to_dict().items() if k not in _COSTS_NOTHING},
+        "sites": [[site.name, site.units, site.width, site.heads, site.groups, site.runs] for site in sites],
         "tokens": [batch_size, length],
     }
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:24]
+    return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:24]
 
 
 def _cached(key: str, make: Callable[[], _Timings]) -> _Timings:
