@@ -1,5 +1,6 @@
 """What a model is made of."""
 
+from niwaki.anatomy.accepts import accepts_of
 from niwaki.anatomy.calls import Call, first_layer_call, layer_calls
 from niwaki.anatomy.counts import Counts, common_flops, common_params, count, unit_flops, unit_params
 from niwaki.anatomy.families import FAMILIES, Family, family_of, supported_model_types
@@ -32,6 +33,7 @@ __all__ = [
     "Kind",
     "Projection",
     "Site",
+    "accepts_of",
     "body_of",
     "check_task",
     "check_units",

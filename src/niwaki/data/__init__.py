@@ -1,6 +1,7 @@
 """Files and Hub data sets -> tables -> tokenised rows -> batches."""
 
 from niwaki.data.batches import Batches, mean_length, token_mask
+from niwaki.data.checks import checked_batches
 from niwaki.data.labels import label_map, label_names, predicts_numbers
 from niwaki.data.rows import encode, sample
 from niwaki.data.tables import Table, read_table
@@ -8,6 +9,7 @@ from niwaki.data.tables import Table, read_table
 __all__ = [
     "Batches",
     "Table",
+    "checked_batches",
     "encode",
     "label_map",
     "label_names",

@@ -9,7 +9,9 @@ from peft import PeftModel
 from torch import nn
 
 from niwaki.adapters import check_model, to_train_
+from niwaki.anatomy import accepts_of
 from niwaki.config import Finetune
+from niwaki.data import checked_batches
 from niwaki.observe.units import Batch
 from niwaki.results import StageResult
 from niwaki.train.loop import task_loss, train_
@@ -23,13 +25,14 @@ def finetune(
     A plain model gets a new adapter around it; a `PeftModel` trains on the adapters it has.
 
     Raises:
-        RequestError: the model is not supported. WorkError: a loss that is not finite.
+        RequestError: the model is not supported, or not made for these batches; before it is changed.
+        WorkError: a loss that is not finite.
     """
     started = time.perf_counter()
     check_model(model)
+    batches = checked_batches(accepts_of(model), data, labelled=True)
     tuned = to_train_(model, config.lora_rank)
     tuned.train()
-    batches = list(data)
     loss = train_(
         tuned,
         batches,

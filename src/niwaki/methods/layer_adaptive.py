@@ -24,9 +24,9 @@ from niwaki.allocation.curves import (
     with_moments,
 )
 from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, check_budget
-from niwaki.anatomy import BlockLinear, check_units, linears_of
+from niwaki.anatomy import BlockLinear, accepts_of, check_units, linears_of
 from niwaki.config import LayerAdaptive
-from niwaki.errors import RequestError
+from niwaki.data import checked_batches
 from niwaki.masks import Block, NByM, check_divides, choose
 from niwaki.observe.linears import WeightNeed, WeightStatistics, observe_linears
 from niwaki.observe.tokens import over_mean
@@ -60,15 +60,16 @@ def prune_weights_(
     started = time.perf_counter()
     check_model(model)
     check_units(model)
-    batches = list(data)
+    batches = checked_batches(accepts_of(model), data)
+    training = batches
+    if config.recover_epochs and training_data is not None:
+        training = checked_batches(accepts_of(model), training_data, "training_data")
     linears, pattern = linears_of(model), config.zero_pattern
     for linear in linears:
         check_divides(linear.shape, pattern, linear.name)
     total = sum(linear.size for linear in linears)
     if not isinstance(pattern, NByM):
         check_budget({x.name: profile_of(x, config, {}, None, ()) for x in linears}, round(config.sparsity * total))
-    if not batches:
-        raise RequestError("data must hold at least one batch, got none")
 
     # What one pass over the layers can do without.
     dense = merge_(copy.deepcopy(model)) if config.steps > 1 or config.recover_epochs else None
@@ -117,7 +118,7 @@ def prune_weights_(
         )
         forwards += REFIT_PASSES
     if config.recover_epochs and dense is not None:
-        passes = recover_(model, dense, list(training_data or batches), config, progress=progress) / len(batches)
+        passes = recover_(model, dense, training, config, progress=progress) / len(batches)
         forwards, backwards = forwards + 2 * passes, backwards + passes
 
     layers = tuple(_result(linear, importance[linear.name]) for linear in linears_of(model))
@@ -157,7 +158,7 @@ def score_linears(
         RequestError: no batches, or none with labels for a score that needs them. WorkError: a statistic is not finite.
     """
     check_model(model)
-    batches, linears = list(data), linears_of(model)
+    batches, linears = checked_batches(accepts_of(model), data), linears_of(model)
     need = LAYER_NEEDS.get(config.layer_score, WeightNeed()) | WEIGHT_NEEDS.get(config.weight_score, WeightNeed())
     need = need | WeightNeed(token_sizes=need.moments)
     statistics = observe_linears(model, batches, need, seed=config.seed, progress=progress)

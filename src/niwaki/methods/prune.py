@@ -29,7 +29,8 @@ def prune_(
     `training_data`, on `data` where there are none.
 
     Raises:
-        RequestError: the model is not supported, or the budget is below what the minimum widths allow; before any work.
+        RequestError: the model is not supported, the data are no batches that it takes, or the budget is below what
+            the minimum widths allow; before any work.
         WorkError: a statistic, a loss or a solve is not finite.
     """
     if isinstance(config, LayerAdaptive):

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from niwaki.adapters import bias_of, check_model, merge_
 from niwaki.allocation import ALLOCATORS
 from niwaki.allocation.budget import Budget, bounds_of, budget_of
-from niwaki.anatomy import Site, sites_of
+from niwaki.anatomy import Site, accepts_of, sites_of
 from niwaki.config import Structured
-from niwaki.data import mean_length
+from niwaki.data import checked_batches, mean_length
 from niwaki.errors import RequestError
 from niwaki.evaluate import speedup
 from niwaki.methods.drop_layers import check_drop, drop_layers_
@@ -51,10 +51,13 @@ def prune_units_(
     """
     started = time.perf_counter()
     check_model(model)
-    batches = list(data)
+    batches = checked_batches(accepts_of(model), data)
     by_head = config.by_query_head
     before = {site.name: site.units for site in sites_of(model, by_head)}
     budget = checked_budget(model, config, mean_length(batches))
+    training = batches
+    if config.recover_epochs and training_data is not None:
+        training = checked_batches(accepts_of(model), training_data, "training_data")
     dense = merge_(copy.deepcopy(model))
     weights: TokenWeights | None = None
     importance: dict[str, float] = {}
@@ -80,7 +83,7 @@ def prune_units_(
             refit_(model, dense, batches, kept, config.repair, weights=weights, query_heads=by_head, progress=progress)
             forwards += REFIT_PASSES
     if config.recover_epochs:
-        passes = recover_(model, dense, list(training_data or batches), config, progress=progress) / len(batches)
+        passes = recover_(model, dense, training, config, progress=progress) / len(batches)
         # The dense model runs forward beside the one that is trained; counted in passes over the calibration data.
         forwards, backwards = forwards + 2 * passes, backwards + passes
 
@@ -171,6 +174,7 @@ def score_units(
 ) -> dict[str, list[float]]:
     """Site name -> one score per unit, as `Structured` scores; see `niwaki.score`."""
     check_model(model)
+    batches = checked_batches(accepts_of(model), data)
     sites = sites_of(model, config.by_query_head)
-    scores, _ = _scores(model, sites, list(data), config, progress)
+    scores, _ = _scores(model, sites, batches, config, progress)
     return {site.name: scores[site.name].tolist() for site in sites}

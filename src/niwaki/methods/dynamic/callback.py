@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from niwaki.allocation.curves import DATA_RULES
 from niwaki.config import Dynamic
 from niwaki.errors import RequestError
 from niwaki.methods.dynamic.controller import Controller
@@ -73,7 +74,9 @@ class DynamicSparsity(TrainerCallback):
             raise RequestError("dynamic sparsity must run on whole weights: with one process or DDP, got sharded ones")
         scaler = getattr(objects["optimizer"], "scaler", None)
         with torch.random.fork_rng():
-            data = _calibration(objects["train_dataloader"], args.per_device_train_batch_size)
+            data: Iterable[Batch] = ()
+            if self.config.allocation in DATA_RULES:
+                data = _calibration(objects["train_dataloader"], args.per_device_train_batch_size)
             controller = self.attach(objects["model"], objects["optimizer"], state.max_steps, data=data, scaler=scaler)
         if state.global_step:
             restore_controller_(controller, self._checkpoint(args, state))

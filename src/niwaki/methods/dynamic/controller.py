@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from niwaki.adapters import apply_mask_, check_adapters, dense_weight, mask_of
 from niwaki.allocation.curves import profiles_of, whole_blocks
 from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Profiles, check_budget
-from niwaki.anatomy import BlockLinear, linears_of, weight_of
+from niwaki.anatomy import BlockLinear, accepts_of, linears_of, weight_of
 from niwaki.config import Dynamic, LayerAdaptive
+from niwaki.data import checked_batches
 from niwaki.errors import RequestError, WorkError
 from niwaki.masks import Block, MaskedLinear, NByM, check_divides, choose, lowest
 from niwaki.methods.dynamic.capture import Capture, processes
@@ -70,7 +71,7 @@ class Controller:
         if start is not None and config.schedule == "constant" and self._units_zero(start) != self._units_zero():
             raise RequestError(f"schedule must rise from the {start:.4f} of zeros the model holds, got 'constant'")
         self.schedule = plan_schedule(config, steps, start)
-        self.profiles = self._profiles(model, data)
+        self.profiles = self._profiles(model, checked_batches(accepts_of(model), data, empty=True))
         self.done = 0
         self.generator = torch.Generator().manual_seed(config.seed)
         self.seen = {name: Seen() for name in self.linears}

@@ -13,8 +13,9 @@ from rich.console import Console
 from torch import nn
 
 from niwaki.adapters import check_model, merge_, to_train_
-from niwaki.anatomy import evaluation_mode
+from niwaki.anatomy import accepts_of, evaluation_mode
 from niwaki.config import DynamicTraining
+from niwaki.data import checked_batches
 from niwaki.methods.dynamic.callback import schedule_table
 from niwaki.methods.dynamic.controller import Controller
 from niwaki.methods.dynamic.history import Update
@@ -45,10 +46,11 @@ def train_dynamic(
     started = time.perf_counter()
     check_model(model)
     taught = config.teacher == "dense"
+    batches = checked_batches(accepts_of(model), data, labelled=not taught)
+    calibration = checked_batches(accepts_of(model), calibration, "calibration", empty=True)
     dense = merge_(copy.deepcopy(model)).eval() if taught else None
     tuned = to_train_(model, config.lora_rank)
     tuned.train()
-    batches = list(data)
     controllers: list[Controller] = []
 
     def attach(optimizer: torch.optim.Optimizer, steps: int) -> Callable[[], object]:

@@ -1,0 +1,25 @@
+"""What batches a model takes, in numbers: its tokens, the length of a row, the labels that fit its outputs."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import nn
+
+from niwaki.anatomy.language import is_language_model
+from niwaki.anatomy.positions import longest_input
+from niwaki.anatomy.sites import unwrap
+from niwaki.data.checks import Accepts
+
+
+def accepts_of(model: nn.Module) -> Accepts:
+    """What `niwaki.data.checks.checked_batches` holds batches against. Labels of other tasks are not looked at."""
+    inner = unwrap(model)
+    vocabulary = int(cast(Any, inner.get_input_embeddings()).weight.shape[0])
+    labels, classes = "any", int(inner.config.num_labels or 0)
+    if is_language_model(inner):
+        labels, classes = "token", vocabulary
+    elif any("ForSequenceClassification" in base.__name__ for base in type(inner).__mro__):
+        several = inner.config.problem_type == "multi_label_classification"
+        labels = "several" if several else "number" if classes == 1 else "class"
+    return Accepts(vocabulary, longest_input(inner), labels, classes)

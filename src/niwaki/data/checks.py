@@ -1,0 +1,161 @@
+"""Batches as a caller gives them -> a list of plain dicts that the model takes; anything else is refused.
+
+Every verb of the Python API begins here, before it changes anything. Deeper in, the same faults are an IndexError, a
+statistic that is not finite, or a result that is wrong without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from niwaki.errors import RequestError
+
+UNLABELLED = -100
+"""The label of a token that no loss counts."""
+
+
+@dataclass(frozen=True)
+class Accepts:
+    """What a model takes: ids below `vocabulary`, at most `longest` tokens in a row, labels of one kind.
+
+    labels: "class" is `[rows]`, whole numbers below `classes`; "number" is `[rows]`, finite; "several" is
+        `[rows, classes]`, 0 or 1; "token" is `[rows, length]`, whole numbers below `classes`, or -100; "any" is not
+        looked at.
+    """
+
+    vocabulary: int
+    longest: int
+    labels: str
+    classes: int
+
+
+def checked_batches(
+    accepts: Accepts,
+    data: Iterable[Mapping[str, Any]],
+    name: str = "data",
+    *,
+    empty: bool = False,
+    labelled: bool = False,
+) -> list[dict[str, Any]]:
+    """The batches of `data`, each a plain dict of tensors; the parameter is called `name` in errors.
+
+    `empty` lets there be none; `labelled` asks each for `labels`.
+
+    Raises:
+        RequestError: no iterable of batches, a batch that is no mapping of tensors, ids, a mask or labels that the
+            model does not take, a row without a real token; it says which batch.
+    """
+    wanted = f"{name} must be an iterable of batches (dicts of tensors, as a collator gives them)"
+    if isinstance(data, Mapping):
+        raise RequestError(f"{wanted}, got one mapping with {_listed(data)}; for a single batch give [batch]")
+    if isinstance(data, str | bytes | Tensor) or not isinstance(data, Iterable):
+        raise RequestError(f"{wanted}, got {_kind(data)}")
+    batches = []
+    for number, batch in enumerate(data):
+        if not isinstance(batch, Mapping):
+            raise RequestError(f"{wanted}, got {_kind(batch)} as batch {number}")
+        try:
+            batches.append(_checked(accepts, dict(batch), labelled))
+        except _WrongBatchError as error:
+            raise RequestError(f"{name}: batch {number}: {error}") from error
+    if not batches and not empty:
+        raise RequestError(f"{name} must give at least one batch, got none (a generator gives its batches only once)")
+    return batches
+
+
+class _WrongBatchError(Exception):
+    """What of a batch must be how, and what it is."""
+
+
+def _checked(accepts: Accepts, batch: dict[str, Any], labelled: bool) -> dict[str, Any]:
+    if "input_ids" not in batch:
+        raise _WrongBatchError(f"input_ids must be there, got {_listed(batch)}")
+    if labelled and batch.get("labels") is None:
+        raise _WrongBatchError(f"labels must be there to train on, got {_listed(batch)}")
+    for key, value in batch.items():
+        if value is not None and not isinstance(value, Tensor):
+            hint = "; a collator makes tensors of rows" if isinstance(value, list) else ""
+            raise _WrongBatchError(f"{key} must be a tensor, got {_kind(value)}{hint}")
+        if value is not None and value.is_meta:
+            raise _WrongBatchError(f"{key} must hold values, got a tensor on the meta device")
+    _check_ids(batch["input_ids"], accepts)
+    rows, length = batch["input_ids"].shape
+    if (mask := batch.get("attention_mask")) is not None:
+        _check_mask(mask, (rows, length))
+    if (kinds := batch.get("token_type_ids")) is not None and kinds.shape != (rows, length):
+        raise _WrongBatchError(f"token_type_ids must be {_shape((rows, length))} as input_ids, got {_shape(kinds)}")
+    if (labels := batch.get("labels")) is not None:
+        _check_labels(labels, accepts, rows, length)
+    return batch
+
+
+def _check_ids(ids: Any, accepts: Accepts) -> None:
+    if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32):
+        found = _kind(ids) if not isinstance(ids, Tensor) else _dtype(ids)
+        raise _WrongBatchError(f"input_ids must be whole numbers (int64 or int32), got {found}")
+    if ids.dim() != 2 or not ids.shape[0]:
+        raise _WrongBatchError(f"input_ids must be [rows, length] with at least one row, got {_shape(ids)}")
+    if not ids.shape[1]:
+        raise _WrongBatchError(f"every row must have at least one token, got input_ids of {_shape(ids)}")
+    if ids.shape[1] > accepts.longest:
+        raise _WrongBatchError(f"rows must have at most the model's {accepts.longest} tokens, got {ids.shape[1]}")
+    lowest, highest = int(ids.min()), int(ids.max())
+    if lowest < 0 or highest >= accepts.vocabulary:
+        wrong = lowest if lowest < 0 else highest
+        raise _WrongBatchError(f"input_ids must be 0 to {accepts.vocabulary - 1}, the model's tokens, got {wrong}")
+
+
+def _check_mask(mask: Tensor, shape: tuple[int, int]) -> None:
+    if tuple(mask.shape) != shape:
+        raise _WrongBatchError(f"attention_mask must be {_shape(shape)} as input_ids, got {_shape(mask)}")
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise _WrongBatchError(f"attention_mask must be 1 for real tokens and 0 for padding, got {_dtype(mask)} others")
+    bare = (mask.sum(1) == 0).nonzero().flatten().tolist()
+    if bare:
+        raise _WrongBatchError(f"every row must have real tokens, got row {bare[0]} with padding alone")
+
+
+def _check_labels(labels: Tensor, accepts: Accepts, rows: int, length: int) -> None:
+    if accepts.labels == "any":
+        return
+    shape = {"token": (rows, length), "several": (rows, accepts.classes)}.get(accepts.labels, (rows,))
+    if tuple(labels.shape) != shape:
+        raise _WrongBatchError(f"labels must be {_shape(shape)} for this model, got {_shape(labels)}")
+    if accepts.labels == "number":
+        if labels.dtype == torch.bool or not bool(torch.isfinite(labels).all()):
+            found = "bool" if labels.dtype == torch.bool else "others"
+            raise _WrongBatchError(f"labels must be finite numbers for a model with one output, got {found}")
+        return
+    if accepts.labels == "several":
+        if not labels.is_floating_point() or not bool(((labels == 0) | (labels == 1)).all()):
+            raise _WrongBatchError(f"labels must be floats that are 0 or 1, got {_dtype(labels)}")
+        return
+    if labels.dtype != torch.int64:
+        raise _WrongBatchError(f"labels must be int64 for a model of {accepts.classes} classes, got {_dtype(labels)}")
+    left_out = (labels == UNLABELLED) if accepts.labels == "token" else torch.zeros_like(labels, dtype=torch.bool)
+    wrong = labels[~left_out & ((labels < 0) | (labels >= accepts.classes))]
+    if len(wrong):
+        rule = f"labels must be 0 to {accepts.classes - 1}" + (" or -100" if accepts.labels == "token" else "")
+        raise _WrongBatchError(f"{rule}, got {int(wrong[0])}")
+
+
+def _listed(batch: Mapping[Any, Any]) -> str:
+    return ", ".join(map(str, batch)) or "nothing"
+
+
+def _kind(value: Any) -> str:
+    kind = type(value).__name__
+    return f"a {kind} of {len(value)}" if isinstance(value, list | tuple) else kind
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _shape(of: Tensor | tuple[int, ...]) -> str:
+    return str(list(of.shape if isinstance(of, Tensor) else of))
