@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
@@ -20,16 +21,20 @@ UNREADABLE = (
 @contextmanager
 def quiet(progress: bool = False) -> Iterator[None]:
     """No reports and (unless `progress`) no progress bars of Transformers while open; its errors still raise."""
-    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.ERROR)
+    logger, bars = transformers_logging.get_logger(), transformers_logging.is_progress_bar_enabled()
+    level, hub_bars = logger.level, not are_progress_bars_disabled()
+    logger.setLevel(logging.ERROR)
     if not progress:
         transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
+        logger.setLevel(level)
         if bars and not progress:
             transformers_logging.enable_progress_bar()
+        # Transformers turns those of the Hub's library off and on with its own.
+        if hub_bars == are_progress_bars_disabled():
+            (enable_progress_bars if hub_bars else disable_progress_bars)()
 
 
 def line(error: BaseException) -> str:

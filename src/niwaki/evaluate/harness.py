@@ -6,6 +6,7 @@ The prompts, the number of shots and the metrics are the harness's own, so that 
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 import importlib.util
 import io
@@ -58,16 +59,20 @@ def harness_scores(
 ) -> tuple[dict[str, Mean], dict[str, dict[str, Any]]]:
     """`task/metric` -> its mean, and what was measured: task -> the harness, its version of the task, rows, shots.
 
+    The model, the tokenizer and the harness are afterwards as they were.
+
     Raises:
         WorkError: the harness failed: its data could not be read, most often.
     """
     evaluator: Any = import_module(f"{PACKAGE}.evaluator")
     models = import_module(f"{PACKAGE}.models.huggingface")
-    evaluator.get_git_commit_hash = lambda: None  # it runs git, which says "fatal" where there is no repository
     try:
-        with evaluation_mode(model), half_in_float32(model), _hushed(progress):
+        with evaluation_mode(model), half_in_float32(model), _hushed(progress), _without_git(evaluator):
             wrapped = models.HFLM(
-                pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=longest_input(model)
+                pretrained=model,
+                tokenizer=copy.deepcopy(tokenizer),  # it is given a padding token, and a side to pad on
+                batch_size=batch_size,
+                max_length=longest_input(model),
             )
             found = evaluator.simple_evaluate(
                 model=wrapped,
@@ -109,6 +114,18 @@ def _means(results: dict[str, dict[str, Any]]) -> dict[str, Mean]:
             name = f"{task}/{metric}" if kind == "none" else f"{task}/{metric},{kind}"
             means[name] = Mean(float(value), float(error) if isinstance(error, int | float) else None)
     return means
+
+
+@contextlib.contextmanager
+def _without_git(evaluator: Any) -> Iterator[None]:
+    """While open, the harness does not run git for the commit of its results: git complains outside a repository."""
+    name = "get_git_commit_hash"
+    kept = getattr(evaluator, name)
+    setattr(evaluator, name, lambda: None)
+    try:
+        yield
+    finally:
+        setattr(evaluator, name, kept)
 
 
 @contextlib.contextmanager
