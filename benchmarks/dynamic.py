@@ -13,7 +13,6 @@ moving mask in turn, step by step on the same batches: the ratio of their second
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import itertools
 import json
 import statistics
@@ -38,10 +37,10 @@ STATIC = {
     "static sparsegpt": {"weight_score": "sparsegpt", "allocation": "uniform", "repair": "none"},
     "static search": {},
 }
-PUBLISHED = {"schedule": "constant", "allocation": "erk", "reallocation": "within", "interval": 100, "window": 1}
+PUBLISHED = {"schedule": "constant", "allocation": "erk", "reallocation": "within", "interval": 100}
 MOVING: dict[str, dict[str, Any]] = {
     "gradual magnitude": {"drop": "magnitude", "grow": "none", "reallocation": "within"},
-    "rigl": {**PUBLISHED, "drop": "magnitude", "grow": "gradient"},
+    "rigl": {**PUBLISHED, "drop": "magnitude", "grow": "gradient", "window": 1},
     "set": {**PUBLISHED, "drop": "magnitude", "grow": "random"},
     "default": {},
     "shuffled": {"grow": "shuffled"},
@@ -62,7 +61,7 @@ def main() -> None:
     parser.add_argument("--training-rows", type=int, default=6000)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--interval", type=int, default=niwaki.Dynamic(sparsity=0.5).interval)
+    parser.add_argument("--interval", type=int, default=niwaki.DynamicSparsityConfig(sparsity=0.5).interval)
     parser.add_argument("--timing", action="store_true", help="measure the cost of a step instead")
     parser.add_argument("--intervals", type=int, nargs="+", default=[100], help="intervals at which it is measured")
     asked = parser.parse_args()
@@ -98,18 +97,19 @@ def trained(
         first = BEFORE.get(method, sparsity)
         niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=first, seed=seed, **STATIC.get(method, {})), calibration)
     torch.manual_seed(seed)
-    model = to_train_(model, RANK)
+    model = to_train_(model, RANK, seed=seed)
     model.train()
     controllers: list[Controller] = []
 
     def attach(optimizer: torch.optim.Optimizer, steps: int) -> Callable[[], object]:
-        config = niwaki.Dynamic(sparsity=sparsity, seed=seed, **{**MOVING[method], "interval": run["interval"]})
+        options = {**MOVING[method], "interval": run["interval"], "seed": seed}
+        config = niwaki.DynamicSparsityConfig(sparsity=sparsity, **options)
         controllers.append(Controller(model, optimizer, config, steps))
         return (lambda: from_zero(controllers[0])) if method in FROM_ZERO else controllers[0].step
 
     loss = train_(
         model,
-        list(training),
+        training,
         task_loss,
         epochs=asked.epochs,
         learning_rate=asked.learning_rate,
@@ -152,7 +152,7 @@ def cost_of_a_step(bench: Bench, training: Batches, asked: argparse.Namespace, i
     """Seconds of a step with a moving mask over those with a static one, in turn, the mean over whole intervals."""
     sparsity = asked.sparsity[-1]
     batches = list(training)
-    config = dataclasses.replace(niwaki.Dynamic(sparsity=sparsity), interval=interval, schedule="constant")
+    config = niwaki.DynamicSparsityConfig(sparsity=sparsity, interval=interval, schedule="constant")
     sides = []
     for moving in (False, True):
         torch.manual_seed(0)

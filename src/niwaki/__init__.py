@@ -5,7 +5,14 @@ from importlib.metadata import version
 import niwaki.interrupt  # noqa: F401 - before all that takes seconds to import
 from niwaki.adapters import merge_
 from niwaki.checkpoint import load, save
-from niwaki.config import Dynamic, DynamicTraining, Finetune, LayerAdaptive, Structured, Vocabulary
+from niwaki.config import (
+    DynamicSparsityConfig,
+    DynamicSparsityTraining,
+    Finetune,
+    LayerAdaptive,
+    Structured,
+    Vocabulary,
+)
 from niwaki.errors import NiwakiError, RequestError, WorkError
 from niwaki.methods.dynamic import DynamicSparsity
 from niwaki.methods.finetune import finetune
@@ -15,9 +22,9 @@ from niwaki.methods.vocabulary import trim_vocabulary_
 __version__ = version("niwaki")
 
 __all__ = [
-    "Dynamic",
     "DynamicSparsity",
-    "DynamicTraining",
+    "DynamicSparsityConfig",
+    "DynamicSparsityTraining",
     "Finetune",
     "LayerAdaptive",
     "NiwakiError",

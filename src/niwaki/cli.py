@@ -18,7 +18,7 @@ import typer
 
 from niwaki.config import (
     Demo,
-    DynamicTraining,
+    DynamicSparsityTraining,
     Evaluation,
     Finetune,
     LayerAdaptive,
@@ -106,10 +106,10 @@ def layer_adaptive(**options: Any) -> None:
 
 
 @prune.command()
-@_flags(Recipe, DynamicTraining)
+@_flags(Recipe, DynamicSparsityTraining)
 def dynamic(**options: Any) -> None:
     """Zero single weights while training, and let those that matter return."""
-    _run(_made(Recipe, options, stages=(_made(DynamicTraining, options),)), options["quiet"])
+    _run(_made(Recipe, options, stages=(_made(DynamicSparsityTraining, options),)), options["quiet"])
 
 
 @prune.command()

@@ -37,7 +37,9 @@ def test_dynamic(place, monkeypatch, capsys, model):  # noqa: F811
         "--grow",
         "gradient",
     ]
-    status, said, err = run(monkeypatch, capsys, place, *DATA, *words, "--allocation", "erk")
+    status, said, err = run(
+        monkeypatch, capsys, place, *DATA, *words, "--allocation", "erk", "--reallocation", "within"
+    )
     assert status == 0, err
     assert "dynamic: 0.7000 of the blocks' linear weights are zero (0.7 asked)" in said
     assert "updates in 10 steps" in err

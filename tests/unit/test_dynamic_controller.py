@@ -155,7 +155,7 @@ def test_a_step_that_the_scaler_skips_changes_nothing():
 @pytest.mark.parametrize("lora", [True, False])
 @pytest.mark.parametrize("stopped", [3, 6])
 @pytest.mark.parametrize(
-    "options", [{}, {"grow": "momentum"}, {"grow": "random", "drop": "magnitude", "window": 1}], ids=str
+    "options", [{}, {"grow": "momentum"}, {"grow": "random", "drop": "magnitude", "window": 10}], ids=str
 )
 def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(tmp_path, lora, stopped, options):
     def build():
@@ -209,7 +209,7 @@ def test_finished_it_is_an_ordinary_masked_model(tmp_path, lora):
     assert controller.zeros == round(0.6 * controller.total)
     assert not optimizer._optimizer_step_pre_hooks
     assert not optimizer._optimizer_step_post_hooks
-    assert all(m.watch is None and not m.moving for m in model.modules() if isinstance(m, MaskedLinear))
+    assert all(m.watch is None and m.mover is None for m in model.modules() if isinstance(m, MaskedLinear))
     before = logits(model, batch)
     merged = niwaki.merge_(copy.deepcopy(model))
     torch.testing.assert_close(logits(merged, batch), before, rtol=0, atol=1e-5)
@@ -334,10 +334,6 @@ def test_bfloat16_counts_are_exact():
 
 
 def test_wrong_models_and_optimizers_are_refused_before_anything_changes():
-    model = with_lora(tiny())
-    start(model)
-    with pytest.raises(niwaki.RequestError, match=r"another controller already, got layer\.0\.query"):
-        start(model)
     plain = tiny()
     optimizer = torch.optim.AdamW(plain.parameters())
     late = with_lora(plain)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+
 import pytest
 
 import niwaki
-from niwaki.config.dynamic import FRACTIONS, SCHEDULES
-from niwaki.methods.dynamic import plan_schedule
+from niwaki.config.by_name import by_name
+from niwaki.config.dynamic import DROPS, FRACTIONS, GROWS, SCHEDULES
+from niwaki.methods.dynamic import fractions, plan_schedule, sparsities
 from niwaki.methods.dynamic.schedules import SHARES, SPARSITIES
+from niwaki.methods.dynamic.scores import DROP_SCORERS, GROW_SCORERS
 
 
-def test_names_are_the_configured_ones():
-    assert set(SPARSITIES) == set(SCHEDULES)
-    assert set(SHARES) == set(FRACTIONS)
+def test_every_name_has_its_function_and_every_function_its_name():
+    for names, module in ((SCHEDULES, sparsities), (FRACTIONS, fractions)):
+        public = {name.replace("_", "-") for name, value in vars(module).items() if inspect.isfunction(value)}
+        assert public == set(names) == set(by_name(names, module))
+    assert set(DROP_SCORERS) == set(DROPS)
+    assert {*GROW_SCORERS, "none"} == set(GROWS)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -34,7 +42,9 @@ def test_cubic_and_cosine_are_the_published_ones():
 
 
 def test_updates_come_at_the_interval_and_stop():
-    schedule = plan_schedule(niwaki.Dynamic(sparsity=0.8, interval=10, warmup=0.1, reach=0.5, stop=0.75, window=3), 100)
+    schedule = plan_schedule(
+        niwaki.DynamicSparsityConfig(sparsity=0.8, interval=10, warmup=0.1, reach=0.5, stop=0.75, window=3), 100
+    )
     assert list(schedule.updates) == [20, 30, 40, 50, 60, 70]
     assert schedule.last == 70
     assert [schedule.sparsity(t) for t in (0, 10, 19)] == [0.0] * 3
@@ -47,23 +57,25 @@ def test_updates_come_at_the_interval_and_stop():
 
 
 def test_numbers_above_one_are_steps():
-    by_steps = plan_schedule(niwaki.Dynamic(sparsity=0.5, interval=5, warmup=10, reach=40, stop=60), 100)
-    by_share = plan_schedule(niwaki.Dynamic(sparsity=0.5, interval=5, warmup=0.1, reach=0.4, stop=0.6), 100)
+    by_steps = plan_schedule(niwaki.DynamicSparsityConfig(sparsity=0.5, interval=5, warmup=10, reach=40, stop=60), 100)
+    by_share = plan_schedule(
+        niwaki.DynamicSparsityConfig(sparsity=0.5, interval=5, warmup=0.1, reach=0.4, stop=0.6), 100
+    )
     assert [by_steps.sparsity(t) for t in range(101)] == [by_share.sparsity(t) for t in range(101)]
 
 
 def test_nothing_is_replaced_where_nothing_grows():
-    schedule = plan_schedule(niwaki.Dynamic(sparsity=0.5, interval=5, grow="none"), 100)
+    schedule = plan_schedule(niwaki.DynamicSparsityConfig(sparsity=0.5, interval=5, grow="none"), 100)
     assert not any(schedule.replaced(t) for t in schedule.updates)
 
 
 def test_a_target_that_is_not_reached_says_the_steps_needed():
-    config = niwaki.Dynamic(sparsity=0.8, interval=100, reach=0.5, stop=0.75)
+    config = niwaki.DynamicSparsityConfig(sparsity=0.8, interval=100, reach=0.5, stop=0.75)
     with pytest.raises(niwaki.RequestError, match=r"sparsity 0\.8 .*at least 134 steps.*got 60"):
         plan_schedule(config, 60)
     assert plan_schedule(config, 134).reaches
     with pytest.raises(niwaki.RequestError, match="no number of steps"):
-        plan_schedule(niwaki.Dynamic(sparsity=0.8, interval=10, reach=500, stop=400), 60)
+        plan_schedule(niwaki.DynamicSparsityConfig(sparsity=0.8, interval=10, reach=500, stop=400), 60)
 
 
 @pytest.mark.parametrize(
@@ -87,9 +99,53 @@ def test_a_target_that_is_not_reached_says_the_steps_needed():
 )
 def test_wrong_requests(options, words):
     with pytest.raises(niwaki.RequestError, match=words):
-        niwaki.Dynamic(**options)
+        niwaki.DynamicSparsityConfig(**options)
     with pytest.raises(niwaki.RequestError, match=words):
         niwaki.DynamicSparsity(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "unused"),
+    [
+        ({"schedule": "constant", "start_sparsity": 0.1}, "start_sparsity"),
+        ({"schedule": "constant", "reach": 0.5}, "reach"),
+        ({"allocation": "erk"}, "allocation"),
+        ({"grow": "none", "update_fraction": 0.2}, "update_fraction"),
+        ({"grow": "none", "fraction_schedule": "constant"}, "fraction_schedule"),
+        ({"grow": "none", "returns": "zero"}, "returns"),
+        ({"grow": "none", "schedule": "constant", "interval": 5}, "interval"),
+        ({"grow": "none", "schedule": "constant", "drop": "magnitude"}, "drop"),
+        ({"drop": "magnitude", "grow": "gradient", "smoothing": 0.5}, "smoothing"),
+        ({"drop": "magnitude", "grow": "momentum", "uncertainty": 0.5}, "uncertainty"),
+        ({"drop": "magnitude", "grow": "random", "window": 5}, "window"),
+        ({"pattern": "2:4", "schedule": "constant", "reallocation": "within"}, "reallocation"),
+        ({"pattern": "2:4", "schedule": "constant", "max_sparsity": 0.9}, "max_sparsity"),
+    ],
+)
+def test_an_option_that_nothing_looks_at_is_refused(options, unused):
+    for config in (niwaki.DynamicSparsityConfig, niwaki.DynamicSparsityTraining, niwaki.DynamicSparsity):
+        with pytest.raises(niwaki.RequestError, match=f"{unused} must not be given with .* does not look at it"):
+            config(sparsity=0.5, **options)
+    with pytest.raises(niwaki.RequestError, match="returns must not be given with LoRA"):
+        niwaki.DynamicSparsityTraining(sparsity=0.5, returns="zero")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"drop": "magnitude", "grow": "momentum", "smoothing": 0.5, "window": 5},
+        {"drop": "magnitude", "grow": "saliency", "smoothing": 0.5, "uncertainty": 0.5},
+        {"schedule": "constant", "allocation": "erk", "warmup": 0.1, "stop": 0.5},
+        {"start_sparsity": 0.1, "allocation": "erk"},
+        {"reallocation": "within", "allocation": "erk"},
+        {"grow": "none", "reach": 0.5, "window": 5},
+    ],
+)
+def test_what_is_looked_at_may_be_given_and_replaced(options):
+    for kind in (niwaki.DynamicSparsityConfig, niwaki.DynamicSparsityTraining):
+        config = kind(sparsity=0.5, **options)
+        assert dataclasses.replace(config) == config
+        assert dataclasses.replace(config, sparsity=0.99).highest == 0.99
 
 
 def test_an_unknown_option_is_refused():

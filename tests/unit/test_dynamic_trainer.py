@@ -59,7 +59,7 @@ def test_one_line_in_a_trainer(tmp_path, lora):
     controller = callback.controller
     assert watcher.steps == run.state.max_steps == 8
     assert controller.zeros == round(0.6 * controller.total)
-    assert all(m.watch is None and not m.moving for m in model.modules() if isinstance(m, MaskedLinear))
+    assert all(m.watch is None and m.mover is None for m in model.modules() if isinstance(m, MaskedLinear))
     assert len(watcher.logs) > len(controller.schedule.updates)
     for logs in (watcher.logs, run.state.log_history):
         assert [log["mask/sparsity"] for log in logs if "mask/sparsity" in log][-1] == pytest.approx(0.6, abs=1e-4)
@@ -164,7 +164,7 @@ def test_an_allocation_that_looks_at_data_leaves_the_order_of_training_alone(tmp
     found = []
     for allocation in ("uniform", "inverse-importance"):
         seen = []
-        options = {**OPTIONS, "sparsity": 0.5, "max_sparsity": 1.0, "allocation": allocation}
+        options = {**OPTIONS, "sparsity": 0.5, "max_sparsity": 1.0, "allocation": allocation, "reallocation": "within"}
         run = trainer(tiny(), tmp_path, DynamicSparsity(**options), num_train_epochs=1)
         collate = run.data_collator
         run.data_collator = lambda rows, collate=collate, seen=seen: seen.append(len(rows)) or collate(rows)

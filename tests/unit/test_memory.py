@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import niwaki
-from niwaki.config import DynamicTraining, Finetune, LayerAdaptive, Structured
+from niwaki.config import DynamicSparsityTraining, Finetune, LayerAdaptive, Structured
 from niwaki.config.fields import bytes_of
 from niwaki.run.memory import backward_bytes, check_memory, needed, weight_bytes
 from tiny import batches, tiny, with_lora
@@ -16,7 +16,7 @@ STAGES = [
     Structured(flops=0.5, recover_epochs=1),
     LayerAdaptive(sparsity=0.5),
     LayerAdaptive(sparsity=0.5, allocation="lamp", weight_score="wanda"),
-    DynamicTraining(sparsity=0.5),
+    DynamicSparsityTraining(sparsity=0.5),
     Finetune(),
 ]
 

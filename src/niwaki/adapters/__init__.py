@@ -1,6 +1,6 @@
 """LoRA seen as part of the weight: what the forward pass uses, attached, masked and merged without loss."""
 
-from niwaki.adapters.attach import attach_lora, to_train_
+from niwaki.adapters.attach import attach_lora, check_trainable, to_train_
 from niwaki.adapters.check import check_adapter, check_adapters, check_model
 from niwaki.adapters.effective import (
     adapter_delta,
@@ -11,7 +11,7 @@ from niwaki.adapters.effective import (
     materialized_weights,
     set_effective_weight_,
 )
-from niwaki.adapters.masked_lora import MaskedLoraLinear, apply_mask_, mask_adapters_
+from niwaki.adapters.masked_lora import MaskedLoraLinear, apply_mask_, lift_mask_, mask_adapters_
 from niwaki.adapters.merge import masks_of, merge_, remove_masks_
 
 __all__ = [
@@ -23,8 +23,10 @@ __all__ = [
     "check_adapter",
     "check_adapters",
     "check_model",
+    "check_trainable",
     "dense_weight",
     "effective_weight",
+    "lift_mask_",
     "mask_adapters_",
     "mask_of",
     "masks_of",

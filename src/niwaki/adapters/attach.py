@@ -6,7 +6,9 @@ import warnings
 from itertools import pairwise
 from typing import cast
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from niwaki.adapters.masked_lora import mask_adapters_
@@ -17,14 +19,19 @@ from niwaki.anatomy import (
     unwrap,
     weight_of,
 )
+from niwaki.config.finetune import LORA_RANK
+from niwaki.errors import RequestError
 from niwaki.numerics.layout import is_transposed
+from niwaki.numerics.seeds import seeded
+
+_SAVED_WITH = ("modules_to_save", "trainable_tokens_delta")
 
 
-def attach_lora(model: nn.Module, rank: int) -> PeftModel:
+def attach_lora(model: nn.Module, rank: int, *, seed: int = 0) -> PeftModel:
     """A `PeftModel` around `model` (changed in place) with LoRA on all linears of the blocks, and the task head saved.
 
-    `lora_alpha` is twice the rank. Linears that lost all their rows or columns get no factors. The head of a language
-    model, which may be its embedding, is left as it is.
+    `lora_alpha` is twice the rank; the factors are drawn from `seed`. Linears that lost all their rows or columns get
+    no factors. The head of a language model, which may be its embedding, is left as it is.
 
     Raises:
         RequestError: all of them did.
@@ -34,20 +41,15 @@ def attach_lora(model: nn.Module, rank: int) -> PeftModel:
     linears = {
         linear for site in sites_of(inner) for linear in (*site.inputs, site.output) if weight_of(linear).numel() > 0
     }
-    head = [
-        name
-        for name, part in inner.named_children()
-        if part is not inner.base_model and next(part.parameters(), None) is not None and not language
-    ]
     config = LoraConfig(
         task_type="CAUSAL_LM" if language else "SEQ_CLS",
         fan_in_fan_out=any(is_transposed(linear) for linear in linears),
         r=rank,
         lora_alpha=2 * rank,
         target_modules=[name for name, module in inner.named_modules() if module in linears],
-        modules_to_save=head,
+        modules_to_save=_head_names(inner),
     )
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), seeded(seed):
         # PEFT asks Transformers by the old name.
         warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
         model = cast(PeftModel, get_peft_model(inner, config))
@@ -55,14 +57,74 @@ def attach_lora(model: nn.Module, rank: int) -> PeftModel:
     return model
 
 
-def to_train_(model: nn.Module, rank: int) -> PeftModel:
+def to_train_(model: nn.Module, rank: int, *, seed: int = 0) -> PeftModel:
     """The `PeftModel` to train: `model` if it is one, else with new LoRA of this rank around it (see `attach_lora`).
 
-    The active adapters and what they save beside LoRA (the task head) require gradients, and nothing else.
+    What the active adapters own requires gradients, and nothing else.
     """
-    tuned = model if isinstance(model, PeftModel) else attach_lora(model, rank)
+    tuned = model if isinstance(model, PeftModel) else attach_lora(model, rank, seed=seed)
+    owned = _owned(tuned)
     for name, parameter in tuned.named_parameters():
-        parts = name.split(".")
-        owned = [after for part, after in pairwise(parts) if part.startswith("lora_") or part == "modules_to_save"]
-        parameter.requires_grad_(any(adapter in tuned.active_adapters for adapter in owned))
+        parameter.requires_grad_(name in owned)
     return tuned
+
+
+def check_trainable(model: nn.Module, rank: int | None = None) -> None:
+    """Refuse, before anything is changed, a model whose adapters, or new ones of this rank, cannot be trained.
+
+    Raises:
+        RequestError: the model has no units; what would be trained is in less than float32, where small steps round to
+            nothing (new LoRA is in float32 whatever it adapts); an adapter that is merged, switched off or of another
+            rank than was asked, or that has nothing to train.
+    """
+    check_units(model)
+    if isinstance(model, PeftModel):
+        trained = _owned(model)
+        _check_adapter_state(model, rank, trained)
+    else:
+        inner = unwrap(model)
+        heads = {name: getattr(inner, name) for name in _head_names(inner)}
+        trained = {f"{head}.{name}": p for head, part in heads.items() for name, p in part.named_parameters()}
+    for name, parameter in trained.items():
+        if parameter.dtype in (torch.bfloat16, torch.float16):
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise RequestError(f"dtype must be float32 to train {name}, got {kind}")
+
+
+def _check_adapter_state(model: PeftModel, rank: int | None, trained: dict[str, nn.Parameter]) -> None:
+    names = ", ".join(model.active_adapters)
+    for layer in (module for module in model.modules() if isinstance(module, LoraLayer)):
+        if layer.merged:
+            raise RequestError(f"adapter must be unmerged to be trained, got {names} merged; call unmerge_adapter")
+        if layer.disable_adapters:
+            raise RequestError(f"adapter must be on to be trained, got {names} off; call enable_adapter_layers")
+    if not any(parameter.numel() for parameter in trained.values()):
+        raise RequestError(f"adapter must have parameters to train, got {names or 'none active'} without")
+    ranks = {cast(LoraConfig, model.peft_config[name]).r for name in model.active_adapters}
+    if rank not in (None, *ranks, LORA_RANK):
+        found = " and ".join(map(str, sorted(ranks)))
+        raise RequestError(f"lora_rank must be left out for a model that has an adapter (of rank {found}), got {rank}")
+
+
+def _owned(model: PeftModel) -> dict[str, nn.Parameter]:
+    """What the active adapters train, by name: factors, modules and tokens saved with them, biases where asked."""
+    active = set(model.active_adapters)
+    biases = {cast(LoraConfig, model.peft_config[name]).bias for name in active}
+    of_layers = {f"{name}.base_layer.bias" for name, part in model.named_modules() if isinstance(part, LoraLayer)}
+    found = {}
+    for name, parameter in model.named_parameters():
+        parts = name.split(".")
+        owners = {after for part, after in pairwise(parts) if part.startswith("lora_") or part in _SAVED_WITH}
+        original = "original_module" in parts
+        bias = parts[-1] == "bias" and ("all" in biases or ("lora_only" in biases and name in of_layers))
+        if (owners & active) if owners else (bias and not original):
+            found[name] = parameter
+    return found
+
+
+def _head_names(inner: nn.Module) -> list[str]:
+    """The parts of a classifier beside its blocks; none of a language model, whose head may be its embedding."""
+    if is_language_model(inner):
+        return []
+    parts = inner.named_children()
+    return [name for name, part in parts if part is not inner.base_model and next(part.parameters(), None) is not None]

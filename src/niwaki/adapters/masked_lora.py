@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from niwaki.anatomy import (
     weight_of,
 )
 from niwaki.errors import RequestError
-from niwaki.masks import MaskedLinear, mask_linear_
+from niwaki.masks import MaskedLinear, mask_linear_, unmask_linear_
 from niwaki.numerics.layout import to_out_in
 
 
@@ -104,6 +105,15 @@ def apply_mask_(linear: nn.Module, mask: Tensor) -> None:
         raise RequestError("adapter must be unmerged to hold a mask, got a merged one; call unmerge_adapter first")
     mask_linear_(linear.get_base_layer(), mask)
     cast(Any, linear).__class__ = MaskedLoraLinear
+
+
+def lift_mask_(linear: nn.Module) -> None:
+    """Take the mask off a linear, or off the base of a LoRA layer, in place; what it hid is as it is stored."""
+    base = cast(MaskedLinear, getattr(linear, "base_layer", linear))
+    base.mask = torch.ones_like(base.mask)  # so that no zero is written
+    unmask_linear_(base)
+    if isinstance(linear, MaskedLoraLinear):
+        cast(Any, linear).__class__ = LoraLinear
 
 
 def _lacks_mask(linear: nn.Module) -> bool:

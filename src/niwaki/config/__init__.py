@@ -1,6 +1,6 @@
 """What can be asked for: frozen dataclasses that check themselves. Flags, recipes and Python share their defaults."""
 
-from niwaki.config.dynamic import Dynamic, DynamicTraining
+from niwaki.config.dynamic import DynamicSparsityConfig, DynamicSparsityTraining
 from niwaki.config.finetune import Finetune
 from niwaki.config.layer_adaptive import LayerAdaptive
 from niwaki.config.recipe import read_recipe, recipe_from_dict, recipe_to_dict, write_recipe
@@ -26,8 +26,8 @@ __all__ = [
     "NEURON_SCORES",
     "STAGES",
     "Demo",
-    "Dynamic",
-    "DynamicTraining",
+    "DynamicSparsityConfig",
+    "DynamicSparsityTraining",
     "Evaluation",
     "Finetune",
     "LayerAdaptive",

@@ -35,6 +35,20 @@ def check_at_least(config: Any, least: float, *names: str) -> None:
             raise RequestError(f"{name} must be at least {least:g}, got {value:g}")
 
 
+def check_unused(config: Any, by: str, *names: str) -> None:
+    """Refuse a field that was given another value than its default where `by` does not look at it.
+
+    Raises:
+        RequestError: naming the first field that was.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    for name in names:
+        if getattr(config, name) != defaults[name]:
+            raise RequestError(
+                f"{name} must not be given with {by}, which does not look at it, got {getattr(config, name)}"
+            )
+
+
 def check_sparsity(config: Any) -> None:
     """Refuse a field `sparsity` that is not a fraction of zeros, or not the one that an n:m pattern has.
 

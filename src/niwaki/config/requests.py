@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from niwaki.config.dynamic import DynamicTraining
+from niwaki.config.dynamic import DynamicSparsityTraining
 from niwaki.config.fields import bytes_of, check_at_least, check_seed, option, required
 from niwaki.config.finetune import Finetune
 from niwaki.config.layer_adaptive import LayerAdaptive, LinearScores
@@ -16,11 +16,11 @@ DTYPES = ("float32", "bfloat16", "auto")
 DEFAULT_LENGTH = 128
 """Tokens in a row for counts and timing, where no data say another."""
 
-Stage = Structured | LayerAdaptive | DynamicTraining | Vocabulary | Finetune
+Stage = Structured | LayerAdaptive | DynamicSparsityTraining | Vocabulary | Finetune
 STAGES: dict[str, type[Stage]] = {
     "structured": Structured,
     "layer-adaptive": LayerAdaptive,
-    "dynamic": DynamicTraining,
+    "dynamic": DynamicSparsityTraining,
     "vocabulary": Vocabulary,
     "finetune": Finetune,
 }

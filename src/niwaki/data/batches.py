@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import DataCollatorWithPadding
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from niwaki.errors import RequestError
 
@@ -16,7 +17,7 @@ class Batches:
     """Padded batches over `rows`: dicts of tensors `[batch, tokens]`, `labels` `[batch]`; the same at each iteration.
 
     Rows are sorted by length, so that little is padded, unless `sort_by_length` is off (the order of `rows`) or
-    `shuffle_seed` is given (an order drawn from that seed).
+    `shuffle_seed` is given (an order drawn from that seed). Training takes them otherwise, see `shuffled`.
     """
 
     def __init__(
@@ -44,6 +45,19 @@ class Batches:
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for start in range(0, len(self.rows), self.batch_size):
             yield self._batch(self.rows[start : start + self.batch_size])
+
+    def shuffled(self, seed: int) -> Iterator[dict[str, torch.Tensor]]:
+        """One epoch of training: all rows, put into other batches for every seed, those of like length together.
+
+        The shuffled rows are cut into groups of up to 50 batches, each group is sorted by length and cut into batches,
+        and the batches come in an order of their own: what a file is sorted by, its labels say, does not show in them.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        lengths = [len(row["input_ids"]) for row in self.rows]
+        order = get_length_grouped_indices(lengths, self.batch_size, generator=generator)
+        for number in torch.randperm(len(self), generator=generator).tolist():
+            start = number * self.batch_size
+            yield self._batch([self.rows[index] for index in order[start : start + self.batch_size]])
 
     def _batch(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """The padded rows; the labels of a row that has one a token are padded with -100 on the same side."""

@@ -32,8 +32,8 @@ class MaskedLinear(nn.Module):
     """The mask as a buffer, uint8, see `pack_bits`."""
     watch: Callable[[Tensor], None] | None = None
     """Given the gradient of the loss with respect to `mask * weight`, `[out, in]`, at every backward pass."""
-    moving: bool = False
-    """Whether dynamic sparsity moves the mask."""
+    mover: Any = None
+    """The controller of dynamic sparsity that moves the mask, if there is one."""
 
     @property
     def mask(self) -> Tensor:
@@ -55,6 +55,10 @@ class MaskedLinear(nn.Module):
             weight = weight if weight.requires_grad else weight.detach().requires_grad_()
             weight.register_hook(self.watch)
         return weight
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, or what is pickled, is watched and moved by nobody."""
+        return {key: value for key, value in self.__dict__.items() if key not in ("watch", "mover")}
 
     def forward(self, input: Tensor) -> Tensor:
         return F.linear(input, self.watched(self.masked_weight), self.bias)
@@ -101,7 +105,8 @@ def mask_linear_(linear: nn.Module, mask: Tensor) -> MaskedLinear:
 def unmask_linear_(linear: MaskedLinear) -> nn.Module:
     """Write the zeros into the weight and make it a plain linear again, in place."""
     linear.weight.data.mul_(to_out_in(linear, linear.mask))
-    linear.watch = None
+    for name in ("watch", "mover"):
+        vars(linear).pop(name, None)
     del linear._buffers["bits"]
     linear._non_persistent_buffers_set.discard("bits")
     cast(Any, linear).__class__ = _PLAIN[type(linear)]

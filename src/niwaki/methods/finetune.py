@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from peft import PeftModel
 from torch import nn
 
-from niwaki.adapters import check_model, to_train_
-from niwaki.anatomy import accepts_of
+from niwaki.adapters import check_model, check_trainable
 from niwaki.config import Finetune
-from niwaki.data import checked_batches
+from niwaki.numerics.seeds import seeded
 from niwaki.observe.units import Batch
 from niwaki.results import StageResult
-from niwaki.train.loop import task_loss, train_
+from niwaki.train.loop import task_loss, train_, training_data
+from niwaki.train.undo import adapters_in_training_
 
 
 def finetune(
@@ -22,27 +22,30 @@ def finetune(
 ) -> tuple[PeftModel, StageResult]:
     """Train LoRA and the task head on `data` (batches with `labels`); returns the `PeftModel` and what was done.
 
-    A plain model gets a new adapter around it; a `PeftModel` trains on the adapters it has.
+    A plain model gets a new adapter around it; a `PeftModel` trains on the adapters it has. It is in evaluation mode
+    afterwards. A training that fails or is interrupted leaves `model` as it came in.
 
     Raises:
-        RequestError: the model is not supported, or not made for these batches; before it is changed.
-        WorkError: a loss that is not finite.
+        RequestError: before anything is changed: the model is not supported or cannot be trained, or `data` are not
+            batches with labels that it takes. WorkError: a loss that is not finite.
     """
     started = time.perf_counter()
     check_model(model)
-    batches = checked_batches(accepts_of(model), data, labelled=True)
-    tuned = to_train_(model, config.lora_rank)
-    tuned.train()
-    loss = train_(
-        tuned,
-        batches,
-        task_loss,
-        epochs=config.epochs,
-        learning_rate=config.learning_rate,
-        seed=config.seed,
-        progress=progress,
-    )
-    tuned.eval()
+    check_trainable(model, config.lora_rank)
+    with seeded(config.seed):
+        batches = training_data(model, data, labels=True)
+        with adapters_in_training_(model, config.lora_rank, seed=config.seed) as tuned:
+            tuned.train()
+            loss = train_(
+                tuned,
+                batches,
+                task_loss,
+                epochs=config.epochs,
+                learning_rate=config.learning_rate,
+                seed=config.seed,
+                progress=progress,
+            )
+            tuned.eval()
     return tuned, StageResult(
         name="finetune",
         kind="params",

@@ -37,7 +37,7 @@ from niwaki.results import SiteResult, StageResult
 from niwaki.scoring.layers import LAYER_NEEDS
 from niwaki.scoring.sensitivity import ROWS
 from niwaki.scoring.weights import WEIGHT_NEEDS, WEIGHT_SCORERS
-from niwaki.train.recover import recover_
+from niwaki.train.recover import recover_, recovery_data
 
 
 def prune_weights_(
@@ -61,9 +61,7 @@ def prune_weights_(
     check_model(model)
     check_units(model)
     batches = checked_batches(accepts_of(model), data)
-    training = batches
-    if config.recover_epochs and training_data is not None:
-        training = checked_batches(accepts_of(model), training_data, "training_data")
+    recovery = recovery_data(model, config, training_data, batches)
     linears, pattern = linears_of(model), config.zero_pattern
     for linear in linears:
         check_divides(linear.shape, pattern, linear.name)
@@ -118,7 +116,7 @@ def prune_weights_(
         )
         forwards += REFIT_PASSES
     if config.recover_epochs and dense is not None:
-        passes = recover_(model, dense, training, config, progress=progress) / len(batches)
+        passes = recover_(model, dense, recovery, config, progress=progress) / len(batches)
         forwards, backwards = forwards + 2 * passes, backwards + passes
 
     layers = tuple(_result(linear, importance[linear.name]) for linear in linears_of(model))

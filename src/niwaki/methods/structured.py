@@ -28,7 +28,7 @@ from niwaki.results import SiteResult, StageResult
 from niwaki.scoring import need_of, score_sites
 from niwaki.surgery import Plan, cut_, plan_table
 from niwaki.surgery.plan import importances
-from niwaki.train.recover import recover_
+from niwaki.train.recover import recover_, recovery_data
 
 LATENCY_TOLERANCE = 0.05
 """A latency budget is met when the measured ratio is within this share of the one that was asked."""
@@ -52,12 +52,10 @@ def prune_units_(
     started = time.perf_counter()
     check_model(model)
     batches = checked_batches(accepts_of(model), data)
+    recovery = recovery_data(model, config, training_data, batches)
     by_head = config.by_query_head
     before = {site.name: site.units for site in sites_of(model, by_head)}
     budget = checked_budget(model, config, mean_length(batches))
-    training = batches
-    if config.recover_epochs and training_data is not None:
-        training = checked_batches(accepts_of(model), training_data, "training_data")
     dense = merge_(copy.deepcopy(model))
     weights: TokenWeights | None = None
     importance: dict[str, float] = {}
@@ -83,7 +81,7 @@ def prune_units_(
             refit_(model, dense, batches, kept, config.repair, weights=weights, query_heads=by_head, progress=progress)
             forwards += REFIT_PASSES
     if config.recover_epochs:
-        passes = recover_(model, dense, training, config, progress=progress) / len(batches)
+        passes = recover_(model, dense, recovery, config, progress=progress) / len(batches)
         # The dense model runs forward beside the one that is trained; counted in passes over the calibration data.
         forwards, backwards = forwards + 2 * passes, backwards + passes
 

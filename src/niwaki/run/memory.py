@@ -16,7 +16,7 @@ from torch import nn
 
 from niwaki.allocation.curves import looks_at_data, weight_need
 from niwaki.anatomy import layers_of, linears_of, sites_of, weight_of
-from niwaki.config import STAGES, DynamicTraining, Finetune, LayerAdaptive, Stage, Structured
+from niwaki.config import STAGES, DynamicSparsityTraining, Finetune, LayerAdaptive, Stage, Structured
 from niwaki.errors import RequestError
 from niwaki.observe.units import Batch, frozen, to_device
 
@@ -75,7 +75,7 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch]) -> int:
             elif looks_at_data(stage):
                 found += forward_bytes(model, data)
             return found + factors * (stage.recover_epochs > 0)
-        case DynamicTraining():
+        case DynamicSparsityTraining():
             # Masked weights, gradients, saliency and its uncertainty in float32; four masks.
             return weights + (4 * 4 + 4) * single + factors + 2 * backward_bytes(model, data)
         case Finetune():

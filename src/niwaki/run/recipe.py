@@ -14,7 +14,15 @@ from niwaki.adapters import merge_, remove_masks_
 from niwaki.anatomy import is_language_model
 from niwaki.checkpoint import loads_language_model, weight_files, write_adapter, write_model
 from niwaki.checkpoint.folder import atomic_folder
-from niwaki.config import DynamicTraining, Finetune, Recipe, Structured, Vocabulary, recipe_to_dict, write_recipe
+from niwaki.config import (
+    DynamicSparsityTraining,
+    Finetune,
+    Recipe,
+    Structured,
+    Vocabulary,
+    recipe_to_dict,
+    write_recipe,
+)
 from niwaki.data import Batches, Table, label_names, mean_length, predicts_numbers, sample
 from niwaki.errors import RequestError
 from niwaki.evaluate import check_metric
@@ -54,7 +62,9 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         model = inputs.model
         check_metric(model, recipe.metric)
         check_asked(recipe, model)
-        trains = isinstance(model, PeftModel) or any(isinstance(s, Finetune | DynamicTraining) for s in recipe.stages)
+        trains = isinstance(model, PeftModel) or any(
+            isinstance(s, Finetune | DynamicSparsityTraining) for s in recipe.stages
+        )
         if recipe.keep_adapter and not trains:
             raise RequestError(f"keep_adapter needs a model with an adapter, got {recipe.model!r}")
         calibration, training = _drawn(recipe, inputs, train)
@@ -63,7 +73,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         for stage in recipe.stages:  # what cannot be met is refused before anything is trained
             if isinstance(stage, Structured) and stage.latency is None:
                 checked_budget(model, stage, length)
-            if isinstance(stage, DynamicTraining):
+            if isinstance(stage, DynamicSparsityTraining):
                 plan_schedule(stage, stage.epochs * len(training))
             if isinstance(stage, Vocabulary):
                 check_trimmable(model, inputs.tokenizer)
@@ -79,7 +89,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         for stage in recipe.stages:
             if isinstance(stage, Finetune):
                 model, done = finetune(model, stage, training, progress=not quiet)
-            elif isinstance(stage, DynamicTraining):
+            elif isinstance(stage, DynamicSparsityTraining):
                 model, done, schedule, history = train_dynamic(
                     model, stage, training, calibration=calibration, progress=not quiet
                 )
@@ -163,7 +173,7 @@ def _check_apart(recipe: Recipe, train: Table, evaluation: Table) -> None:
 def _new_labels(recipe: Recipe, train: Table) -> list[str] | None:
     """Names of the classes for a model that first learns from labels: `[""]` stands for one number to predict."""
     first = next((stage for stage in recipe.stages if not isinstance(stage, Vocabulary)), recipe.stages[0])
-    if not (isinstance(first, Finetune) or (isinstance(first, DynamicTraining) and first.teacher == "none")):
+    if not (isinstance(first, Finetune) or (isinstance(first, DynamicSparsityTraining) and first.teacher == "none")):
         return None
     if train.labels is None:
         raise RequestError(f"train_data must have labels to fine-tune on, got none in {recipe.train_data!r}")

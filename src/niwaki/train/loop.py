@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
+from niwaki.anatomy import accepts_of
+from niwaki.data import Batches, checked_batches
 from niwaki.errors import RequestError, WorkError
 from niwaki.numerics.half import half_in_float32
+from niwaki.numerics.seeds import seeded
 from niwaki.observe.units import Batch
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 """Mean loss of a batch, with gradients."""
 Attach = Callable[[torch.optim.Optimizer, int], Callable[[], object]]
 """Given the optimizer and the number of steps of a training, what is to be called after every step."""
+TrainingData = Batches | list[Batch]
+"""What is trained on: rows, which make other batches each epoch, or batches as they are."""
 
 MAX_GRADIENT_NORM = 1.0
 
@@ -27,9 +32,19 @@ def task_loss(model: nn.Module, batch: Batch) -> Tensor:
     return model(**batch).loss
 
 
+def training_data(model: nn.Module, data: Iterable[Batch], *, labels: bool, name: str = "data") -> TrainingData:
+    """`data` to train `model` on, checked before anything is changed; with `labels`, for a loss that is taken on them.
+
+    Raises:
+        RequestError: see `niwaki.data.checked_batches`.
+    """
+    batches = checked_batches(accepts_of(model), data, name, labelled=labels)
+    return data if isinstance(data, Batches) else batches
+
+
 def train_(
     model: nn.Module,
-    batches: Sequence[Batch],
+    data: TrainingData,
     loss_of: Loss,
     *,
     epochs: int,
@@ -38,49 +53,65 @@ def train_(
     attach: Attach | None = None,
     progress: bool = False,
 ) -> float:
-    """Train in place, the batches in a new order each epoch; returns the mean loss of the last epoch.
+    """Train in place; returns the mean loss of the last epoch.
 
-    The model is trained in the mode (dropout on or off) it is in. The global random state is left as it was.
+    Each epoch goes through `data` anew: the rows of `Batches` in other batches, batches in another order. The model is
+    trained in the mode (dropout on or off) it is in. The global random state is left as it was.
 
     Raises:
         RequestError: something to train is in less than float32, where small steps round to nothing (LoRA is in
             float32 whatever it adapts). WorkError: a loss that is not finite.
     """
-    device = next(model.parameters()).device
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
             kind = str(parameter.dtype).removeprefix("torch.")
             raise RequestError(f"dtype must be float32 to train {name}, got {kind}")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate)
-    steps = epochs * len(batches)
+    steps = epochs * len(data)
     after_step = attach(optimizer, steps) if attach else None
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
-    order, mean = list(range(len(batches))), 0.0
-    draw = random.Random(seed)
-    with (
-        half_in_float32(model),
-        torch.random.fork_rng(),
-        tqdm(total=steps, desc="train", unit="step", disable=not progress) as bar,
-    ):
-        torch.manual_seed(seed)
-        for _ in range(epochs):
-            draw.shuffle(order)
-            losses = []
-            for index in order:
-                batch = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batches[index].items()}
-                loss = loss_of(model, batch)
-                if not bool(torch.isfinite(loss)):
-                    raise WorkError(f"training: the loss is not finite at step {bar.n + 1}; lower the learning rate")
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(trained, MAX_GRADIENT_NORM)
-                optimizer.step()
-                if after_step:
-                    after_step()
-                schedule.step()
-                optimizer.zero_grad()
-                losses.append(float(loss.detach()))
-                bar.update()
-                bar.set_postfix(loss=f"{losses[-1]:.3f}")
-            mean = sum(losses) / len(losses)
+    draw, mean = random.Random(seed), 0.0
+    optimizer.zero_grad()  # of whatever was done with the model before
+    bar = tqdm(total=steps, desc="train", unit="step", disable=not progress)
+    try:
+        with half_in_float32(model), seeded(seed), bar:
+            for _ in range(epochs):
+                losses = []
+                for batch in _epoch(data, draw):
+                    loss = _backward(model, batch, loss_of, bar.n + 1)
+                    torch.nn.utils.clip_grad_norm_(trained, MAX_GRADIENT_NORM)
+                    optimizer.step()
+                    if after_step:
+                        after_step()
+                    schedule.step()
+                    optimizer.zero_grad()
+                    losses.append(loss)
+                    bar.update()
+                    bar.set_postfix(loss=f"{loss:.3f}")
+                mean = sum(losses) / len(losses)
+    finally:
+        optimizer.zero_grad()
     return mean
+
+
+def _epoch(data: TrainingData, draw: random.Random) -> Iterator[Batch]:
+    """All of `data` once, in an order that is drawn."""
+    if isinstance(data, Batches):
+        yield from data.shuffled(draw.getrandbits(32))
+        return
+    yield from draw.sample(data, len(data))
+
+
+def _backward(model: nn.Module, batch: Batch, loss_of: Loss, step: int) -> float:
+    """The loss of one batch, its gradients added to those of the parameters.
+
+    Raises:
+        WorkError: it is not finite.
+    """
+    device = next(model.parameters()).device
+    loss = loss_of(model, {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()})
+    if not bool(torch.isfinite(loss)):
+        raise WorkError(f"training: the loss is not finite at step {step}; lower the learning rate")
+    loss.backward()
+    return float(loss.detach())

@@ -8,64 +8,85 @@ without its layer map). No labels are needed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from niwaki.adapters import merge_, to_train_
+from niwaki.adapters import check_trainable, merge_
 from niwaki.anatomy import evaluation_mode, is_regression, real_logits
 from niwaki.config import LayerAdaptive, Structured
+from niwaki.config.finetune import LORA_RANK
 from niwaki.data import token_mask
 from niwaki.observe.units import Batch
-from niwaki.train.loop import train_
+from niwaki.train.loop import TrainingData, train_, training_data
+from niwaki.train.undo import adapters_in_training_
 
 TEMPERATURE = 2.0
-LORA_RANK = 16
+
+
+def recovery_data(
+    model: nn.Module,
+    config: Structured | LayerAdaptive,
+    given: Iterable[Batch] | None,
+    calibration: list[Batch],
+) -> TrainingData:
+    """What recovery will train on: the batches `given`, those of `calibration` where there are none.
+
+    It comes before any work. Without `recover_epochs` nothing is looked at.
+
+    Raises:
+        RequestError: the model cannot be trained (see `check_trainable`), or the batches given are not what it takes.
+    """
+    if not config.recover_epochs:
+        return calibration
+    check_trainable(model)
+    if given is None:
+        return calibration
+    return training_data(model, given, labels=False, name="training_data")
 
 
 def recover_(
     model: nn.Module,
     dense: nn.Module,
-    batches: Sequence[Batch],
+    data: TrainingData,
     config: Structured | LayerAdaptive,
     *,
     progress: bool = False,
 ) -> int:
-    """Train `model` in place towards `dense` for `config.recover_epochs` over `batches`; returns the number of steps.
+    """Train `model` in place towards `dense` for `config.recover_epochs` over `data`; returns the number of steps.
 
     The adapters of a `PeftModel` are trained as they are; a plain model gets LoRA that is merged at the end. Which
-    parameters require gradients is afterwards as it was.
+    parameters require gradients is afterwards as it was. A recovery that fails or is interrupted leaves `model` as it
+    came in: pruned and refitted, without what was half trained.
 
     Raises:
         WorkError: a loss that is not finite.
     """
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    plain = not isinstance(model, PeftModel)
-    student = to_train_(model, LORA_RANK)
 
     def loss_of(student: nn.Module, batch: Batch) -> Tensor:
         return distillation_loss(student, dense, batch)
 
-    # Dropout would hide from what is left of the model what it has to make up for.
-    with evaluation_mode(student, dense):
-        train_(
-            student,
-            batches,
-            loss_of,
-            epochs=config.recover_epochs,
-            learning_rate=config.recover_learning_rate,
-            seed=config.seed,
-            progress=progress,
-        )
-    if plain:
-        merge_(student)
+    with adapters_in_training_(model, LORA_RANK, seed=config.seed) as student:
+        # Dropout would hide from what is left of the model what it has to make up for.
+        with evaluation_mode(student, dense):
+            train_(
+                student,
+                data,
+                loss_of,
+                epochs=config.recover_epochs,
+                learning_rate=config.recover_learning_rate,
+                seed=config.seed,
+                progress=progress,
+            )
+        if student is not model:
+            merge_(student)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(required[name])
-    return config.recover_epochs * len(batches)
+    return config.recover_epochs * len(data)
 
 
 def distillation_loss(student: nn.Module, teacher: nn.Module, batch: Batch) -> Tensor:

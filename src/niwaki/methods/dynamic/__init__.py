@@ -6,7 +6,7 @@ from niwaki.methods.dynamic.history import Update, read_history, write_history
 from niwaki.methods.dynamic.plots import write_training
 from niwaki.methods.dynamic.saved import restore_controller_, save_controller
 from niwaki.methods.dynamic.schedules import Schedule, plan_schedule
-from niwaki.methods.dynamic.stage import train_dynamic
+from niwaki.methods.dynamic.stage import prune_dynamically_, train_dynamic
 
 __all__ = [
     "Controller",
@@ -14,6 +14,7 @@ __all__ = [
     "Schedule",
     "Update",
     "plan_schedule",
+    "prune_dynamically_",
     "read_history",
     "restore_controller_",
     "save_controller",

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+import random
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from niwaki.allocation.curves import DATA_RULES
-from niwaki.config import Dynamic
+from niwaki.config import DynamicSparsityConfig
 from niwaki.errors import RequestError
 from niwaki.methods.dynamic.controller import Controller
 from niwaki.methods.dynamic.history import HISTORY, summary, write_history
-from niwaki.methods.dynamic.optimizer_state import bare, statement
+from niwaki.methods.dynamic.optimizer_state import statement
 from niwaki.methods.dynamic.plots import HISTORY_PICTURE, SCHEDULE_PICTURE, can_plot, plot_history, plot_schedule
 from niwaki.methods.dynamic.saved import STATE, restore_controller_, save_controller
 from niwaki.methods.dynamic.schedules import Schedule
+from niwaki.numerics.seeds import seeded
 from niwaki.observe.units import Batch
 
 CALIBRATION_ROWS = 2048
@@ -30,10 +31,15 @@ CALIBRATION_ROWS = 2048
 
 
 class DynamicSparsity(TrainerCallback):
-    """`Trainer(..., callbacks=[niwaki.DynamicSparsity(sparsity=0.8)])`; the options are those of `niwaki.Dynamic`.
+    """`Trainer(..., callbacks=[niwaki.DynamicSparsity(sparsity=0.8)])`.
+
+    The options are those of `niwaki.DynamicSparsityConfig`.
 
     In a loop of one's own: `controller = DynamicSparsity(sparsity=0.8).attach(model, optimizer, steps)`, then
     `controller.step()` after every `optimizer.step()` and `controller.finish()` at the end.
+
+    A training that dies leaves the model masked as it was then, until `controller.detach()` puts it back; another
+    training of the same model does so by itself.
 
     `quiet` prints and draws nothing; the history is written beside the checkpoints all the same. `resume_from` is the
     checkpoint that the Trainer resumes from, where that is not in its output folder. What updates did is in the
@@ -45,9 +51,9 @@ class DynamicSparsity(TrainerCallback):
 
     def __init__(self, *, quiet: bool = False, resume_from: str | Path | None = None, **options: Any) -> None:
         try:
-            self.config = Dynamic(**options)
+            self.config = DynamicSparsityConfig(**options)
         except TypeError as error:
-            known = ", ".join(Dynamic.__dataclass_fields__)
+            known = ", ".join(DynamicSparsityConfig.__dataclass_fields__)
             raise RequestError(f"options must be sparsity and any of {known}, got {', '.join(options)}") from error
         self.quiet = quiet
         self.resume_from = resume_from
@@ -72,26 +78,29 @@ class DynamicSparsity(TrainerCallback):
         """Check everything, hold the masks, print and draw the schedule; go on from where the Trainer resumes."""
         if objects["model"] is None or args.deepspeed or args.fsdp:
             raise RequestError("dynamic sparsity must run on whole weights: with one process or DDP, got sharded ones")
+        if self.controller is not None:  # of a training that died
+            self.controller.detach()
         scaler = getattr(objects["optimizer"], "scaler", None)
-        with torch.random.fork_rng():
+        with seeded(self.config.seed):
             data: Iterable[Batch] = ()
             if self.config.allocation in DATA_RULES:
-                data = _calibration(objects["train_dataloader"], args.per_device_train_batch_size)
+                data = _calibration(objects["train_dataloader"], args.per_device_train_batch_size, self.config.seed)
             controller = self.attach(objects["model"], objects["optimizer"], state.max_steps, data=data, scaler=scaler)
-        if state.global_step:
-            restore_controller_(controller, self._checkpoint(args, state))
+        try:
+            if state.global_step:
+                restore_controller_(controller, self._checkpoint(args, state))
+            if state.is_world_process_zero and not self.quiet:
+                self._say(controller, args)
+        except BaseException:
+            controller.detach()
+            raise
         self.controller, self._logged = controller, len(controller.history)
-        if state.is_world_process_zero and not self.quiet:
-            console = Console(stderr=True, soft_wrap=True)
-            console.print(schedule_table(controller.schedule))
-            console.print(statement(bare(objects["optimizer"])), highlight=False)
-            if can_plot():
-                plot_schedule(controller.schedule, Path(str(args.output_dir)) / SCHEDULE_PICTURE)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **objects: Any
     ) -> None:
         """A model from before the masks were final is never the best one."""
+        self._of_training.check_not_detached()
         self._no_best_yet(state)
 
     def on_optimizer_step(
@@ -147,6 +156,14 @@ class DynamicSparsity(TrainerCallback):
         assert self.controller is not None, "on_train_begin comes first"
         return self.controller
 
+    def _say(self, controller: Controller, args: TrainingArguments) -> None:
+        """Print and draw the schedule."""
+        console = Console(stderr=True, soft_wrap=True)
+        console.print(schedule_table(controller.schedule))
+        console.print(statement(controller.optimizer), highlight=False)
+        if can_plot():
+            plot_schedule(controller.schedule, Path(str(args.output_dir)) / SCHEDULE_PICTURE)
+
     def _no_best_yet(self, state: TrainerState) -> None:
         if not self._of_training.final:
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
@@ -172,9 +189,17 @@ def schedule_table(schedule: Schedule) -> Table:
     return table
 
 
-def _calibration(loader: Any, rows: int) -> Iterator[Batch]:
-    """Batches in the order of the data set, the same on all processes; the Trainer's own loader is left alone."""
-    batches = DataLoader(loader.dataset, batch_size=rows, collate_fn=loader.collate_fn)
+def _calibration(loader: Any, rows: int, seed: int) -> Iterator[Batch]:
+    """Batches of rows drawn from the seed, the same on all processes; the Trainer's own loader is left alone.
+
+    Of a data set without a length, which can only be read in its order, they are the first ones.
+    """
+    found = loader.dataset
+    if isinstance(found, Sized):
+        places = range(len(found))
+        drawn = random.Random(seed).sample(places, min(CALIBRATION_ROWS, len(places)))
+        found = Subset(cast(Any, found), drawn)
+    batches = DataLoader(found, batch_size=rows, collate_fn=loader.collate_fn)
     return (dict(batch) for batch in itertools.islice(batches, -(-CALIBRATION_ROWS // rows)))
 
 

@@ -37,7 +37,10 @@ class Capture:
         self.armed = armed
         self.sums.clear()
         for name, linear in self.linears.items():
-            linear.watch = self._adder(name) if armed else None
+            if armed:
+                linear.watch = self._adder(name)
+            else:
+                vars(linear).pop("watch", None)
 
     def _adder(self, name: str) -> Callable[[Tensor], None]:
         def add(gradient: Tensor) -> None:

@@ -16,11 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from niwaki.adapters import apply_mask_, check_adapters, dense_weight, mask_of
+from niwaki.adapters import apply_mask_, check_adapters, dense_weight, lift_mask_, mask_of
 from niwaki.allocation.curves import profiles_of, whole_blocks
 from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Profiles, check_budget
 from niwaki.anatomy import BlockLinear, accepts_of, linears_of, weight_of
-from niwaki.config import Dynamic, LayerAdaptive
+from niwaki.config import DynamicSparsityConfig, LayerAdaptive
 from niwaki.data import checked_batches
 from niwaki.errors import RequestError, WorkError
 from niwaki.masks import Block, MaskedLinear, NByM, check_divides, choose, lowest
@@ -28,7 +28,7 @@ from niwaki.methods.dynamic.capture import Capture, processes
 from niwaki.methods.dynamic.history import Update
 from niwaki.methods.dynamic.optimizer_state import Ages, bare, clear_
 from niwaki.methods.dynamic.reallocate import across, from_units, in_groups, size, to_units, unit_size, within
-from niwaki.methods.dynamic.schedules import plan_schedule
+from niwaki.methods.dynamic.schedules import Schedule, plan_schedule
 from niwaki.methods.dynamic.scores import DROP_SCORERS, GROW_SCORERS, Scorer, Seen, alike, needs_gradients, shuffle
 from niwaki.numerics.layout import is_transposed
 from niwaki.observe.units import Batch
@@ -43,17 +43,19 @@ class Controller:
     other from `start_sparsity` (or, for `constant`, from `sparsity`) of the smallest weights by `allocation`. `data`
     (batches) is looked at by allocations that need it; `scaler` is the GradScaler of the loop, if it has one.
 
+    A model is moved by one controller: an earlier one whose training did not end is detached first.
+
     Raises:
-        RequestError: before anything is changed: the model, the adapter or a pattern does not fit; the model is moved
-            by another controller already, or has more zeros than asked; the schedule does not reach its target; the
-            optimizer lacks parameters that are trained.
+        RequestError: before anything is changed: the model, the adapter or a pattern does not fit; the model has more
+            zeros than asked; the schedule does not reach its target; the optimizer lacks parameters that are trained;
+            `returns` is asked where no weight is trained itself.
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: Any,
-        config: Dynamic,
+        config: DynamicSparsityConfig,
         steps: int,
         *,
         data: Iterable[Batch] = (),
@@ -64,35 +66,48 @@ class Controller:
         self.linears = {linear.name: linear for linear in linears_of(model)}
         self.sizes = {name: linear.size for name, linear in self.linears.items()}
         self.total = sum(self.sizes.values())
-        held = self._check(model)
-        start = 1 - sum(size(mask) for mask in held.values()) / self.total if held else None
-        if start is not None and start > config.sparsity + 0.5 / self.total:
-            raise RequestError(f"sparsity must be at least the {start:.4f} the model holds, got {config.sparsity:g}")
-        if start is not None and config.schedule == "constant" and self._units_zero(start) != self._units_zero():
-            raise RequestError(f"schedule must rise from the {start:.4f} of zeros the model holds, got 'constant'")
-        self.schedule = plan_schedule(config, steps, start)
-        self.profiles = self._profiles(model, checked_batches(accepts_of(model), data, empty=True))
+        self.held = self._check(model)
+        start = 1 - sum(size(mask) for mask in self._whole(self.held).values()) / self.total if self.held else None
+        self.schedule = self._planned(steps, start)
+        batches = checked_batches(accepts_of(model), data, empty=True)
+        for mover in self._movers():
+            mover.detach()
+        self.profiles = self._profiles(model, batches)
         self.done = 0
         self.generator = torch.Generator().manual_seed(config.seed)
         self.seen = {name: Seen() for name in self.linears}
         self.history: list[Update] = []
-        first = held or {name: from_units(mask, self.pattern) for name, mask in self._start().items()}
         self.bases: dict[str, MaskedLinear] = {}
+        self.ages: dict[str, Ages] = {}
+        self.resting: Masks = {}
+        self.capture = Capture(self.bases, scaler)
+        self.state, self._stepped = "attached", False
+        self._hooks: list[Any] = []
+        try:
+            self._attach()
+        except BaseException:
+            self.detach()
+            raise
+
+    def _attach(self) -> None:
+        """Hold the first masks, lay the values under them aside, and hook into the optimizer."""
+        if self.held:
+            first = self._whole(self.held)
+        else:
+            first = {name: from_units(mask, self.pattern) for name, mask in self._start().items()}
         for name, linear in self.linears.items():
             apply_mask_(linear.module, first[name])
-            base = cast(MaskedLinear, getattr(linear.module, "base_layer", linear.module))
-            base.moving = True
-            self.bases[name] = base
+            self.bases[name] = _base(linear)
+            self.bases[name].mover = self
         self.first = {name: mask.clone() for name, mask in self.masks.items()}
         self.ever = {name: mask.clone() for name, mask in self.masks.items()}
         self.newest = {name: torch.zeros_like(mask) for name, mask in self.masks.items()}
         # Weights that are themselves trained are 0.0 under the mask, where nothing moves them; what they were is here.
-        self.ages = {n: Ages(base.weight) for n, base in self.bases.items() if base.weight.requires_grad}
-        self.resting = {name: torch.zeros_like(age.parameter.data) for name, age in self.ages.items()}
-        for name in self.ages:
-            self._rest(name, ~self.first[name], torch.zeros_like(self.first[name]))
-        self.capture = Capture(self.bases, scaler)
-        self._stepped = False
+        for name, base in self.bases.items():
+            if base.weight.requires_grad:
+                self.ages[name] = Ages(base.weight)
+                self.resting[name] = torch.zeros_like(base.weight.data)
+                self._rest(name, ~self.first[name], torch.zeros_like(self.first[name]))
         self._hooks = [
             self.optimizer.register_step_pre_hook(self._before_step),
             self.optimizer.register_step_post_hook(self._after_step),
@@ -121,16 +136,20 @@ class Controller:
     def dense(self, name: str) -> Tensor:
         """The weight of a linear with the value that would return where it is zero, `[out, in]`."""
         weight = dense_weight(self.linears[name].module)
-        return weight.add_(self.resting[name]) if name in self.resting else weight
+        returns = name in self.resting and self.config.returns == "value"
+        return weight.add_(self.resting[name]) if returns else weight
 
     def step(self) -> list[Update]:
         """To be called after `optimizer.step()`, once; says what an update did, nothing where there was none.
 
         Raises:
             WorkError: a gradient or a score that is not finite, naming the linear.
+            RequestError: the controller was detached.
         """
-        if not self._stepped:  # skipped by the scaler
-            self.arm()
+        self.check_not_detached()
+        if not self._stepped:  # skipped by the scaler, or finished
+            if self._hooks:
+                self.arm()
             return []
         self._stepped = False
         self.done += 1
@@ -147,7 +166,11 @@ class Controller:
         """Take all hooks away. The masks stay held, at exactly the asked sparsity.
 
         A training that ended before the target is brought to it by dropping the smallest weights, with a warning.
+
+        Raises:
+            RequestError: the controller was detached.
         """
+        self.check_not_detached()
         wanted = self._units_zero() * unit_size(self.pattern)
         if self.zeros < wanted:
             missing = wanted - self.zeros
@@ -159,12 +182,51 @@ class Controller:
             magnitudes = {name: to_units(self.dense(name).abs(), self.pattern) for name in self.linears}
             active = {name: self._units(mask) for name, mask in self.masks.items()}
             self.history += self._move(across(active, magnitudes, magnitudes, self._kept(), 0.0, self._least(active)))
+        self.state = "finished"
+        self._release()
+
+    def detach(self) -> None:
+        """Put back what the controller changed, for a training that failed or was given up; after `finish`, nothing.
+
+        The model holds the masks that it held before, or none. Under them are the values that were there; of weights
+        that are themselves trained, those that they were dropped with. What the optimizer did stays.
+        """
+        if self.state != "attached":
+            return
+        self.state = "detached"
+        moved = [name for name, base in self.bases.items() if vars(base).get("mover") is self]
+        self._release()
+        for name in moved:
+            if name in self.resting:  # but not over what was loaded since
+                weight = self.bases[name].weight.data
+                weight.add_(self.resting[name].masked_fill(weight != 0, 0))
+            if name in self.held:
+                apply_mask_(self.linears[name].module, self.held[name])
+            else:
+                lift_mask_(self.linears[name].module)
+
+    def check_not_detached(self) -> None:
+        """Refuse to go on with a controller that was detached.
+
+        Raises:
+            RequestError: it was, by a call of `detach` or by a later controller of the model.
+        """
+        if self.state == "detached":
+            raise RequestError("controller must be the last one attached to its model, got one that was detached")
+
+    def _release(self) -> None:
+        """Take all hooks away."""
         self.capture.arm(False)
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
         for base in self.bases.values():
-            base.moving = False
+            vars(base).pop("mover", None)
+
+    def _movers(self) -> list[Controller]:
+        """The controllers that move masks of the model."""
+        found = (getattr(_base(linear), "mover", None) for linear in self.linears.values())
+        return list({id(mover): mover for mover in found if mover is not None}.values())
 
     def _check(self, model: nn.Module) -> Masks:
         """Refuse what cannot be done; the masks that the model holds, if any."""
@@ -176,17 +238,30 @@ class Controller:
             if is_transposed(linear.module):
                 raise RequestError(f"{name} must store its weight [out, in] for its mask to move, got a Conv1D")
             check_divides(linear.shape, self.pattern, name)
-            mask = mask_of(linear.module)
+            mover = getattr(_base(linear), "mover", None)
+            mask = mask_of(linear.module) if mover is None else mover.held.get(name)
             if mask is not None:
-                base = cast(MaskedLinear, getattr(linear.module, "base_layer", linear.module))
-                if base.moving:
-                    raise RequestError(f"model must not be moved by another controller already, got {name} that is")
                 if not self._fits(mask):
                     raise RequestError(f"pattern must be that of the masks the model holds, got {self.pattern}")
                 held[name] = mask.clone()
         _check_optimizer(self.optimizer, list(self.linears.values()))
-        if not held:
-            return {}
+        if self.config.returns != "value" and not any(_base(x).weight.requires_grad for x in self.linears.values()):
+            rule = "returns must be left out where no weight is trained itself (under LoRA each keeps its value)"
+            raise RequestError(f"{rule}, got {self.config.returns!r}")
+        return held
+
+    def _planned(self, steps: int, start: float | None) -> Schedule:
+        """The schedule, from the sparsity that the model holds, if it holds masks."""
+        if start is not None and start > self.config.sparsity + 0.5 / self.total:
+            raise RequestError(
+                f"sparsity must be at least the {start:.4f} the model holds, got {self.config.sparsity:g}"
+            )
+        if start is not None and self.config.schedule == "constant" and self._units_zero(start) != self._units_zero():
+            raise RequestError(f"schedule must rise from the {start:.4f} of zeros the model holds, got 'constant'")
+        return plan_schedule(self.config, steps, start)
+
+    def _whole(self, held: Masks) -> Masks:
+        """Masks of all linears: those that are held, and others that keep everything."""
         return {
             name: held.get(name, torch.ones(linear.shape, dtype=torch.bool, device=weight_of(linear.module).device))
             for name, linear in self.linears.items()
@@ -214,13 +289,14 @@ class Controller:
 
     def _profiles(self, model: nn.Module, data: Iterable[Batch]) -> Profiles:
         """What the allocation knows of the linears; the same on all processes."""
+        bounds = {} if isinstance(self.pattern, NByM) else {"max_sparsity": self.config.highest}
         rule = LayerAdaptive(
             sparsity=self.config.sparsity,
             allocation=self.config.allocation,
-            max_sparsity=self.config.max_sparsity,
             weight_score="magnitude",
             pattern=self.config.pattern,
             seed=self.config.seed,
+            **bounds,
         )
         found = [profiles_of(model, rule, data)]
         if processes() > 1:
@@ -316,11 +392,16 @@ class Controller:
     def _rest(self, name: str, dropped: Tensor, grown: Tensor) -> None:
         """Lay aside the values of dropped weights that are trained; give the grown ones back what they had, or zero."""
         weight, resting = self.ages[name].parameter.data, self.resting[name]
-        if self.config.returns == "value":
-            resting[dropped] = weight[dropped]
+        resting[dropped] = weight[dropped]
         weight[dropped] = 0
-        weight[grown] = resting[grown]
+        if self.config.returns == "value":
+            weight[grown] = resting[grown]
         resting[grown] = 0
+
+
+def _base(linear: BlockLinear) -> MaskedLinear:
+    """The linear itself, or the one that LoRA is around; it is masked once a mask was applied."""
+    return cast(MaskedLinear, getattr(linear.module, "base_layer", linear.module))
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, linears: list[BlockLinear]) -> None:

@@ -1,73 +1,29 @@
-"""Step -> sparsity, and step -> share of the active weights that an update may replace. Pure functions of numbers.
-
-Sparsity, with u the part of the way from `begin` to `reach` in [0, 1], s0 where it starts and s1 what was asked:
-constant s1; linear s1 - (s1 - s0) (1 - u); cubic s1 + (s0 - s1) (1 - u)^3 (Zhu & Gupta, 2017). Share, with u the part
-of the way to `stop`: cosine a/2 (1 + cos(pi u)) and inverse-power a (1 - u)^3 (RigL, Evci et al., ICML 2020);
-constant a.
-"""
+"""When the masks are updated, to which sparsity, and how much may then be replaced: whole updates of whole steps."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from niwaki.config import Dynamic
+from niwaki.config import DynamicSparsityConfig
+from niwaki.config.by_name import by_name
+from niwaki.config.dynamic import FRACTIONS, SCHEDULES
 from niwaki.errors import RequestError
+from niwaki.methods.dynamic import fractions, sparsities
 
 SEARCHED = 100_000
 """Steps up to which a training long enough for a schedule is looked for."""
 
 
-def constant(part: float, start: float, target: float) -> float:
-    """The target from the start."""
-    del part, start
-    return target
-
-
-def linear(part: float, start: float, target: float) -> float:
-    """In proportion to the part of the way."""
-    return target - (target - start) * (1 - part)
-
-
-def cubic(part: float, start: float, target: float) -> float:
-    """Fast while much is left that can be spared, slow at the end."""
-    return target + (start - target) * (1 - part) ** 3
-
-
-def cosine(part: float, most: float) -> float:
-    """Half a cosine from `most` to 0."""
-    return most / 2 * (1 + math.cos(math.pi * part))
-
-
-def constant_share(part: float, most: float) -> float:
-    """`most` until the end."""
-    del part
-    return most
-
-
-def inverse_power(part: float, most: float) -> float:
-    """The cube of what is left of the way."""
-    return most * (1 - part) ** 3
-
-
-SPARSITIES: dict[str, Callable[[float, float, float], float]] = {
-    "constant": constant,
-    "linear": linear,
-    "cubic": cubic,
-}
-SHARES: dict[str, Callable[[float, float], float]] = {
-    "cosine": cosine,
-    "constant": constant_share,
-    "inverse-power": inverse_power,
-}
+SPARSITIES: dict[str, Callable[[float, float, float], float]] = by_name(SCHEDULES, sparsities)
+SHARES: dict[str, Callable[[float, float], float]] = by_name(FRACTIONS, fractions)
 
 
 @dataclass(frozen=True)
 class Schedule:
     """When the mask is updated in a training of `steps` optimizer steps, and to what; steps count from 1."""
 
-    config: Dynamic
+    config: DynamicSparsityConfig
     steps: int
     start: float
     begin: int
@@ -110,12 +66,14 @@ class Schedule:
         return self.sparsity(self.last) == self.config.sparsity
 
 
-def plan_schedule(config: Dynamic, steps: int, start: float | None = None) -> Schedule:
+def plan_schedule(config: DynamicSparsityConfig, steps: int, start: float | None = None) -> Schedule:
     """The schedule of `config` in a training of `steps` optimizer steps that starts at sparsity `start`.
 
     Raises:
         RequestError: the sparsity asked is not reached within the steps; says how many are needed.
     """
+    if steps < 1:
+        raise RequestError(f"steps must be at least 1, got {steps}")
     schedule = _schedule(config, steps, start)
     if not schedule.reaches:
         needed = next((n for n in range(steps + 1, SEARCHED) if _schedule(config, n, start).reaches), None)
@@ -125,7 +83,7 @@ def plan_schedule(config: Dynamic, steps: int, start: float | None = None) -> Sc
     return schedule
 
 
-def _schedule(config: Dynamic, steps: int, start: float | None) -> Schedule:
+def _schedule(config: DynamicSparsityConfig, steps: int, start: float | None) -> Schedule:
     begin, reach, stop = (int(x * steps) if x <= 1 else int(x) for x in (config.warmup, config.reach, config.stop))
     started = config.start_sparsity if start is None else start
     return Schedule(config, steps, started, begin, reach, min(stop, steps))

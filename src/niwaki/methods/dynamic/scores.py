@@ -10,13 +10,16 @@ the weights that are zero: the control.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from niwaki.config import Dynamic
+from niwaki.config import DynamicSparsityConfig
+from niwaki.config.by_name import by_name
+from niwaki.config.dynamic import DROPS, GROWS
 
 
 @dataclass
@@ -31,7 +34,7 @@ class Seen:
     uncertainty: Tensor | None = None
     momentum: Tensor | None = None
 
-    def add(self, config: Dynamic, weight: Tensor, gradient: Tensor) -> None:
+    def add(self, config: DynamicSparsityConfig, weight: Tensor, gradient: Tensor) -> None:
         """Take in one optimizer step: the signed gradient of its whole batch, and the dense weight it is of."""
         if config.grow == "gradient" or (config.grow == "shuffled" and config.drop == "magnitude"):
             self.gradient = gradient if self.gradient is None else self.gradient + gradient
@@ -46,7 +49,7 @@ class Seen:
             self.momentum.lerp_(gradient, 1 - config.smoothing)
 
 
-def needs_gradients(config: Dynamic) -> bool:
+def needs_gradients(config: DynamicSparsityConfig) -> bool:
     """Whether a drop or grow score of `config` looks at gradients."""
     return config.drop == "saliency" or config.grow in ("gradient", "shuffled", "saliency", "momentum")
 
@@ -105,16 +108,11 @@ def shuffle(scores: Tensor, active: Tensor, generator: torch.Generator) -> Tenso
     return found.reshape(scores.shape)
 
 
-def alike(config: Dynamic) -> bool:
+def alike(config: DynamicSparsityConfig) -> bool:
     """Whether drop and grow scores are of one kind, so that they compare."""
     return config.drop == "saliency" and config.grow in ("saliency", "shuffled")
 
 
-DROP_SCORERS: dict[str, Scorer] = {"magnitude": magnitude, "saliency": saliency}
-GROW_SCORERS: dict[str, Scorer] = {
-    "gradient": gradient,
-    "saliency": saliency,
-    "momentum": momentum,
-    "random": random,
-    "shuffled": shuffled,
-}
+_HERE = sys.modules[__name__]
+DROP_SCORERS: dict[str, Scorer] = by_name(DROPS, _HERE)
+GROW_SCORERS: dict[str, Scorer] = by_name((name for name in GROWS if name != "none"), _HERE)

@@ -12,23 +12,51 @@ from peft import PeftModel
 from rich.console import Console
 from torch import nn
 
-from niwaki.adapters import check_model, merge_, to_train_
+from niwaki.adapters import check_model, check_trainable, merge_
 from niwaki.anatomy import accepts_of, evaluation_mode
-from niwaki.config import DynamicTraining
+from niwaki.config import DynamicSparsityTraining
 from niwaki.data import checked_batches
 from niwaki.methods.dynamic.callback import schedule_table
 from niwaki.methods.dynamic.controller import Controller
 from niwaki.methods.dynamic.history import Update
 from niwaki.methods.dynamic.schedules import Schedule
+from niwaki.numerics.seeds import seeded
 from niwaki.observe.units import Batch
 from niwaki.results import SiteResult, StageResult
-from niwaki.train.loop import task_loss, train_
+from niwaki.train.loop import TrainingData, task_loss, train_, training_data
 from niwaki.train.recover import distillation_loss
+from niwaki.train.undo import adapters_in_training_
+
+
+def prune_dynamically_(
+    model: nn.Module,
+    config: DynamicSparsityTraining,
+    data: Iterable[Batch],
+    *,
+    training: Iterable[Batch] | None = None,
+    progress: bool = False,
+) -> StageResult:
+    """Train `model` in place under moving masks, which it holds from then on; see `train_dynamic`.
+
+    It is trained on `training`, on `data` where there are none; allocations look at `data`. The adapters of a
+    `PeftModel` stay attached; the LoRA that a plain model is trained by is merged at the end.
+    """
+    check_model(model)
+    required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    calibration = training_data(model, data, labels=False)
+    tuned, result, _, _ = train_dynamic(
+        model, config, calibration if training is None else training, calibration=calibration, progress=progress
+    )
+    if tuned is not model:
+        merge_(tuned)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(required[name])
+    return result
 
 
 def train_dynamic(
     model: nn.Module,
-    config: DynamicTraining,
+    config: DynamicSparsityTraining,
     data: Iterable[Batch],
     *,
     calibration: Iterable[Batch] = (),
@@ -37,20 +65,39 @@ def train_dynamic(
     """Train a model's adapters (new ones on a plain model) under moving masks.
 
     Allocations that need it look at the batches of `calibration`. Returns the `PeftModel`, what was done, the schedule,
-    and what every update did. The importance of a linear is its share of all weights that grew.
+    and what every update did. The importance of a linear is its share of all weights that grew. A training that fails
+    or is interrupted leaves `model` as it came in.
 
     Raises:
-        RequestError: before any training: see `niwaki.methods.dynamic.Controller`.
+        RequestError: before any training: the model cannot be trained, `data` are empty or lack labels that are asked
+            for; see also `niwaki.methods.dynamic.Controller`.
         WorkError: a loss that is not finite.
     """
     started = time.perf_counter()
     check_model(model)
-    taught = config.teacher == "dense"
-    batches = checked_batches(accepts_of(model), data, labelled=not taught)
-    calibration = checked_batches(accepts_of(model), calibration, "calibration", empty=True)
-    dense = merge_(copy.deepcopy(model)).eval() if taught else None
-    tuned = to_train_(model, config.lora_rank)
-    tuned.train()
+    check_trainable(model, config.lora_rank)
+    with seeded(config.seed):
+        batches = training_data(model, data, labels=config.teacher == "none")
+        calibration = checked_batches(accepts_of(model), calibration, "calibration", empty=True)
+        dense = merge_(copy.deepcopy(model)).eval() if config.teacher == "dense" else None
+        with adapters_in_training_(model, config.lora_rank, seed=config.seed) as tuned:
+            tuned.train()
+            controller, loss = _train_under_moving_masks_(tuned, dense, batches, config, calibration, progress)
+            controller.finish()
+            tuned.eval()
+    result = _result(controller, config, loss, time.perf_counter() - started)
+    return tuned, result, controller.schedule, controller.history
+
+
+def _train_under_moving_masks_(
+    tuned: PeftModel,
+    dense: nn.Module | None,
+    batches: TrainingData,
+    config: DynamicSparsityTraining,
+    calibration: Iterable[Batch],
+    progress: bool,
+) -> tuple[Controller, float]:
+    """Train towards `dense`, or the labels without it; the controller and the mean loss of the last epoch."""
     controllers: list[Controller] = []
 
     def attach(optimizer: torch.optim.Optimizer, steps: int) -> Callable[[], object]:
@@ -64,7 +111,7 @@ def train_dynamic(
         return task_loss(student, batch) if dense is None else distillation_loss(student, dense, batch)
 
     # A student without dropout sees what its teacher sees.
-    with evaluation_mode(tuned) if taught else nullcontext():
+    with nullcontext() if dense is None else evaluation_mode(tuned):
         loss = train_(
             tuned,
             batches,
@@ -75,24 +122,24 @@ def train_dynamic(
             attach=attach,
             progress=progress,
         )
-    tuned.eval()
-    controller = controllers[0]
-    controller.finish()
+    return controllers[0], loss
+
+
+def _result(controller: Controller, config: DynamicSparsityTraining, loss: float, seconds: float) -> StageResult:
     grown = {name: sum(row.grown for row in controller.history if row.linear == name) for name in controller.sizes}
     total = sum(grown.values()) or 1
-    layers = tuple(
-        SiteResult(name, "linear", grown[name] / total, int(controller.masks[name].sum()), size)
-        for name, size in controller.sizes.items()
-    )
-    result = StageResult(
+    return StageResult(
         name="dynamic",
         kind="sparsity",
         requested=config.sparsity,
         achieved=controller.zeros / controller.total,
-        seconds=time.perf_counter() - started,
-        forward_passes=float(config.epochs) * (1 + taught),
+        seconds=seconds,
+        forward_passes=float(config.epochs) * (2 if config.teacher == "dense" else 1),
         backward_passes=float(config.epochs),
-        layers=layers,
+        layers=tuple(
+            SiteResult(name, "linear", grown[name] / total, int(controller.masks[name].sum()), size)
+            for name, size in controller.sizes.items()
+        ),
         details={
             "zeros": controller.zeros,
             "weights": controller.total,
@@ -100,4 +147,3 @@ def train_dynamic(
             "loss": loss,
         },
     )
-    return tuned, result, controller.schedule, controller.history

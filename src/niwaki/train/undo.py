@@ -1,0 +1,58 @@
+"""A training that fails, or is interrupted, leaves the model as it came in: nothing attached, nothing half-trained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from peft import PeftModel
+from torch import nn
+
+from niwaki.adapters import to_train_
+
+
+@contextmanager
+def adapters_in_training_(model: nn.Module, rank: int, *, seed: int) -> Iterator[PeftModel]:
+    """The `PeftModel` to train (see `to_train_`); if the body raises, `model` is put back as it came in.
+
+    Put back are its modules and their types, so that new LoRA and masks are gone; values and gradients of what is
+    trained; hooks, buffers, modes and which parameters require gradients.
+    """
+    parts = [_Part(module) for module in model.modules()]
+    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    values = []
+    try:
+        tuned = to_train_(model, rank, seed=seed)
+        values = [(p, p.detach().clone()) for p, _ in required if p.requires_grad]
+        yield tuned
+    except BaseException:
+        for part in parts:
+            part.put_back_()
+        for parameter, value in values:
+            parameter.data.copy_(value)
+        for parameter, needed in required:
+            parameter.requires_grad_(needed)
+        raise
+
+
+class _Part:
+    """What a module is and holds, one level deep; its containers are put back in place, as others hold them too."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.kind = module, type(module)
+        self.held = {key: (value, self._copied(value)) for key, value in vars(module).items()}
+
+    @staticmethod
+    def _copied(value: Any) -> Any:
+        return copy.copy(value) if isinstance(value, dict | set) else value
+
+    def put_back_(self) -> None:
+        self.module.__class__ = self.kind
+        vars(self.module).clear()
+        for key, (value, then) in self.held.items():
+            if isinstance(value, dict | set):
+                value.clear()
+                value.update(then)
+            vars(self.module)[key] = value
