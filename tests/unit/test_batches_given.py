@@ -14,7 +14,7 @@ from transformers import BatchEncoding
 
 import niwaki
 from niwaki.anatomy import accepts_of
-from niwaki.config import DynamicTraining
+from niwaki.config import DynamicSparsityTraining
 from niwaki.data import checked_batches
 from niwaki.methods.dynamic import train_dynamic
 from tiny import VOCABULARY, batches, tiny
@@ -35,9 +35,11 @@ VERBS: dict[str, Verb] = {
     "score-units": lambda model, data: niwaki.score(model, data, niwaki.Structured(flops=1.0, **FAST)),
     "score-linears": lambda model, data: niwaki.score(model, data, niwaki.LayerAdaptive(sparsity=0.0, **LINEARS)),
     "finetune": lambda model, data: niwaki.finetune(model, niwaki.Finetune(lora_rank=2, epochs=1), data),
-    "dynamic": lambda model, data: train_dynamic(model, DynamicTraining(sparsity=0.5, lora_rank=2, epochs=1), data),
+    "dynamic": lambda model, data: train_dynamic(
+        model, DynamicSparsityTraining(sparsity=0.5, lora_rank=2, epochs=1), data
+    ),
     "dynamic-calibration": lambda model, data: train_dynamic(
-        model, DynamicTraining(sparsity=0.5, lora_rank=2), batches(1), calibration=data
+        model, DynamicSparsityTraining(sparsity=0.5, lora_rank=2), batches(1), calibration=data
     ),
     "attach": attach,
     "recovery": lambda model, data: niwaki.prune_(
@@ -169,7 +171,7 @@ def test_what_is_no_label_of_a_language_model(labels: torch.Tensor, said: str) -
 def test_labels_are_needed_to_train_on_and_for_nothing_else() -> None:
     model, data = tiny(), with_(labels=None)
     assert "batch 1: labels must be there to train on" in refused(model, lambda: VERBS["finetune"](model, data))
-    own = DynamicTraining(sparsity=0.5, teacher="none")
+    own = DynamicSparsityTraining(sparsity=0.5, teacher="none")
     assert "labels must be there" in refused(model, lambda: train_dynamic(model, own, data))
     VERBS["structured"](model, data)
 
