@@ -2,9 +2,10 @@
 
     python benchmarks/allocations.py --model ADAPTER --train-data train.tsv --eval-data dev.tsv --rows 1024
 
-A weight score is used as published: magnitude, Wanda (along the output row where the allocation is uniform), SparseGPT
-with the OBS update of what is left. The calibration data are observed once for each seed; all rules share what was
-seen. Runs that the JSON holds already are not done again: an interruption costs one run.
+A weight score is used as published, the same for every rule: magnitude, Wanda (compared along the output row),
+SparseGPT with the OBS update of what is left. So the allocation is all that differs. The calibration data are observed
+once for each seed; all rules share what was seen. Runs that the JSON holds already are not done again: an interruption
+costs one run.
 """
 
 from __future__ import annotations
@@ -15,19 +16,21 @@ from torch import Tensor, nn
 
 from common import Bench, arguments, is_done, note, resumed
 from niwaki.adapters import apply_mask_, effective_weight, merge_, remove_masks_
-from niwaki.allocation.curves import Curve, loss_curve
-from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, LinearProfile
-from niwaki.anatomy import linears_of
-from niwaki.config.layer_adaptive import LAYER_SCORES
-from niwaki.masks import Unstructured, choose
-from niwaki.observe.linears import WeightNeed, observe_linears
-from niwaki.observe.moments import input_moments
-from niwaki.observe.tokens import token_weights
-from niwaki.observe.units import Batch
+from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Curve, LinearProfile
+from niwaki.anatomy import BlockLinear, linears_of
+from niwaki.config import LAYER_SCORES
+from niwaki.config.patterns import Unstructured
+from niwaki.masks import choose
+from niwaki.observe import Batch, Need, observe
+from niwaki.observe.moments import with_moments
+from niwaki.observe.tokens import over_mean
+from niwaki.repair.least_squares import Optimum
 from niwaki.repair.reconstruct import reconstruct_
 from niwaki.scoring.layers import LAYER_SCORERS
 from niwaki.scoring.sensitivity import sensitivity
 from niwaki.scoring.weights import WEIGHT_SCORERS
+from niwaki.sparsify.curves import loss_curve
+from niwaki.sparsify.obs import obs_factor, obs_prune
 
 WEIGHT_SCORES = ("magnitude", "wanda", "sparsegpt")
 OF_THE_SEED = ("output-gradient", "activation-magnitude")
@@ -50,22 +53,17 @@ class Seen:
 
     def __init__(self, model: nn.Module, data: Sequence[Batch], seed: int) -> None:
         linears = linears_of(model)
-        statistics = observe_linears(model, data, WeightNeed(output_gradients=True, task_gradients=True), seed=seed)
+        need = Need(output_gradients=True, task_gradients=True, token_sizes=True)
+        statistics = observe(model, data, need, seed=seed)
         self.weights = {linear.name: effective_weight(linear.module).clone() for linear in linears}
-        self.importance = {
-            name: {linear.name: scorer(linear, statistics, seed) for linear in linears}
-            for name, scorer in LAYER_SCORERS.items()
-        }
-        self.importance["sensitivity"] = sensitivity(model, linears, data)
+        self.importance = {name: scorer(linears, statistics, seed) for name, scorer in LAYER_SCORERS.items()}
+        self.importance["sensitivity"] = sensitivity(model, linears, data, seed)
         self.scores: dict[str, dict[str, Tensor]] = {name: {} for name in WEIGHT_SCORES}
         self.curves: dict[str, Curve] = {}
-        for linear, moments in input_moments(model, data, token_weights(model, data, seed=seed)):
-            own = statistics.linears[linear.name]
-            own.moments = moments
-            self.curves[linear.name] = loss_curve(linear, statistics)
+        for linear, own in with_moments(model, statistics, data, over_mean(statistics.token_sizes)):
+            self.curves[linear.name] = loss_curve(linear, own)
             for name in WEIGHT_SCORES:
-                self.scores[name][linear.name] = WEIGHT_SCORERS[name](linear, statistics, seed)
-            own.moments = 0.0
+                self.scores[name][linear.name] = WEIGHT_SCORERS[name](linear, own, seed)
 
     def profiles(self, layer_score: str | None, weight_score: str) -> dict[str, LinearProfile]:
         """What an allocation is told."""
@@ -82,16 +80,19 @@ class Seen:
         }
 
 
-def prune(
-    bench: Bench, seen: Seen, zeros: dict[str, int], weight_score: str, by_row: bool, data: Sequence[Batch]
-) -> nn.Module:
+def prune(bench: Bench, seen: Seen, zeros: dict[str, int], weight_score: str, data: Sequence[Batch]) -> nn.Module:
     """A fresh model with `zeros` zeros a linear."""
     model = bench.model()
+
+    def sparsegpt(linear: BlockLinear, best: Optimum) -> tuple[Tensor, Tensor]:
+        upper = obs_factor(best.factor).float()
+        return obs_prune(best.weight.float(), upper, zeros[linear.name], Unstructured(), linear.name)
+
     if weight_score == "sparsegpt":
-        reconstruct_(model, model, data, zeros, Unstructured(), targets=False)
+        reconstruct_(model, model, data, sparsegpt, targets=False)
     else:
         for linear in linears_of(model):
-            scores = seen.scores[weight_score][linear.name]
+            scores, by_row = seen.scores[weight_score][linear.name], weight_score == "wanda"
             apply_mask_(linear.module, choose(scores, zeros[linear.name], Unstructured(), linear.name, by_row=by_row))
     merged = merge_(model)
     remove_masks_(merged)
@@ -124,8 +125,7 @@ def main() -> None:
                         continue
                     wanted = round(sparsity * sum(profile.size for profile in profiles.values()))
                     zeros = SPARSITY_ALLOCATORS[allocation](profiles, wanted, power)
-                    by_row = weight_score == "wanda" and allocation == "uniform"
-                    model = prune(bench, seen, zeros, weight_score, by_row, calibration)
+                    model = prune(bench, seen, zeros, weight_score, calibration)
                     note(found, {**run, "quality": bench.quality(model)}, asked.out)
 
 

@@ -23,12 +23,12 @@ OPTIONS = ("repair", "weight_score", "allocation", "layer_score", "importance_po
 
 
 def main() -> None:
-    default = niwaki.LayerAdaptive(sparsity=0.5)
+    default = niwaki.LayerAdaptive(sparsity=0.5).resolved()
     parser = arguments("layer_adaptive")
     parser.add_argument("--sparsity", type=float, nargs="+", default=[0.5, 0.6, 0.7, 0.8, 0.9])
     for name in OPTIONS[:4]:
         parser.add_argument(f"--{name.replace('_', '-')}", nargs="+", default=[getattr(default, name)])
-    parser.add_argument("--importance-power", type=float, nargs="+", default=[default.importance_power])
+    parser.add_argument("--importance-power", type=float, nargs="+", default=[None])
     parser.add_argument("--recover-epochs", type=int, default=0)
     parser.add_argument("--timed", action="store_true")
     parser.add_argument("--train-samples", type=int, default=None, help="rows that recovery trains on; all by default")

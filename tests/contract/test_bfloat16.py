@@ -12,9 +12,8 @@ import niwaki
 from niwaki.adapters import effective_weight, masks_of
 from niwaki.anatomy import linears_of, weight_of
 from niwaki.evaluate import quality
-from niwaki.observe.linears import WeightNeed, observe_linears
+from niwaki.observe import Need, observe
 from niwaki.observe.moments import input_moments
-from niwaki.observe.units import Need, observe
 from tiny import batches, logits, tiny, with_lora
 
 FAMILIES = ["llama", "gpt2", "distilbert"]
@@ -62,21 +61,21 @@ def test_pruned_on_budget_and_saved_as_it_is(family, config, lora, tmp_path):
 def test_sums_are_those_of_float32_to_the_precision_of_the_activations(family):
     rounded = half(family)
     exact, data = copy.deepcopy(rounded).float(), batches(family=family, count=40)
-    need = Need(task_gradients=True, output_gradients=True, attention=True)
-    for kinds in zip(*(observe(model, data, need).sites.values() for model in (rounded, exact)), strict=True):
-        for name in ("inputs", "squares", "output_gradients", "fisher", "taylor", "attention"):
+    everything = Need(task_gradients=True, weight_gradients=True, gradient_moments=True, attention=True)
+    both = [observe(model, data, everything) for model in (rounded, exact)]
+    for kinds in zip(*(sums.sites.values() for sums in both), strict=True):
+        for name in ("fisher", "taylor", "attention"):
             found, wanted = (getattr(sums, name) for sums in kinds)
             if name == "attention" and not isinstance(wanted, torch.Tensor):
                 continue
             assert found.dtype == torch.float32
-            if name in ("squares", "attention"):  # no drawn labels, no differences of large numbers
+            if name == "attention":  # no drawn labels, no differences of large numbers
                 torch.testing.assert_close(found, wanted, rtol=0.05, atol=0.02 * float(wanted.abs().max()))
-    everything = WeightNeed(output_gradients=True, task_gradients=True, weight_gradients=True)
-    both = [observe_linears(model, data, everything) for model in (rounded, exact)]
     for linear in linears_of(exact):
         found, wanted = (sums.linears[linear.name] for sums in both)
-        for name in ("input_squares", "gradient_squares", "weight_gradient"):
+        for name in ("inputs", "input_squares", "gradient_squares", "weight_gradient"):
             assert getattr(found, name).dtype == torch.float32
+        assert not linear.writes or found.gradient_moments.dtype == torch.float32
         torch.testing.assert_close(found.input_squares, wanted.input_squares, rtol=0.02, atol=1e-3)
         assert found.activation_size == pytest.approx(wanted.activation_size, rel=0.01)
     assert all(moments.dtype == torch.double for _, moments in input_moments(rounded, data))

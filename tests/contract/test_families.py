@@ -16,10 +16,9 @@ from niwaki.anatomy import count, empty_linears, family_of, sites_of, supported_
 from niwaki.checkpoint import shapes_of, write_adapter
 from niwaki.config import HEAD_SCORES, NEURON_SCORES
 from niwaki.data import mean_length
-from niwaki.observe.moments import sites_with_moments
-from niwaki.observe.units import Need, observe
+from niwaki.observe import need_of, observe
 from niwaki.repair.refit import refit_
-from niwaki.scoring import score_sites
+from niwaki.scoring.units import UNIT_NEEDS, score_units
 from niwaki.surgery import cut_
 from tiny import auto_class, batches, configs, decoders, logits, tiny, transposed, with_lora
 
@@ -120,12 +119,11 @@ def test_a_model_with_empty_sites_goes_on(family, lora):
     assert counts.block_params + counts.embedding_params + counts.head_params == sum(
         p.numel() for p in merge_(copy.deepcopy(model)).parameters()
     )
-    data, need = batches(family=family), Need(task_gradients=True, output_gradients=True, attention=True, moments=True)
+    data, need = batches(family=family), need_of(UNIT_NEEDS, *HEAD_SCORES, *NEURON_SCORES)
     statistics = observe(model, data, need)
     sites = sites_of(model)
     for head_score, neuron_score in zip(HEAD_SCORES, NEURON_SCORES, strict=True):
-        ready = sites_with_moments(model, sites, statistics, data, need)
-        scores = score_sites(ready, statistics, head_score, neuron_score, 0)
+        scores = score_units(model, sites, statistics, data, head_score, neuron_score, 0, False)
         assert all(len(scores[site.name]) == site.units for site in sites)
     before = _distance(model, dense, family)
     for method in ("bias", "least-squares") if bias_of(sites[0].output) is not None else ("least-squares",):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 
 import pytest
@@ -12,14 +13,14 @@ import niwaki
 from niwaki.adapters import effective_weight, masks_of, remove_masks_
 from niwaki.anatomy import linears_of, weight_of
 from niwaki.config.layer_adaptive import LAYER_SCORES, SPARSITY_ALLOCATIONS, WEIGHT_SCORES
-from niwaki.observe.linears import WeightNeed, observe_linears
+from niwaki.observe import Need, observe
 from niwaki.observe.moments import input_moments
 from niwaki.scoring.layers import LAYER_SCORERS
 from niwaki.scoring.sensitivity import sensitivity
 from niwaki.scoring.weights import WEIGHT_SCORERS
 from tiny import batches, configs, decoders, logits, tiny, with_lora
 
-EVERYTHING = WeightNeed(output_gradients=True, task_gradients=True, weight_gradients=True)
+EVERYTHING = Need(output_gradients=True, task_gradients=True, weight_gradients=True)
 TOTAL = 3 * (4 * 32 * 32 + 2 * 32 * 48)
 
 
@@ -37,9 +38,9 @@ def test_names_are_the_configured_ones():
 @pytest.mark.parametrize("name", WEIGHT_SCORERS)
 def test_weight_scores_are_finite_repeatable_and_of_the_effective_weight(name):
     model = with_lora(tiny())
-    statistics = observe_linears(model, batches(), EVERYTHING)
+    statistics = observe(model, batches(), EVERYTHING)
     for linear, moments in input_moments(model, batches()):
-        statistics.linears[linear.name].moments = moments
+        statistics = statistics.with_moments(linear.name, moments)
     merged = niwaki.merge_(copy.deepcopy(model))
     for linear, plain in zip(linears_of(model), linears_of(merged), strict=True):
         found = WEIGHT_SCORERS[name](linear, statistics, 0)
@@ -58,14 +59,13 @@ def test_layer_scores_are_finite_and_padding_does_not_matter(name):
     for row in range(8):
         n = int(whole[0]["attention_mask"][row].sum())
         single.append({k: v[row : row + 1, :n] if v.dim() == 2 else v[row : row + 1] for k, v in whole[0].items()})
-    need = WeightNeed(task_gradients=True, output_gradients=name == "fisher")
-    together, apart = (observe_linears(model, data, need) for data in (whole, single))
-    for linear in linears_of(model):
-        found = LAYER_SCORERS[name](linear, together, 0)
-        assert found >= 0
-        assert found < float("inf")
-        if name != "fisher":  # its labels are drawn batch by batch
-            assert LAYER_SCORERS[name](linear, apart, 0) == pytest.approx(found, rel=1e-3)
+    need = Need(task_gradients=True, output_gradients=name == "fisher")
+    together, apart = (observe(model, data, need) for data in (whole, single))
+    found, again = (LAYER_SCORERS[name](linears_of(model), sums, 0) for sums in (together, apart))
+    assert list(found) == [linear.name for linear in linears_of(model)]
+    assert all(0 <= score < float("inf") for score in found.values())
+    if name != "fisher":  # its labels are drawn batch by batch
+        assert again == pytest.approx(found, rel=1e-3)
 
 
 @pytest.mark.parametrize("granularity", ["block", "linear"])
@@ -76,15 +76,18 @@ def test_scores_without_pruning(layer_score, weight_score, granularity):
     model = with_lora(tiny())
     before = logits(model, batches()[0])
     config = niwaki.LayerAdaptive(
-        sparsity=0.0, layer_score=layer_score, weight_score=weight_score, granularity=granularity
+        sparsity=0.0,
+        allocation="inverse-importance",
+        layer_score=layer_score,
+        weight_score=weight_score,
+        granularity=granularity,
     )
     found = niwaki.score(model, batches(), config)
-    assert list(found) == [linear.name for linear in linears_of(model)]
-    assert all(0 <= x["lowest"] <= x["median"] <= x["highest"] < float("inf") for x in found.values())
-    assert all(x["lowest"] <= x["mean"] <= x["highest"] for x in found.values())
-    assert (granularity == "block") == (
-        found["layer.0.query"]["importance"] == found["layer.0.down"]["importance"]
-    ) or (layer_score == "block-influence")
+    assert list(found) == list(found.importance) == [linear.name for linear in linears_of(model)]
+    assert [len(scores) for scores in found.values()] == [linear.shape[0] for linear in linears_of(model)]
+    assert all(0 <= score < float("inf") for scores in found.values() for score in scores)
+    of_blocks = granularity == "block" or layer_score in ("block-influence", "outliers")
+    assert of_blocks == (found.importance["layer.0.query"] == found.importance["layer.0.down"])
     assert torch.equal(logits(model, batches()[0]), before)
 
 
@@ -96,18 +99,18 @@ def test_sensitivity_is_measured_and_leaves_the_model_alone():
             if "layer.1.ffn.lin2.lora_B" in name:
                 parameter.zero_()
     before = logits(model, batches()[0])
-    found = sensitivity(model, linears_of(model), batches())
+    found = sensitivity(model, linears_of(model), batches(), 0)
     assert set(sorted(found, key=lambda name: found[name])[:2]) == {"layer.1.up", "layer.1.down"}
     assert all(0 <= value < float("inf") for value in found.values())
-    assert found == sensitivity(model, linears_of(model), batches())
+    assert found == sensitivity(model, linears_of(model), batches(), 0)
     assert torch.equal(logits(model, batches()[0]), before)
 
 
 def test_statistics_add():
     model, data = tiny(), batches(count=3)
-    need = WeightNeed(weight_gradients=True)
-    together = observe_linears(model, data, need)
-    apart = observe_linears(model, data[:1], need) + observe_linears(model, data[1:], need)
+    need = Need(weight_gradients=True)
+    together = observe(model, data, need)
+    apart = observe(model, data[:1], need) + observe(model, data[1:], need)
     assert (apart.tokens, apart.rows) == (together.tokens, together.rows)
     for name, sums in together.linears.items():
         for field in ("input_squares", "weight_gradient", "gradient_size", "activation_size", "influence"):
@@ -117,7 +120,7 @@ def test_statistics_add():
 
 def test_the_weight_gradient_is_that_of_autograd():
     model, data = tiny(), batches(count=1)
-    found = observe_linears(model, data, WeightNeed(weight_gradients=True))
+    found = observe(model, data, Need(weight_gradients=True))
     (model(**data[0]).loss * len(data[0]["labels"])).backward()
     for linear in linears_of(model):
         torch.testing.assert_close(
@@ -250,6 +253,12 @@ def test_nothing_zeroed_changes_nothing():
         ({"sparsity": 0.6, "pattern": "2:4", "allocation": "uniform"}, r"sparsity must be 0\.5 for pattern 2:4"),
         ({"sparsity": 0.5, "pattern": "2:4", "allocation": "search"}, "allocation must be uniform"),
         ({"sparsity": 0.5, "min_sparsity": 0.8, "max_sparsity": 0.6}, "in order"),
+        ({"sparsity": 0.5, "layer_score": "fisher"}, "layer_score must not be given with allocation search"),
+        ({"sparsity": 0.5, "allocation": "uniform", "layer_score": "random"}, "layer_score.*allocation uniform"),
+        ({"sparsity": 0.5, "granularity": "block"}, "granularity must not be given with allocation search"),
+        ({"sparsity": 0.5, "allocation": "owl", "granularity": "block"}, "granularity.*allocation owl"),
+        ({"sparsity": 0.5, "allocation": "owl", "importance_power": 2.0}, "importance_power.*allocation owl"),
+        ({"sparsity": 0.5, "pattern": "2:4", "max_sparsity": 0.9}, "max_sparsity must not be given with pattern 2:4"),
     ],
 )
 def test_wrong_requests(options, words):
@@ -258,13 +267,15 @@ def test_wrong_requests(options, words):
 
 
 def test_the_allocation_that_is_best_follows_from_the_pattern():
-    assert niwaki.LayerAdaptive(sparsity=0.5).allocation == "search"
-    assert niwaki.LayerAdaptive(sparsity=0.5, pattern="2:4").allocation == "uniform"
-    assert niwaki.LayerAdaptive(sparsity=0.5, pattern="4x1").allocation == "search"
+    asked = niwaki.LayerAdaptive(sparsity=0.5)
+    for pattern, rule in (("unstructured", "search"), ("2:4", "uniform"), ("4x1", "search")):
+        config = dataclasses.replace(asked, pattern=pattern)
+        assert config.rule == config.resolved().allocation == rule
+        assert config.resolved().resolved() == config.resolved()
 
 
 def test_bounds_and_patterns_are_checked_before_any_work():
-    with pytest.raises(niwaki.RequestError, match=r"0\.0000 to 0\.3996"):
+    with pytest.raises(niwaki.RequestError, match=r"sparsity must be 0 to 0\.400391 .*got 0\.5"):
         niwaki.prune_(tiny(), niwaki.LayerAdaptive(sparsity=0.5, max_sparsity=0.4), [])
     config = niwaki.LayerAdaptive(sparsity=0.5, pattern="3x1", allocation="uniform")
     with pytest.raises(niwaki.RequestError, match=r"layer\.0\.query"):

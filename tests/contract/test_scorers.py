@@ -6,23 +6,26 @@ import pytest
 import torch
 
 import niwaki
-from niwaki.anatomy import sites_of
+from niwaki.anatomy import linears_of, sites_of
 from niwaki.config import HEAD_SCORES, NEURON_SCORES
-from niwaki.observe.moments import sites_with_moments
-from niwaki.observe.tokens import FLOOR
-from niwaki.observe.units import observe
-from niwaki.scoring import HEAD_SCORERS, NEURON_SCORERS, need_of
+from niwaki.observe import need_of, observe
+from niwaki.observe.moments import with_moments
+from niwaki.observe.tokens import FLOOR, over_mean
+from niwaki.scoring.units import HEAD_SCORERS, NEURON_SCORERS, UNIT_NEEDS
 from tiny import batches, logits, tiny, with_lora
 
 CASES = [("attention", name) for name in HEAD_SCORERS] + [("ffn", name) for name in NEURON_SCORERS]
 
 
 def _scores(model, kind, name, data, seed=0):
-    need = need_of(name)
+    need = need_of(UNIT_NEEDS, name)
     statistics = observe(model, data, need, seed=seed)
     scorer = (HEAD_SCORERS if kind == "attention" else NEURON_SCORERS)[name]
-    sites = sites_with_moments(model, sites_of(model), statistics, data, need)
-    return {s.name: scorer(s, statistics, seed) for s in sites if s.kind == kind}
+    if need.moments:
+        weights = over_mean(statistics.token_sizes)
+        for linear, own in with_moments(model, statistics, data, weights, only_writing=True):
+            statistics = statistics.with_moments(linear.name, own.linears[linear.name].moments)
+    return {s.name: scorer(s, statistics, seed) for s in sites_of(model) if s.kind == kind}
 
 
 def test_names_are_the_configured_ones():
@@ -78,41 +81,41 @@ def test_observing_attention_leaves_the_config_as_it_was(asked):
 
 def test_statistics_add():
     model, data = tiny(), batches(count=4)
-    need = need_of("attention-variance", "fisher")
+    need = need_of(UNIT_NEEDS, "attention-variance", "fisher")
     together = observe(model, data, need)
     apart = observe(model, data[:1], need) + observe(model, data[1:], need)
     assert (apart.tokens, apart.rows) == (together.tokens, together.rows)
-    for name, sums in together.sites.items():
-        for field in ("inputs", "squares", "fisher", "taylor", "attention"):
-            torch.testing.assert_close(
-                torch.as_tensor(getattr(apart.sites[name], field)), torch.as_tensor(getattr(sums, field))
-            )
+    for ours, theirs in ((apart.sites, together.sites), (apart.linears, together.linears)):
+        for name, sums in theirs.items():
+            for field, value in vars(sums).items():
+                torch.testing.assert_close(
+                    torch.as_tensor(getattr(ours[name], field)), torch.as_tensor(value), rtol=1e-4, atol=1e-5
+                )
 
 
-def test_whole_moments_are_held_of_one_site_at_a_time_and_weigh_tokens_by_what_they_matter():
+def test_whole_moments_are_given_for_one_linear_at_a_time_and_weigh_tokens_by_what_they_matter():
     model, data = tiny(), batches(count=3)
-    need, sites = need_of("reconstruction"), sites_of(model)
-    statistics = observe(model, data, need)
-    seen = {site.name: [] for site in sites}
+    statistics = observe(model, data, need_of(UNIT_NEEDS, "reconstruction"))
+    linears = linears_of(model)
+    seen = {linear.name: [] for linear in linears}
     hooks = [
-        site.output.register_forward_pre_hook(lambda _m, args, name=site.name: seen[name].append(args[0]))
-        for site in sites
+        linear.module.register_forward_pre_hook(lambda _m, args, name=linear.name: seen[name].append(args[0]))
+        for linear in linears
     ]
     for batch in data:
         logits(model, batch)
     for hook in hooks:
         hook.remove()
     keep = [batch["attention_mask"].bool() for batch in data]
-    for site in sites_with_moments(model, sites, statistics, data, need):
-        assert [name for name, sums in statistics.sites.items() if isinstance(sums.moments, torch.Tensor)] == [
-            site.name
-        ]
-        x = torch.cat([part[mask] for part, mask in zip(seen[site.name], keep, strict=True)])
-        sizes = torch.cat([batch[site.output_name] for batch in statistics.token_sizes])
+    for linear, own in with_moments(model, statistics, data, over_mean(statistics.token_sizes)):
+        given = [name for name, sums in own.linears.items() if isinstance(sums.moments, torch.Tensor)]
+        assert given == [linear.name]
+        x = torch.cat([part[mask] for part, mask in zip(seen[linear.name], keep, strict=True)])
+        sizes = torch.cat([batch[linear.name] for batch in statistics.token_sizes])
         weights = sizes / sizes.mean() + FLOOR
-        moments = statistics.sites[site.name].moments
+        moments = own.linears[linear.name].moments
         torch.testing.assert_close(moments, ((x * weights[:, None]).T @ x).double(), rtol=1e-4, atol=1e-5)
-    assert not any(isinstance(sums.moments, torch.Tensor) for sums in statistics.sites.values())
+    assert not any(isinstance(sums.moments, torch.Tensor) for sums in statistics.linears.values())
 
 
 @pytest.mark.parametrize("name", ["fisher", "taylor", "reconstruction"])
@@ -156,5 +159,5 @@ def test_a_weight_that_is_not_finite_is_named():
     model = tiny()
     with torch.no_grad():
         model.distilbert.transformer.layer[1].ffn.lin1.weight[0, 0] = torch.nan
-    with pytest.raises(niwaki.WorkError, match=r"layer\.1\.ffn"):
+    with pytest.raises(niwaki.WorkError, match=r"layer\.1\.up"):
         niwaki.score(model, batches())

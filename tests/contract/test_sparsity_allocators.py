@@ -91,7 +91,7 @@ def test_what_bounds_cut_off_is_redistributed():
 
 def test_a_budget_out_of_bounds_says_the_range():
     profiles = {"a": LinearProfile((10, 10), low=0.2, high=0.6)}
-    with pytest.raises(niwaki.RequestError, match=r"0\.2000 to 0\.6000.*0\.7000"):
+    with pytest.raises(niwaki.RequestError, match=r"0\.2 to 0\.6 with.*got 0\.7"):
         check_budget(profiles, 70)
 
 

@@ -11,10 +11,9 @@ from transformers import AutoConfig, LlamaForCausalLM
 import niwaki
 from niwaki.anatomy import linears_of, sites_of
 from niwaki.anatomy.modeling_mobilellm import MobileLLMConfig, MobileLLMForCausalLM
-from niwaki.observe.linears import WeightNeed, observe_linears
+from niwaki.observe import Need, observe
 from niwaki.observe.moments import input_moments
 from niwaki.observe.tokens import token_weights
-from niwaki.observe.units import Need, observe
 from tiny import batches, logits, tiny
 
 PUBLISHED = {
@@ -106,14 +105,12 @@ def test_statistics_of_both_runs_add_up():
         hook.remove()
     found = observe(model, [batch], Need(attention=True))
     moments = {linear.name: value for linear, value in input_moments(model, [batch])}
-    sums = observe_linears(model, [batch], WeightNeed())
     for name, parts in seen.items():
         assert len(parts) == 2
         x = torch.cat(parts)
-        torch.testing.assert_close(found.sites[name].squares, x.square().sum(0), rtol=1e-4, atol=1e-4)
         linear = name.replace("attention", "output").replace("ffn", "down")
         torch.testing.assert_close(moments[linear].float(), x.T @ x, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(sums.linears[linear].input_squares, x.square().sum(0), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found.linears[linear].input_squares, x.square().sum(0), rtol=1e-4, atol=1e-4)
     pairs = found.sites["layer.0.attention"].attention[:, 2]
     assert pairs.tolist() == [2 * float(keep.sum()) * 2] * 4  # two runs, two query heads a group
 
@@ -121,7 +118,7 @@ def test_statistics_of_both_runs_add_up():
 def test_tokens_weigh_in_the_order_of_the_runs():
     model, batch = tiny("mobilellm"), batches(count=1, family="mobilellm")[0]
     whole = token_weights(model, [batch], seed=3)[0]
-    streamed = observe_linears(model, [batch], WeightNeed(token_sizes=True), seed=3).token_sizes[0]
+    streamed = observe(model, [batch], Need(token_sizes=True), seed=3).token_sizes[0]
     for linear in linears_of(model):
         sizes = streamed[linear.name]
         assert len(sizes) == 2 * int(batch["attention_mask"].sum())

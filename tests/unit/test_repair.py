@@ -12,8 +12,8 @@ from niwaki.adapters import effective_weight
 from niwaki.anatomy import linears_of, sites_of
 from niwaki.errors import WorkError
 from niwaki.numerics.solve import damp
+from niwaki.repair.least_squares import DAMPING, Sums, optimum
 from niwaki.repair.refit import refit_
-from niwaki.repair.sequential_least_squares import DAMPING, Sums, optimum
 from niwaki.surgery import cut_
 from tiny import batches, logits, tiny, with_lora
 

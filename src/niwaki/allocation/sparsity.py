@@ -5,9 +5,9 @@ bounds, the factor such that the parameter-weighted sum is the budget; then whol
 
 inverse-importance: with v = (importance / largest)^power the shape is 1 - v, the seed's; all v equal means uniform.
 global: one threshold over the weights' scores. lamp: the same over w^2 / sum of the w'^2 not smaller (Lee et al., ICLR
-2021). erk: density ~ (out + in) / (out * in) (Evci et al., ICML 2020). owl: the mean ratio plus lambda = 0.08 times
-the importance's distance below its mean, scaled to the largest distance (Yin et al., ICML 2024). search: the least
-total loss along the linears' measured curves of loss by sparsity, each made convex: the knapsack's bound.
+2021). erk: density ~ (out + in) / (out * in) (Evci et al., ICML 2020). owl: densities that differ by 2 lambda = 0.16
+from the least to the most important, in proportion between (Yin et al., ICML 2024, as in their code). search: the
+least total loss along the linears' measured curves of loss by sparsity, each made convex: the knapsack's bound.
 """
 
 from __future__ import annotations
@@ -25,12 +25,16 @@ from niwaki.errors import RequestError
 OWL_RANGE = 0.08
 
 
+Curve = tuple[tuple[float, float], ...]
+"""Pairs of sparsity and measured loss, from (0, 0) on."""
+
+
 @dataclass(frozen=True)
 class LinearProfile:
     """What a rule knows of one linear: its shape, bounds of its ratio, importance, weight scores, and loss curve.
 
-    `scores` is `[out, in]`, higher where zeroing hurts more; `weights` the effective weight; `curve` pairs of
-    sparsity and measured loss, from (0, 0) on.
+    A bound holds to within one weight (or one block), so that any budget between the bounds can be met. `scores` is
+    `[out, in]`, higher where zeroing hurts more; `weights` the effective weight.
     """
 
     shape: tuple[int, int]
@@ -39,7 +43,7 @@ class LinearProfile:
     importance: float = 1.0
     scores: Tensor | None = None
     weights: Tensor | None = None
-    curve: tuple[tuple[float, float], ...] = ()
+    curve: Curve = ()
 
     @property
     def size(self) -> int:
@@ -47,12 +51,12 @@ class LinearProfile:
 
     @property
     def fewest(self) -> int:
-        """Zeros at the lower bound, rounded up; at the upper bound `most`, rounded down."""
-        return int(np.ceil(round(self.low * self.size, 6)))
+        """Zeros at the lower bound, to within one weight; `most` are those at the upper bound."""
+        return int(np.floor(round(self.low * self.size, 6)))
 
     @property
     def most(self) -> int:
-        return int(np.floor(round(self.high * self.size, 6)))
+        return min(int(np.ceil(round(self.high * self.size, 6))), self.size)
 
 
 Profiles = dict[str, LinearProfile]
@@ -67,10 +71,8 @@ def check_budget(profiles: Profiles, zeros: int) -> None:
     total = sum(profile.size for profile in profiles.values())
     least, most = (sum(getattr(profile, end) for profile in profiles.values()) for end in ("fewest", "most"))
     if not least <= zeros <= most:
-        raise RequestError(
-            f"sparsity must be {least / total:.4f} to {most / total:.4f} with min_sparsity and max_sparsity as asked, "
-            f"got {zeros / total:.4f}"
-        )
+        rule = f"sparsity must be {least / total:.6g} to {most / total:.6g} with min_sparsity and max_sparsity as asked"
+        raise RequestError(f"{rule} and the zeros that are there already, got {zeros / total:.6g}")
 
 
 def water_fill(shape: np.ndarray, sizes: np.ndarray, low: np.ndarray, high: np.ndarray, budget: Any) -> np.ndarray:
@@ -116,6 +118,13 @@ def whole(ratios: np.ndarray, profiles: Profiles, zeros: int) -> dict[str, int]:
     return counts
 
 
+def whole_blocks(zeros: dict[str, int], unit: int, profiles: Profiles) -> dict[str, int]:
+    """Multiples of a block of `unit` weights near `zeros`, in their bounds, in all as many to less than one block."""
+    blocks = {name: LinearProfile((p.size // unit, 1), p.low, p.high) for name, p in profiles.items()}
+    ratios = np.array([zeros[name] / profile.size for name, profile in profiles.items()])
+    return {name: unit * count for name, count in whole(ratios, blocks, sum(zeros.values()) // unit).items()}
+
+
 def _column(profiles: Profiles, key: str) -> np.ndarray:
     """One number of every linear, in order."""
     return np.array([getattr(profile, key) for profile in profiles.values()], dtype=float)
@@ -157,12 +166,11 @@ def erk(profiles: Profiles, zeros: int, power: float) -> dict[str, int]:
 
 
 def owl(profiles: Profiles, zeros: int, power: float) -> dict[str, int]:
-    """Ratios within 0.08 of the mean, by importance (the share of outliers)."""
+    """Densities within 2 * 0.08 of each other, by importance (the share of outliers in the block)."""
     del power
-    importances = _column(profiles, "importance")
-    sizes = _column(profiles, "size")
-    away = importances.mean() - importances
-    away = OWL_RANGE * away / max(float(np.abs(away).max()), 1e-300)
+    importances, sizes = _column(profiles, "importance"), _column(profiles, "size")
+    spread = float(np.ptp(importances))
+    away = -2 * OWL_RANGE * (importances - importances.min()) / spread if spread else np.zeros(len(importances))
     low, high = _column(profiles, "low"), _column(profiles, "high")
     below, above = -2.0, 2.0
     for _ in range(100):

@@ -2,7 +2,7 @@
 
 from niwaki.config.dynamic import DynamicSparsityConfig, DynamicSparsityTraining
 from niwaki.config.finetune import Finetune
-from niwaki.config.layer_adaptive import LayerAdaptive
+from niwaki.config.layer_adaptive import LAYER_SCORES, SPARSITY_ALLOCATIONS, WEIGHT_SCORES, LayerAdaptive
 from niwaki.config.recipe import read_recipe, recipe_from_dict, recipe_to_dict, write_recipe
 from niwaki.config.requests import (
     DEFAULT_LENGTH,
@@ -23,8 +23,11 @@ __all__ = [
     "DEFAULT_LENGTH",
     "DTYPES",
     "HEAD_SCORES",
+    "LAYER_SCORES",
     "NEURON_SCORES",
+    "SPARSITY_ALLOCATIONS",
     "STAGES",
+    "WEIGHT_SCORES",
     "Demo",
     "DynamicSparsityConfig",
     "DynamicSparsityTraining",

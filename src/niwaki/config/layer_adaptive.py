@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
-from niwaki.config.fields import check_above_zero, check_at_least, check_seed, check_sparsity, option, required
+from niwaki.config.fields import (
+    check_above_zero,
+    check_at_least,
+    check_seed,
+    check_sparsity,
+    check_unused,
+    option,
+    required,
+)
 from niwaki.config.patterns import NByM, Pattern, parse_pattern
 from niwaki.errors import RequestError, check_choice
 
@@ -23,33 +32,36 @@ SPARSITY_ALLOCATIONS = ("inverse-importance", "uniform", "global", "erk", "lamp"
 AUTO = "auto"
 GRANULARITIES = ("block", "linear")
 WEIGHT_REPAIRS = ("none", "least-squares")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearScores:
-    """How layers and single weights are scored."""
-
-    layer_score: str = option("fisher", f"How layers are scored: {', '.join(LAYER_SCORES)}.")
-    weight_score: str = option("sparsegpt", f"How weights are scored: {', '.join(WEIGHT_SCORES)}.")
-    granularity: str = option("linear", "What has an importance of its own: block or linear.")
-
-    def __post_init__(self) -> None:
-        check_choice("layer_score", self.layer_score, LAYER_SCORES)
-        check_choice("weight_score", self.weight_score, WEIGHT_SCORES)
-        check_choice("granularity", self.granularity, GRANULARITIES)
+_LAYER_SCORE = {"inverse-importance": "fisher", "owl": "outliers"}
+"""Allocations that look at the importance of layers, and the score that each takes it from by default."""
 
 
 @dataclass(frozen=True)
-class LayerAdaptive(LinearScores):
-    """Zero single weights of the blocks' linears (or n:m groups, or blocks of weights) until `sparsity` of them are."""
+class LayerAdaptive:
+    """Zero single weights of the blocks' linears (or n:m groups, or blocks of weights) until `sparsity` of them are.
+
+    An option that is None is the allocation's own; one that the allocation does not look at is refused when given.
+    `resolved` says what is meant in the end.
+    """
 
     sparsity: float = required("Fraction of the blocks' linear weights that become zero, in [0, 1).")
+    layer_score: str | None = option(
+        None,
+        f"How layers are scored, for inverse-importance (fisher by default) and owl (outliers by default): "
+        f"{', '.join(LAYER_SCORES)}.",
+    )
+    weight_score: str = option("sparsegpt", f"How weights are scored: {', '.join(WEIGHT_SCORES)}.")
+    granularity: str | None = option(
+        None, "What has an importance of its own, for inverse-importance: block, or linear by default."
+    )
     allocation: str = option(
         AUTO, f"How the zeros are shared out: {', '.join(SPARSITY_ALLOCATIONS)}; auto is search, uniform for n:m."
     )
-    importance_power: float = option(1.0, "Power of the importance in inverse-importance.")
-    min_sparsity: float = option(0.0, "Lowest sparsity of a linear.")
-    max_sparsity: float = option(0.98, "Highest sparsity of a linear.")
+    importance_power: float | None = option(None, "Power of the importance in inverse-importance, 1 by default.")
+    min_sparsity: float | None = option(None, "Lowest sparsity of a linear, to within a weight, 0 by default.")
+    max_sparsity: float | None = option(
+        None, "Highest sparsity of a linear, to within a weight, 0.98 by default (or the sparsity asked, if higher)."
+    )
     pattern: str = option("unstructured", "unstructured, n:m (n of m neighbours kept, like 2:4) or rxc (like 4x1).")
     steps: int = option(1, "Rounds of observing and pruning, on a cubic ramp of sparsity.")
     repair: str = option("least-squares", f"How what is left is refitted: {', '.join(WEIGHT_REPAIRS)}.")
@@ -59,26 +71,66 @@ class LayerAdaptive(LinearScores):
 
     def __post_init__(self) -> None:
         check_sparsity(self)
-        if not 0.0 <= self.min_sparsity <= self.max_sparsity <= 1.0:
-            bounds = f"min_sparsity {self.min_sparsity:g} and max_sparsity {self.max_sparsity:g}"
-            raise RequestError(f"min_sparsity and max_sparsity must be in order in [0, 1], got {bounds}")
-        super().__post_init__()
-        found = self.zero_pattern
-        if self.allocation == AUTO:
-            object.__setattr__(self, "allocation", "uniform" if isinstance(found, NByM) else "search")
-        check_choice("allocation", self.allocation, SPARSITY_ALLOCATIONS)
+        check_choice("weight_score", self.weight_score, WEIGHT_SCORES)
+        check_choice("allocation", self.allocation, (AUTO, *SPARSITY_ALLOCATIONS))
         check_choice("repair", self.repair, WEIGHT_REPAIRS)
         check_at_least(self, 1, "steps")
         check_at_least(self, 0, "recover_epochs")
-        check_above_zero(self, "importance_power", "recover_learning_rate")
+        check_above_zero(self, "recover_learning_rate")
         check_seed(self)
+        found, rule = self.zero_pattern, self.rule
         if isinstance(found, NByM):
-            if self.allocation != "uniform":
-                raise RequestError(f"allocation must be uniform for pattern {found}, got {self.allocation!r}")
+            if rule != "uniform":
+                raise RequestError(f"allocation must be uniform for pattern {found}, got {rule!r}")
             if self.steps != 1:
                 raise RequestError(f"steps must be 1 for pattern {found}, got {self.steps}")
+            check_unused(self, f"pattern {found}", "min_sparsity", "max_sparsity")
+        self._check_importance()
+        lowest, highest = self.bounds
+        if not 0.0 <= lowest <= highest <= 1.0:
+            bounds = f"min_sparsity {lowest:g} and max_sparsity {highest:g}"
+            raise RequestError(f"min_sparsity and max_sparsity must be in order in [0, 1], got {bounds}")
+
+    def _check_importance(self) -> None:
+        if self.layer_score is not None:
+            check_choice("layer_score", self.layer_score, LAYER_SCORES)
+        if self.granularity is not None:
+            check_choice("granularity", self.granularity, GRANULARITIES)
+        if self.importance_power is not None:
+            check_above_zero(self, "importance_power")
+        if self.rule not in _LAYER_SCORE:
+            check_unused(self, f"allocation {self.rule}", "layer_score")
+        if self.rule != "inverse-importance":
+            check_unused(self, f"allocation {self.rule}", "granularity", "importance_power")
 
     @property
     def zero_pattern(self) -> Pattern:
         """The pattern as a type."""
         return parse_pattern(self.pattern)
+
+    @property
+    def rule(self) -> str:
+        """The allocation that is meant."""
+        if self.allocation != AUTO:
+            return self.allocation
+        return "uniform" if isinstance(self.zero_pattern, NByM) else "search"
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest sparsity of a linear."""
+        highest = max(0.98, self.sparsity) if self.max_sparsity is None else self.max_sparsity
+        return self.min_sparsity or 0.0, highest
+
+    def resolved(self) -> LayerAdaptive:
+        """The same with every default written out that the allocation looks at; what it does not look at stays None."""
+        inverse, free = self.rule == "inverse-importance", not isinstance(self.zero_pattern, NByM)
+        lowest, highest = self.bounds
+        return dataclasses.replace(
+            self,
+            allocation=self.rule,
+            layer_score=self.layer_score or _LAYER_SCORE.get(self.rule),
+            granularity=self.granularity or ("linear" if inverse else None),
+            importance_power=self.importance_power or (1.0 if inverse else None),
+            min_sparsity=lowest if free else None,
+            max_sparsity=highest if free else None,
+        )

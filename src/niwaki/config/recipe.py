@@ -9,6 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
+from niwaki.config.layer_adaptive import LayerAdaptive
 from niwaki.config.requests import STAGES, Recipe
 from niwaki.errors import RequestError, check_choice
 
@@ -19,7 +20,8 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     del plain["overwrite"]
     plain["text_columns"] = list(recipe.text_columns) if recipe.text_columns else None
     names = {cls: name for name, cls in STAGES.items()}
-    plain["stages"] = [{"kind": names[type(stage)], **dataclasses.asdict(stage)} for stage in recipe.stages]
+    meant = [stage.resolved() if isinstance(stage, LayerAdaptive) else stage for stage in recipe.stages]
+    plain["stages"] = [{"kind": names[type(stage)], **dataclasses.asdict(stage)} for stage in meant]
     return plain
 
 

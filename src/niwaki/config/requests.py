@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from niwaki.config.dynamic import DynamicSparsityTraining
 from niwaki.config.fields import bytes_of, check_at_least, check_seed, option, required
 from niwaki.config.finetune import Finetune
-from niwaki.config.layer_adaptive import LayerAdaptive, LinearScores
+from niwaki.config.layer_adaptive import GRANULARITIES, LAYER_SCORES, WEIGHT_SCORES, LayerAdaptive
 from niwaki.config.structured import Structured, UnitScores
 from niwaki.config.vocabulary import Vocabulary
 from niwaki.errors import RequestError, check_choice
@@ -135,15 +135,20 @@ class Recipe(Measured):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scoring(UnitScores, LinearScores, Request):
+class Scoring(UnitScores, Request):
     """Importance only."""
 
+    layer_score: str = option("fisher", f"How layers are scored: {', '.join(LAYER_SCORES)}.")
+    weight_score: str = option("sparsegpt", f"How weights are scored: {', '.join(WEIGHT_SCORES)}.")
+    granularity: str = option("linear", f"What has an importance of its own: {' or '.join(GRANULARITIES)}.")
     train_data: str = required("Data to calibrate on: a local file or a Hub data set.")
     calibration_samples: int = option(2048, "Rows of the training data that are looked at.")
 
     def __post_init__(self) -> None:
         UnitScores.__post_init__(self)
-        LinearScores.__post_init__(self)
+        check_choice("layer_score", self.layer_score, LAYER_SCORES)
+        check_choice("weight_score", self.weight_score, WEIGHT_SCORES)
+        check_choice("granularity", self.granularity, GRANULARITIES)
         Request.__post_init__(self)
         check_at_least(self, 1, "calibration_samples")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from niwaki.config.fields import check_above_zero, check_at_least, check_seed, option
+from niwaki.config.fields import check_above_zero, check_at_least, check_seed, check_unused, option
 from niwaki.errors import RequestError, check_choice
 
 HEAD_SCORES = ("attention-variance", "activation-variance", "fisher", "taylor", "reconstruction", "random")
@@ -85,6 +85,8 @@ class Structured(UnitScores):
         check_seed(self)
         if self.round_to is not None:
             check_at_least(self, 1, "round_to")
+        if self.latency is None:
+            check_unused(self, f"a budget in {kind}", "latency_batch_size", "latency_length")
 
     @property
     def budget(self) -> tuple[str, float]:

@@ -27,12 +27,21 @@ def check_divides(shape: tuple[int, int], pattern: Pattern, name: str) -> None:
             raise RequestError(f"pattern {pattern} must divide the {side} of {name}, got {size} {side}")
 
 
-def choose(scores: Tensor, zeros: int, pattern: Pattern, name: str, *, by_row: bool = False) -> Tensor:
+def choose(
+    scores: Tensor,
+    zeros: int,
+    pattern: Pattern,
+    name: str,
+    *,
+    before: Tensor | None = None,
+    by_row: bool = False,
+) -> Tensor:
     """Mask `[out, in]`, True where the weight is kept; `zeros` of it False.
 
-    With `by_row` weights compete within their output row, and every row has the same number of zeros (to one). An n:m
-    pattern has its own number of zeros and `zeros` is not looked at; blocks are zeroed while their weights fit into
-    `zeros`, so a count that is no multiple of the block is rounded down.
+    What a mask from `before` `[out, in]` does not keep is zero already: it stays zero, and counts. With `by_row`
+    weights compete within their output row, and every row has the same number of zeros (to one, and where it has no
+    more already). An n:m pattern has its own number of zeros and `zeros` is not looked at; blocks are zeroed while
+    their weights fit into `zeros`, so it may be missed by less than a block.
 
     Raises:
         RequestError: more zeros than weights, or a pattern that does not divide. WorkError: a score that is NaN.
@@ -44,18 +53,50 @@ def choose(scores: Tensor, zeros: int, pattern: Pattern, name: str, *, by_row: b
         raise RequestError(f"zeros of {name} must be 0 to {values.numel()}, got {zeros}")
     rows, columns = int(values.shape[0]), int(values.shape[1])
     check_divides((rows, columns), pattern, name)
-    if isinstance(pattern, NByM):
-        groups = values.reshape(-1, pattern.m)
-        return _lowest_false(groups, torch.full((len(groups),), pattern.m - pattern.n)).reshape(rows, columns)
     if isinstance(pattern, Block):
-        r, c = pattern.rows, pattern.columns
-        blocks = values.reshape(rows // r, r, columns // c, c).sum((1, 3))
-        kept = ~lowest(blocks.flatten(), zeros // (r * c)).reshape(blocks.shape)
-        return kept.repeat_interleave(r, 0).repeat_interleave(c, 1)
-    if by_row:
-        counts = (torch.arange(1, rows + 1) * zeros).div(rows, rounding_mode="floor")
-        return _lowest_false(values, counts.diff(prepend=torch.zeros(1, dtype=counts.dtype)))
-    return ~lowest(values.flatten(), zeros).reshape(rows, columns)
+        return _choose_blocks(values, zeros, pattern, before)
+    open_ = values if before is None else values.masked_fill(~before, -torch.inf)
+    if isinstance(pattern, NByM):
+        groups = open_.reshape(-1, pattern.m)
+        kept = _lowest_false(groups, torch.full((len(groups),), pattern.m - pattern.n)).reshape(rows, columns)
+    elif by_row:
+        kept = _lowest_false(open_, _zeros_by_row(zeros, rows, before))
+    else:
+        kept = ~lowest(open_.flatten(), zeros).reshape(rows, columns)
+    return kept if before is None else kept & before
+
+
+def _choose_blocks(values: Tensor, zeros: int, pattern: Block, before: Tensor | None) -> Tensor:
+    """The blocks that hurt least for each weight that they still have go, as long as these weights fit into `zeros`."""
+    r, c = pattern.rows, pattern.columns
+    alive = torch.ones_like(values, dtype=torch.bool) if before is None else before
+
+    def by_block(of: Tensor) -> Tensor:
+        return of.reshape(of.shape[0] // r, r, of.shape[1] // c, c).sum((1, 3))
+
+    left = by_block(alive.long())
+    sums = by_block(values.masked_fill(~alive, 0.0)) / left.clamp_min(1)
+    order = sums.masked_fill(left == 0, -torch.inf).flatten().argsort(stable=True)
+    spent = left.flatten()[order].cumsum(0)
+    gone = torch.zeros_like(left, dtype=torch.bool).flatten()
+    gone[order[spent <= zeros - (alive.numel() - int(alive.sum()))]] = True
+    kept = ~gone.reshape(left.shape)
+    return kept.repeat_interleave(r, 0).repeat_interleave(c, 1) & alive
+
+
+def _zeros_by_row(zeros: int, rows: int, before: Tensor | None) -> Tensor:
+    """How many of each row are zero, `[rows]`: as even as those that are zero already let them be, `zeros` in all."""
+    least = torch.zeros(rows, dtype=torch.long) if before is None else (~before).sum(1).cpu()
+    low, high = 0, zeros + 1  # the highest level at which no more than `zeros` are spent
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if int(least.clamp_min(middle).sum()) <= zeros else (low, middle)
+    counts = least.clamp_min(low)
+    left = max(zeros - int(counts.sum()), 0)
+    below = (counts == low).nonzero()[:, 0]
+    # Spread over the rows evenly, so that neighbours do not all have one more.
+    counts[below[torch.arange(left) * len(below) // max(left, 1)]] += 1
+    return counts
 
 
 def lowest(values: Tensor, count: int) -> Tensor:

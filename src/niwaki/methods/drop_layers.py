@@ -7,16 +7,13 @@ repair refits). So layers keep their numbers, and any model with empty sites can
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 
 from niwaki.allocation.budget import Budget
 from niwaki.anatomy import Site, sites_of
 from niwaki.errors import RequestError
-from niwaki.observe.linears import WeightNeed, observe_linears
-from niwaki.observe.units import Batch
+from niwaki.observe import Statistics
 from niwaki.surgery import cut_
 
 
@@ -45,13 +42,8 @@ def check_drop(sites: list[Site], budget: Budget, count: int) -> None:
         raise RequestError(f"{rule}, got {count}")
 
 
-def drop_layers_(model: nn.Module, data: Sequence[Batch], count: int, *, progress: bool = False) -> None:
-    """Empty the `count` layers of least block influence, in place.
-
-    Raises:
-        WorkError: a statistic that is not finite.
-    """
-    statistics = observe_linears(model, data, WeightNeed(), progress=progress)
+def drop_layers_(model: nn.Module, statistics: Statistics, count: int) -> None:
+    """Empty the `count` layers of least block influence in what was observed of `model`, in place."""
     influence = {int(name.split(".")[1]): sums.influence for name, sums in statistics.linears.items()}
     gone = set(sorted(influence, key=lambda layer: influence[layer])[:count])
     plan = {site.name: torch.arange(0 if site.layer in gone else site.units) for site in sites_of(model)}

@@ -11,7 +11,7 @@ from torch import nn
 from niwaki.adapters import check_model, check_trainable
 from niwaki.config import Finetune
 from niwaki.numerics.seeds import seeded
-from niwaki.observe.units import Batch
+from niwaki.observe import Batch
 from niwaki.results import StageResult
 from niwaki.train.loop import task_loss, train_, training_data
 from niwaki.train.undo import adapters_in_training_

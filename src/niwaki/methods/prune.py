@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, overload
 
 from torch import nn
 
+from niwaki.adapters import check_model
+from niwaki.anatomy import accepts_of
 from niwaki.config import DynamicSparsityTraining, LayerAdaptive, Structured
+from niwaki.data import checked_batches
 from niwaki.methods.dynamic import prune_dynamically_
-from niwaki.methods.layer_adaptive import prune_weights_, score_linears
-from niwaki.methods.structured import prune_units_, score_units
+from niwaki.methods.layer_adaptive import prune_weights_, score_weights
+from niwaki.methods.scores import Scores
+from niwaki.methods.structured import prune_units_, score_units_of
 from niwaki.numerics.seeds import seeded
-from niwaki.observe.units import Batch
+from niwaki.observe import Batch
 from niwaki.results import StageResult
+from niwaki.train.recover import recovery_data
 
 
 def prune_(
@@ -36,31 +40,34 @@ def prune_(
             below what the minimum widths allow, or what is to be trained cannot be.
         WorkError: a statistic, a loss or a solve is not finite.
     """
-    with seeded(config.seed):
-        if isinstance(config, DynamicSparsityTraining):
+    if isinstance(config, DynamicSparsityTraining):
+        with seeded(config.seed):
             return prune_dynamically_(model, config, data, training=training_data, progress=progress)
+    check_model(model)
+    batches = checked_batches(accepts_of(model), data)
+    recovery = recovery_data(model, config, training_data, batches)
+    with seeded(config.seed):
         if isinstance(config, LayerAdaptive):
-            return prune_weights_(model, config, data, training_data=training_data, progress=progress)
-        return prune_units_(model, config, data, training_data=training_data, progress=progress)
+            return prune_weights_(model, config, batches, recovery, progress=progress)
+        return prune_units_(model, config, batches, recovery, progress=progress)
 
 
-@overload
-def score(
-    model: nn.Module, data: Iterable[Batch], config: Structured | None = None, *, progress: bool = False
-) -> dict[str, list[float]]: ...
-@overload
-def score(
-    model: nn.Module, data: Iterable[Batch], config: LayerAdaptive, *, progress: bool = False
-) -> dict[str, dict[str, float]]: ...
 def score(
     model: nn.Module, data: Iterable[Batch], config: Structured | LayerAdaptive | None = None, *, progress: bool = False
-) -> Any:
+) -> Scores:
     """Importance only: higher is more important. Nothing is pruned.
 
-    As `Structured` scores: site name -> one score per unit. As `LayerAdaptive` does: see `score_linears`.
+    As `Structured` scores (the default): of heads and neurons, by site. As `LayerAdaptive` does: of linears; give it a
+    `layer_score` (and an allocation that looks at it) for an `importance`.
+
+    Raises:
+        RequestError: the model is not supported, no batches, or none with labels for a score that needs them.
+        WorkError: a statistic that is not finite.
     """
     config = config or Structured(flops=1.0)
+    check_model(model)
+    batches = checked_batches(accepts_of(model), data)
     with seeded(config.seed):
         if isinstance(config, LayerAdaptive):
-            return score_linears(model, data, config, progress=progress)
-        return score_units(model, data, config, progress=progress)
+            return score_weights(model, batches, config.resolved(), progress=progress)
+        return score_units_of(model, batches, config, progress=progress)

@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from rich.console import Console
 from torch import Tensor, nn
 
-from niwaki.adapters import bias_of, check_model, merge_
+from niwaki.adapters import bias_of, merge_
 from niwaki.allocation import ALLOCATORS
 from niwaki.allocation.budget import Budget, bounds_of, budget_of
-from niwaki.anatomy import Site, accepts_of, sites_of
+from niwaki.anatomy import Site, sites_of
 from niwaki.config import Structured
-from niwaki.data import checked_batches, mean_length
+from niwaki.data import mean_length
 from niwaki.errors import RequestError
 from niwaki.evaluate import speedup
 from niwaki.methods.drop_layers import check_drop, drop_layers_
-from niwaki.observe.moments import sites_with_moments
-from niwaki.observe.tokens import token_weights
-from niwaki.observe.units import Batch, TokenWeights, observe
+from niwaki.methods.scores import Scores
+from niwaki.observe import Batch, Need, Passes, TokenWeights, need_of, observe
+from niwaki.observe.tokens import over_mean
 from niwaki.repair.refit import refit_
 from niwaki.repair.sequential_least_squares import REFIT_PASSES
 from niwaki.results import SiteResult, StageResult
-from niwaki.scoring import need_of, score_sites
+from niwaki.scoring.units import UNIT_NEEDS, score_units
 from niwaki.surgery import Plan, cut_, plan_table
 from niwaki.surgery.plan import importances
-from niwaki.train.recover import recover_, recovery_data
+from niwaki.train.loop import TrainingData
+from niwaki.train.recover import recover_
 
 LATENCY_TOLERANCE = 0.05
 """A latency budget is met when the measured ratio is within this share of the one that was asked."""
@@ -38,73 +40,62 @@ _CORRECTIONS = 6
 def prune_units_(
     model: nn.Module,
     config: Structured,
-    data: Iterable[Batch],
+    batches: Sequence[Batch],
+    training: TrainingData,
     *,
-    training_data: Iterable[Batch] | None = None,
     progress: bool = False,
 ) -> StageResult:
-    """Remove heads and neurons of `model` in place, to the budget of `config`. Arguments as those of `niwaki.prune_`.
+    """Remove heads and neurons of `model` in place, to the budget of `config`.
+
+    Arguments as `niwaki.prune_` has checked them; recovery learns from `training`.
 
     Raises:
         RequestError: the model is not supported, or the budget is below what the minimum widths allow; before any work.
         WorkError: a statistic, a loss or a solve is not finite.
     """
-    started = time.perf_counter()
-    check_model(model)
-    batches = checked_batches(accepts_of(model), data)
-    recovery = recovery_data(model, config, training_data, batches)
-    by_head = config.by_query_head
+    started, by_head = time.perf_counter(), config.by_query_head
     before = {site.name: site.units for site in sites_of(model, by_head)}
     budget = checked_budget(model, config, mean_length(batches))
     dense = merge_(copy.deepcopy(model))
     weights: TokenWeights | None = None
     importance: dict[str, float] = {}
-    forwards = backwards = 0.0
+    passes = Passes()
     if config.drop_layers:
-        drop_layers_(model, batches, config.drop_layers, progress=progress)
-        forwards += 1.0
+        seen = observe(model, batches, Need(token_sizes=True), seed=config.seed, progress=progress)
+        weights, passes = over_mean(seen.token_sizes), passes + seen.passes
+        drop_layers_(model, seen, config.drop_layers)
     kept = {site.name: torch.arange(site.units) for site in sites_of(model, by_head)}
     for step in range(1, config.steps + 1):
         sites = sites_of(model, by_head)
-        scores, passes = _scores(model, sites, batches, config, progress)
-        forwards, backwards = forwards + passes[0], backwards + passes[1]
-        importance = importance or importances(scores)
-        plan = _plan(model, dense, scores, budget, 1.0 - (1.0 - budget.fraction) * step / config.steps, config)
+        weigh = weights is None and config.repair != "none"
+        scored = _score(model, sites, batches, config, weigh=weigh, progress=progress)
+        weights, passes = weights or scored.token_weights, passes + scored.passes
+        importance = importance or importances(scored.scores)
+        fraction = 1.0 - (1.0 - budget.fraction) * step / config.steps
+        plan = _plan(model, dense, sites, scored.scores, budget, fraction, config)
         if progress:
-            Console(stderr=True).print(plan_table(sites, scores, plan))
+            Console(stderr=True).print(plan_table(sites, scored.scores, plan))
         cut_(model, plan, by_head)
         kept = {name: kept[name][units] for name, units in plan.items()}
         if config.repair != "none":
-            if weights is None:
-                weights = token_weights(dense, batches, seed=config.seed, progress=progress)
-                forwards, backwards = forwards + 1.0, backwards + 1.0
             refit_(model, dense, batches, kept, config.repair, weights=weights, query_heads=by_head, progress=progress)
-            forwards += REFIT_PASSES
+            passes += Passes(REFIT_PASSES)
     if config.recover_epochs:
-        passes = recover_(model, dense, recovery, config, progress=progress) / len(batches)
+        trained = recover_(model, dense, training, config, progress=progress) / len(batches)
         # The dense model runs forward beside the one that is trained; counted in passes over the calibration data.
-        forwards, backwards = forwards + 2 * passes, backwards + passes
-
+        passes += Passes(2 * trained, trained)
+    achieved, warnings = _achieved(model, dense, budget, config)
     after = sites_of(model, by_head)
-    achieved = budget.kept(after)
-    warnings = []
-    if budget.kind == "latency":
-        achieved = _measured_ratio(dense, merge_(copy.deepcopy(model)), config)
-        if abs(achieved / budget.fraction - 1) > LATENCY_TOLERANCE:
-            warnings.append(f"latency: {budget.fraction:g} of dense was asked, {achieved:.3f} was measured at the end")
-    layers = tuple(
-        SiteResult(site.name, site.kind, importance[site.name], site.units, before[site.name]) for site in after
-    )
     return StageResult(
         name="structured",
         kind=budget.kind,
         requested=budget.fraction,
         achieved=achieved,
         seconds=time.perf_counter() - started,
-        forward_passes=forwards,
-        backward_passes=backwards,
-        layers=layers,
-        warnings=tuple(warnings),
+        forward_passes=passes.forward,
+        backward_passes=passes.backward,
+        layers=tuple(SiteResult(x.name, x.kind, importance[x.name], x.units, before[x.name]) for x in after),
+        warnings=warnings,
     )
 
 
@@ -125,40 +116,64 @@ def checked_budget(model: nn.Module, config: Structured, length: float) -> Budge
     return budget
 
 
-def _scores(
-    model: nn.Module, sites: list[Site], data: list[Batch], config: Structured, progress: bool
-) -> tuple[dict[str, Tensor], tuple[float, float]]:
-    """Scores of all units by site, and the forward and backward passes over the data that they took."""
-    need = need_of(config.head_score, config.neuron_score)
-    by_head = config.by_query_head
-    seen = observe(model, data, need, query_heads=by_head, seed=config.seed, progress=progress)
-    ready = sites_with_moments(model, sites, seen, data, need, progress=progress)
-    scores = score_sites(ready, seen, config.head_score, config.neuron_score, config.seed)
-    return scores, (seen.forward_passes + need.moments, seen.backward_passes)
+@dataclass(frozen=True)
+class _Scored:
+    """Scores `[units]` of every site by name, how much each token matters, and what finding that out took."""
+
+    scores: dict[str, Tensor]
+    token_weights: TokenWeights | None
+    passes: Passes
+
+
+def _score(
+    model: nn.Module, sites: list[Site], data: Sequence[Batch], config: Structured, *, weigh: bool, progress: bool
+) -> _Scored:
+    """Observe `model` and score its units; `weigh` asks for token weights whatever the scores need."""
+    need = need_of(UNIT_NEEDS, config.head_score, config.neuron_score) | Need(token_sizes=weigh)
+    seen = observe(model, data, need, query_heads=config.by_query_head, seed=config.seed, progress=progress)
+    scores = score_units(model, sites, seen, data, config.head_score, config.neuron_score, config.seed, progress)
+    weights = over_mean(seen.token_sizes) if weigh else None
+    return _Scored(scores, weights, seen.passes + Passes(float(need.moments)))
+
+
+def _achieved(model: nn.Module, dense: nn.Module, budget: Budget, config: Structured) -> tuple[float, tuple[str, ...]]:
+    """The fraction of the budget's cost that `model` has of `dense`, and what is to be said of it."""
+    if budget.kind != "latency":
+        return budget.kept(sites_of(model, config.by_query_head)), ()
+    achieved = _measured_ratio(dense, merge_(copy.deepcopy(model)), config)
+    if abs(achieved / budget.fraction - 1) <= LATENCY_TOLERANCE:
+        return achieved, ()
+    return achieved, (f"latency: {budget.fraction:g} of dense was asked, {achieved:.3f} was measured at the end",)
 
 
 def _plan(
-    model: nn.Module, dense: nn.Module, scores: dict[str, Tensor], budget: Budget, share: float, config: Structured
+    model: nn.Module,
+    dense: nn.Module,
+    sites: list[Site],
+    scores: dict[str, Tensor],
+    budget: Budget,
+    fraction: float,
+    config: Structured,
 ) -> Plan:
-    """The units to keep for `share` of the budget. A plan on measured latencies is itself timed, and corrected."""
-    bounds = bounds_of(sites_of(model, config.by_query_head), budget, config)
+    """The units to keep for a `fraction` of the budget. A plan on measured latencies is itself timed, and corrected."""
+    bounds = bounds_of(sites, budget, config)
 
     def plan_for(target: float) -> Plan:
         return ALLOCATORS[config.allocation](scores, bounds, budget.left_for_sites(target))
 
     if budget.kind != "latency":
-        return plan_for(share)
-    target, best, miss = share, plan_for(share), float("inf")
+        return plan_for(fraction)
+    target, best, miss = fraction, plan_for(fraction), float("inf")
     for _ in range(_CORRECTIONS):
         plan = plan_for(target)
         candidate = merge_(copy.deepcopy(model))
         cut_(candidate, plan)
         ratio = _measured_ratio(dense, candidate, config)
-        if abs(ratio / share - 1) < miss:
-            best, miss = plan, abs(ratio / share - 1)
+        if abs(ratio / fraction - 1) < miss:
+            best, miss = plan, abs(ratio / fraction - 1)
         if miss < LATENCY_TOLERANCE / 3:
             break
-        target *= share / ratio
+        target *= fraction / ratio
     return best
 
 
@@ -167,12 +182,11 @@ def _measured_ratio(dense: nn.Module, plain: nn.Module, config: Structured) -> f
     return 1 / speedup(dense, plain, config.latency_batch_size, config.latency_length)
 
 
-def score_units(
-    model: nn.Module, data: Iterable[Batch], config: Structured, *, progress: bool = False
-) -> dict[str, list[float]]:
-    """Site name -> one score per unit, as `Structured` scores; see `niwaki.score`."""
-    check_model(model)
-    batches = checked_batches(accepts_of(model), data)
-    sites = sites_of(model, config.by_query_head)
-    scores, _ = _scores(model, sites, batches, config, progress)
-    return {site.name: scores[site.name].tolist() for site in sites}
+def score_units_of(model: nn.Module, batches: Sequence[Batch], config: Structured, *, progress: bool = False) -> Scores:
+    """The scores of a model's heads and neurons as `config` asks: see `niwaki.score`."""
+    sites, found = sites_of(model, config.by_query_head), Scores()
+    scored = _score(model, sites, batches, config, weigh=False, progress=progress)
+    for site in sites:
+        found[site.name] = scored.scores[site.name].tolist()
+    found.importance = importances(scored.scores)
+    return found

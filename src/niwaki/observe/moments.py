@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from niwaki.anatomy import BlockLinear, Site, evaluation_mode, layers_of, linears_of
+from niwaki.anatomy import BlockLinear, evaluation_mode, layers_of, linears_of
+from niwaki.observe.statistics import Batch, Statistics, TokenWeights
 from niwaki.observe.stream import Stream, rebatch
-from niwaki.observe.tokens import over_mean
-from niwaki.observe.units import Batch, Need, Statistics, TokenWeights
 
 STRIP = 384
 """Columns that are multiplied at once: what is the same above and below the diagonal is multiplied once."""
@@ -52,27 +51,18 @@ def input_moments(
                 yield linear, moments.pop(linear.name)
 
 
-def sites_with_moments(
+def with_moments(
     model: nn.Module,
-    sites: Sequence[Site],
     statistics: Statistics,
     data: Sequence[Batch],
-    need: Need,
+    weights: TokenWeights | None,
     *,
+    only_writing: bool = False,
     progress: bool = False,
-) -> Iterator[Site]:
-    """Each site when all that `need` asks of it is in `statistics`: the whole moments of one at a time."""
-    if not need.moments:
-        yield from sites
-        return
-    named = {site.output_name: site for site in sites if site.units}
-    weights = over_mean(statistics.token_sizes)
-    for linear, moments in input_moments(model, data, weights, only_writing=True, progress=progress):
-        site = named[linear.name]
-        statistics.sites[site.name].moments = moments
-        yield site
-        statistics.sites[site.name].moments = 0.0
-    yield from (site for site in sites if not site.units)
+) -> Iterator[tuple[BlockLinear, Statistics]]:
+    """Each linear of `model` with `statistics` that hold its whole second moments, and no other linear's."""
+    for linear, moments in input_moments(model, data, weights, only_writing=only_writing, progress=progress):
+        yield linear, statistics.with_moments(linear.name, moments)
 
 
 def weighted(x: Tensor, weights: TokenWeights | None, batch: int, name: str) -> Tensor:

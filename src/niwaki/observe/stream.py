@@ -22,7 +22,7 @@ from niwaki.adapters import materialized_weights
 from niwaki.anatomy import first_layer_call, layer_calls, layers_of, runs_of
 from niwaki.data import token_mask
 from niwaki.numerics.half import half_in_float32
-from niwaki.observe.units import Batch, at_tokens
+from niwaki.observe.statistics import Batch, at_tokens
 
 TOGETHER = 2048
 """Tokens for which a sum is worth its while; a default batch has at most twice as many."""

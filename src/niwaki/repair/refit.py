@@ -13,11 +13,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from niwaki.adapters import bias_of, effective_weight, set_effective_weight_
-from niwaki.anatomy import BlockLinear, sites_of
-from niwaki.errors import WorkError
-from niwaki.observe.units import Batch, TokenWeights
-from niwaki.repair.sequential_least_squares import Sums, optimum, sequential_least_squares
+from niwaki.anatomy import sites_of
+from niwaki.observe import Batch, TokenWeights
+from niwaki.repair.least_squares import fit_, fit_bias_
+from niwaki.repair.sequential_least_squares import sequential_least_squares_
 
 Kept = dict[str, Tensor]
 """Site name -> indices, in the dense model, of the units that are still there."""
@@ -44,29 +43,11 @@ def refit_(
         WorkError: a refitted weight that is not finite, or a solve that no damping saves; names the linear.
     """
     if method == "bias":
-        for linear, sums in sequential_least_squares(
-            model, dense, data, only_writing=True, weights=weights, progress=progress
-        ):
-            _refit_bias_(linear, sums)
+        sequential_least_squares_(model, dense, data, fit_bias_, only_writing=True, weights=weights, progress=progress)
         return
     rows = {
         f"layer.{site.layer}.{read.part}": read.rows_of(kept[site.name])
         for site in sites_of(dense, query_heads)
         for read in site.reads
     }
-    for linear, sums in sequential_least_squares(model, dense, data, rows=rows, weights=weights, progress=progress):
-        best = optimum(linear, sums)
-        set_effective_weight_(linear.module, best.weight)
-        bias = bias_of(linear.module)
-        if bias is not None and best.bias is not None:
-            bias.copy_(best.bias)
-
-
-def _refit_bias_(linear: BlockLinear, sums: Sums) -> None:
-    bias = bias_of(linear.module)
-    if bias is not None and sums.cross is not None:
-        given = effective_weight(linear.module).double() @ sums.moments[1:, 0]
-        best = (sums.cross[:, 0] - given) / sums.moments[0, 0]
-        if not bool(torch.isfinite(best).all()):
-            raise WorkError(f"{linear.name}: the refitted bias is not finite")
-        bias.copy_(best)
+    sequential_least_squares_(model, dense, data, fit_, rows=rows, weights=weights, progress=progress)

@@ -3,67 +3,51 @@
 For a linear with input x in the pruned model (after a 1, for the bias), let t be what it should give: the dense
 linear's output on the dense model's input; for the projections into the residual stream
 `dense(residual + output) - pruned(residual)`, so that what earlier cuts did wrong is made good there too (K-prune, Park
-et al., ICLR 2024, fits output projections so), wherever that sum is to be seen. The weight that minimises
-`sum w |t - W x|^2 + d |W - W0|^2` over the tokens, each of weight w, is
-`W* = (sum w t x^T + d W0) (sum w x x^T + d I)^-1`. The ridge d pulls towards the weight as it was, so few data change
-little.
+et al., ICLR 2024, fits output projections so), wherever that sum is to be seen. What is done with the sums is in
+`niwaki.repair.least_squares`.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from niwaki.adapters import bias_of, effective_weight
 from niwaki.anatomy import BlockLinear, Site, evaluation_mode, layers_of, linears_of
-from niwaki.errors import WorkError
-from niwaki.numerics.solve import damp
+from niwaki.observe import Batch, TokenWeights
 from niwaki.observe.moments import gram
 from niwaki.observe.stream import Stream, rebatch
-from niwaki.observe.units import Batch, TokenWeights
-from niwaki.sparsify.obs import DAMPING
+from niwaki.repair.least_squares import Sums
 
 REFIT_PASSES = 5.0
 """About as many forward passes over the data as one call runs, of both models together."""
 
 
-@dataclass(frozen=True, eq=False)
-class Sums:
-    """Of one linear `[out, in]`, in double precision, over the real tokens.
-
-    moments: `[in + 1, in + 1]` sum of w x x^T, x the input after a 1.
-    cross: `[out, in + 1]` sum of w t x^T, t the target; None where none was asked for.
-    """
-
-    moments: Tensor
-    cross: Tensor | None
-
-
 @torch.no_grad()
-def sequential_least_squares(
+def sequential_least_squares_(
     model: nn.Module,
     dense: nn.Module | None,
     data: Sequence[Batch],
+    fit: Callable[[BlockLinear, Sums], None],
     *,
     only_writing: bool = False,
     rows: dict[str, Tensor] | None = None,
     weights: TokenWeights | None = None,
     targets: bool = True,
     progress: bool = False,
-) -> Iterator[tuple[BlockLinear, Sums]]:
-    """Yield each linear with its sums. Whoever asks changes the linear before asking for the next.
+) -> None:
+    """Call `fit(linear, sums)` for each linear of `model`, bottom-up; it may change the linear, the next sees that.
 
-    Without `dense` that is `model` as it stands: each layer is copied before it is yielded, no more than one at a time.
-    With `only_writing` those that write into the residual stream alone.
-    `rows` names, by linear, the rows `[out]` of the dense linear that are still there. Both models are in evaluation
-    mode meanwhile.
+    Linears that see the same input are fitted to the same sums. Without `dense` that is `model` as it stands: each
+    layer is copied before it is fitted, no more than one at a time. With `only_writing` those that write into the
+    residual stream alone. `rows` names, by linear, the rows `[out]` of the dense linear that are still there. `weights`
+    say how much each token matters; without `targets` no sums of targets are made. Both models are in evaluation mode
+    meanwhile.
     """
     with evaluation_mode(model, dense or model), ExitStack() as stack:
         ours = linears_of(model, emptied=True)
@@ -81,7 +65,9 @@ def sequential_least_squares(
                 if only_writing and not linears[0].writes:
                     continue
                 goals = None if dense_stream is None else _goals(dense_stream, wanted, {x.part for x in linears})
-                yield from zip(linears, _sums(pruned_stream, linears, goals, rows or {}, weights), strict=True)
+                found = _sums(pruned_stream, linears, goals, rows or {}, weights)
+                for linear, sums in zip(linears, found, strict=True):
+                    fit(linear, sums)
             if index + 1 < len(layers):
                 pruned_stream.advance(index)
 
@@ -163,44 +149,3 @@ def _sums(
             if target is not None:
                 cross[number] = cross[number] + (target.T @ x).double()
     return [Sums(m, None if goals is None else torch.as_tensor(c)) for m, c in zip(moments, cross, strict=True)]
-
-
-@dataclass(frozen=True, eq=False)
-class Optimum:
-    """`W*` `[out, in]` with its bias (None where the linear has none), and what says how good other weights are.
-
-    `factor` `[in, in]` is the lower Cholesky factor of the damped moments of the inputs. With a bias these are about
-    the mean: the bias is free for whatever becomes of the weights, and loses `change @ mean` when they change.
-    `damping` is the share of the diagonal's mean that was needed.
-    """
-
-    weight: Tensor
-    bias: Tensor | None
-    factor: Tensor
-    mean: Tensor
-    damping: float
-
-
-def optimum(linear: BlockLinear, sums: Sums) -> Optimum:
-    """The best weight for these sums; without targets, the weight as it is (and no bias to refit).
-
-    Raises:
-        WorkError: moments that cannot be factorised however much they are damped, or a weight that is not finite.
-    """
-    bias = bias_of(linear.module) if sums.cross is not None else None
-    first = 1 if bias is None else 0
-    damped = damp(sums.moments[first:, first:], linear.name, DAMPING)
-    before = effective_weight(linear.module).double()
-    none = before.new_zeros(before.shape[1])
-    if sums.cross is None:
-        return Optimum(before, None, damped.factor, none, damped.damping)
-    if bias is not None:
-        before = torch.cat([bias.double()[:, None], before], 1)
-    best = torch.cholesky_solve((sums.cross[:, first:] + damped.ridge * before).T, damped.factor).T
-    if not bool(torch.isfinite(best).all()):
-        raise WorkError(f"{linear.name}: the refitted weights are not finite")
-    if bias is None:
-        return Optimum(best, None, damped.factor, none, damped.damping)
-    mean = sums.moments[1:, 0] / (sums.moments[0, 0] + damped.ridge)
-    # What is left of a Cholesky factor without its first row and column is that of the moments about the mean.
-    return Optimum(best[:, 1:], best[:, 0], damped.factor[1:, 1:], mean, damped.damping)

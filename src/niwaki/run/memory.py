@@ -14,11 +14,11 @@ import psutil
 import torch
 from torch import nn
 
-from niwaki.allocation.curves import looks_at_data, weight_need
 from niwaki.anatomy import layers_of, linears_of, sites_of, weight_of
 from niwaki.config import STAGES, DynamicSparsityTraining, Finetune, LayerAdaptive, Stage, Structured
 from niwaki.errors import RequestError
-from niwaki.observe.units import Batch, frozen, to_device
+from niwaki.methods.weight_profiles import looks_at_data, weight_need
+from niwaki.observe import Batch, frozen, to_device
 
 _SOLVES = 5
 """Matrices in float64 of a linear's inputs that a solve holds at once."""
@@ -64,6 +64,7 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch]) -> int:
             found += weights if stage.latency is not None else 0
             return found + max(backward_bytes(model, data), factors * (stage.recover_epochs > 0))
         case LayerAdaptive():
+            stage = stage.resolved()
             solves = stage.weight_score == "sparsegpt" or stage.allocation == "search" or stage.repair != "none"
             found = single // 8 + (block if solves else _RANKED * max(linear.size for linear in linears))
             found += weights * (stage.steps > 1 or stage.recover_epochs > 0)

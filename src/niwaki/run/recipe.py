@@ -31,7 +31,7 @@ from niwaki.methods.finetune import finetune
 from niwaki.methods.prune import prune_
 from niwaki.methods.structured import checked_budget
 from niwaki.methods.vocabulary import check_trimmable, retokenised, trim_vocabulary_
-from niwaki.observe.units import Batch
+from niwaki.observe import Batch
 from niwaki.report import model_card, page
 from niwaki.results import Result, StageResult, write_result
 from niwaki.run.inputs import Inputs, check_out, read_data, read_inputs

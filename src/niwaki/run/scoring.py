@@ -21,7 +21,7 @@ def run_scoring(request: Scoring, quiet: bool = False) -> dict[str, Any]:
     """Score a model as it stands and write `scores.json` into the folder of the request; returns what it holds.
 
     `layers` has, for each site, its share of all scores (`importance`) and the list of its units' `scores`; `linears`,
-    for each linear, its `importance` by the layer score and what the scores of its weights are like.
+    for each linear, its `importance` by the layer score and the mean score of the weights of each output.
 
     Raises:
         RequestError: the request is wrong. WorkError: a statistic is not finite.
@@ -36,10 +36,11 @@ def run_scoring(request: Scoring, quiet: bool = False) -> dict[str, Any]:
         units = {name: getattr(request, name) for name in ("head_score", "neuron_score", "head_unit", "seed")}
         config = Structured(flops=1.0, **units)
         names = {name: getattr(request, name) for name in ("layer_score", "weight_score", "granularity", "seed")}
-        batches = inputs.batches(rows)
+        batches = list(inputs.batches(rows))
         scores = score(inputs.model, batches, config, progress=not quiet)
-        linears = score(inputs.model, batches, LayerAdaptive(sparsity=0.0, **names), progress=not quiet)
-        total = sum(map(sum, scores.values())) or 1.0
+        # An allocation that looks at the importance of layers: nothing is allocated.
+        by_linear = LayerAdaptive(sparsity=0.0, allocation="inverse-importance", **names)
+        linears = score(inputs.model, batches, by_linear, progress=not quiet)
         found = {
             "schema": 1,
             "run": clock.environment(request),
@@ -49,13 +50,16 @@ def run_scoring(request: Scoring, quiet: bool = False) -> dict[str, Any]:
                 {
                     "name": site.name,
                     "kind": site.kind,
-                    "importance": sum(scores[site.name]) / total,
+                    "importance": scores.importance[site.name],
                     "total": site.units,
                     "scores": scores[site.name],
                 }
                 for site in sites_of(inputs.model, config.by_query_head)
             ],
-            "linears": [{"name": name, **values} for name, values in linears.items()],
+            "linears": [
+                {"name": name, "importance": linears.importance[name], "total": len(values), "scores": values}
+                for name, values in linears.items()
+            ],
         }
         (folder / "scores.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return found

@@ -1,100 +1,123 @@
-"""Scores of layers. Every scorer has the signature `score(linear, statistics, seed) -> float`, at least 0.
+"""Scores of layers. Every scorer has the signature `score(linears, statistics, seed) -> {name: float}`, none below 0.
 
-A higher score means a more important linear; that of a block is the mean of its linears, weighted by their weights.
+A higher score means a more important linear. Their names stand in `niwaki.config.layer_adaptive`.
 
 output-gradient: mean |dL/dy| at the output y, by hooks, so frozen layers count (the seed's). activation-magnitude: mean
 |y| (the seed's). fisher: `1/2 sum_ij G_ii W_ij^2 H_jj`, the loss rise under the diagonal Kronecker-factored Fisher if
 all its weights went, per weight. block-influence: 1 - cos of what enters and leaves the block (ShortGPT, Men et al.,
-2024). outliers: share of the |W| * ||x|| that are above 5 times their mean (OWL, Yin et al., ICML 2024). spectrum:
-one over the power-law exponent of the eigenvalues of W^T W, by Hill's estimator on their upper half, data-free
-(AlphaPruning, Lu et al., NeurIPS 2024). random: the control. `sensitivity`, which runs the model, is in its own file.
+2024). outliers: share of the |W| * ||x|| of a whole block that are above 5 times their mean (OWL, Yin et al., ICML
+2024). spectrum: one over the power-law exponent of the eigenvalues of W^T W, by Hill's estimator on their upper half,
+data-free (AlphaPruning, Lu et al., NeurIPS 2024). random: the control. `sensitivity`, which runs the model, is in its
+own file.
 """
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
 from niwaki.adapters import effective_weight
 from niwaki.anatomy import BlockLinear
-from niwaki.observe.linears import WeightNeed, WeightStatistics
+from niwaki.config import LAYER_SCORES
+from niwaki.observe import Need, Statistics
+from niwaki.scoring.control import uniform_numbers
 from niwaki.scoring.weights import wanda
 
 OUTLIER = 5.0
 
+Linears = Sequence[BlockLinear]
 
-def output_gradient(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> float:
+
+def output_gradient(linears: Linears, statistics: Statistics, seed: int) -> dict[str, float]:
     """Mean absolute gradient of a row's task loss at the output."""
     del seed
-    return statistics.linears[linear.name].gradient_size / (statistics.tokens * linear.shape[0])
+    return {x.name: statistics.linears[x.name].gradient_size / (statistics.tokens * x.shape[0]) for x in linears}
 
 
-def activation_magnitude(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> float:
+def activation_magnitude(linears: Linears, statistics: Statistics, seed: int) -> dict[str, float]:
     """Mean absolute output."""
     del seed
-    return statistics.linears[linear.name].activation_size / (statistics.tokens * linear.shape[0])
+    return {x.name: statistics.linears[x.name].activation_size / (statistics.tokens * x.shape[0]) for x in linears}
 
 
-def fisher(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> float:
+def fisher(linears: Linears, statistics: Statistics, seed: int) -> dict[str, float]:
     """Loss rise per weight if all went."""
     del seed
-    sums = statistics.linears[linear.name]
-    g = torch.as_tensor(sums.gradient_squares).double() / statistics.rows
-    h = torch.as_tensor(sums.input_squares).double() / statistics.tokens
-    return float(0.5 * g @ effective_weight(linear.module).double().square() @ h) / linear.size
+    found = {}
+    for linear in linears:
+        sums = statistics.linears[linear.name]
+        g = torch.as_tensor(sums.gradient_squares).double() / statistics.rows
+        h = torch.as_tensor(sums.input_squares).double() / statistics.tokens
+        found[linear.name] = float(0.5 * g @ effective_weight(linear.module).double().square() @ h) / linear.size
+    return found
 
 
-def block_influence(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> float:
+def block_influence(linears: Linears, statistics: Statistics, seed: int) -> dict[str, float]:
     """Mean of 1 - cos(input, output) of the linear's block."""
     del seed
-    return max(0.0, statistics.linears[linear.name].influence / statistics.tokens)
+    return {x.name: max(0.0, statistics.linears[x.name].influence / statistics.tokens) for x in linears}
 
 
-def outliers(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> float:
-    """Share of outlying weights."""
-    products = wanda(linear, statistics, seed)
-    return float((products > OUTLIER * products.mean()).double().mean())
+def outliers(linears: Linears, statistics: Statistics, seed: int) -> dict[str, float]:
+    """Share of outlying weights, counted over all linears of a block together: all of these get that of the block."""
+    found = {}
+    for inside in blocks_of(linears):
+        size = sum(linear.size for linear in inside)
+        products = [wanda(linear, statistics, seed) for linear in inside]
+        threshold = OUTLIER * sum(float(product.double().sum()) for product in products) / size
+        share = sum(int((product > threshold).sum()) for product in products) / size
+        found |= {linear.name: share for linear in inside}
+    return found
 
 
-def spectrum(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> float:
+def spectrum(linears: Linears, statistics: Statistics, seed: int) -> dict[str, float]:
     """One over the exponent of the spectrum's tail: heavy tails are well trained."""
     del statistics, seed
-    values = torch.linalg.svdvals(effective_weight(linear.module).double()).square().clamp_min(1e-300)
-    count = max(1, len(values) // 2)
-    tail = values[: count + 1].log()
-    excess = float((tail[:count] - tail[-1]).sum())
-    return 1.0 / (1.0 + count / excess) if excess > 0 else 0.0
+    found = {}
+    for linear in linears:
+        values = torch.linalg.svdvals(effective_weight(linear.module).double()).square().clamp_min(1e-300)
+        count = max(1, len(values) // 2)
+        tail = values[: count + 1].log()
+        excess = float((tail[:count] - tail[-1]).sum())
+        found[linear.name] = 1.0 / (1.0 + count / excess) if excess > 0 else 0.0
+    return found
 
 
-def random(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> float:
-    """Uniform in [0, 1], the same for the same name and seed."""
+def random(linears: Linears, statistics: Statistics, seed: int) -> dict[str, float]:
+    """Uniform random numbers."""
     del statistics
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + zlib.crc32(linear.name.encode()))
-    return float(torch.rand((), generator=generator))
+    return {linear.name: float(uniform_numbers((), linear.name, seed)) for linear in linears}
 
 
-LayerScorer = Callable[[BlockLinear, WeightStatistics, int], float]
-LAYER_SCORERS: dict[str, LayerScorer] = {
-    "output-gradient": output_gradient,
-    "activation-magnitude": activation_magnitude,
-    "fisher": fisher,
-    "block-influence": block_influence,
-    "outliers": outliers,
-    "spectrum": spectrum,
-    "random": random,
-}
+LayerScorer = Callable[[Linears, Statistics, int], dict[str, float]]
+_SCORERS: tuple[LayerScorer, ...] = (
+    output_gradient,
+    activation_magnitude,
+    fisher,
+    block_influence,
+    outliers,
+    spectrum,
+    random,
+)
+_BY_NAME = {scorer.__name__.replace("_", "-"): scorer for scorer in _SCORERS}
+SENSITIVITY = "sensitivity"
+LAYER_SCORERS: dict[str, LayerScorer] = {name: _BY_NAME[name] for name in LAYER_SCORES if name != SENSITIVITY}
 LAYER_NEEDS = {
-    "output-gradient": WeightNeed(task_gradients=True),
-    "fisher": WeightNeed(output_gradients=True),
+    "output-gradient": Need(task_gradients=True),
+    "fisher": Need(output_gradients=True),
 }
 
 
-def block_means(scores: dict[str, float], linears: list[BlockLinear]) -> dict[str, float]:
+def blocks_of(linears: Linears) -> list[list[BlockLinear]]:
+    """The linears of each block."""
+    return [[x for x in linears if x.layer == layer] for layer in sorted({x.layer for x in linears})]
+
+
+def block_means(scores: dict[str, float], linears: Linears) -> dict[str, float]:
     """Every linear's score replaced by its block's: the mean over the block's weights."""
-    means = {}
-    for layer in {linear.layer for linear in linears}:
-        inside = [linear for linear in linears if linear.layer == layer]
-        means[layer] = sum(scores[x.name] * x.size for x in inside) / sum(x.size for x in inside)
-    return {linear.name: means[linear.layer] for linear in linears}
+    found = {}
+    for inside in blocks_of(linears):
+        mean = sum(scores[x.name] * x.size for x in inside) / sum(x.size for x in inside)
+        found |= {linear.name: mean for linear in inside}
+    return found

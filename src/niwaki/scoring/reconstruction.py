@@ -16,8 +16,8 @@ from torch import Tensor
 from niwaki.adapters import effective_weight
 from niwaki.anatomy import Site, columns_of
 from niwaki.numerics.solve import damped_inverse
+from niwaki.observe import Statistics
 from niwaki.observe.tokens import FLOOR
-from niwaki.observe.units import Statistics
 
 _ROUNDS = 96
 """A site is removed in about this many rounds: neurons several at a time, heads one by one."""
@@ -30,8 +30,8 @@ def reconstruction(site: Site, statistics: Statistics, seed: int) -> Tensor:
         WorkError: the moments cannot be inverted however much they are damped.
     """
     del seed
-    sums = statistics.sites[site.name]
-    gradients = torch.as_tensor(sums.output_gradients).double() / statistics.rows
+    sums = statistics.linears[site.output_name]
+    gradients = torch.as_tensor(sums.gradient_moments).double() / statistics.rows
     moments = torch.as_tensor(sums.moments).double() / (statistics.tokens * (1 + FLOOR))
     inverse = damped_inverse(moments, site.name)
     weight = effective_weight(site.output).double().T.contiguous()

@@ -1,6 +1,7 @@
 """Scores of single weights. Every scorer has the signature `score(linear, statistics, seed) -> Tensor[out, in]`.
 
-A higher score means that zeroing the weight hurts more. All look at the effective weight `W + s * B @ A`.
+A higher score means that zeroing the weight hurts more. All look at the effective weight `W + s * B @ A`. Their names
+stand in `niwaki.config.layer_adaptive`.
 
 magnitude: |W|. wanda: |W| * ||x_j||_2 (Sun et al., ICLR 2024). gradient: |W * dL/dW|, L the task loss. sparsegpt: what
 the loss rises by when the weight goes and the rest of its row makes up for it, `1/2 G_ii W_ij^2 / [H^-1]_jj` with H
@@ -10,7 +11,6 @@ output i, so that rows and linears compare. random: the control.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 
 import torch
@@ -18,25 +18,27 @@ from torch import Tensor
 
 from niwaki.adapters import effective_weight
 from niwaki.anatomy import BlockLinear
+from niwaki.config import WEIGHT_SCORES
 from niwaki.numerics.solve import damped_inverse
-from niwaki.observe.linears import WeightNeed, WeightStatistics
+from niwaki.observe import Need, Statistics
+from niwaki.scoring.control import uniform_numbers
 
 OBS_DAMPING = 1e-2
 
 
-def magnitude(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> Tensor:
+def magnitude(linear: BlockLinear, statistics: Statistics, seed: int) -> Tensor:
     """Absolute weight."""
     del statistics, seed
     return effective_weight(linear.module).abs()
 
 
-def wanda(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> Tensor:
+def wanda(linear: BlockLinear, statistics: Statistics, seed: int) -> Tensor:
     """Absolute weight times the norm of its input."""
     del seed
     return effective_weight(linear.module).abs() * torch.as_tensor(statistics.linears[linear.name].input_squares).sqrt()
 
 
-def sparsegpt(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> Tensor:
+def sparsegpt(linear: BlockLinear, statistics: Statistics, seed: int) -> Tensor:
     """Loss rise with compensation along the row; without gradients (G = 1) the error of the output."""
     del seed
     sums = statistics.linears[linear.name]
@@ -49,29 +51,24 @@ def sparsegpt(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> T
     return 0.5 * rise
 
 
-def gradient(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> Tensor:
+def gradient(linear: BlockLinear, statistics: Statistics, seed: int) -> Tensor:
     """Absolute product of weight and gradient."""
     del seed
     sums = statistics.linears[linear.name]
     return (effective_weight(linear.module) * torch.as_tensor(sums.weight_gradient)).abs() / statistics.rows
 
 
-def random(linear: BlockLinear, statistics: WeightStatistics, seed: int) -> Tensor:
-    """Uniform random scores, the same for the same name and seed."""
+def random(linear: BlockLinear, statistics: Statistics, seed: int) -> Tensor:
+    """Uniform random numbers."""
     del statistics
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + zlib.crc32(linear.name.encode()))
-    return torch.rand(linear.shape, generator=generator)
+    return uniform_numbers(linear.shape, linear.name, seed)
 
 
-WeightScorer = Callable[[BlockLinear, WeightStatistics, int], Tensor]
-WEIGHT_SCORERS: dict[str, WeightScorer] = {
-    "magnitude": magnitude,
-    "wanda": wanda,
-    "sparsegpt": sparsegpt,
-    "gradient": gradient,
-    "random": random,
-}
+WeightScorer = Callable[[BlockLinear, Statistics, int], Tensor]
+_SCORERS: tuple[WeightScorer, ...] = (magnitude, wanda, sparsegpt, gradient, random)
+_BY_NAME = {scorer.__name__: scorer for scorer in _SCORERS}
+WEIGHT_SCORERS: dict[str, WeightScorer] = {name: _BY_NAME[name] for name in WEIGHT_SCORES}
 WEIGHT_NEEDS = {
-    "sparsegpt": WeightNeed(moments=True, output_gradients=True),
-    "gradient": WeightNeed(weight_gradients=True),
+    "sparsegpt": Need(moments=True, output_gradients=True),
+    "gradient": Need(weight_gradients=True),
 }

@@ -6,20 +6,18 @@ import torch
 from torch import Tensor
 
 from niwaki.adapters import effective_weight
+from niwaki.allocation.sparsity import Curve
 from niwaki.anatomy import BlockLinear
 from niwaki.config.patterns import Unstructured
 from niwaki.numerics.solve import damp
-from niwaki.observe.linears import WeightStatistics
+from niwaki.observe import Statistics
 from niwaki.sparsify.obs import DAMPING, obs_factor, obs_prune
 
 CURVE = (0.5, 0.7, 0.8, 0.9, 0.96)
 """Sparsities at which `search` measures what a linear loses."""
 
-Curve = tuple[tuple[float, float], ...]
-"""Pairs of sparsity and loss."""
 
-
-def loss_curve(linear: BlockLinear, statistics: WeightStatistics) -> Curve:
+def loss_curve(linear: BlockLinear, statistics: Statistics) -> Curve:
     """(sparsity, loss) pairs of one linear pruned alone: `1/2 sum_i G_ii (D H D^T)_ii`, D what the OBS pass changes.
 
     H is the second moment of the input and G that of the loss gradient at the output, of which the diagonal is taken:

@@ -30,28 +30,23 @@ def obs_prune(
 ) -> tuple[Tensor, Tensor]:
     """The pruned and refitted weight and its mask, both `[out, in]`.
 
-    `upper` `[in, in]` is U. Without `mask`, exactly `zeros` weights go, the same share of every block
-    of columns, in `pattern`; weights that `before` `[out, in]` does not keep are among them.
+    `upper` `[in, in]` is U. Without `mask`, exactly `zeros` weights go (to less than a block of weights), the same part
+    of every block of columns, in `pattern`; weights that `before` `[out, in]` does not keep are among them.
     """
     weight = weight.clone()
     n, kept = weight.shape[1], torch.ones_like(weight, dtype=torch.bool)
     size = _block_size(pattern)
-    unit = pattern.rows * pattern.columns if isinstance(pattern, Block) else 1
-    gone_before = torch.zeros(n, dtype=torch.long) if before is None else (~before).sum(0).cpu()
-    open_before = weight.shape[0] - gone_before
-    gone_sum, open_sum = gone_before.cumsum(0).tolist(), open_before.cumsum(0).tolist()
+    wanted = _zeros_up_to(zeros, weight, before)
     done = 0
     for start in range(0, n, size):
         stop = min(start + size, n)
         part, corner = weight[:, start:stop].clone(), upper[start:stop, start:stop]
         if mask is None:
-            extra = (zeros - gone_sum[-1]) // unit * open_sum[stop - 1] / max(open_sum[-1], 1)
-            share = gone_sum[stop - 1] + round(extra) * unit - done
             scores = part.square() / corner.diagonal().square()
-            if before is not None:
-                scores = scores.masked_fill(~before[:, start:stop], -torch.inf)
-            keep = choose(scores, share, pattern, name)
-            done += share
+            here = None if before is None else before[:, start:stop]
+            more = min(max(wanted[stop - 1] - done, 0), part.numel())
+            keep = choose(scores, more, pattern, name, before=here)
+            done += keep.numel() - int(torch.count_nonzero(keep))
         else:
             keep = mask[:, start:stop]
         # Column by column: as rows of the transpose, which lie in one piece.
@@ -63,6 +58,15 @@ def obs_prune(
         kept[:, start:stop] = keep
         weight[:, stop:] -= errors.T @ upper[start:stop, stop:]
     return weight, kept
+
+
+def _zeros_up_to(zeros: int, weight: Tensor, before: Tensor | None) -> list[int]:
+    """How many weights are zero up to each column: those that were, and the same part of the others everywhere."""
+    rows, n = weight.shape
+    gone = torch.zeros(n, dtype=torch.long) if before is None else (~before).sum(0).cpu()
+    still = (rows - gone).cumsum(0)
+    more = max(zeros - int(gone.sum()), 0)
+    return [int(g) + round(more * int(s) / max(int(still[-1]), 1)) for g, s in zip(gone.cumsum(0), still, strict=True)]
 
 
 def _block_size(pattern: Pattern) -> int:

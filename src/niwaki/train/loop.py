@@ -15,7 +15,7 @@ from niwaki.data import Batches, checked_batches
 from niwaki.errors import RequestError, WorkError
 from niwaki.numerics.half import half_in_float32
 from niwaki.numerics.seeds import seeded
-from niwaki.observe.units import Batch
+from niwaki.observe import Batch
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 """Mean loss of a batch, with gradients."""

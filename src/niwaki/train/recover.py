@@ -20,7 +20,7 @@ from niwaki.anatomy import evaluation_mode, is_regression, real_logits
 from niwaki.config import LayerAdaptive, Structured
 from niwaki.config.finetune import LORA_RANK
 from niwaki.data import token_mask
-from niwaki.observe.units import Batch
+from niwaki.observe import Batch
 from niwaki.train.loop import TrainingData, train_, training_data
 from niwaki.train.undo import adapters_in_training_
 

@@ -14,7 +14,6 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from niwaki.allocation.curves import DATA_RULES
 from niwaki.config import DynamicSparsityConfig
 from niwaki.errors import RequestError
 from niwaki.methods.dynamic.controller import Controller
@@ -23,8 +22,9 @@ from niwaki.methods.dynamic.optimizer_state import statement
 from niwaki.methods.dynamic.plots import HISTORY_PICTURE, SCHEDULE_PICTURE, can_plot, plot_history, plot_schedule
 from niwaki.methods.dynamic.saved import STATE, restore_controller_, save_controller
 from niwaki.methods.dynamic.schedules import Schedule
+from niwaki.methods.weight_profiles import DATA_RULES
 from niwaki.numerics.seeds import seeded
-from niwaki.observe.units import Batch
+from niwaki.observe import Batch
 
 CALIBRATION_ROWS = 2048
 """Rows of the training data that an allocation which needs data looks at."""

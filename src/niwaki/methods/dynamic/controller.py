@@ -17,8 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from niwaki.adapters import apply_mask_, check_adapters, dense_weight, lift_mask_, mask_of
-from niwaki.allocation.curves import profiles_of, whole_blocks
-from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Profiles, check_budget
+from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Profiles, check_budget, whole_blocks
 from niwaki.anatomy import BlockLinear, accepts_of, linears_of, weight_of
 from niwaki.config import DynamicSparsityConfig, LayerAdaptive
 from niwaki.data import checked_batches
@@ -30,8 +29,9 @@ from niwaki.methods.dynamic.optimizer_state import Ages, bare, clear_
 from niwaki.methods.dynamic.reallocate import across, from_units, in_groups, size, to_units, unit_size, within
 from niwaki.methods.dynamic.schedules import Schedule, plan_schedule
 from niwaki.methods.dynamic.scores import DROP_SCORERS, GROW_SCORERS, Scorer, Seen, alike, needs_gradients, shuffle
+from niwaki.methods.weight_profiles import profile_linears
 from niwaki.numerics.layout import is_transposed
-from niwaki.observe.units import Batch
+from niwaki.observe import Batch
 
 Masks = dict[str, Tensor]
 
@@ -289,16 +289,15 @@ class Controller:
 
     def _profiles(self, model: nn.Module, data: Iterable[Batch]) -> Profiles:
         """What the allocation knows of the linears; the same on all processes."""
-        bounds = {} if isinstance(self.pattern, NByM) else {"max_sparsity": self.config.highest}
         rule = LayerAdaptive(
             sparsity=self.config.sparsity,
             allocation=self.config.allocation,
             weight_score="magnitude",
             pattern=self.config.pattern,
             seed=self.config.seed,
-            **bounds,
+            max_sparsity=None if isinstance(self.pattern, NByM) else self.config.highest,
         )
-        found = [profiles_of(model, rule, data)]
+        found = [profile_linears(model, rule, data)]
         if processes() > 1:
             dist.broadcast_object_list(found)
         if not isinstance(self.pattern, NByM):

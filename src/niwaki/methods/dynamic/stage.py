@@ -21,7 +21,7 @@ from niwaki.methods.dynamic.controller import Controller
 from niwaki.methods.dynamic.history import Update
 from niwaki.methods.dynamic.schedules import Schedule
 from niwaki.numerics.seeds import seeded
-from niwaki.observe.units import Batch
+from niwaki.observe import Batch
 from niwaki.results import SiteResult, StageResult
 from niwaki.train.loop import TrainingData, task_loss, train_, training_data
 from niwaki.train.recover import distillation_loss

@@ -1,0 +1,144 @@
+"""The weight of one linear that does best what is asked of it, alone or under a mask.
+
+For a linear with input x (after a 1, for the bias) and targets t, the weight that minimises
+`sum w |t - W x|^2 + d |W - W0|^2` over the tokens, each of weight w, is
+`W* = (sum w t x^T + d W0) (sum w x x^T + d I)^-1`. The ridge d pulls towards the weight as it was, so few data change
+little. Any other W is worse by `tr((W - W*) H (W - W*)^T)`, H the damped moments: under a mask the least of that is
+found by conjugate gradients that stay on the mask, preconditioned by the diagonal of H, all rows at once (as ALPS,
+Meng et al., NeurIPS 2024, finds values for a support).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from niwaki.adapters import bias_of, effective_weight, mask_of, set_effective_weight_
+from niwaki.anatomy import BlockLinear
+from niwaki.errors import WorkError
+from niwaki.numerics.solve import damp
+
+DAMPING = 1e-2
+"""The ridge, as a share of the mean of the diagonal of the moments."""
+STEPS = 40
+"""Conjugate gradients at most; rows whose residual is as good as zero no longer move."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """Of one linear `[out, in]`, in double precision, over the real tokens.
+
+    moments: `[in + 1, in + 1]` sum of w x x^T, x the input after a 1.
+    cross: `[out, in + 1]` sum of w t x^T, t the target; None where none was asked for.
+    """
+
+    moments: Tensor
+    cross: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Optimum:
+    """`W*` `[out, in]` with its bias (None where the linear has none), and what says how good other weights are.
+
+    `factor` `[in, in]` is the lower Cholesky factor of the damped moments of the inputs. With a bias these are about
+    the mean: the bias is free for whatever becomes of the weights, and loses `change @ mean` when they change.
+    `damping` is the share of the diagonal's mean that was needed.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    factor: Tensor
+    mean: Tensor
+    damping: float
+
+
+def optimum(linear: BlockLinear, sums: Sums) -> Optimum:
+    """The best weight for these sums; without targets, the weight as it is (and no bias to refit).
+
+    Raises:
+        WorkError: moments that cannot be factorised however much they are damped, or a weight that is not finite.
+    """
+    bias = bias_of(linear.module) if sums.cross is not None else None
+    first = 1 if bias is None else 0
+    damped = damp(sums.moments[first:, first:], linear.name, DAMPING)
+    before = effective_weight(linear.module).double()
+    none = before.new_zeros(before.shape[1])
+    if sums.cross is None:
+        return Optimum(before, None, damped.factor, none, damped.damping)
+    if bias is not None:
+        before = torch.cat([bias.double()[:, None], before], 1)
+    best = torch.cholesky_solve((sums.cross[:, first:] + damped.ridge * before).T, damped.factor).T
+    if not bool(torch.isfinite(best).all()):
+        raise WorkError(f"{linear.name}: the refitted weights are not finite")
+    if bias is None:
+        return Optimum(best, None, damped.factor, none, damped.damping)
+    mean = sums.moments[1:, 0] / (sums.moments[0, 0] + damped.ridge)
+    # What is left of a Cholesky factor without its first row and column is that of the moments about the mean.
+    return Optimum(best[:, 1:], best[:, 0], damped.factor[1:, 1:], mean, damped.damping)
+
+
+def on_mask(best: Optimum, mask: Tensor) -> Tensor:
+    """Of the weights `[out, in]` that are zero where `mask` `[out, in]` is False, that nearest to `best` under H."""
+    moments = best.factor @ best.factor.T
+    inverse = moments.diagonal().reciprocal()
+    weight = best.weight * mask
+    residual = ((best.weight - weight) @ moments) * mask
+    direction = residual * inverse
+    size = (residual * direction).sum(1, keepdim=True)
+    enough = 1e-12 * (best.weight @ moments * best.weight).sum(1, keepdim=True)
+    for _ in range(STEPS):
+        moving = size > enough
+        if not bool(moving.any()):
+            break
+        pushed = (direction @ moments) * mask
+        step = torch.where(moving, size / (direction * pushed).sum(1, keepdim=True), 0.0)
+        weight = weight + step * direction
+        residual = residual - step * pushed
+        conditioned = residual * inverse
+        after = (residual * conditioned).sum(1, keepdim=True)
+        direction = conditioned + torch.where(moving, after / size, 0.0) * direction
+        size = torch.where(moving, after, size)
+    return weight
+
+
+@torch.no_grad()
+def store_(linear: BlockLinear, best: Optimum, weight: Tensor) -> None:
+    """Give a linear `weight`, and the bias that suits it if one was fitted.
+
+    Raises:
+        WorkError: a weight that is not finite, naming the linear.
+    """
+    if not bool(torch.isfinite(weight).all()):
+        raise WorkError(f"{linear.name}: the refitted weights are not finite")
+    bias = bias_of(linear.module)
+    if bias is not None and best.bias is not None:
+        bias.copy_(best.bias + (best.weight - weight) @ best.mean)
+    set_effective_weight_(linear.module, weight)
+
+
+def fit_(linear: BlockLinear, sums: Sums) -> None:
+    """Give a linear its best weight and bias; one that holds a mask the best under it.
+
+    Raises:
+        WorkError: see `optimum` and `store_`.
+    """
+    best, mask = optimum(linear, sums), mask_of(linear.module)
+    store_(linear, best, best.weight if mask is None else on_mask(best, mask))
+
+
+def fit_bias_(linear: BlockLinear, sums: Sums) -> None:
+    """Give a linear that has a bias the best one for its weight as it is: the mean of what is missing.
+
+    Raises:
+        WorkError: a bias that is not finite.
+    """
+    bias = bias_of(linear.module)
+    if bias is None or sums.cross is None:
+        return
+    given = effective_weight(linear.module).double() @ sums.moments[1:, 0]
+    best = (sums.cross[:, 0] - given) / sums.moments[0, 0]
+    if not bool(torch.isfinite(best).all()):
+        raise WorkError(f"{linear.name}: the refitted bias is not finite")
+    bias.copy_(best)
