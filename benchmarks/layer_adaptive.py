@@ -35,7 +35,7 @@ def main() -> None:
     asked = parser.parse_args()
 
     bench = Bench.of(asked)
-    divergence = held_out(bench)
+    divergence = held_out(bench, asked)
     found = {**environment(asked), "dense": bench.quality(bench.model())}
     for values in itertools.product(*(getattr(asked, name) for name in OPTIONS)):
         options = dict(zip(OPTIONS, values, strict=True))
