@@ -196,13 +196,13 @@ def _run(recipe: Recipe, quiet: bool) -> None:
 def _say(result: Any, out: str, quiet: bool) -> None:
     if quiet:
         return
-    from niwaki.report import shown, stage_lines
+    from niwaki.report import course_lines, shown, stage_lines
 
     alone = not result.stages and not result.recipe.get("against")
     for name in result.pruned["quality"]:
         before = "" if alone else f"{shown(result.dense, name)} before, "
         typer.echo(f"{name}: {before}{shown(result.pruned, name)}{'' if alone else ' after'}")
-    for line in stage_lines(result.stages):
+    for line in (*course_lines(result), *stage_lines(result.stages)):
         typer.echo(line)
     for name, timing in result.latency.items():
         if isinstance(timing, dict):

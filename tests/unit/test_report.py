@@ -9,7 +9,7 @@ import re
 import pytest
 
 from niwaki.errors import RequestError
-from niwaki.report import is_page, model_card, page
+from niwaki.report import course_lines, is_page, model_card, page
 from niwaki.results import Result, read_result, write_result
 
 SIDE = {"quality": {"accuracy": 0.9}, "params": 1000, "flops": 2e6, "size_bytes": 4000, "zeros": 0}
@@ -61,6 +61,27 @@ def test_each_of_several_stages_says_what_its_share_is_of():
         for number in (1, 2):
             assert f"{number}. structured: 0.4999 of the flops that came into this stage kept (0.5 asked)." in text
         assert "linear weights that came into this stage are zero (0.6 asked)." in html.unescape(text)
+
+
+def test_several_stages_show_what_each_left():
+    fresh = {**SIDE, "quality": {"accuracy": 0.5}, "new_head": True}
+    first, second = ({**stage, "before": {}, "after": {}} for stage in (*TUNED.stages, *RESULT.stages))
+    first |= {"before": fresh, "after": SIDE}
+    second |= {"before": SIDE, "after": RESULT.pruned}
+    staged = dataclasses.replace(RESULT, stages=[first, second])
+    lines = [
+        "as it came in: accuracy 0.5000 (new head, untrained), 1,000 params, 2,000,000 flops, 0 zeros",
+        "after finetune: accuracy 0.9000, 1,000 params, 2,000,000 flops, 0 zeros",
+        "after structured: accuracy 0.8000, 500 params, 2,000,000 flops, 0 zeros",
+    ]
+    assert course_lines(staged) == lines
+    card, html = model_card(staged), page([staged])
+    assert "| as it came in | 0.5000 (new head, untrained) | 1,000 | 2,000,000 | 0 | 4,000 |" in card
+    for text in (card, html):
+        places = [text.index(line.partition(":")[0]) for line in lines]
+        assert places == sorted(places)
+    for text in (model_card(RESULT), page([RESULT]), page([dataclasses.replace(RESULT, stages=RESULT.stages * 2)])):
+        assert "as it came in" not in text
 
 
 def test_a_page_is_told_from_other_files(tmp_path):

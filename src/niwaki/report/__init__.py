@@ -1,7 +1,9 @@
 """result.json -> what a person reads. Pure functions from results to text."""
 
-from niwaki.report.card import model_card, shown
+from niwaki.report.card import model_card
+from niwaki.report.course import course_lines
+from niwaki.report.figures import shown
 from niwaki.report.page import is_page, page
 from niwaki.report.stages import stage_lines
 
-__all__ = ["is_page", "model_card", "page", "shown", "stage_lines"]
+__all__ = ["course_lines", "is_page", "model_card", "page", "shown", "stage_lines"]

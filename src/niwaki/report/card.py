@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
+from niwaki.report.course import course_table
+from niwaki.report.figures import counted, provenance, ratio, shown
 from niwaki.report.stages import stage_lines
 from niwaki.results import Result
 
@@ -27,32 +27,17 @@ def model_card(result: Result) -> str:
         if isinstance(timing, dict):
             times = f"{timing['dense_ms']:.1f} | {timing['pruned_ms']:.1f} | {timing['speedup']:.2f}x as fast"
             lines.append(f"| latency, {name} (ms) | {times} |")
-    lines += ["", f"{provenance(result)}"]
+    lines += [*_course(result), "", f"{provenance(result)}"]
     # Without Niwaki, uneven layers do not load and a base beside its adapter is not the model that was measured.
     lines += ["", "```python", "import niwaki", "", 'model = niwaki.load("this folder")', "```", ""]
     return "\n".join(lines)
 
 
-def shown(record: dict[str, Any], name: str) -> str:
-    """A quality of a model for a person, with its standard error where it is known."""
-    error = record.get("stderr", {}).get(name)
-    return f"{record['quality'][name]:.4f}" + (f" ± {error:.4f}" if error is not None else "")
-
-
-def counted(result: Result) -> list[str]:
-    """What is counted in a model, for the table; embeddings where they are not what they were."""
-    changed = result.pruned["embedding_params"] != result.dense["embedding_params"]
-    return ["params", "flops", *["embedding_params"] * changed, "size_bytes"]
-
-
-def ratio(found: float, value: float) -> str:
-    """`found / value` for a person; of a model without blocks there is none."""
-    return f"x {found / value:.3f}" if value else ""
-
-
-def provenance(result: Result) -> str:
-    """One line: the data, the seed and the machine that the figures are of."""
-    run, tasks = result.run, [found["path"] for found in result.data.get("tasks", {}).values()]
-    sources = [f"{split} {found['path']}" for split, found in result.data.items() if split != "tasks"] + tasks
-    machine = f"{run['cpu']}, {run['threads']} threads, {run['device']}"
-    return f"Data: {', '.join(sources)}. Seed {run['seed']}. Measured on {machine}, {run['started'][:10]}."
+def _course(result: Result) -> list[str]:
+    """Lines with the table of all states of the model, where there were several stages."""
+    rows = [f"| {' | '.join(row)} |" for row in course_table(result)]
+    if not rows:
+        return []
+    columns = rows[0].count("|") - 1
+    what = "Stage by stage; dense is the model before the first stage that removes something."
+    return ["", what, "", rows[0], f"|{' --- |' * columns}", *rows[1:]]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from jinja2 import Environment
 
-from niwaki.report.card import counted, provenance, ratio, shown
+from niwaki.report.course import course_table
+from niwaki.report.figures import counted, provenance, ratio, shown
 from niwaki.report.stages import stage_lines
 from niwaki.results import Result
 
@@ -32,6 +33,11 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 <td class="n">{{ "{:,.0f}".format(r.dense[name]) }}</td><td class="n">{{ "{:,.0f}".format(r.pruned[name]) }}</td>
 <td class="n">{{ ratio(r.pruned[name], r.dense[name]) }}</td></tr>{% endfor %}
 </table>
+{% for row in course_table(r) %}{% if loop.first %}<p>Stage by stage; dense is the model before the first stage that
+removes something.</p>
+<table><tr>{% for cell in row %}<th class="{{ "n" if not loop.first }}">{{ cell }}</th>{% endfor %}</tr>
+{% else %}<tr>{% for cell in row %}<td class="{{ "n" if not loop.first }}">{{ cell }}</td>{% endfor %}</tr>
+{% endif %}{% if loop.last %}</table>{% endif %}{% endfor %}
 <p>params and flops count the transformer blocks; embeddings
 ({{ "{:,}".format(r.pruned.embedding_params) }}) and the task head ({{ "{:,}".format(r.pruned.head_params) }})
 are not in them.</p>
@@ -62,5 +68,6 @@ def is_page(path: Path) -> bool:
 
 def page(results: list[Result]) -> str:
     """The page for one or several results, one below the other."""
-    said = {"provenance": provenance, "counted": counted, "ratio": ratio, "shown": shown, "stage_lines": stage_lines}
-    return Environment(autoescape=True).from_string(_PAGE).render(results=results, **said)
+    said = (provenance, counted, ratio, shown, stage_lines, course_table)
+    names = {function.__name__: function for function in said}
+    return Environment(autoescape=True).from_string(_PAGE).render(results=results, **names)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import torch
-
 from niwaki.adapters import merge_, remove_masks_
 from niwaki.anatomy import longest_input
 from niwaki.checkpoint.folder import atomic_folder
@@ -28,7 +26,6 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
         RequestError: the request is wrong. WorkError: logits that are not finite.
     """
     clock = Clock()
-    torch.manual_seed(request.seed)
     check_out(request.out, request.model, request.against, request.base_model, request.eval_data, *request.task_files)
     with atomic_folder(request.out, request.overwrite) as folder:
         table = read_data(request, request.eval_data, "validation", quiet) if request.eval_data else None

@@ -36,8 +36,10 @@ def check_memory(limit: int, model: nn.Module, stages: Sequence[Stage], data: Se
         RequestError: saying what is needed, and by which stage.
     """
     held = psutil.Process().memory_info().rss + copies * weight_bytes(model)
+    # Between two stages the model is measured, in a copy where it has adapters or masks.
+    between = weight_bytes(model) + forward_bytes(model, data) if len(stages) > 1 else 0
     for stage in stages:
-        total = held + needed(model, stage, data)
+        total = held + max(between, needed(model, stage, data))
         if total > limit:
             rows = max(len(batch["input_ids"]) for batch in data)
             name = next(name for name, kind in STAGES.items() if isinstance(stage, kind))

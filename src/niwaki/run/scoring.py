@@ -6,8 +6,6 @@ import dataclasses
 import json
 from typing import Any
 
-import torch
-
 from niwaki.anatomy import sites_of
 from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import LayerAdaptive, Scoring, Structured
@@ -27,7 +25,6 @@ def run_scoring(request: Scoring, quiet: bool = False) -> dict[str, Any]:
         RequestError: the request is wrong. WorkError: a statistic is not finite.
     """
     clock = Clock()
-    torch.manual_seed(request.seed)
     check_out(request.out, request.model, request.base_model, request.train_data)
     with atomic_folder(request.out, request.overwrite) as folder:
         train = read_data(request, request.train_data, "train", quiet)

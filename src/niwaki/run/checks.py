@@ -1,0 +1,44 @@
+"""What cannot be done is refused here, before anything is trained, cut or measured."""
+
+from __future__ import annotations
+
+from peft import PeftModel
+
+from niwaki.config import DynamicSparsityTraining, Finetune, Stage, Structured, Vocabulary
+from niwaki.errors import RequestError
+from niwaki.evaluate import check_metric
+from niwaki.methods.dynamic import plan_schedule
+from niwaki.methods.structured import checked_budget
+from niwaki.methods.vocabulary import check_trimmable
+from niwaki.run.memory import check_memory
+from niwaki.run.tasks import check_asked
+from niwaki.run.work import Work
+
+
+def check_recipe(work: Work) -> None:
+    """Hold what a recipe asks against its model and data.
+
+    Raises:
+        RequestError: for the first thing that cannot be done.
+    """
+    recipe, model = work.recipe, work.model
+    check_metric(model, recipe.metric)
+    check_asked(recipe, model)
+    trains = isinstance(model, PeftModel) or any(isinstance(s, Finetune | DynamicSparsityTraining) for s in recipe.stages)
+    if recipe.keep_adapter and not trains:
+        raise RequestError(f"keep_adapter needs a model with an adapter, got {recipe.model!r}")
+    for stage in recipe.stages:
+        _check_stage(work, stage)
+    if recipe.memory_limit is not None:
+        # The dense model is held beside the one that is worked on.
+        check_memory(recipe.memory_limit, model, recipe.stages, work.calibration, copies=1)
+
+
+def _check_stage(work: Work, stage: Stage) -> None:
+    match stage:
+        case Structured() if stage.latency is None:
+            checked_budget(work.model, stage, work.length)
+        case DynamicSparsityTraining():
+            plan_schedule(stage, stage.epochs * len(work.training))
+        case Vocabulary():
+            check_trimmable(work.model, work.inputs.tokenizer)

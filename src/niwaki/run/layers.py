@@ -1,0 +1,42 @@
+"""What is left of each site after all stages, of what the dense model had."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from niwaki.results import SiteResult, StageResult
+
+
+def layers_left(stages: list[StageResult], sizes: dict[str, int], kept: dict[str, int]) -> list[dict[str, Any]]:
+    """The `layers` of `result.json`: every site that a stage pruned, in the order of the stages.
+
+    Totals are those of the dense model, importances those of the last stage that pruned the site. `sizes` are the
+    weights of the dense model's linears and `kept` those that masks keep at the end, by name: a stage that cuts a
+    linear leaves fewer than the stage before it masked.
+    """
+    found: dict[str, list[SiteResult]] = {}
+    for stage in stages:
+        for site in stage.layers:
+            found.setdefault(site.name, []).append(site)
+    return [_layer(_over_stages(results), sizes, kept) for results in found.values()]
+
+
+def _over_stages(results: list[SiteResult]) -> SiteResult:
+    """The last of a site's results, its total as that result counts the units that came into the first stage.
+
+    One stage may count query heads where another counted groups of them: what is multiplied is the share that each
+    left.
+    """
+    total = float(results[-1].total)
+    for result in results[:-1]:
+        if not result.kept:
+            return dataclasses.replace(results[-1], total=results[0].total)
+        total *= result.total / result.kept
+    return dataclasses.replace(results[-1], total=round(total))
+
+
+def _layer(site: SiteResult, sizes: dict[str, int], kept: dict[str, int]) -> dict[str, Any]:
+    if site.kind == "linear":
+        site = dataclasses.replace(site, total=sizes[site.name], kept=kept.get(site.name, site.kept))
+    return {**dataclasses.asdict(site), "ratio": site.ratio}

@@ -1,0 +1,89 @@
+"""A recipe of several stages says what each of them did, and dense is what the first removal found."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from test_command import done, place  # noqa: F401 - a fixture
+
+import niwaki
+import niwaki.run.stages
+
+TUNE = {"kind": "finetune", "epochs": 8, "lora_rank": 4, "learning_rate": 0.003}
+
+
+@pytest.fixture
+def run(place, monkeypatch, capsys):  # noqa: F811
+    """Do a recipe: its result, what was said, and how often a model was measured."""
+    measured, measure = [], niwaki.run.stages.measure
+
+    def counted(model, *rest):
+        measured.append(model)
+        return measure(model, *rest)
+
+    monkeypatch.setattr(niwaki.run.stages, "measure", counted)
+
+    def run(out, model, *stages, train="learnable.tsv", evaluation="learnable.tsv"):
+        recipe = {"model": model, "train_data": train, "eval_data": evaluation, "out": out, "batch_size": 8}
+        (place / f"{out}.json").write_text(json.dumps({**recipe, "stages": stages}))
+        status, said, err = done(monkeypatch, capsys, place, "run", f"{out}.json")
+        assert status == 0, err
+        return json.loads((place / out / "result.json").read_text()), said, len(measured)
+
+    return run
+
+
+def without_latency(record):
+    return {name: value for name, value in record.items() if name != "latency"}
+
+
+def test_pruning_is_held_against_what_it_found_not_against_an_untrained_head(run, place):  # noqa: F811
+    result, said, measured = run("tuned-half", "body", TUNE, {"kind": "structured", "flops": 0.6})
+    tuned, half = result["stages"]
+    assert result["dense"]["quality"]["accuracy"] > 0.9
+    assert tuned["before"]["quality"]["accuracy"] < 0.9
+    assert tuned["before"]["new_head"]
+    assert tuned["after"] == half["before"] == without_latency(result["dense"])
+    assert half["after"] == without_latency(result["pruned"])
+    assert half["after"]["flops"] <= 0.6 * half["before"]["flops"]
+    assert "new_head" not in half["before"] | half["after"]
+    assert measured == 3
+    assert "as it came in: accuracy" in said
+    assert f"accuracy: {result['dense']['quality']['accuracy']:.4f} before" in said
+    for page in ("README.md", "report.html"):
+        assert "after finetune" in (place / "tuned-half" / page).read_text()
+
+
+def test_fine_tuning_alone_is_held_against_what_came_in(run, place):  # noqa: F811
+    result, said, measured = run("only-tuned", "body", {**TUNE, "epochs": 1}, {**TUNE, "epochs": 1})
+    assert without_latency(result["dense"]) == result["stages"][0]["before"]
+    assert result["dense"]["new_head"]
+    assert measured == 3
+    assert "(new head, untrained) before" in said
+    assert "(new head, untrained)" in (place / "only-tuned" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("model", ["base", "lora"])
+def test_each_stage_is_measured_as_others_load_it(run, place, model):  # noqa: F811
+    sparse = {"kind": "layer-adaptive", "sparsity": 0.4, "allocation": "uniform"}
+    half = {"kind": "structured", "params": 0.6}
+    result, _, measured = run(f"sparse-half-{model}", model, sparse, half, train="train.tsv", evaluation="eval.tsv")
+    masked, cut = result["stages"]
+    linears = {layer["name"]: layer for layer in result["layers"] if layer["kind"] == "linear"}
+    weights = sum(layer["total"] for layer in linears.values())
+    assert measured == 3
+    assert masked["before"] == without_latency(result["dense"])
+    assert masked["after"]["zeros"] == round(0.4 * weights)
+    assert masked["after"]["params"] == masked["before"]["params"]
+    assert cut["after"] == without_latency(result["pruned"])
+    assert cut["after"]["params"] < cut["before"]["params"]
+    assert {layer["kind"] for layer in result["layers"]} == {"linear", "attention", "ffn"}
+    kept = sum(
+        int((module.weight != 0).sum()) for module in masked_linears(niwaki.load(place / f"sparse-half-{model}"))
+    )
+    assert sum(layer["kept"] for layer in linears.values()) == kept
+
+
+def masked_linears(model):
+    return [module for module in model.modules() if hasattr(module, "mask")]
