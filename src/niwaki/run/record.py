@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import datetime
 import platform
 import time
@@ -11,12 +10,9 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from peft import PeftModel
 from torch import nn
-from transformers import PreTrainedModel
 
-from niwaki.adapters import masks_of, merge_, remove_masks_
-from niwaki.anatomy import count, unwrap
+from niwaki.anatomy import count
 from niwaki.config import Request
 from niwaki.data import Batches
 from niwaki.evaluate import cpu_name, model_latency, quality, size_bytes
@@ -42,18 +38,6 @@ class Clock:
             "started": self.started.isoformat(),
             "seconds": time.perf_counter() - self.ticks,
         }
-
-
-def as_others_load_it(model: nn.Module) -> PreTrainedModel:
-    """A copy without adapters and masks; the model itself where it has neither.
-
-    Masks cost time and hide weights: what is measured is what others load.
-    """
-    if not isinstance(model, PeftModel) and not masks_of(model):
-        return unwrap(model)
-    plain = merge_(copy.deepcopy(model))
-    remove_masks_(plain)
-    return plain
 
 
 def measure(model: nn.Module, batches: Batches | None, length: float, metric: str | None) -> dict[str, Any]:

@@ -16,16 +16,18 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
+from niwaki.adapters import merge_, remove_masks_
 from niwaki.anatomy import is_language_model
 from niwaki.checkpoint import new_parameters
 from niwaki.config import STAGES, DynamicSparsityTraining, Finetune, Recipe, Stage, Vocabulary
+from niwaki.evaluate.plain import plain_model
 from niwaki.methods.dynamic import train_dynamic, write_training
 from niwaki.methods.finetune import finetune
 from niwaki.methods.prune import prune_
 from niwaki.methods.vocabulary import retokenised, trim_vocabulary_
 from niwaki.results import StageResult
 from niwaki.run.inputs import say
-from niwaki.run.record import as_others_load_it, measure
+from niwaki.run.record import measure
 from niwaki.run.tasks import Tasks, note_means
 from niwaki.run.work import Work
 
@@ -55,11 +57,12 @@ def run_stages(work: Work, tasks: Tasks, folder: Path) -> Course:
     stages: list[StageResult] = []
     states: list[dict[str, Any]] = []
     for number, stage in enumerate(recipe.stages):
-        plain = as_others_load_it(work.model)
         if number == first:
-            dense = copy.deepcopy(plain) if plain is work.model else plain
-        states.append(measure_state(work, plain, tasks, number))
-        del plain  # a copy that no stage needs
+            dense = merge_(copy.deepcopy(work.model))
+            remove_masks_(dense)
+            states.append(measure_state(work, dense, tasks, number))
+        else:
+            states.append(measure_state(work, plain_model(work.model), tasks, number))
         name = next(name for name, kind in STAGES.items() if isinstance(stage, kind))
         say(f"stage {number + 1} of {count}: {name}", work.quiet)
         work, done = _do(work, stage, folder)
