@@ -170,7 +170,7 @@ def export(
     """Write a model for those who do not have Niwaki."""
     from niwaki.run import run_export
 
-    run_export(model, to, out, base_model, overwrite)
+    run_export(model, to, out, base_model, overwrite, quiet)
     if not quiet:
         typer.echo(f"written to {out}")
 

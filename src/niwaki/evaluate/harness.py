@@ -21,6 +21,7 @@ from niwaki.anatomy import evaluation_mode, longest_input
 from niwaki.errors import RequestError, WorkError
 from niwaki.evaluate.multiple_choice import Mean
 from niwaki.numerics.half import half_in_float32
+from niwaki.progress import at_terminal
 
 PACKAGE = "lm_eval"
 BOOTSTRAP = 1000
@@ -135,7 +136,7 @@ def _hushed(progress: bool) -> Iterator[None]:
     levels = [log.level for log in logs]
     for log in logs:
         log.setLevel(logging.ERROR)
-    errors = contextlib.nullcontext() if progress else contextlib.redirect_stderr(io.StringIO())
+    errors = contextlib.nullcontext() if progress and at_terminal() else contextlib.redirect_stderr(io.StringIO())
     try:
         with contextlib.redirect_stdout(io.StringIO()), errors:
             yield

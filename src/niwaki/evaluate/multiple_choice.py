@@ -17,12 +17,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 
 from niwaki.anatomy import evaluation_mode, longest_input
 from niwaki.data.questions import Question
 from niwaki.errors import RequestError, WorkError
 from niwaki.numerics.half import half_in_float32
+from niwaki.progress import bar
 
 Pair = tuple[list[int], list[int]]
 """The tokens of a prompt, and those of what follows it."""
@@ -87,7 +87,7 @@ def log_likelihoods(model: nn.Module, pairs: Sequence[Pair], batch_size: int, pr
     order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][0]) - len(pairs[i][1]))
     found = [0.0] * len(pairs)
     with evaluation_mode(model), half_in_float32(model):
-        for start in tqdm(range(0, len(order), batch_size), desc="choices", disable=not progress, leave=False):
+        for start in bar(range(0, len(order), batch_size), phase="choices", unit="batches", progress=progress):
             chosen = order[start : start + batch_size]
             rows = [torch.tensor([*pairs[i][0], *pairs[i][1]][-longest - 1 : -1]) for i in chosen]
             logits = model(input_ids=pad_sequence(rows, batch_first=True).to(device), use_cache=False).logits

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from niwaki.anatomy import evaluation_mode, with_labels
 from niwaki.errors import RequestError, WorkError
 from niwaki.numerics.half import half_in_float32
+from niwaki.progress import bar
 
 LANGUAGE_METRICS = ("perplexity", "nats_per_token", "bits_per_token")
 
@@ -27,7 +27,7 @@ def perplexity(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bo
     """
     device, nats, tokens = next(model.parameters()).device, 0.0, 0
     with evaluation_mode(model), half_in_float32(model):
-        for batch in tqdm(batches, desc="evaluate", disable=not progress, leave=False):
+        for batch in bar(batches, phase="evaluate", unit="batches", progress=progress):
             inputs = {name: value.to(device) for name, value in with_labels(model, batch).items()}
             labels = inputs.pop("labels")[:, 1:]
             logits = model(**inputs).logits[:, :-1].float()

@@ -11,12 +11,12 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from niwaki.anatomy import evaluation_mode, is_language_model, is_regression
 from niwaki.errors import RequestError, WorkError, check_choice
 from niwaki.evaluate.perplexity import LANGUAGE_METRICS, perplexity
 from niwaki.numerics.half import half_in_float32
+from niwaki.progress import bar
 
 CLASS_METRICS = ("accuracy", "f1", "matthews_correlation")
 NUMBER_METRICS = ("pearson", "spearman")
@@ -33,7 +33,7 @@ def predictions(model: nn.Module, batches: Iterable[dict[str, Any]], progress: b
     device = next(model.parameters()).device
     logits, labels = [], []
     with evaluation_mode(model), half_in_float32(model):
-        for batch in tqdm(batches, desc="evaluate", disable=not progress, leave=False):
+        for batch in bar(batches, phase="evaluate", unit="batches", progress=progress):
             if "labels" not in batch:
                 raise RequestError("eval_data must have labels, got a table without a label column")
             inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}

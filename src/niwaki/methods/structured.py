@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from rich.console import Console
 from torch import Tensor, nn
 
 from niwaki.adapters import bias_of, merge_
@@ -23,6 +22,7 @@ from niwaki.methods.drop_layers import check_drop, drop_layers_
 from niwaki.methods.scores import Scores
 from niwaki.observe import Batch, Need, Passes, TokenWeights, need_of, observe
 from niwaki.observe.tokens import over_mean
+from niwaki.progress import show
 from niwaki.repair.refit import refit_
 from niwaki.repair.sequential_least_squares import REFIT_PASSES
 from niwaki.results import SiteResult, StageResult
@@ -73,8 +73,7 @@ def prune_units_(
         importance = importance or importances(scored.scores)
         fraction = 1.0 - (1.0 - budget.fraction) * step / config.steps
         plan = _plan(model, dense, sites, scored.scores, budget, fraction, config)
-        if progress:
-            Console(stderr=True).print(plan_table(sites, scored.scores, plan))
+        show(plan_table(sites, scored.scores, plan), progress)
         cut_(model, plan, by_head)
         kept = {name: kept[name][units] for name, units in plan.items()}
         if config.repair != "none":

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from niwaki.anatomy import BlockLinear, evaluation_mode, layers_of, linears_of
 from niwaki.observe.statistics import Batch, Statistics, TokenWeights
 from niwaki.observe.stream import Stream, rebatch
+from niwaki.progress import bar
 
 STRIP = 384
 """Columns that are multiplied at once: what is the same above and below the diagonal is multiplied once."""
@@ -33,7 +33,7 @@ def input_moments(
     every = [linear for linear in linears_of(model) if linear.writes or not only_writing]
     with evaluation_mode(model), Stream(model, data) as run:
         layers = range(len(layers_of(model)))
-        for index in tqdm(layers, desc="moments", unit="layer", disable=not progress, leave=False):
+        for index in bar(layers, phase="moments", unit="layers", progress=progress):
             linears = [linear for linear in every if linear.layer == index]
             if not linears:  # its units are all gone
                 run.advance(index)

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from niwaki.anatomy import (
     BlockLinear,
@@ -35,6 +34,7 @@ from niwaki.numerics.half import half_in_float32
 from niwaki.observe.attention import attention_moments, collect_attention
 from niwaki.observe.losses import logit_contrast, summed_task_loss
 from niwaki.observe.statistics import Batch, LinearSums, Need, Passes, Statistics, UnitSums, at_tokens, to_device
+from niwaki.progress import bar
 
 
 def observe(
@@ -58,7 +58,7 @@ def observe(
     total = Statistics({x.name: LinearSums() for x in linears}, {site.name: UnitSums() for site in sites})
     generator = torch.Generator().manual_seed(seed)
     with frozen(model, with_gradients=need.task or need.contrast) as device:
-        for batch in tqdm(data, desc="observe", unit="batch", disable=not progress, leave=False):
+        for batch in bar(data, phase="observe", unit="batches", progress=progress):
             here = to_device(with_labels(model, batch) if need.task else batch, device)
             _observe_batch(model, sites, linears, here, need, generator, total)
     if not total.rows:

@@ -16,12 +16,12 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from niwaki.anatomy import BlockLinear, Site, evaluation_mode, layers_of, linears_of
 from niwaki.observe import Batch, TokenWeights
 from niwaki.observe.moments import gram
 from niwaki.observe.stream import Stream, rebatch
+from niwaki.progress import bar
 from niwaki.repair.least_squares import Sums
 
 REFIT_PASSES = 5.0
@@ -55,7 +55,7 @@ def sequential_least_squares_(
         pruned_stream = stack.enter_context(Stream(model, data))
         dense_stream = stack.enter_context(Stream(dense or model, data)) if targets else None
         layers = range(len(layers_of(model)))
-        for index in tqdm(layers, desc="repair", unit="layer", disable=not progress, leave=False):
+        for index in bar(layers, phase="repair", unit="layers", progress=progress):
             here = [linear for linear in ours if linear.layer == index]
             wanted = [linear for linear in theirs if linear.layer == index]
             if dense is None and dense_stream is not None:

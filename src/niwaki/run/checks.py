@@ -24,7 +24,9 @@ def check_recipe(work: Work) -> None:
     recipe, model = work.recipe, work.model
     check_metric(model, recipe.metric)
     check_asked(recipe, model)
-    trains = isinstance(model, PeftModel) or any(isinstance(s, Finetune | DynamicSparsityTraining) for s in recipe.stages)
+    trains = isinstance(model, PeftModel) or any(
+        isinstance(s, Finetune | DynamicSparsityTraining) for s in recipe.stages
+    )
     if recipe.keep_adapter and not trains:
         raise RequestError(f"keep_adapter needs a model with an adapter, got {recipe.model!r}")
     for stage in recipe.stages:

@@ -10,9 +10,10 @@ from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import DEFAULT_LENGTH, Evaluation
 from niwaki.data import mean_length
 from niwaki.evaluate import check_metric
+from niwaki.progress import library_manners, say
 from niwaki.report import page
 from niwaki.results import Result, write_result
-from niwaki.run.inputs import check_out, read_data, read_inputs, say
+from niwaki.run.inputs import check_out, read_data, read_inputs
 from niwaki.run.record import Clock, measure, time_in_turn
 from niwaki.run.tasks import check_asked, note_means, read_tasks
 
@@ -27,7 +28,7 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
     """
     clock = Clock()
     check_out(request.out, request.model, request.against, request.base_model, request.eval_data, *request.task_files)
-    with atomic_folder(request.out, request.overwrite) as folder:
+    with library_manners(quiet), atomic_folder(request.out, request.overwrite) as folder:
         table = read_data(request, request.eval_data, "validation", quiet) if request.eval_data else None
         tasks = read_tasks(request, quiet)
         inputs = read_inputs(request, quiet=quiet)

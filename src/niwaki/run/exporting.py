@@ -5,10 +5,13 @@ from __future__ import annotations
 from niwaki.checkpoint import load, load_tokenizer, new_parameters
 from niwaki.errors import RequestError, check_choice
 from niwaki.export import EXPORTS
+from niwaki.progress import library_manners
 from niwaki.run.inputs import check_out
 
 
-def run_export(model: str, to: str, out: str, base_model: str | None = None, overwrite: bool = False) -> None:
+def run_export(
+    model: str, to: str, out: str, base_model: str | None = None, overwrite: bool = False, quiet: bool = False
+) -> None:
     """Write `model` to `out` in the form that `to` names, see `niwaki.export`.
 
     Raises:
@@ -16,7 +19,8 @@ def run_export(model: str, to: str, out: str, base_model: str | None = None, ove
     """
     check_choice("to", to, EXPORTS)
     check_out(out, model, base_model)
-    loaded = load(model, base_model, dtype="float32" if to == "onnx" else "auto")
-    if fresh := new_parameters(loaded):
-        raise RequestError(f"model must have a trained task head, got {model!r} without {fresh[0]}")
-    EXPORTS[to](loaded, out, load_tokenizer(model, base_model), overwrite)
+    with library_manners(quiet):
+        loaded = load(model, base_model, dtype="float32" if to == "onnx" else "auto")
+        if fresh := new_parameters(loaded):
+            raise RequestError(f"model must have a trained task head, got {model!r} without {fresh[0]}")
+        EXPORTS[to](loaded, out, load_tokenizer(model, base_model), overwrite)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from peft import PeftModel
-from rich.console import Console
 from transformers import PreTrainedModel
 
 from niwaki.adapters import check_model
@@ -17,6 +16,7 @@ from niwaki.config import Request
 from niwaki.data import Batches, Table, encode, label_map, predicts_numbers, read_table
 from niwaki.data.running_text import Protocol, pack, text_of
 from niwaki.errors import RequestError
+from niwaki.progress import say
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,6 @@ def read_data(request: Request, source: str, split: str, quiet: bool) -> Table:
     table = read_table(source, request.text_columns, request.label_column, split)
     say(f"{split}: {table}", quiet)
     return table
-
-
-def say(line: str, quiet: bool) -> None:
-    """Tell the person at the terminal, beside the results."""
-    if not quiet:
-        Console(stderr=True, soft_wrap=True).print(line, markup=False, highlight=False)
 
 
 def to_rows(table: Table, model: Any, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:

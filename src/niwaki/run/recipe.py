@@ -13,7 +13,7 @@ from niwaki.anatomy import linears_of
 from niwaki.checkpoint import weight_files, write_adapter, write_model
 from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import Recipe, recipe_to_dict, write_recipe
-from niwaki.numerics.seeds import seeded
+from niwaki.progress import library_manners
 from niwaki.report import model_card, page
 from niwaki.results import Result, write_result
 from niwaki.run.checks import check_recipe
@@ -33,7 +33,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
     """
     clock = Clock()
     check_out(recipe.out, recipe.model, recipe.base_model, recipe.train_data, recipe.eval_data, *recipe.task_files)
-    with atomic_folder(recipe.out, recipe.overwrite) as folder, seeded(recipe.seed):
+    with library_manners(quiet), atomic_folder(recipe.out, recipe.overwrite) as folder:
         tasks = read_tasks(recipe, quiet)
         work = read_work(recipe, quiet)
         check_recipe(work)

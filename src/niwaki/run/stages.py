@@ -25,8 +25,8 @@ from niwaki.methods.dynamic import train_dynamic, write_training
 from niwaki.methods.finetune import finetune
 from niwaki.methods.prune import prune_
 from niwaki.methods.vocabulary import retokenised, trim_vocabulary_
+from niwaki.progress import say
 from niwaki.results import StageResult
-from niwaki.run.inputs import say
 from niwaki.run.record import measure
 from niwaki.run.tasks import Tasks, note_means
 from niwaki.run.work import Work

@@ -14,7 +14,8 @@ from niwaki.config import Measured
 from niwaki.data.questions import Question, read_questions
 from niwaki.errors import RequestError
 from niwaki.evaluate import Mean, encode_questions, find_tasks, harness_scores, multiple_choice
-from niwaki.run.inputs import Inputs, check_ids, say
+from niwaki.progress import say
+from niwaki.run.inputs import Inputs, check_ids
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Tasks:
             scores = multiple_choice(model, questions, pairs, inputs.batch_size, not inputs.quiet)
             found |= {f"{name}/{metric}": mean for metric, mean in scores.items()}
         for name in self.names:
+            say(f"tasks: {name}", inputs.quiet)
             scores, described = harness_scores(
                 model, inputs.tokenizer, self.manager, name, inputs.batch_size, self.limit, not inputs.quiet
             )

@@ -13,6 +13,7 @@ from niwaki.checkpoint import loads_language_model
 from niwaki.config import DynamicSparsityTraining, Finetune, Recipe, Vocabulary
 from niwaki.data import Batches, Table, label_names, mean_length, predicts_numbers, sample
 from niwaki.errors import RequestError
+from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch
 from niwaki.run.inputs import Inputs, read_data, read_inputs
 
@@ -72,7 +73,8 @@ def read_work(recipe: Recipe, quiet: bool) -> Work:
         _check_apart(recipe, train, evaluation)
     elif evaluation.labels is None:
         raise RequestError(f"eval_data must have labels, got none in {recipe.eval_data!r}")
-    inputs = read_inputs(recipe, None if language else _new_labels(recipe, train), quiet)
+    with seeded(recipe.seed):  # Transformers draws a new task head from the global state
+        inputs = read_inputs(recipe, None if language else _new_labels(recipe, train), quiet)
     return cut_rows(recipe, inputs, train, evaluation)
 
 

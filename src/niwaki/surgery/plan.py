@@ -19,7 +19,11 @@ def importances(scores: dict[str, Tensor]) -> dict[str, float]:
 
 def plan_table(sites: list[Site], scores: dict[str, Tensor], plan: Plan) -> Table:
     """One row a layer: heads and neurons kept of total, and the importance (share of all scores) of each part."""
-    table = Table("layer", "heads", "importance", "neurons", "importance", title="What stays")
+    kinds = {"attention": "heads", "ffn": "neurons"}
+    kept = {kind: sum(len(plan[site.name]) for site in sites if site.kind == kind) for kind in kinds}
+    total = {kind: sum(site.units for site in sites if site.kind == kind) for kind in kinds}
+    title = ", ".join(f"{kept[kind]} of {total[kind]} {name}" for kind, name in kinds.items())
+    table = Table("layer", "heads", "importance", "neurons", "importance", title=f"What stays: {title}")
     share = importances(scores)
     by_layer: dict[int, list[str]] = {}
     for site in sites:

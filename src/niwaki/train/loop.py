@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 from transformers import get_linear_schedule_with_warmup
 
 from niwaki.anatomy import accepts_of
@@ -16,6 +15,7 @@ from niwaki.errors import RequestError, WorkError
 from niwaki.numerics.half import half_in_float32
 from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch
+from niwaki.progress import bar
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 """Mean loss of a batch, with gradients."""
@@ -73,13 +73,13 @@ def train_(
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
     draw, mean = random.Random(seed), 0.0
     optimizer.zero_grad()  # of whatever was done with the model before
-    bar = tqdm(total=steps, desc="train", unit="step", disable=not progress)
+    shown = bar(total=steps, phase="train", unit="steps", progress=progress)
     try:
-        with half_in_float32(model), seeded(seed), bar:
+        with half_in_float32(model), seeded(seed), shown:
             for _ in range(epochs):
                 losses = []
                 for batch in _epoch(data, draw):
-                    loss = _backward(model, batch, loss_of, bar.n + 1)
+                    loss = _backward(model, batch, loss_of, shown.n + 1)
                     torch.nn.utils.clip_grad_norm_(trained, MAX_GRADIENT_NORM)
                     optimizer.step()
                     if after_step:
@@ -87,8 +87,8 @@ def train_(
                     schedule.step()
                     optimizer.zero_grad()
                     losses.append(loss)
-                    bar.update()
-                    bar.set_postfix(loss=f"{loss:.3f}")
+                    shown.update()
+                    shown.set_postfix(loss=f"{loss:.3f}")
                 mean = sum(losses) / len(losses)
     finally:
         optimizer.zero_grad()

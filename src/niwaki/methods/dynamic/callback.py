@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any, cast
 
-from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.utils.data import DataLoader, Subset
@@ -25,6 +24,7 @@ from niwaki.methods.dynamic.schedules import Schedule
 from niwaki.methods.weight_profiles import DATA_RULES
 from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch
+from niwaki.progress import say, show
 
 CALIBRATION_ROWS = 2048
 """Rows of the training data that an allocation which needs data looks at."""
@@ -158,9 +158,8 @@ class DynamicSparsity(TrainerCallback):
 
     def _say(self, controller: Controller, args: TrainingArguments) -> None:
         """Print and draw the schedule."""
-        console = Console(stderr=True, soft_wrap=True)
-        console.print(schedule_table(controller.schedule))
-        console.print(statement(controller.optimizer), highlight=False)
+        show(schedule_table(controller.schedule), progress=True)
+        say(statement(controller.optimizer))
         if can_plot():
             plot_schedule(controller.schedule, Path(str(args.output_dir)) / SCHEDULE_PICTURE)
 

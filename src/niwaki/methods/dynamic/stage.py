@@ -9,7 +9,6 @@ from contextlib import nullcontext
 
 import torch
 from peft import PeftModel
-from rich.console import Console
 from torch import nn
 
 from niwaki.adapters import check_model, check_trainable, merge_
@@ -22,6 +21,7 @@ from niwaki.methods.dynamic.history import Update
 from niwaki.methods.dynamic.schedules import Schedule
 from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch
+from niwaki.progress import show
 from niwaki.results import SiteResult, StageResult
 from niwaki.train.loop import TrainingData, task_loss, train_, training_data
 from niwaki.train.recover import distillation_loss
@@ -103,8 +103,7 @@ def _train_under_moving_masks_(
     def attach(optimizer: torch.optim.Optimizer, steps: int) -> Callable[[], object]:
         controller = Controller(tuned, optimizer, config, steps, data=calibration)
         controllers.append(controller)
-        if progress:
-            Console(stderr=True).print(schedule_table(controller.schedule))
+        show(schedule_table(controller.schedule), progress)
         return controller.step
 
     def loss_of(student: nn.Module, batch: Batch) -> torch.Tensor:

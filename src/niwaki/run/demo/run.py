@@ -7,6 +7,7 @@ from pathlib import Path
 
 from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import Demo, Finetune, Recipe, Structured
+from niwaki.progress import library_manners
 from niwaki.results import Result
 from niwaki.run import demo
 from niwaki.run.recipe import run_recipe
@@ -22,7 +23,8 @@ def run_demo(request: Demo, quiet: bool = False) -> Result:
         RequestError: the encoder's package is missing, or the folder is there. WorkError: the work failed.
     """
     with atomic_folder(request.out, request.overwrite) as folder, contextlib.chdir(folder):
-        encoder, train, evaluation = demo.prepare(Path("data"), request.seed)
+        with library_manners(quiet):
+            encoder, train, evaluation = demo.prepare(Path("data"), request.seed)
 
         def recipe(model: Path, stage: Finetune | Structured, out: str, keep_adapter: bool) -> Recipe:
             return Recipe(

@@ -1,0 +1,98 @@
+"""What is said on standard error while work goes on: moving bars on a terminal, one line for each phase anywhere else.
+
+A log that bars are written to holds thousands of them, one after the other.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from typing import TypeVar
+
+import datasets
+from huggingface_hub import utils as hub
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+from transformers.utils import logging as transformers_logging
+
+T = TypeVar("T")
+
+
+def at_terminal() -> bool:
+    """Whether standard error is a terminal whose cursor can go back."""
+    return sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def say(line: str, quiet: bool = False) -> None:
+    """One line for the person who started the work; what is no text in it (a label may hold anything) becomes blank."""
+    if not quiet:
+        text = "".join(character if character.isprintable() else " " for character in line)
+        tqdm.write(text, file=sys.stderr)
+
+
+def bar(
+    items: Iterable[T] | None = None, *, phase: str, unit: str, total: int | None = None, progress: bool
+) -> tqdm[T]:
+    """A bar over `items`, or one of `total` steps that the caller moves; nothing without `progress`.
+
+    `unit` is a plural. Where there is no terminal the phase is said in a line, with the number of items if it is known.
+    """
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    moving = progress and at_terminal()
+    if progress and not moving:
+        say(f"{phase}: {total} {unit}" if total is not None else phase)
+    return tqdm(items, desc=phase, unit=f" {unit}", total=total, disable=not moving, leave=False)
+
+
+def show(table: Table, progress: bool) -> None:
+    """A table on a terminal, its title as a line anywhere else; nothing without `progress`."""
+    if progress and at_terminal():
+        Console(stderr=True).print(table)
+    elif progress:
+        say(str(table.title))
+
+
+@contextmanager
+def library_manners(quiet: bool) -> Iterator[None]:
+    """While open, libraries draw no bars where Niwaki draws none; with `quiet` they do not warn either."""
+    if at_terminal() and not quiet:
+        yield
+        return
+    verbosity, bars = transformers_logging.get_verbosity(), _bars_drawn()
+    _draw_bars(dict.fromkeys(bars, False))
+    try:
+        with warnings.catch_warnings():
+            if quiet:
+                warnings.simplefilter("ignore")
+                transformers_logging.set_verbosity_error()
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        _draw_bars(bars)
+
+
+def _bars_drawn() -> dict[str, bool]:
+    """Library -> whether it draws bars."""
+    return {
+        "transformers": transformers_logging.is_progress_bar_enabled(),
+        "huggingface_hub": not hub.are_progress_bars_disabled(),
+        "datasets": not datasets.are_progress_bars_disabled(),
+    }
+
+
+def _draw_bars(wanted: dict[str, bool]) -> None:
+    """Tell each library whether to draw bars, Transformers first: it tells huggingface_hub the same."""
+    switches = {
+        "transformers": (transformers_logging.disable_progress_bar, transformers_logging.enable_progress_bar),
+        "huggingface_hub": (hub.disable_progress_bars, hub.enable_progress_bars),
+        "datasets": (datasets.disable_progress_bars, datasets.enable_progress_bars),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # where an environment variable decides, they say so
+        for name, draws in wanted.items():
+            switches[name][draws]()
