@@ -27,7 +27,7 @@ def check_recipe(work: Work) -> None:
     trains = isinstance(model, PeftModel) or any(
         isinstance(s, Finetune | DynamicSparsityTraining) for s in recipe.stages
     )
-    if recipe.keep_adapter and not trains:
+    if recipe.keep_adapter and not (attaches or isinstance(model, PeftModel)):
         raise RequestError(f"keep_adapter needs a model with an adapter, got {recipe.model!r}")
     for stage in recipe.stages:
         _check_stage(work, stage)
