@@ -5,6 +5,7 @@ A log that bars are written to holds thousands of them, one after the other.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -63,16 +64,17 @@ def library_manners(quiet: bool) -> Iterator[None]:
     if at_terminal() and not quiet:
         yield
         return
-    verbosity, bars = transformers_logging.get_verbosity(), _bars_drawn()
+    logger, bars = transformers_logging.get_logger(), _bars_drawn()
+    level = logger.level
     _draw_bars(dict.fromkeys(bars, False))
     try:
         with warnings.catch_warnings():
             if quiet:
                 warnings.simplefilter("ignore")
-                transformers_logging.set_verbosity_error()
+                logger.setLevel(logging.ERROR)
             yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
+        logger.setLevel(level)
         _draw_bars(bars)
 
 

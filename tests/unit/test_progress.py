@@ -79,7 +79,7 @@ def drawn():
         transformers_logging.is_progress_bar_enabled(),
         not are_progress_bars_disabled(),
         not datasets.are_progress_bars_disabled(),
-        transformers_logging.get_verbosity(),
+        transformers_logging.get_logger().level,
     )
 
 

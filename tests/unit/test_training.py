@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -118,6 +119,17 @@ def test_a_loss_that_is_not_finite_names_the_step():
         model.classifier.weight[0, 0] = torch.nan
     with pytest.raises(WorkError, match="step 1"):
         train_(model, batches(), task_loss, epochs=1, learning_rate=1e-3, seed=0)
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_the_step_is_counted_whether_or_not_it_is_shown(progress, capsys):
+    losses = iter([1.0, 1.0, math.nan])
+
+    def loss(model, batch):
+        return task_loss(model, batch) * next(losses)
+
+    with pytest.raises(WorkError, match="step 3"):
+        train_(tiny(), batches(), loss, epochs=1, learning_rate=1e-6, seed=0, progress=progress)
 
 
 def test_the_global_random_state_is_left_alone():

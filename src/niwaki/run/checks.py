@@ -24,9 +24,7 @@ def check_recipe(work: Work) -> None:
     recipe, model = work.recipe, work.model
     check_metric(model, recipe.metric)
     check_asked(recipe, model)
-    trains = isinstance(model, PeftModel) or any(
-        isinstance(s, Finetune | DynamicSparsityTraining) for s in recipe.stages
-    )
+    attaches = any(isinstance(stage, Finetune | DynamicSparsityTraining) for stage in recipe.stages)
     if recipe.keep_adapter and not (attaches or isinstance(model, PeftModel)):
         raise RequestError(f"keep_adapter needs a model with an adapter, got {recipe.model!r}")
     for stage in recipe.stages:
