@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from niwaki.anatomy import unwrap
 from niwaki.checkpoint import load, load_tokenizer, new_parameters
 from niwaki.errors import RequestError, check_choice
 from niwaki.export import EXPORTS
@@ -21,6 +22,7 @@ def run_export(
     check_out(out, model, base_model)
     with library_manners(quiet):
         loaded = load(model, base_model, dtype="float32" if to == "onnx" else "auto")
+        check_out(out, unwrap(loaded).name_or_path)  # the base of an adapter too
         if fresh := new_parameters(loaded):
             raise RequestError(f"model must have a trained task head, got {model!r} without {fresh[0]}")
         EXPORTS[to](loaded, out, load_tokenizer(model, base_model), overwrite)

@@ -75,6 +75,7 @@ def read_inputs(request: Request, labels: list[str] | None = None, quiet: bool =
         RequestError: a model that does not load or cannot be pruned, a tokenizer that cannot pad.
     """
     model = load(request.model, request.base_model, request.device, labels, request.dtype)
+    check_out(request.out, unwrap(model).name_or_path)  # the base of an adapter too
     check_model(model)
     fresh = new_parameters(model)
     if fresh and labels is None:
