@@ -71,7 +71,7 @@ def train_(
     steps = epochs * len(data)
     after_step = attach(optimizer, steps) if attach else None
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
-    draw, mean = random.Random(seed), 0.0
+    draw, mean, step = random.Random(seed), 0.0, 0
     optimizer.zero_grad()  # of whatever was done with the model before
     shown = bar(total=steps, phase="train", unit="steps", progress=progress)
     try:
@@ -79,7 +79,8 @@ def train_(
             for _ in range(epochs):
                 losses = []
                 for batch in _epoch(data, draw):
-                    loss = _backward(model, batch, loss_of, shown.n + 1)
+                    step += 1
+                    loss = _backward(model, batch, loss_of, step)
                     torch.nn.utils.clip_grad_norm_(trained, MAX_GRADIENT_NORM)
                     optimizer.step()
                     if after_step:
