@@ -138,12 +138,12 @@ def done(monkeypatch, capsys, place, *words):
     return stopped.value.code, captured.out, captured.err
 
 
-def test_the_main_job(place):
-    done = request(place)
-    assert done.returncode == 0, done.stderr
-    assert "train: labels 0 is LABEL_0, 1 is LABEL_1" in done.stderr
-    assert not {"\r", "\x1b"} & set(done.stderr + done.stdout)  # a log: no bar, no colour
-    assert len(done.stderr.splitlines()) <= 30
+def test_the_main_job(place, monkeypatch, capsys):
+    first = request(place)
+    assert first.returncode == 0, first.stderr
+    assert "train: labels 0 is LABEL_0, 1 is LABEL_1" in first.stderr
+    assert not {"\r", "\x1b"} & set(first.stderr + first.stdout)  # a log: no bar, no colour
+    assert len(first.stderr.splitlines()) <= 30
     out = place / "out"
     assert {path.name for path in out.iterdir()} >= FILES
     result = json.loads((out / "result.json").read_text())
@@ -159,8 +159,8 @@ def test_the_main_job(place):
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
     for name, value in niwaki.load(out).state_dict().items():
         assert torch.equal(value, model.state_dict()[name])
-    page = command("report", "out", "--out", "page.html", cwd=place)
-    assert page.returncode == 0, page.stderr
+    status, _, err = done(monkeypatch, capsys, place, "report", "out", "--out", "page.html")
+    assert status == 0, err
     assert "layer.2.ffn" in (place / "page.html").read_text()
 
 
@@ -349,11 +349,12 @@ def test_wrong_requests_are_one_line_and_write_nothing(place, monkeypatch, capsy
 
 
 @pytest.mark.parametrize("compact", [False, True])
-def test_layer_adaptive(place, compact):
+def test_layer_adaptive(place, monkeypatch, capsys, compact):
     out = f"sparse-{compact}"
     flags = ["--model", "lora", "--train-data", "train.tsv", "--eval-data", "eval.tsv", "--sparsity", "0.7"]
-    done = command("prune", "layer-adaptive", *flags, "--out", out, *(["--compact"] if compact else []), cwd=place)
-    assert done.returncode == 0, done.stderr
+    words = ["prune", "layer-adaptive", *flags, "--out", out, *(["--compact"] if compact else [])]
+    status, _, err = done(monkeypatch, capsys, place, *words)
+    assert status == 0, err
     result = json.loads((place / out / "result.json").read_text())
     budget, model = result["stages"][0]["budget"], niwaki.load(place / out)
     weights = sum(layer["total"] for layer in result["layers"])
@@ -364,8 +365,8 @@ def test_layer_adaptive(place, compact):
     assert zeros == round(0.7 * weights) == result["pruned"]["zeros"]
     if compact:
         assert result["pruned"]["size_bytes"] == (place / out / "model.safetensors").stat().st_size
-    again = command("run", f"{out}/recipe.yaml", "--overwrite", "--quiet", cwd=place)
-    assert again.returncode == 0, again.stderr
+    status, _, err = done(monkeypatch, capsys, place, "run", f"{out}/recipe.yaml", "--overwrite", "--quiet")
+    assert status == 0, err
     for name, value in niwaki.load(place / out).state_dict().items():
         assert torch.equal(value, model.state_dict()[name])
 
@@ -381,11 +382,11 @@ def test_layer_adaptive(place, compact):
         (["--sparsity", "0.5", "--layer-score", "fischer"], ["layer_score", "did you mean 'fisher'"]),
     ],
 )
-def test_wrong_sparse_requests_are_one_line(place, flags, words):
+def test_wrong_sparse_requests_are_one_line(place, monkeypatch, capsys, flags, words):
     data = ["--model", "lora", "--train-data", "train.tsv", "--eval-data", "eval.tsv", "--out", "no"]
-    done = command("prune", "layer-adaptive", *data, *flags, cwd=place)
-    assert done.returncode == 2, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("niwaki:")]
+    status, _, err = done(monkeypatch, capsys, place, "prune", "layer-adaptive", *data, *flags)
+    assert status == 2, err
+    lines = [line for line in err.splitlines() if line.startswith("niwaki:")]
     assert len(lines) == 1
     assert all(word in lines[0] for word in words), lines[0]
     assert not (place / "no").exists()
