@@ -13,9 +13,9 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from niwaki.adapters import materialized_weights
@@ -48,7 +48,7 @@ class Stream:
         for number, batch in enumerate(data):
             inputs = {k: v.to(self.device) for k, v in batch.items() if isinstance(v, Tensor) and k != "labels"}
             self._put("inputs", number, inputs)
-            self._put("hidden", number, first_layer_call(model, inputs)[0][0])
+            self._put("hidden", number, {"hidden": first_layer_call(model, inputs)[0][0]})
             self.batches += 1
 
     def __enter__(self) -> Stream:
@@ -57,16 +57,16 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         self.folder.cleanup()
 
-    def _put(self, what: str, number: int, value: Tensor | dict[str, Tensor]) -> None:
-        # A view would bring all it is a view of.
-        own = value.clone() if isinstance(value, Tensor) else {name: part.clone() for name, part in value.items()}
-        torch.save(own, self._file(what, number))
+    def _put(self, what: str, number: int, tensors: dict[str, Tensor]) -> None:
+        self._file(what, number).write_bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}))
 
-    def _get(self, what: str, number: int) -> Any:
-        return torch.load(self._file(what, number), map_location=self.device, weights_only=True)
+    def _get(self, what: str, number: int) -> dict[str, Tensor]:
+        # Read whole: a file that is mapped into memory would change under the tensors when it is written anew.
+        found = load(self._file(what, number).read_bytes())
+        return {name: tensor.to(self.device) for name, tensor in found.items()}
 
     def _file(self, what: str, number: int) -> Path:
-        return Path(self.folder.name) / f"{what}-{number}.pt"
+        return Path(self.folder.name) / f"{what}-{number}"
 
     def advance(self, index: int) -> None:
         """Carry all batches through layer `index`."""
@@ -92,14 +92,14 @@ class Stream:
         with materialized_weights(layer):
             for number in range(self.batches):
                 batch = self._get("inputs", number)
-                hidden = self._get("hidden", number)
+                hidden = self._get("hidden", number)["hidden"]
                 (_, *args), kwargs = layer_calls(self.model, batch)[index]
                 with suppress(_Seen), half_in_float32(layer), _noted(inputs, outputs, note):
                     for _ in range(self.runs):
                         output = layer(hidden, *args, **kwargs)
                         hidden = output[0] if isinstance(output, tuple) else output
                 if advance:
-                    self._put("hidden", number, hidden)
+                    self._put("hidden", number, {"hidden": hidden})
                 keep = token_mask(batch).bool()
                 yield {key: _cat([at_tokens(x, keep) for x in values]) for key, values in found.items()}
                 for values in found.values():
