@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import signal
 import sys
 import types
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -40,6 +42,7 @@ def state() -> dict[str, object]:
         "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
         "modes": torch._C._len_torch_function_stack(),
         "dtype": torch.get_default_dtype(),
+        "random states": (torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()),
         "determinism": torch.are_deterministic_algorithms_enabled(),
         "streams": (sys.stdout, sys.stderr, sys.argv),
         "folder": Path.cwd(),
