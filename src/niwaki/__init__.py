@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 import niwaki.interrupt  # noqa: F401 - before all that takes seconds to import
-from niwaki.adapters import merge_
+from niwaki.adapters import merge_, remove_masks_
 from niwaki.checkpoint import load, save
 from niwaki.config import (
     DynamicSparsityConfig,
@@ -37,6 +37,7 @@ __all__ = [
     "load",
     "merge_",
     "prune_",
+    "remove_masks_",
     "save",
     "score",
     "trim_vocabulary_",

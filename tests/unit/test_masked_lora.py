@@ -89,6 +89,41 @@ def test_the_adapter_is_saved_by_peft_and_loads_onto_the_masked_base(tmp_path):
     torch.testing.assert_close(logits(merged, batch), logits(model, batch), rtol=0, atol=1e-5)
 
 
+MERGES = {
+    "merge_and_unload": lambda model: model.merge_and_unload(),
+    "safe merge_and_unload": lambda model: model.merge_and_unload(safe_merge=True),
+    "merge_adapter": lambda model: model.merge_adapter(),
+    "safe merge_adapter": lambda model: model.merge_adapter(safe_merge=True),
+    "of a layer": lambda model: linears_of(model)[0].module.merge(),
+    "of a layer, safe": lambda model: linears_of(model)[0].module.merge(safe_merge=True),
+    "of an adapter by name": lambda model: model.merge_adapter(["default"]),
+    "niwaki": niwaki.merge_,
+}
+
+
+@pytest.mark.parametrize("family", ["distilbert", "gpt2"])
+@pytest.mark.parametrize("merge", MERGES)
+def test_no_way_of_merging_takes_an_adapter_without_the_mask(merge, family):
+    model = with_lora(masked(tiny(family)))
+    before = stored(model)
+    with pytest.raises(niwaki.RequestError, match="must hold the mask"):
+        MERGES[merge](model)
+    assert all(torch.equal(value, stored(model)[name]) for name, value in before.items())
+    if family == "distilbert":
+        held = masked(with_lora(tiny(family)))
+        if merge != "niwaki":
+            MERGES[merge](held)
+
+
+def test_an_adapter_without_the_mask_is_taken_off_and_trained_as_ever():
+    model = with_lora(masked(tiny()))
+    batch = batches()[0]
+    model.train()(**batch).loss.backward()
+    plain = copy.deepcopy(model).unload()
+    assert masks_of(plain)
+    torch.testing.assert_close(logits(plain.eval(), batch), logits(masked(tiny()), batch), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_training_holds_zeros_and_the_stored_weight(dropout):
     model = masked(with_lora(tiny(), lora_dropout=dropout)).train()

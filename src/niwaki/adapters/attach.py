@@ -128,3 +128,17 @@ def _head_names(inner: nn.Module) -> list[str]:
         return []
     parts = inner.named_children()
     return [name for name, part in parts if part is not inner.base_model and next(part.parameters(), None) is not None]
+
+
+def forget_initialisation_(model: PeftModel) -> None:
+    """Say in the config of every adapter that it starts from nothing, as one does whose trained factors are loaded.
+
+    PiSSA, OLoRA, CorDA and others take their first factors out of the base. PEFT does so again to load an adapter; the
+    base that is written beside it is without them already.
+    """
+    for config in cast("dict[str, LoraConfig]", model.peft_config).values():
+        config.init_lora_weights = True
+        config.loftq_config = {}
+        for name in ("eva_config", "corda_config", "lora_ga_config"):
+            if hasattr(config, name):
+                setattr(config, name, None)

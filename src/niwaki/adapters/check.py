@@ -1,13 +1,17 @@
-"""Which adapters can be pruned: LoRA whose effective weight is `W + s * B @ A`."""
+"""Which adapters can be pruned: those of a `PeftModel`, LoRA whose effective weight is `W + s * B @ A`."""
 
 from __future__ import annotations
 
+import dataclasses
+
 from peft import PeftConfig, PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from niwaki.anatomy import (
-    check_task,
-)
+from niwaki.adapters.effective import bias_of, mask_of
+from niwaki.anatomy import check_task, linears_of
 from niwaki.errors import RequestError
 
 
@@ -19,18 +23,52 @@ def check_model(model: nn.Module) -> None:
     """
     check_task(model)
     check_adapters(model)
+    if any(mask_of(linear.module) is not None for linear in linears_of(model)):
+        check_unmerged(model)
 
 
 def check_adapters(model: nn.Module) -> None:
-    """Refuse adapters whose effective weight is not `W + s * B @ A`.
+    """Refuse adapters whose effective weight is not `W + s * B @ A`, or which cannot be merged or saved.
 
     Raises:
-        RequestError: a DoRA adapter, or a tuner other than LoRA.
+        RequestError: adapters inside a model that is no `PeftModel`; a tuner other than LoRA or a variant of LoRA;
+            `lora_bias` where the linear has no bias.
     """
     if not isinstance(model, PeftModel):
+        _check_plain(model)
         return
     for name, config in model.peft_config.items():
         check_adapter(name, config)
+    for linear in linears_of(model, emptied=True):
+        layer = linear.module
+        if not isinstance(layer, LoraLayer):
+            continue
+        if not isinstance(layer, LoraLinear):
+            raise RequestError(f"adapter of {linear.name} must be plain LoRA, got {type(layer).__name__}")
+        if any(layer.lora_bias.values()) and bias_of(layer) is None:
+            raise RequestError(f"lora_bias must be False where a linear has no bias, got True for {linear.name}")
+
+
+def check_unmerged(model: nn.Module) -> None:
+    """Refuse adapters that are merged where the base is to hold masks: nothing could take them out again.
+
+    Raises:
+        RequestError: naming the linear.
+    """
+    for linear in linears_of(model):
+        if isinstance(linear.module, LoraLayer) and linear.module.merged:
+            rule = "adapter must be unmerged (model.unmerge_adapter()) where its base holds a mask"
+            raise RequestError(f"{rule}, got a merged one around {linear.name}")
+
+
+def _check_plain(model: nn.Module) -> None:
+    """Refuse adapters that no `PeftModel` holds: saved as a plain model, either they or their base would be lost."""
+    name = next((name for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)), None)
+    if name is not None:
+        rule = (
+            "adapter must be held by a PeftModel (peft.get_peft_model, PeftModel.from_pretrained), not by add_adapter"
+        )
+        raise RequestError(f"{rule}, got one inside a {type(model).__name__}, around {name}")
 
 
 def check_adapter(name: str, config: PeftConfig) -> None:
@@ -43,3 +81,13 @@ def check_adapter(name: str, config: PeftConfig) -> None:
         raise RequestError(f"adapter {name!r} must be LoRA, got {config.peft_type!s}; merge it first")
     if getattr(config, "use_dora", False):
         raise RequestError(f"adapter {name!r} must be plain or rank-stabilised LoRA, got DoRA; merge it first")
+    variants = [field.name for field in dataclasses.fields(config) if _is_variant(config, field)]
+    if variants:
+        rule = f"adapter {name!r} must be plain or rank-stabilised LoRA"
+        raise RequestError(f"{rule}, got {variants[0]} {getattr(config, variants[0])!r}; merge it first")
+
+
+def _is_variant(config: PeftConfig, field: dataclasses.Field[object]) -> bool:
+    """Whether PEFT would take another formula than `W + s * B @ A` for what this field of a config says."""
+    value = getattr(config, field.name)
+    return value in field.metadata.get("lora_variants", ()) or bool(value and field.metadata.get("is_lora_variant"))

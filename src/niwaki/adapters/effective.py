@@ -1,6 +1,7 @@
-"""LoRA seen as part of the weight: `W_eff = M * (W + sum over active adapters of s * B @ A)`, M a mask if held.
+"""LoRA seen as part of the linear: `W_eff = M * (W + sum over active adapters of s * B @ A)`, M a mask if held.
 
-Scores are taken on, and repairs written to, the effective weight; the adapter itself is left as trained. Under a mask
+What an adapter adds to the bias (`lora_bias`) counts alike: `b_eff = b + sum over active adapters of s * b_B`. Scores
+are taken on, and repairs written to, what is effective; the adapter itself is left as trained. Under a mask
 the forward pass and the merge are the same function: PEFT's own layer with `get_delta_weight` masked, so that
 `merge_and_unload`, `unmerge`, `save_pretrained`, several adapters and rank-stabilised LoRA work as they are. W itself
 is left as it was under the mask.
@@ -34,10 +35,15 @@ def mask_of(linear: nn.Module) -> Tensor | None:
 
 def adapter_delta(linear: nn.Module) -> Tensor | float:
     """What the active, unmerged adapters add to the stored weight, `[out, in]`; 0.0 for a plain linear."""
-    if not isinstance(linear, LoraLayer) or linear.merged or linear.disable_adapters:
-        return 0.0
-    deltas = [_delta(linear, name) for name in linear.active_adapters if name in linear.lora_A]
+    deltas = [_delta(cast(LoraLayer, linear), name) for name in _adding(linear)]
     return cast(Tensor, sum(deltas)) if deltas else 0.0
+
+
+def _adding(linear: nn.Module) -> list[str]:
+    """The adapters that add to what a linear stores in its forward pass: active ones, none while merged or disabled."""
+    if not isinstance(linear, LoraLayer) or linear.merged or linear.disable_adapters:
+        return []
+    return [name for name in linear.active_adapters if name in linear.lora_A]
 
 
 def _delta(linear: LoraLayer, adapter: str) -> Tensor:
@@ -54,11 +60,9 @@ def effective_weight(linear: nn.Module) -> Tensor:
 
 def dense_weight(linear: nn.Module) -> Tensor:
     """The weight the forward pass would use without a mask, `[out, in]`, detached: what would return is in it."""
-    weight = weight_of(linear).detach()
-    if not isinstance(linear, LoraLayer) or linear.merged or linear.disable_adapters:
-        return weight.clone()
+    weight = weight_of(linear).detach().clone()
     with torch.no_grad():
-        for name in (name for name in linear.active_adapters if name in linear.lora_A):
+        for name in _adding(linear):
             weight = weight + to_out_in(linear, LoraLinear.get_delta_weight(cast(LoraLinear, linear), name))
     return weight
 
@@ -75,20 +79,50 @@ def set_effective_weight_(linear: nn.Module, weight: Tensor) -> None:
 
 
 def bias_of(linear: nn.Module) -> nn.Parameter | None:
-    """The bias of a linear or of the base of a LoRA layer."""
+    """The stored bias of a linear or of the base of a LoRA layer, without what the adapters add to it."""
     return cast("nn.Parameter | None", getattr(linear, "base_layer", linear).bias)
+
+
+def adapter_bias(linear: nn.Module) -> Tensor | float:
+    """What the active, unmerged adapters add to the output whatever the input (`lora_bias`), `[out]`; else 0.0."""
+    layer = cast(LoraLayer, linear)
+    added = [
+        cast(nn.Linear, layer.lora_B[name]).bias.detach().float() * layer.scaling[name]
+        for name in _adding(linear)
+        if layer.lora_bias[name]
+    ]
+    return cast(Tensor, sum(added)) if added else 0.0
+
+
+def effective_bias(linear: nn.Module) -> Tensor | None:
+    """The bias the forward pass uses, `[out]`, detached, in float32 whatever it is stored in; None without one."""
+    stored, added = bias_of(linear), adapter_bias(linear)
+    if stored is None:
+        return added if isinstance(added, Tensor) else None
+    return stored.detach().float() + added
+
+
+def set_effective_bias_(linear: nn.Module, bias: Tensor) -> None:
+    """Store `bias` minus what the adapters add, so that the forward pass uses `bias`; the linear must store one.
+
+    It is rounded once, to what the bias is stored in.
+    """
+    with torch.no_grad():
+        stored = cast(nn.Parameter, bias_of(linear))
+        stored.copy_(bias.to(stored.device, torch.float32) - adapter_bias(linear))
 
 
 @contextmanager
 def materialized_weights(part: nn.Module) -> Iterator[None]:
-    """While open, linears inside `part` run on their effective weight as it is now, adapters and masks made up once."""
+    """While open, linears inside `part` run on their effective weight and bias as they are now, made up once."""
     changed = []
     try:
         for module in part.modules():
-            plain = isinstance(module, LoraLinear) and not any(module.lora_bias.values())
-            if plain or (isinstance(module, MaskedLinear) and module.watch is None):
-                weight = effective_weight(module).to(weight_of(module).dtype)
-                cast(Any, module).forward = partial(F.linear, weight=weight, bias=bias_of(module))
+            if isinstance(module, LoraLinear) or (isinstance(module, MaskedLinear) and module.watch is None):
+                dtype, bias = weight_of(module).dtype, effective_bias(module)
+                weight = effective_weight(module).to(dtype)
+                bias = None if bias is None else bias.to(dtype)
+                cast(Any, module).forward = partial(F.linear, weight=weight, bias=bias)
                 changed.append(module)
         yield
     finally:

@@ -26,6 +26,7 @@ from niwaki.numerics.layout import to_out_in
 class MaskedLoraLinear(LoraLinear):
     """PEFT's LoRA linear around a `MaskedLinear`: `M * (W + s * B @ A)` in the forward pass and in the merge."""
 
+    merges_masked = True
     _stored: Tensor | None = None
 
     @property
@@ -72,22 +73,6 @@ class MaskedLoraLinear(LoraLinear):
         if self._stored is not None:
             weight_of(self).data.copy_(self._stored)
             self._stored = None
-
-
-_stock_merge = LoraLinear.merge
-
-
-def _merge(self: LoraLinear, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-    """PEFT's merge, but for what an adapter learned to add to zeros: the mask would take it away without a word."""
-    if _lacks_mask(self):
-        raise RequestError(
-            "adapter must hold the masks of its base to be merged, got one that was attached without; "
-            "call niwaki.merge_(model, mask_adapters=True) to lose what it adds to the zeros"
-        )
-    _stock_merge(self, safe_merge, adapter_names)
-
-
-LoraLinear.merge = _merge  # the one place that every way of merging goes through
 
 
 def apply_mask_(linear: nn.Module, mask: Tensor) -> None:

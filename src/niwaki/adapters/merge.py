@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import cast
 
 from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -28,8 +32,19 @@ def masks_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def remove_masks_(model: nn.Module) -> None:
-    """Write the zeros of all masks into the weights of a plain model and hold them no longer."""
-    for module in model.modules():
+    """Write the zeros of all masks into the weights and hold them no longer: plain modules again, in place.
+
+    In a `PeftModel` this is for masked linears without LoRA around them: `s * B @ A` would fill the zeros of the others
+    as soon as no mask holds them.
+
+    Raises:
+        RequestError: LoRA around a masked linear; nothing is changed.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer) and isinstance(module.get_base_layer(), MaskedLinear):
+            rule = "adapters must be merged (model = niwaki.merge_(model)) before the masks they are under are removed"
+            raise RequestError(f"{rule}, got one around {name}")
+    for module in list(model.modules()):
         if isinstance(module, MaskedLinear):
             unmask_linear_(module)
 
@@ -37,15 +52,16 @@ def remove_masks_(model: nn.Module) -> None:
 def merge_(model: nn.Module, *, mask_adapters: bool = False) -> PreTrainedModel:
     """Fold the active adapters into the weights and return the plain model; every zero stays zero.
 
-    A plain model is returned as it is. `mask_adapters` puts the masks over adapters that do not hold them.
+    The plain model computes what `model` does: adapters that are disabled go, those that are merged already stay in. A
+    plain model is returned as it is. `mask_adapters` puts the masks over adapters that do not hold them.
 
     Raises:
         RequestError: an adapter that was attached to a masked linear without its mask, so that its forward pass and
-            its merge are not the same function.
+            its merge are not the same function; adapters that cannot be merged (see `check_adapters`).
     """
+    check_adapters(model)
     if not isinstance(model, PeftModel):
         return unwrap(model)
-    check_adapters(model)
     if mask_adapters:
         mask_adapters_(model)
     for linear in linears_of(model):
@@ -54,4 +70,16 @@ def merge_(model: nn.Module, *, mask_adapters: bool = False) -> PreTrainedModel:
                 f"adapter of {linear.name} must hold the mask of its base to be merged, got one without; "
                 "ask for merge_(model, mask_adapters=True) to lose what it adds to the zeros"
             )
+    _take_off_idle_(unwrap(model))
     return cast(PreTrainedModel, model.merge_and_unload())  # type: ignore[operator]
+
+
+def _take_off_idle_(model: nn.Module) -> None:
+    """Take off what the forward pass does not use but a merge would fold in: adapters that are disabled or merged."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, AuxiliaryTrainingWrapper) and module.disable_adapters:
+            model.set_submodule(name, module.original_module)
+        elif isinstance(module, LoraLayer) and (module.disable_adapters or module.merged):
+            if module.disable_adapters and module.merged:
+                cast(LoraLinear, module).unmerge()
+            model.set_submodule(name, module.get_base_layer())

@@ -112,7 +112,8 @@ def sites_of(model: nn.Module, query_heads: bool = False) -> list[Site]:
     inner = unwrap(model)
     family = family_of(inner)
     quantised = getattr(inner.config, "quantization_config", None)
-    method = str(getattr(quantised, "quant_method", "")).rpartition(".")[2]
+    named = quantised.get("quant_method") if isinstance(quantised, dict) else getattr(quantised, "quant_method", "")
+    method = str(named).rpartition(".")[2]
     if quantised is not None and method != "niwaki":
         raise RequestError(f"model must hold float weights, got one quantised with {method}; quantise after pruning")
     sites: list[Site] = []

@@ -1,21 +1,22 @@
 """Save and load, atomically, with uneven layers.
 
-A pruned model is an ordinary Transformers folder. Where its layers are no longer what the plain config says,
-`config.json` also holds a table of shapes under `quantization_config` with the method name `niwaki`: the quantizer
-hook of Transformers is the one place where a model can be changed on the meta device before its weights arrive, so
-`from_pretrained` works as soon as `niwaki` is imported. After loading, nothing marks the model as quantised but that
-table, so it trains and is saved again like any other. A cut that leaves all layers alike is written as a plain config,
-unless heads are gone and the config takes their width from their number. A remote-code export (see `niwaki.export`)
-keeps its table under the key `niwaki`; `load` reads that too, and never runs the code.
+A pruned model is an ordinary Transformers folder. Where its layers are no longer what the plain config says, its config
+holds a table of shapes under `quantization_config` with the method name `niwaki`, from the cut on, so that every way of
+saving writes it (`niwaki.surgery.shapes`): the quantizer hook of Transformers is the one place where a model can be
+changed on the meta device before its weights arrive, so `from_pretrained` works as soon as `niwaki` is imported. The
+same entry says that masks lie beside the weights. After loading, nothing marks the model as quantised but that table,
+so it trains and is saved again like any other. A cut that leaves all layers alike is a plain config, unless heads are
+gone and the config takes their width from their number. A remote-code export (see `niwaki.export`) keeps its table
+under the key `niwaki`; `load` reads that too, and never runs the code.
 """
 
+import niwaki.checkpoint.hook  # noqa: F401 - registers what `from_pretrained` needs
 from niwaki.checkpoint.files import INDEX, weight_files
-from niwaki.checkpoint.hook import METHOD, forget_
 from niwaki.checkpoint.library import quiet
 from niwaki.checkpoint.masks import write_masks
 from niwaki.checkpoint.read import load, load_tokenizer, loads_language_model, new_parameters
 from niwaki.checkpoint.write import SHARD, merged, save, write_adapter, write_model
-from niwaki.surgery.shapes import shapes_of
+from niwaki.surgery.shapes import METHOD, forget_, shapes_of
 
 __all__ = [
     "INDEX",

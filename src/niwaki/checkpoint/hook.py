@@ -5,6 +5,7 @@ It is the one place where a model can be changed on the meta device before its w
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -13,31 +14,15 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
-from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from niwaki.anatomy import weight_of
+from niwaki.checkpoint.masks import apply_saved_masks_
 from niwaki.masks import MaskedLinear, mask_linear_, unpack
 from niwaki.surgery.modeling_niwaki import EmptyAttention
-from niwaki.surgery.shapes import apply_shapes_
+from niwaki.surgery.narrow import apply_shapes_
+from niwaki.surgery.shapes import METHOD, ShapesConfig
 
-METHOD = "niwaki"
-"""Name of the quantizer hook, and key of the table in the config of a remote-code export."""
-OWN_KEYS = ("quantization_config", METHOD, "auto_map")
-
-
-@register_quantization_config(METHOD)
-class ShapesConfig(QuantizationConfigMixin):
-    """The table of shapes in `config.json`, where the quantizer hook of Transformers finds it.
-
-    `packed` has the number of kept weights of every linear that is stored as bits and values.
-    """
-
-    def __init__(
-        self, layers: list[dict[str, int]] | None = None, packed: dict[str, int] | None = None, **_: Any
-    ) -> None:
-        self.quant_method = METHOD  # type: ignore[assignment]
-        self.layers = layers
-        self.packed = packed or {}
+register_quantization_config(METHOD)(ShapesConfig)
 
 
 class PackedLinear(nn.Module):
@@ -69,25 +54,35 @@ class PackedLinear(nn.Module):
 
 @register_quantizer(METHOD)
 class ShapesLoader(HfQuantizer):
-    """Narrows the model on the meta device before its weights are loaded."""
+    """Narrows the model on the meta device before its weights are loaded; afterwards it holds its masks."""
 
-    def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+    def _process_model_before_weight_loading(
+        self, model: Any, checkpoint_files: list[str] | None = None, **kwargs: Any
+    ) -> Any:
         config = cast(Any, self.quantization_config)
-        if config.layers is not None or not config.packed:
+        if config.layers is not None or not (config.packed or config.masks):
             apply_shapes_(model, cast(Any, config.layers))
         for name, kept in config.packed.items():
             model.set_submodule(name, PackedLinear(model.get_submodule(name), kept))
+        self.folder = Path(checkpoint_files[0]).parent if checkpoint_files else None
         return model
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
-        for name in cast(Any, self.quantization_config).packed:
+        config = cast(Any, self.quantization_config)
+        for name in config.packed:
             model.set_submodule(name, model.get_submodule(name).to_linear())
+        if config.masks:
+            apply_saved_masks_(model, self.folder, needed=True)
         for module in model.modules():
             if isinstance(module, PreTrainedModel):
                 module.config._is_quantized = False
             if isinstance(module, EmptyAttention):
                 module.freeze_()
+        # From now on it is a model like any other: what it says of its files is the table, where it needs one.
         model.is_quantized = False
+        del model.quantization_method, model.hf_quantizer, model.config.quantization_config
+        if config.layers is not None:
+            model.config.quantization_config = ShapesConfig(config.layers)
         return model
 
     def is_serializable(self, *args: Any, **kwargs: Any) -> bool:  # type: ignore[override]
@@ -96,10 +91,3 @@ class ShapesLoader(HfQuantizer):
     @property
     def is_trainable(self) -> bool:  # type: ignore[override]
         return True
-
-
-def forget_(config: Any) -> None:
-    """Take all that Niwaki writes out of a config."""
-    for key in OWN_KEYS:
-        if hasattr(config, key):
-            delattr(config, key)

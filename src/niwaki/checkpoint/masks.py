@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from niwaki.anatomy import unwrap, weight_of
+from niwaki.checkpoint.hub import beside
 from niwaki.errors import RequestError
 from niwaki.masks import MaskedLinear, mask_linear_, unpack_bits
 
@@ -28,13 +29,21 @@ def write_held(folder: Path, held: dict[str, MaskedLinear]) -> None:
     save_file({name: linear.bits for name, linear in held.items()}, folder / MASKS)
 
 
-def apply_saved_masks_(model: PreTrainedModel, folder: Path) -> None:
-    """Hold the masks that were written beside a model."""
-    if not (folder / MASKS).is_file():
+def apply_saved_masks_(model: PreTrainedModel, folder: Path | None, *, needed: bool = False) -> None:
+    """Hold the masks that were written beside a model, in a folder of this machine or of the Hub's cache.
+
+    Raises:
+        RequestError: masks of something else; none, where they are `needed`.
+    """
+    file = beside(folder, MASKS) if folder is not None else None
+    if file is None:
+        if needed:
+            rule = f"model must lie beside its {MASKS}, as its config says (else take quantization_config out of it)"
+            raise RequestError(f"{rule}, got {str(folder)!r} without")
         return
-    for name, bits in load_file(folder / MASKS).items():
+    for name, bits in load_file(file).items():
         try:
             linear = model.get_submodule(name)
         except AttributeError as error:
-            raise RequestError(f"masks in {str(folder / MASKS)!r} must be of the model's linears: {name}") from error
+            raise RequestError(f"masks in {str(file)!r} must be of the model's linears: {name}") from error
         mask_linear_(linear, unpack_bits(bits, tuple(weight_of(linear).shape)))

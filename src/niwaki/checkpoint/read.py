@@ -24,11 +24,12 @@ from niwaki.adapters import check_adapter, mask_adapters_
 from niwaki.anatomy import FAMILIES, family_of, unwrap
 from niwaki.anatomy.modeling_mobilellm import MODEL_TYPE, MobileLLMConfig, MobileLLMForCausalLM
 from niwaki.checkpoint.files import INDEX, weight_files
-from niwaki.checkpoint.hook import METHOD, forget_
+from niwaki.checkpoint.hub import beside, local_folder
 from niwaki.checkpoint.library import UNREADABLE, line, quiet
 from niwaki.checkpoint.masks import MASKS, apply_saved_masks_
 from niwaki.config import DTYPES
 from niwaki.errors import RequestError, check_choice
+from niwaki.surgery.shapes import METHOD, forget_
 
 
 def load(
@@ -59,7 +60,7 @@ def load(
         _check_files(folder)
     elif folder.is_absolute() or name.startswith((".", "~")) or folder.is_file():
         raise RequestError(f"model must be a Hub id or a folder with a model, got {name!r}")
-    adapter = _adapter_in(folder)
+    adapter = _adapter_in(local_folder(name))
     if adapter is not None:
         model: PreTrainedModel | PeftModel = _load_adapter(adapter, base_model, dtype)
     else:
@@ -77,8 +78,8 @@ def load(
 
 def load_tokenizer(source: str | Path, base_model: str | None = None) -> Any:
     """The tokenizer of a model folder or Hub id; of an adapter without one, its base model's."""
-    folder = Path(source)
-    if (folder / "adapter_config.json").is_file() and not (folder / "tokenizer_config.json").is_file():
+    folder = local_folder(str(source))
+    if (folder / "adapter_config.json").is_file() and beside(folder, "tokenizer_config.json") is None:
         return load_tokenizer(_base_of(folder, base_model))
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(source))
@@ -122,7 +123,7 @@ def _load_plain(name: str, options: dict[str, Any], dtype: str) -> PreTrainedMod
             )
             if dtype == "auto" and model.dtype != torch.bfloat16:
                 model = model.float()  # float16 is for GPUs: its range is too small for sums
-            apply_saved_masks_(model, Path(name))
+            apply_saved_masks_(model, local_folder(name))
     except RequestError:
         raise
     except UNREADABLE as error:
@@ -146,7 +147,7 @@ def _load_plain(name: str, options: dict[str, Any], dtype: str) -> PreTrainedMod
 def loads_language_model(source: str, base_model: str | None = None) -> bool:
     """Whether `load` would give a language model; False also for what it would refuse. Only configs are read."""
     try:
-        folder = _adapter_in(Path(source))
+        folder = _adapter_in(local_folder(source))
         place = source if folder is None else _base_of(folder, base_model)
         return _auto_class(AutoConfig.from_pretrained(place, trust_remote_code=False)) is AutoModelForCausalLM
     except (RequestError, *UNREADABLE):

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 from peft import PeftModel
+from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from niwaki.adapters import merge_
-from niwaki.anatomy import family_of, head_width, heads_of_unit, unwrap
+from niwaki.adapters import forget_initialisation_, merge_
 from niwaki.checkpoint.files import INDEX, weight_files
 from niwaki.checkpoint.folder import atomic_folder
-from niwaki.checkpoint.hook import OWN_KEYS, ShapesConfig, forget_
-from niwaki.checkpoint.library import UNREADABLE, quiet
+from niwaki.checkpoint.library import quiet
 from niwaki.checkpoint.masks import write_held
+from niwaki.errors import RequestError
 from niwaki.masks import MaskedLinear, pack
 from niwaki.numerics.layout import to_out_in
-from niwaki.surgery.shapes import shapes_of
+from niwaki.surgery.shapes import ShapesConfig, write_shapes_
 
 SHARD = "5GB"
 """Size of a file of weights at most."""
@@ -62,55 +66,33 @@ def write_model(
     """
     held = {name: module for name, module in model.named_modules() if isinstance(module, MaskedLinear)}
     packed = {name: int(linear.mask.sum()) for name, linear in held.items()} if compact else {}
-    shapes, config = shapes_of(model), cast(Any, model.config)
-    kept = {key: getattr(config, key) for key in OWN_KEYS if getattr(config, key, None) is not None}
-    plain = _plain_values(model, shapes)
-    before = {key: getattr(config, key) for key in plain or () if hasattr(config, key)}
-    auto_class = type(model)._auto_class
-    try:
-        forget_(config)
-        if plain is None:
-            config.quantization_config = ShapesConfig(layers=shapes, packed=packed)  # type: ignore[call-arg]
-        for key, value in (plain or {}).items():
-            setattr(config, key, value)
-        if plain is not None and packed:
-            config.quantization_config = ShapesConfig(packed=packed)  # type: ignore[call-arg]
-        cast(Any, type(model))._auto_class = None  # a class that came as remote code would write itself into the folder
+    with _config_of_files(model, packed, masks=bool(held) and not packed):
         with quiet():
             model.save_pretrained(folder, max_shard_size=max_shard_size)
         if packed:
             _pack_files(folder, held)
         elif held:
             write_held(folder, held)
-    finally:
-        cast(Any, type(model))._auto_class = auto_class
-        for key in plain or ():
-            delattr(config, key)
-        for key, value in before.items():
-            setattr(config, key, value)
-        forget_(config)
-        for key, value in kept.items():
-            setattr(config, key, value)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
 
 
-def _plain_values(model: PreTrainedModel, shapes: list[dict[str, int]]) -> dict[str, int] | None:
-    """What a plain config has to say of layers that are all alike; None where that would not be enough."""
-    family, config, first = family_of(model), cast(Any, model.config), shapes[0]
-    if any(layer != first for layer in shapes) or not all(first.values()):
-        return None
-    values = {family.neurons_key: first["neurons"]}
-    heads = first["heads"] * first.get("query_heads", heads_of_unit(model))
-    if heads != getattr(config, family.heads_key):
-        if family.width_key is None or family.groups_key is None:
-            return None
-        values |= {family.heads_key: heads, family.groups_key: first["heads"], family.width_key: head_width(model)}
-    try:  # some want the model's width to be a multiple of the number of heads
-        type(cast(PreTrainedConfig, config)).from_dict({**config.to_dict(), **values})
-    except UNREADABLE:
-        return None
-    return values
+@contextmanager
+def _config_of_files(model: PreTrainedModel, packed: dict[str, int], masks: bool) -> Iterator[None]:
+    """While open, the config says what the files will hold, and no class that came as remote code saves itself."""
+    config, kind = cast(Any, model.config), cast(Any, type(model))
+    before, auto_class = dict(vars(config)), kind._auto_class
+    try:
+        write_shapes_(config, model)
+        if packed or masks:
+            table = getattr(config, "quantization_config", None)
+            config.quantization_config = ShapesConfig(table and table.layers, packed, masks)
+        kind._auto_class = None
+        yield
+    finally:
+        kind._auto_class = auto_class
+        vars(config).clear()
+        vars(config).update(before)
 
 
 def _pack_files(folder: Path, held: dict[str, MaskedLinear]) -> None:
@@ -133,25 +115,44 @@ def _pack_files(folder: Path, held: dict[str, MaskedLinear]) -> None:
 
 
 def merged(model: nn.Module) -> PreTrainedModel:
-    """The plain model itself, or a merged copy of a `PeftModel`."""
-    return merge_(copy.deepcopy(model)) if isinstance(model, PeftModel) else unwrap(model)
+    """The plain model itself, or a merged copy of a `PeftModel`.
+
+    Raises:
+        RequestError: adapters that cannot be merged, see `niwaki.merge_`.
+    """
+    return merge_(copy.deepcopy(model) if isinstance(model, PeftModel) else model)
 
 
 def write_adapter(model: PeftModel, folder: Path, final: Path, tokenizer: Any = None) -> None:
-    """Write the unmerged pruned base into `folder` and its adapter, based on `final`, into `folder/adapter`."""
+    """Write the unmerged pruned base into `folder` and its active adapter, based on `final`, into `folder/adapter`.
+
+    Raises:
+        RequestError: several adapters are active, of which only one would be loaded.
+    """
+    if len(model.active_adapters) != 1:
+        raise RequestError(f"keep_adapter must be asked where one adapter is active, got {model.active_adapters}")
+    copied = copy.deepcopy(model)
+    for module in copied.modules():
+        if isinstance(module, LoraLayer) and module.merged:
+            cast(LoraLinear, module).unmerge()
     # The base comes first: PEFT looks at it while it saves the adapter.
-    base = copy.deepcopy(model).unload()  # type: ignore[operator]
+    base = copied.unload()  # type: ignore[operator]
     write_model(base, folder, tokenizer)
-    named = {name: config.base_model_name_or_path for name, config in model.peft_config.items()}
+    before = {name: copy.copy(config) for name, config in model.peft_config.items()}
     try:
+        forget_initialisation_(model)
         for config in model.peft_config.values():
             config.base_model_name_or_path = str(final)
-        # The base beside it has the embeddings as they are, so PEFT need not look for what they were.
-        model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
+        with warnings.catch_warnings():
+            # PEFT takes the one dimension of a `lora_bias` for a shard.
+            warnings.filterwarnings("ignore", ".*LoRA tensor.s. have invalid shape")
+            # The base beside it has the embeddings as they are, so PEFT need not look for what they were.
+            place = str(folder / "adapter")
+            model.save_pretrained(place, save_embedding_layers=False, selected_adapters=model.active_adapters)
         held = {name: module for name, module in base.named_modules() if isinstance(module, MaskedLinear)}
         if held:  # the adapters were trained under these
             for place in sorted((folder / "adapter").rglob("adapter_config.json")):
                 write_held(place.parent, held)
     finally:
         for name, config in model.peft_config.items():
-            config.base_model_name_or_path = named[name]
+            vars(config).update(vars(before[name]))

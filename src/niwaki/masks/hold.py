@@ -7,10 +7,13 @@ under the mask is left as it was, for a weight that returns.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, cast
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
@@ -34,6 +37,11 @@ class MaskedLinear(nn.Module):
     """Given the gradient of the loss with respect to `mask * weight`, `[out, in]`, at every backward pass."""
     mover: Any = None
     """The controller of dynamic sparsity that moves the mask, if there is one."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "weight":
+            _check_merge(sys._getframe(1))
+        return super().__getattr__(name)
 
     @property
     def mask(self) -> Tensor:
@@ -69,6 +77,26 @@ class MaskedLinear(nn.Module):
         if torch.equal(weight, self.weight):  # the zeros are in it: a second model need not be held to be saved
             weight = self.weight
         destination[f"{prefix}weight"] = weight if keep_vars else weight.detach()
+
+
+def _check_merge(caller: FrameType) -> None:
+    """Refuse to be what an adapter without the mask is merged into: the mask would take away what it adds to zeros.
+
+    PEFT knows no masks, its layers ask nothing of their base before they merge, and every way of merging is the method
+    `merge` of a layer, which reads the weight of the base to write into it. So that is noticed here, and PEFT is left
+    as it is for all other models.
+
+    Raises:
+        RequestError: `caller` is the merge of an adapter that does not say `merges_masked`.
+    """
+    if caller.f_code.co_name != "merge":
+        return
+    layer = caller.f_locals.get("self")
+    if isinstance(layer, BaseTunerLayer) and not getattr(layer, "merges_masked", False):
+        raise RequestError(
+            "adapter must hold the masks of its base to be merged, got one that was attached without; "
+            "call niwaki.merge_(model, mask_adapters=True) to lose what it adds to the zeros"
+        )
 
 
 class _MaskedLinear(MaskedLinear, nn.Linear):  # type: ignore[misc]

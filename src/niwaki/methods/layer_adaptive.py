@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from niwaki.adapters import apply_mask_, mask_of, merge_
+from niwaki.adapters import apply_mask_, check_unmerged, mask_of, merge_
 from niwaki.allocation.profiles import importance_that_decided, profiles_of
 from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Profiles, check_budget
 from niwaki.anatomy import BlockLinear, check_units, linears_of
@@ -78,9 +78,11 @@ def check_weights(model: nn.Module, linears: Sequence[BlockLinear], config: Laye
     """Refuse what cannot be done with these linears.
 
     Raises:
-        RequestError: nothing to prune, a pattern that does not divide a linear, a budget that cannot be met.
+        RequestError: nothing to prune, a pattern that does not divide a linear, a budget that cannot be met, adapters
+            that are merged.
     """
     check_units(model)
+    check_unmerged(model)
     pattern = config.zero_pattern
     for linear in linears:
         check_divides(linear.shape, pattern, linear.name)

@@ -49,10 +49,6 @@ def _observed_attention(
     return (probabilities @ value).transpose(1, 2).contiguous(), probabilities
 
 
-AttentionInterface.register(_NAME, _observed_attention)
-AttentionMaskInterface.register(_NAME, eager_mask)
-
-
 @contextmanager
 def collect_attention(model: nn.Module, sites: list[Site]) -> Iterator[dict[str, list[Tensor]]]:
     """While open, each forward pass leaves site name -> probabilities `[rows, heads, queries, keys]` in the dict.
@@ -78,6 +74,8 @@ def collect_attention(model: nn.Module, sites: list[Site]) -> Iterator[dict[str,
     before, asked = inner.config._attn_implementation or "eager", bool(inner.config.output_attentions)
     try:
         if family_of(inner).attention_interface:
+            AttentionInterface.register(_NAME, _observed_attention)
+            AttentionMaskInterface.register(_NAME, eager_mask)
             inner.set_attn_implementation(_NAME)
         else:
             inner.config.output_attentions = True

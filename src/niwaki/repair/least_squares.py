@@ -15,7 +15,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from niwaki.adapters import bias_of, effective_weight, mask_of, set_effective_weight_
+from niwaki.adapters import (
+    bias_of,
+    effective_bias,
+    effective_weight,
+    mask_of,
+    set_effective_bias_,
+    set_effective_weight_,
+)
 from niwaki.anatomy import BlockLinear
 from niwaki.errors import WorkError
 from niwaki.numerics.solve import damp
@@ -60,7 +67,7 @@ def optimum(linear: BlockLinear, sums: Sums) -> Optimum:
     Raises:
         WorkError: moments that cannot be factorised however much they are damped, or a weight that is not finite.
     """
-    bias = bias_of(linear.module) if sums.cross is not None else None
+    bias = effective_bias(linear.module) if sums.cross is not None else None
     first = 1 if bias is None else 0
     damped = damp(sums.moments[first:, first:], linear.name, DAMPING)
     before = effective_weight(linear.module).double()
@@ -112,9 +119,8 @@ def store_(linear: BlockLinear, best: Optimum, weight: Tensor) -> None:
     """
     if not bool(torch.isfinite(weight).all()):
         raise WorkError(f"{linear.name}: the refitted weights are not finite")
-    bias = bias_of(linear.module)
-    if bias is not None and best.bias is not None:
-        bias.copy_(best.bias + (best.weight - weight) @ best.mean)
+    if best.bias is not None:
+        set_effective_bias_(linear.module, best.bias + (best.weight - weight) @ best.mean)
     set_effective_weight_(linear.module, weight)
 
 
@@ -134,11 +140,10 @@ def fit_bias_(linear: BlockLinear, sums: Sums) -> None:
     Raises:
         WorkError: a bias that is not finite.
     """
-    bias = bias_of(linear.module)
-    if bias is None or sums.cross is None:
+    if bias_of(linear.module) is None or sums.cross is None:
         return
     given = effective_weight(linear.module).double() @ sums.moments[1:, 0]
     best = (sums.cross[:, 0] - given) / sums.moments[0, 0]
     if not bool(torch.isfinite(best).all()):
         raise WorkError(f"{linear.name}: the refitted bias is not finite")
-    bias.copy_(best)
+    set_effective_bias_(linear.module, best)

@@ -1,4 +1,4 @@
-"""The plan, and smaller matrices."""
+"""The plan, smaller matrices, and the shapes that follow, in the config."""
 
 from niwaki.surgery.cut import cut_, output_inside, stale_numbers
 from niwaki.surgery.plan import Plan, plan_table

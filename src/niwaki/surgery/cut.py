@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from typing import Any, cast
 
-import torch
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from niwaki.adapters import effective_bias, forget_initialisation_
 from niwaki.anatomy import (
     Family,
     Site,
@@ -31,10 +31,22 @@ from niwaki.masks import MaskedLinear, mask_linear_
 from niwaki.numerics.layout import is_transposed
 from niwaki.surgery.modeling_niwaki import EmptyAttention, NoInputs, set_numbers_
 from niwaki.surgery.plan import Plan
+from niwaki.surgery.shapes import record_shapes_
 
 
 def cut_(model: nn.Module, plan: Plan, query_heads: bool = False) -> None:
-    """Remove every unit that `plan` does not keep. Sites that keep all their units are left untouched.
+    """Remove every unit that `plan` does not keep, and write the new shapes into the model's config.
+
+    Sites that keep all their units are left untouched. Arguments as those of `remove_units_`.
+    """
+    remove_units_(model, plan, query_heads)
+    record_shapes_(model)
+    if isinstance(model, PeftModel):
+        forget_initialisation_(model)
+
+
+def remove_units_(model: nn.Module, plan: Plan, query_heads: bool = False) -> None:
+    """Remove every unit that `plan` does not keep; the config still says what it said.
 
     With `query_heads` the units of grouped attention are query heads (see `niwaki.anatomy.sites_of`); keys and values
     go with the last of them.
@@ -104,23 +116,14 @@ def _take_off_adapters_(model: nn.Module, layer: nn.Module, paths: tuple[str, ..
         linear = layer.get_submodule(path)
         if isinstance(linear, LoraLayer):
             base = cast(nn.Linear, linear.base_layer)
-            _keep_adapter_bias_(linear, base)
+            bias = effective_bias(linear)
+            if bias is not None:  # what an adapter adds whatever the input outlives it
+                base.bias.data.copy_(bias)
             layer.set_submodule(path, base)
     if isinstance(model, PeftModel):
         prefix = next(name for name, module in unwrap(model).named_modules() if module is layer)
         for config in cast("dict[str, Any]", model.peft_config).values():
             config.exclude_modules = _also(config.exclude_modules, {f"{prefix}.{path}" for path in paths})
-
-
-def _keep_adapter_bias_(linear: LoraLayer, base: nn.Linear) -> None:
-    """`LoraConfig(lora_bias=True)` adds `s * bias` whatever the input: it becomes part of the linear's own bias."""
-    if linear.merged or base.bias is None:
-        return
-    with torch.no_grad():
-        for name in linear.active_adapters:
-            bias = cast(nn.Linear, linear.lora_B[name]).bias if name in linear.lora_B else None
-            if bias is not None:
-                base.bias += linear.scaling[name] * bias
 
 
 def _also(excluded: Any, names: set[str]) -> Any:

@@ -1,13 +1,50 @@
-"""The shapes of a model's layers as a table: read off it, and given to a freshly built one."""
+"""The shapes of a model's layers: read off it, and written into its config, so that every way of saving is whole.
+
+Layers that are all alike are said by plain values of the config where it has a key for each. Others take a table under
+`quantization_config` with the method name `niwaki`: there Transformers lets a model be changed before its weights load
+(see `niwaki.checkpoint.hook`).
+"""
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+import copy
+from typing import Any, cast
 
-from niwaki.anatomy import heads_of_unit, sites_of, unwrap
-from niwaki.errors import RequestError
-from niwaki.surgery.cut import cut_
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from niwaki.anatomy import family_of, head_width, heads_of_unit, sites_of, unwrap
+from niwaki.surgery.modeling_niwaki import OwnConfig
+
+METHOD = "niwaki"
+"""Name of the quantizer hook, and key of the table in the config of a remote-code export."""
+OWN_KEYS = ("quantization_config", METHOD, "auto_map")
+
+
+class ShapesConfig(QuantizationConfigMixin):
+    """The table of shapes in a config, where the quantizer hook of Transformers finds it.
+
+    `layers` is the table, see `shapes_of`. `packed` has the number of kept weights of every linear that is stored as
+    bits and values. `masks` says that a file of masks lies beside the weights.
+    """
+
+    def __init__(
+        self,
+        layers: list[dict[str, int]] | None = None,
+        packed: dict[str, int] | None = None,
+        masks: bool = False,
+        **_: Any,
+    ) -> None:
+        self.quant_method = METHOD  # type: ignore[assignment]
+        self.layers = layers
+        self.packed = packed or {}
+        self.masks = masks
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """As of a dict: Transformers reads the table so where a config in use is given to `from_pretrained`."""
+        return getattr(self, key, default)
 
 
 def shapes_of(model: nn.Module) -> list[dict[str, int]]:
@@ -25,35 +62,51 @@ def shapes_of(model: nn.Module) -> list[dict[str, int]]:
     return [layers[index] for index in sorted(layers)]
 
 
-def apply_shapes_(model: nn.Module, shapes: list[dict[str, int]]) -> None:
-    """Narrow a freshly built model (on any device, the meta device too) to these shapes.
-
-    Raises:
-        RequestError: the table does not fit the model.
-    """
-    sites = sites_of(model)
-    if not isinstance(shapes, list) or len(shapes) * 2 != len(sites):
-        found = len(shapes) if isinstance(shapes, list) else repr(shapes)
-        raise RequestError(f"shapes must have one entry for each of {len(sites) // 2} layers, got {found}")
-    plan = {}
-    for site in sites:
-        key = "heads" if site.kind == "attention" else "neurons"
-        units = shapes[site.layer].get(key) if isinstance(shapes[site.layer], dict) else None
-        if not isinstance(units, int) or not 0 <= units <= site.units:
-            raise RequestError(f"shapes: {site.name} must have 0 to {site.units} {key}, got {units!r}")
-        plan[site.name] = torch.arange(units)
-    _thin_groups_(model, shapes)
-    cut_(model, plan)
+def write_shapes_(config: Any, model: PreTrainedModel) -> None:
+    """Write into `config` the shapes of the layers of `model` as they stand; what Niwaki wrote before goes."""
+    shapes = shapes_of(model)
+    forget_(config)
+    plain = _plain_values(model, shapes)
+    if plain is None:
+        config.quantization_config = ShapesConfig(shapes)
+    for key, value in (plain or {}).items():
+        setattr(config, key, value)
 
 
-def _thin_groups_(model: nn.Module, shapes: list[dict[str, int]]) -> None:
-    """Leave each group of query heads as many as a table says, where it does."""
-    plan = {}
-    for site in sites_of(model, query_heads=True):
-        plan[site.name] = torch.arange(site.units)
-        if site.kind == "attention" and "query_heads" in shapes[site.layer]:
-            heads, most = shapes[site.layer]["query_heads"], site.units // site.groups
-            if type(heads) is not int or not 1 <= heads <= most:
-                raise RequestError(f"shapes: {site.name} must have 1 to {most} query_heads, got {heads!r}")
-            plan[site.name] = plan[site.name].reshape(site.groups, most)[:, :heads].flatten()
-    cut_(model, plan, query_heads=True)
+def record_shapes_(model: nn.Module) -> None:
+    """Write the shapes of the layers into the model's config, which becomes its own where other models share it."""
+    inner = unwrap(model)
+    shared = inner.config
+    own = copy.deepcopy(shared)
+    write_shapes_(own, inner)
+    for module in model.modules():
+        config = vars(module).get("config")
+        if config is shared:
+            cast(Any, module).config = own
+        elif isinstance(config, OwnConfig) and config._shared is shared:
+            config._shared = own
+
+
+def forget_(config: Any) -> None:
+    """Take all that Niwaki writes out of a config."""
+    for key in OWN_KEYS:
+        if hasattr(config, key):
+            delattr(config, key)
+
+
+def _plain_values(model: PreTrainedModel, shapes: list[dict[str, int]]) -> dict[str, int] | None:
+    """What a plain config has to say of layers that are all alike; None where that would not be enough."""
+    family, config, first = family_of(model), cast(Any, model.config), shapes[0]
+    if any(layer != first for layer in shapes) or not all(first.values()):
+        return None
+    values = {family.neurons_key: first["neurons"]}
+    heads = first["heads"] * first.get("query_heads", heads_of_unit(model))
+    if heads != getattr(config, family.heads_key):
+        if family.width_key is None or family.groups_key is None:
+            return None
+        values |= {family.heads_key: heads, family.groups_key: first["heads"], family.width_key: head_width(model)}
+    try:  # some want the model's width to be a multiple of the number of heads
+        type(cast(PreTrainedConfig, config)).from_dict({**config.to_dict(), **values})
+    except (ValueError, TypeError, StrictDataclassError):
+        return None
+    return values

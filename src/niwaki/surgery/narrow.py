@@ -1,0 +1,44 @@
+"""The table of shapes given to a freshly built model, before its weights are loaded."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from niwaki.anatomy import sites_of
+from niwaki.errors import RequestError
+from niwaki.surgery.cut import remove_units_
+
+
+def apply_shapes_(model: nn.Module, shapes: list[dict[str, int]]) -> None:
+    """Narrow a freshly built model (on any device, the meta device too) to these shapes.
+
+    Raises:
+        RequestError: the table does not fit the model.
+    """
+    sites = sites_of(model)
+    if not isinstance(shapes, list) or len(shapes) * 2 != len(sites):
+        found = len(shapes) if isinstance(shapes, list) else repr(shapes)
+        raise RequestError(f"shapes must have one entry for each of {len(sites) // 2} layers, got {found}")
+    plan = {}
+    for site in sites:
+        key = "heads" if site.kind == "attention" else "neurons"
+        units = shapes[site.layer].get(key) if isinstance(shapes[site.layer], dict) else None
+        if not isinstance(units, int) or not 0 <= units <= site.units:
+            raise RequestError(f"shapes: {site.name} must have 0 to {site.units} {key}, got {units!r}")
+        plan[site.name] = torch.arange(units)
+    _thin_groups_(model, shapes)
+    remove_units_(model, plan)
+
+
+def _thin_groups_(model: nn.Module, shapes: list[dict[str, int]]) -> None:
+    """Leave each group of query heads as many as a table says, where it does."""
+    plan = {}
+    for site in sites_of(model, query_heads=True):
+        plan[site.name] = torch.arange(site.units)
+        if site.kind == "attention" and "query_heads" in shapes[site.layer]:
+            heads, most = shapes[site.layer]["query_heads"], site.units // site.groups
+            if type(heads) is not int or not 1 <= heads <= most:
+                raise RequestError(f"shapes: {site.name} must have 1 to {most} query_heads, got {heads!r}")
+            plan[site.name] = plan[site.name].reshape(site.groups, most)[:, :heads].flatten()
+    remove_units_(model, plan, query_heads=True)
