@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import niwaki
 from helpers_text import tiny_tokenizer
-from niwaki.adapters import merge_
+from niwaki.adapters import masks_of, merge_
 from niwaki.anatomy import sites_of
 from niwaki.checkpoint import shapes_of
 from niwaki.export import export_merged, export_onnx, export_remote_code, onnx, remote_code
@@ -130,6 +130,17 @@ def test_merged(lora, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "a").pad_token == "[PAD]"
     with pytest.raises(niwaki.RequestError, match="overwrite"):
         export_merged(model, tmp_path / "a")
+
+
+def test_merged_holds_no_masks(tmp_path):
+    model = tiny()
+    niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.5, weight_score="magnitude", repair="none"), batches(count=1))
+    export_merged(model, tmp_path / "a")
+    assert "niwaki" not in (tmp_path / "a" / "config.json").read_text()
+    loaded = niwaki.load(tmp_path / "a")
+    assert not masks_of(loaded)
+    assert torch.equal(logits(loaded, batches()[0]), logits(model, batches()[0]))
+    assert masks_of(model)
 
 
 # What a user without Niwaki does with a remote-code folder: load, train a step, save, load again.

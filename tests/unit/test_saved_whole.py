@@ -15,6 +15,7 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from transformers.quantizers import auto
 
 import niwaki
 from niwaki.adapters import masks_of
@@ -48,7 +49,8 @@ def assert_loads(folder, model, family="distilbert"):
 
 @pytest.mark.parametrize("family", configs())
 def test_save_pretrained_after_a_cut(family, tmp_path):
-    model = keep(tiny(family), [0, 7, 20], None if family == "gpt_neox" else [2, 1, 0] if family != "phi3" else None)
+    model = tiny(family)
+    keep(model, [0, 7, 20], None if sites_of(model)[0].fixed else [2, 1, 0])
     model.save_pretrained(tmp_path)
     assert_loads(tmp_path, model, family)
 
@@ -237,6 +239,17 @@ def test_from_pretrained_holds_the_masks_that_were_saved(family, uneven, tmp_pat
     (tmp_path / "masks.safetensors").unlink()
     with pytest.raises(niwaki.RequestError, match=r"beside its masks\.safetensors"):
         auto_class(family).from_pretrained(tmp_path)
+
+
+def test_where_niwaki_is_not_known_the_zeros_load(tmp_path, monkeypatch):
+    model = tiny()
+    niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.5, weight_score="magnitude", repair="none"), [BATCH])
+    niwaki.save(model, tmp_path)
+    monkeypatch.delitem(auto.AUTO_QUANTIZATION_CONFIG_MAPPING, "niwaki")
+    monkeypatch.delitem(auto.AUTO_QUANTIZER_MAPPING, "niwaki")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    assert torch.equal(logits(again, BATCH), logits(model, BATCH))
+    assert not masks_of(again)
 
 
 def test_masks_are_removed(tmp_path):

@@ -39,7 +39,7 @@ class MaskedLinear(nn.Module):
     """The controller of dynamic sparsity that moves the mask, if there is one."""
 
     def __getattr__(self, name: str) -> Any:
-        if name == "weight":
+        if name == "weight" and not torch.compiler.is_compiling():
             _check_merge(sys._getframe(1))
         return super().__getattr__(name)
 
