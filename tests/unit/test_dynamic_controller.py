@@ -155,7 +155,9 @@ def test_a_step_that_the_scaler_skips_changes_nothing():
 @pytest.mark.parametrize("lora", [True, False])
 @pytest.mark.parametrize("stopped", [3, 6])
 @pytest.mark.parametrize(
-    "options", [{}, {"grow": "momentum"}, {"grow": "random", "drop": "magnitude", "window": 10}], ids=str
+    "options",
+    [{}, {"grow": "momentum"}, {"schedule": "constant"}, {"grow": "random", "drop": "magnitude", "window": 10}],
+    ids=str,
 )
 def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(tmp_path, lora, stopped, options):
     def build():

@@ -197,13 +197,17 @@ class Controller:
         moved = [name for name, base in self.bases.items() if vars(base).get("mover") is self]
         self._release()
         for name in moved:
-            if name in self.resting:  # but not over what was loaded since
-                weight = self.bases[name].weight.data
-                weight.add_(self.resting[name].masked_fill(weight != 0, 0))
+            self.give_back_(name)
             if name in self.held:
                 apply_mask_(self.linears[name].module, self.held[name])
             else:
                 lift_mask_(self.linears[name].module)
+
+    def give_back_(self, name: str) -> None:
+        """Write the values that were laid aside into the weight, but not over what was loaded since."""
+        if name in self.resting:
+            weight = self.bases[name].weight.data
+            weight.add_(self.resting[name].masked_fill(weight != 0, 0))
 
     def check_not_detached(self) -> None:
         """Refuse to go on with a controller that was detached.
@@ -219,7 +223,7 @@ class Controller:
         self.capture.arm(False)
         for hook in self._hooks:
             hook.remove()
-        self._hooks = []
+        self._hooks, self._stepped = [], False
         for base in self.bases.values():
             vars(base).pop("mover", None)
 

@@ -85,6 +85,7 @@ def restore_controller_(controller: Controller, folder: str | Path) -> None:
         mask, first, ever, newest = (
             unpack_bits(tensors[f"{name}/{key}"], shape).to(device) for key in ("mask", "first", "ever", "newest")
         )
+        controller.give_back_(name)  # what starting anew laid aside may be active in the checkpoint
         base.mask = mask
         controller.first[name], controller.ever[name], controller.newest[name] = first, ever, newest
         found = {key: tensors.get(f"{name}/{key}") for key in _SEEN}
