@@ -159,6 +159,16 @@ def test_dora_is_refused():
         niwaki.prune_(with_lora(tiny(), use_dora=True), niwaki.Structured(flops=0.5), batches())
 
 
+@pytest.mark.parametrize(
+    "config", [niwaki.Finetune(), niwaki.DynamicSparsityConfig(sparsity=0.5), None, {"flops": 0.5}]
+)
+def test_what_does_not_prune_is_refused(config):
+    with pytest.raises(
+        niwaki.RequestError, match="config must be Structured, LayerAdaptive or DynamicSparsityTraining"
+    ):
+        niwaki.prune_(tiny(), config, batches())
+
+
 def test_no_batches():
     with pytest.raises(niwaki.RequestError, match="at least one batch"):
         niwaki.prune_(tiny(), niwaki.Structured(flops=0.5), [])

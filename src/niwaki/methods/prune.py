@@ -10,6 +10,7 @@ from niwaki.adapters import check_model
 from niwaki.anatomy import accepts_of
 from niwaki.config import DynamicSparsityTraining, LayerAdaptive, Structured
 from niwaki.data import checked_batches
+from niwaki.errors import RequestError
 from niwaki.methods.dynamic import prune_dynamically_
 from niwaki.methods.layer_adaptive import prune_weights_, score_weights
 from niwaki.methods.scores import Scores
@@ -40,13 +41,15 @@ def prune_(
             below what the minimum widths allow, or what is to be trained cannot be.
         WorkError: a statistic, a loss or a solve is not finite.
     """
-    if isinstance(config, DynamicSparsityTraining):
-        with seeded(config.seed):
+    if not isinstance(config, Structured | LayerAdaptive | DynamicSparsityTraining):
+        kinds = "Structured, LayerAdaptive or DynamicSparsityTraining"
+        raise RequestError(f"config must be {kinds}, got {type(config).__name__}")
+    with seeded(config.seed):  # a loader that shuffles draws from the global state, too
+        if isinstance(config, DynamicSparsityTraining):
             return prune_dynamically_(model, config, data, training=training_data, progress=progress)
-    check_model(model)
-    batches = checked_batches(accepts_of(model), data)
-    recovery = recovery_data(model, config, training_data, batches)
-    with seeded(config.seed):
+        check_model(model)
+        batches = checked_batches(accepts_of(model), data)
+        recovery = recovery_data(model, config, training_data, batches)
         if isinstance(config, LayerAdaptive):
             return prune_weights_(model, config, batches, recovery, progress=progress)
         return prune_units_(model, config, batches, recovery, progress=progress)
@@ -65,9 +68,9 @@ def score(
         WorkError: a statistic that is not finite.
     """
     config = config or Structured(flops=1.0)
-    check_model(model)
-    batches = checked_batches(accepts_of(model), data)
     with seeded(config.seed):
+        check_model(model)
+        batches = checked_batches(accepts_of(model), data)
         if isinstance(config, LayerAdaptive):
             return score_weights(model, batches, config.resolved(), progress=progress)
         return score_units_of(model, batches, config, progress=progress)
