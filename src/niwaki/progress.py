@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import datasets
 from huggingface_hub import utils as hub
@@ -47,7 +47,7 @@ def bar(
     moving = progress and at_terminal()
     if progress and not moving:
         say(f"{phase}: {total} {unit}" if total is not None else phase)
-    return tqdm(items, desc=phase, unit=f" {unit}", total=total, disable=not moving, leave=False)
+    return cast("tqdm[T]", tqdm(items, desc=phase, unit=f" {unit}", total=total, disable=not moving, leave=False))
 
 
 def show(table: Table, progress: bool) -> None:
