@@ -24,7 +24,8 @@ CONFIGS = [
     niwaki.LayerAdaptive(sparsity=0.5),
     niwaki.LayerAdaptive(sparsity=0.5, weight_score="wanda", allocation="uniform", repair="none"),
     niwaki.LayerAdaptive(sparsity=0.5, weight_score="sparsegpt", allocation="uniform", repair="none"),
-    niwaki.LayerAdaptive(sparsity=0.5, weight_score="gradient", allocation="global", layer_score="sensitivity"),
+    niwaki.LayerAdaptive(sparsity=0.5, weight_score="gradient", allocation="global"),
+    niwaki.LayerAdaptive(sparsity=0.5, allocation="inverse-importance", layer_score="sensitivity"),
     niwaki.LayerAdaptive(sparsity=0.5, pattern="2:4"),
 ]
 
