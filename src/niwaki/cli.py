@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,7 @@ app.add_typer(prune, name="prune")
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that Niwaki wrote.")]
-LISTS = ("--text-columns",)
+LISTS = ("--text-columns", "--label-names")
 """Flags that take several words: `--text-columns a b`."""
 
 
@@ -63,8 +64,9 @@ def _flags(*configs: Any) -> Callable[[Callable[..., None]], Callable[..., None]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def run(**options: Any) -> None:
-            if options.get("text_columns"):
-                options["text_columns"] = tuple(options["text_columns"])
+            for name in (flag.removeprefix("--").replace("-", "_") for flag in LISTS):
+                if options.get(name):
+                    options[name] = tuple(options[name])
             command(**options)
 
         run.__doc__, run.__name__ = command.__doc__, command.__name__
@@ -217,7 +219,7 @@ def _spread(words: list[str]) -> list[str]:
     spread: list[str] = []
     flag = None
     for word in words:
-        if word.startswith("-"):
+        if word.startswith("-") and not (flag and re.fullmatch(r"-\d.*", word)):  # -1 may be a label
             flag = word if word in LISTS else None
         elif flag is not None and spread[-1] != flag:
             spread.append(flag)

@@ -13,12 +13,16 @@ from niwaki.config.layer_adaptive import LayerAdaptive
 from niwaki.config.requests import STAGES, Recipe
 from niwaki.errors import RequestError, check_choice
 
+LISTS = ("text_columns", "label_names")
+"""Keys that hold several words."""
+
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     """Plain data (strings, numbers, lists) that `recipe_from_dict` turns back into an equal recipe."""
     plain = dataclasses.asdict(recipe)
     del plain["overwrite"]
-    plain["text_columns"] = list(recipe.text_columns) if recipe.text_columns else None
+    for name in LISTS:
+        plain[name] = list(plain[name]) if plain[name] else None
     names = {cls: name for name, cls in STAGES.items()}
     meant = [stage.resolved() if isinstance(stage, LayerAdaptive) else stage for stage in recipe.stages]
     plain["stages"] = [{"kind": names[type(stage)], **dataclasses.asdict(stage)} for stage in meant]
@@ -42,8 +46,9 @@ def recipe_from_dict(plain: Any, overwrite: bool = False) -> Recipe:
         options = dict(stage)
         kind = check_choice("stages.kind", str(options.pop("kind", None)), STAGES)
         built.append(_build(STAGES[kind], options, f"stages.{kind}"))
-    if values.get("text_columns") is not None:
-        values["text_columns"] = tuple(values["text_columns"])
+    for name in LISTS:
+        if isinstance(values.get(name), list):
+            values[name] = tuple(map(str, values[name]))
     return _build(Recipe, {**values, "stages": tuple(built), "overwrite": overwrite}, "recipe")
 
 

@@ -16,6 +16,9 @@ DTYPES = ("float32", "bfloat16", "auto")
 DEFAULT_LENGTH = 128
 """Tokens in a row for counts and timing, where no data say another."""
 
+TRAIN_SPLIT = "Split of a Hub data set to take as --train-data; train by default."
+EVAL_SPLIT = "Split of a Hub data set to take as --eval-data; by default validation, or test where there is none."
+
 Stage = Structured | LayerAdaptive | DynamicSparsityTraining | Vocabulary | Finetune
 STAGES: dict[str, type[Stage]] = {
     "structured": Structured,
@@ -37,6 +40,10 @@ class Request:
         None, "Text columns of the data, one or two, where they are not recognised."
     )
     label_column: str | None = option(None, "Label column of the data, where it is not recognised.")
+    label_names: tuple[str, ...] | None = option(
+        None, "Names of the model's outputs in their order, as the data write them, where the model holds none."
+    )
+    data_config: str | None = option(None, "Configuration of a Hub data set, where it has several.")
     seed: int = option(0, "Seed of everything that is drawn.")
     device: str = option("cpu", "PyTorch device to work on.")
     dtype: str = option("float32", f"How weights are held and written: {', '.join(DTYPES)} (as the files hold them).")
@@ -52,6 +59,8 @@ class Request:
         if self.stride is not None:
             check_at_least(self, 1, "stride")
         check_seed(self)
+        if self.label_names is not None and len(set(self.label_names)) < len(self.label_names):
+            raise RequestError(f"label_names must differ from each other, got {' '.join(self.label_names)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +117,8 @@ class Recipe(Measured):
 
     train_data: str = required("Data to calibrate and train on: a local file or a Hub data set.")
     eval_data: str = required("Data to evaluate on: a local file or a Hub data set.")
+    train_split: str | None = option(None, TRAIN_SPLIT)
+    eval_split: str | None = option(None, EVAL_SPLIT)
     stages: tuple[Stage, ...] = required("What is done, in order.")
     calibration_samples: int = option(2048, "Rows of the training data that pruning looks at.")
     train_samples: int | None = option(None, "Rows of the training data that training uses; all by default.")
@@ -142,6 +153,7 @@ class Scoring(UnitScores, Request):
     weight_score: str = option("sparsegpt", f"How weights are scored: {', '.join(WEIGHT_SCORES)}.")
     granularity: str = option("linear", f"What has an importance of its own: {' or '.join(GRANULARITIES)}.")
     train_data: str = required("Data to calibrate on: a local file or a Hub data set.")
+    train_split: str | None = option(None, TRAIN_SPLIT)
     calibration_samples: int = option(2048, "Rows of the training data that are looked at.")
 
     def __post_init__(self) -> None:
@@ -158,6 +170,7 @@ class Evaluation(Measured):
     """Quality, size and measured latency of a model, beside another if one is named."""
 
     eval_data: str | None = option(None, "Data to evaluate on: a local file or a Hub data set; needed without --tasks.")
+    eval_split: str | None = option(None, EVAL_SPLIT)
     against: str | None = option(None, "The dense model to compare with; timed in turn with the model.")
     latency_length: int | None = option(
         None, f"Tokens in a row for the timing; by default the data's mean, {DEFAULT_LENGTH} without --eval-data."

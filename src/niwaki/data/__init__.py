@@ -2,7 +2,7 @@
 
 from niwaki.data.batches import Batches, mean_length, token_mask
 from niwaki.data.checks import checked_batches
-from niwaki.data.labels import label_map, label_names, predicts_numbers
+from niwaki.data.labels import class_ids, label_map, label_names, predicts_numbers
 from niwaki.data.rows import encode, sample
 from niwaki.data.tables import Table, read_table
 
@@ -10,6 +10,7 @@ __all__ = [
     "Batches",
     "Table",
     "checked_batches",
+    "class_ids",
     "encode",
     "label_map",
     "label_names",

@@ -13,12 +13,13 @@ arc_easy, piqa and hellaswag, so that rows taken from there score the same here.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from niwaki.data.objects import read_objects
+from niwaki.data.text_files import read_text
 from niwaki.errors import RequestError
 
 PROMPTS = ("query", "question", "context")
@@ -44,8 +45,7 @@ def read_questions(source: str, limit: int | None = None) -> list[Question]:
     if not path.is_file():
         raise RequestError(f"tasks must name existing .jsonl files, got {source!r}")
     try:
-        lines = [line for line in path.read_text("utf-8").split("\n") if line.strip()]
-        rows = [json.loads(line) for line in lines[:limit]]
+        rows: list[Any] = read_objects(read_text(path), by_line=True)[:limit]
     except (ValueError, OSError) as error:
         raise RequestError(f"tasks must name .jsonl files that can be read, got {source!r}: {error}") from error
     if not rows:

@@ -5,30 +5,38 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from niwaki.data.labels import _label_id, _number
-from niwaki.data.tables import (
-    Table,
-)
+from niwaki.data.labels import class_ids, label_text, to_number
+from niwaki.data.tables import Table
 from niwaki.errors import RequestError
 
 
 def encode(
-    table: Table, tokenizer: Any, max_length: int, label_ids: dict[str, int] | None, regression: bool = False
+    table: Table,
+    tokenizer: Any,
+    max_length: int,
+    label_ids: dict[str, int] | None,
+    regression: bool = False,
+    *,
+    named: bool = False,
 ) -> list[dict[str, Any]]:
     """Tokenise every row, cut at `max_length` tokens; `labels` is there when the table has labels.
 
-    A label is looked up in `label_ids` by its name, then by its name without case; a whole number that is no name is
-    the id itself. Without `label_ids` every whole number from 0 is an id. With `regression` labels are floats.
+    `label_ids` are the outputs of the model by name, see `niwaki.data.labels.class_ids`; `named` says that the user
+    gave the names. With `regression` labels are floats.
 
     Raises:
-        RequestError: a label that the model does not have, or one that is not a finite number for a regression.
+        RequestError: labels that are not the model's, or not finite numbers for a regression; a row without a token.
     """
     tokens = tokenizer(*_columns(table), truncation=True, max_length=max_length)
     rows = [{key: values[i] for key, values in tokens.items()} for i in range(table.rows)]
+    bare = next((number for number, row in enumerate(rows) if not row["input_ids"]), None)
+    if bare is not None:
+        rule = f"text_columns must hold a token in every row, got {table.texts[bare]!r}"
+        raise RequestError(f"{rule} as row {bare + 1} of {table.path!r}")
     if table.labels is not None:
-        known = {name.lower(): index for name, index in (label_ids or {}).items()} | (label_ids or {})
+        ids = {} if regression else class_ids(table, label_ids, named)
         for row, label in zip(rows, table.labels, strict=True):
-            row["labels"] = _number(label) if regression else _label_id(label, known, label_ids, table.path)
+            row["labels"] = to_number(label) if regression else ids[label_text(label)]
     return rows
 
 

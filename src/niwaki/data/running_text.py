@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from niwaki.data import Table
+from niwaki.data.tables import Table
+from niwaki.data.text_files import read_lines
 from niwaki.errors import RequestError
 
 UNLABELLED = -100
@@ -42,7 +43,7 @@ def text_of(table: Table) -> str:
     """The running text of a table: a `.txt` file as it stands, the rows of any other one after the other."""
     path = Path(table.path)
     if path.suffix.lower() == ".txt" and path.is_file():
-        return path.read_text("utf-8")
+        return "\n".join(read_lines(path))
     return "\n\n".join("\n".join(texts) for texts in table.texts)
 
 

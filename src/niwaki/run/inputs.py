@@ -30,6 +30,8 @@ class Inputs:
     quiet: bool
     stride: int | None = None
     bos: bool = False
+    named: bool = False
+    """Whether the user gave the names of the model's outputs."""
     protocols: dict[str, Protocol] = field(default_factory=dict)
     """How the text of each split was cut for a language model."""
 
@@ -48,10 +50,11 @@ class Inputs:
             self.protocols[split] = protocol
             say(f"{split}: {protocol}", self.quiet)
             return rows
-        rows = to_rows(table, self.model, self.tokenizer, self.max_length)
-        config = unwrap(self.model).config
-        if table.labels is not None and config.num_labels != 1:
-            say(f"{split}: labels {label_map(table, rows, cast(Any, config.label2id))}", self.quiet)
+        if split != "train":
+            check_labelled(table, "eval_data")
+        rows = to_rows(table, self.model, self.tokenizer, self.max_length, self.named)
+        if table.labels is not None and unwrap(self.model).config.num_labels != 1:
+            say(f"{split}: labels {label_map(table, rows, outputs_of(self.model))}", self.quiet)
         return rows
 
     def texts(self, table: Table) -> list[str]:
@@ -82,6 +85,8 @@ def read_inputs(request: Request, labels: list[str] | None = None, quiet: bool =
         raise RequestError(
             f"model must have a trained task head, got {request.model!r} without {fresh[0]}; fine-tune it first"
         )
+    if request.label_names is not None:
+        name_outputs_(model, request.label_names)
     if fresh:
         say("model: a new task head, to be trained", quiet)
     tokenizer = load_tokenizer(request.model, request.base_model)
@@ -91,7 +96,8 @@ def read_inputs(request: Request, labels: list[str] | None = None, quiet: bool =
     if tokenizer.pad_token_id is None:
         raise RequestError(f"model must have a tokenizer with a padding token, got {request.model!r} without pad_token")
     length = request.max_length if language else min(request.max_length, longest_input(model))
-    return Inputs(model, tokenizer, request.batch_size, length, quiet, request.stride, request.bos)
+    named = request.label_names is not None
+    return Inputs(model, tokenizer, request.batch_size, length, quiet, request.stride, request.bos, named)
 
 
 def check_out(out: str, *sources: str | None) -> None:
@@ -107,18 +113,60 @@ def check_out(out: str, *sources: str | None) -> None:
 
 
 def read_data(request: Request, source: str, split: str, quiet: bool) -> Table:
-    """Read the data of a request and say what was recognised.
+    """Read the data of a request, for `train` or for `validation`, and say what was recognised.
 
     Raises:
-        RequestError: see `niwaki.data.read_table`.
+        RequestError: a split or a configuration asked of files; see `niwaki.data.read_table`.
     """
-    table = read_table(source, request.text_columns, request.label_column, split)
+    name = "train_split" if split == "train" else "eval_split"
+    asked = getattr(request, name)
+    if asked is not None and Path(source).is_file():
+        raise RequestError(f"{name} must be asked of a Hub data set, got {asked!r} for the file {source!r}")
+    sources = [getattr(request, key, None) for key in ("train_data", "eval_data")]
+    if request.data_config is not None and all(Path(source).is_file() for source in sources if source):
+        raise RequestError(f"data_config must be asked of a Hub data set, got {request.data_config!r} for files")
+    table = read_table(
+        source, request.text_columns, request.label_column, split, hub_split=asked, config=request.data_config
+    )
+    if table.split not in (None, asked or split):
+        say(f"{split}: {source} has no split {split}, {table.split} is taken", quiet)
     say(f"{split}: {table}", quiet)
     return table
 
 
-def to_rows(table: Table, model: Any, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
-    """Tokenised rows of a table, with the labels as the model numbers them.
+def check_labelled(table: Table, parameter: str) -> None:
+    """Refuse a table without labels where they are needed.
+
+    Raises:
+        RequestError: naming the columns that were seen.
+    """
+    if table.labels is None:
+        rule = f"{parameter} must have labels, got none in {table.path!r} among {table.seen()}"
+        raise RequestError(f"{rule}; --label-column names them")
+
+
+def name_outputs_(model: Any, names: tuple[str, ...]) -> None:
+    """Name the outputs of a classifier, in place and in their order: what it is saved with, and labels are read by.
+
+    Raises:
+        RequestError: not as many names as outputs, or no outputs that have names.
+    """
+    config = unwrap(model).config
+    if is_language_model(model) or config.num_labels == 1:
+        raise RequestError(f"label_names must be asked of a model of classes, got {' '.join(names)}")
+    if config.num_labels != len(names):
+        raise RequestError(f"label_names must be the model's {config.num_labels}, got {len(names)}: {' '.join(names)}")
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
+
+
+def outputs_of(model: Any) -> dict[str, int]:
+    """The outputs of a classifier by their names; `label2id` is often left as it was where `id2label` was set."""
+    return {str(name): int(index) for index, name in cast(Any, unwrap(model).config.id2label).items()}
+
+
+def to_rows(table: Table, model: Any, tokenizer: Any, max_length: int, named: bool = False) -> list[dict[str, Any]]:
+    """Tokenised rows of a table, with the labels as the model numbers them; `named`: the user gave their names.
 
     Raises:
         RequestError: numbers to predict for a model of classes, a label or a token that the model does not have.
@@ -127,7 +175,7 @@ def to_rows(table: Table, model: Any, tokenizer: Any, max_length: int) -> list[d
     regression = config.num_labels == 1
     if predicts_numbers(table) and not regression:
         raise RequestError(f"labels must be classes for a model with {config.num_labels} labels, got numbers")
-    rows = encode(table, tokenizer, max_length, dict(cast(Any, config.label2id)), regression)
+    rows = encode(table, tokenizer, max_length, outputs_of(model), regression, named=named)
     check_ids(rows, model, tokenizer)
     return rows
 

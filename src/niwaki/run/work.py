@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 
 from niwaki.checkpoint import loads_language_model
 from niwaki.config import DynamicSparsityTraining, Finetune, Recipe, Vocabulary
-from niwaki.data import Batches, Table, label_names, mean_length, predicts_numbers, sample
+from niwaki.data import Batches, Table, class_ids, label_names, mean_length, predicts_numbers, sample
 from niwaki.errors import RequestError
 from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch
-from niwaki.run.inputs import Inputs, read_data, read_inputs
+from niwaki.run.inputs import Inputs, check_labelled, read_data, read_inputs
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def read_work(recipe: Recipe, quiet: bool) -> Work:
     language = loads_language_model(recipe.model, recipe.base_model)
     if language:
         _check_apart(recipe, train, evaluation)
-    elif evaluation.labels is None:
-        raise RequestError(f"eval_data must have labels, got none in {recipe.eval_data!r}")
+    else:
+        check_labelled(evaluation, "eval_data")
     with seeded(recipe.seed):  # Transformers draws a new task head from the global state
         inputs = read_inputs(recipe, None if language else _new_labels(recipe, train), quiet)
     return cut_rows(recipe, inputs, train, evaluation)
@@ -89,7 +89,9 @@ def cut_rows(recipe: Recipe, inputs: Inputs, train: Table, evaluation: Table) ->
 
 def _check_apart(recipe: Recipe, train: Table, evaluation: Table) -> None:
     """Refuse to measure a language model on the text that it was fitted to."""
-    same = train.path == evaluation.path if train.sha256 is None else train.sha256 == evaluation.sha256
+    same = train.sha256 == evaluation.sha256
+    if train.sha256 is None:
+        same = (train.path, train.split) == (evaluation.path, evaluation.split)
     if same and not recipe.same_data:
         rule = "eval_data must be another text than train_data (or ask for --same-data)"
         raise RequestError(f"{rule}, got {recipe.eval_data!r}")
@@ -100,11 +102,13 @@ def _new_labels(recipe: Recipe, train: Table) -> list[str] | None:
     first = next((stage for stage in recipe.stages if not isinstance(stage, Vocabulary)), recipe.stages[0])
     if not (isinstance(first, Finetune) or (isinstance(first, DynamicSparsityTraining) and first.teacher == "none")):
         return None
-    if train.labels is None:
-        raise RequestError(f"train_data must have labels to fine-tune on, got none in {recipe.train_data!r}")
+    check_labelled(train, "train_data")
     if predicts_numbers(train):
         return [""]
     names = label_names(train)
+    if recipe.label_names is not None:
+        names = list(recipe.label_names)
+        class_ids(train, {name: index for index, name in enumerate(names)}, named=True)  # refuses other labels
     if len(names) < 2:
         raise RequestError(f"train_data must have at least two classes to fine-tune on, got only {names[0]!r}")
     return names
