@@ -12,6 +12,7 @@ least total loss along the linears' measured curves of loss by sparsity, each ma
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from niwaki.config import SPARSITY_ALLOCATIONS
+from niwaki.config.by_name import by_name
 from niwaki.errors import RequestError
 
 OWL_RANGE = 0.08
@@ -180,7 +183,7 @@ def owl(profiles: Profiles, zeros: int, power: float) -> dict[str, int]:
     return whole(np.clip(above + away, low, high), profiles, zeros)
 
 
-def global_weights(profiles: Profiles, zeros: int, power: float) -> dict[str, int]:
+def global_(profiles: Profiles, zeros: int, power: float) -> dict[str, int]:
     """One threshold: the weights with the lowest scores of all linears go."""
     del power
     scores = {name: torch.as_tensor(profile.scores).double().flatten() for name, profile in profiles.items()}
@@ -236,12 +239,6 @@ def search(profiles: Profiles, zeros: int, power: float) -> dict[str, int]:
     return whole(np.array(list(ratios.values())), profiles, zeros)
 
 
-SPARSITY_ALLOCATORS: dict[str, Callable[[Profiles, int, float], dict[str, int]]] = {
-    "inverse-importance": inverse_importance,
-    "uniform": uniform,
-    "global": global_weights,
-    "erk": erk,
-    "lamp": lamp,
-    "owl": owl,
-    "search": search,
-}
+SPARSITY_ALLOCATORS: dict[str, Callable[[Profiles, int, float], dict[str, int]]] = by_name(
+    SPARSITY_ALLOCATIONS, sys.modules[__name__]
+)

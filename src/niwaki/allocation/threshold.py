@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from niwaki.allocation.bounds import Bounds
+from niwaki.config.structured import ALLOCATIONS
 
 Allocator = Callable[[dict[str, Tensor], dict[str, Bounds], float], dict[str, Tensor]]
 
@@ -122,4 +123,4 @@ def uniform(scores: dict[str, Tensor], bounds: dict[str, Bounds], budget: float)
     return global_threshold(ranks, bounds, budget)
 
 
-ALLOCATORS: dict[str, Allocator] = {"global": global_threshold, "uniform": uniform}
+ALLOCATORS: dict[str, Allocator] = dict(zip(ALLOCATIONS, (global_threshold, uniform), strict=True))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from keyword import iskeyword
 from types import ModuleType
 from typing import Any
 
 
 def by_name(names: Iterable[str], module: ModuleType) -> dict[str, Callable[..., Any]]:
-    """Name -> the function of `module` that is called so, with `_` for `-`."""
-    return {name: getattr(module, name.replace("-", "_")) for name in names}
+    """Name -> the function of `module` that is called so, with `_` for `-`, and after a word that Python keeps."""
+    return {name: getattr(module, name.replace("-", "_") + "_" * iskeyword(name)) for name in names}

@@ -13,6 +13,7 @@ own file.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 
 import torch
@@ -20,6 +21,7 @@ import torch
 from niwaki.adapters import effective_weight
 from niwaki.anatomy import BlockLinear
 from niwaki.config import LAYER_SCORES
+from niwaki.config.by_name import by_name
 from niwaki.observe import Need, Statistics
 from niwaki.scoring.control import uniform_numbers
 from niwaki.scoring.weights import wanda
@@ -91,18 +93,10 @@ def random(linears: Linears, statistics: Statistics, seed: int) -> dict[str, flo
 
 
 LayerScorer = Callable[[Linears, Statistics, int], dict[str, float]]
-_SCORERS: tuple[LayerScorer, ...] = (
-    output_gradient,
-    activation_magnitude,
-    fisher,
-    block_influence,
-    outliers,
-    spectrum,
-    random,
-)
-_BY_NAME = {scorer.__name__.replace("_", "-"): scorer for scorer in _SCORERS}
 SENSITIVITY = "sensitivity"
-LAYER_SCORERS: dict[str, LayerScorer] = {name: _BY_NAME[name] for name in LAYER_SCORES if name != SENSITIVITY}
+LAYER_SCORERS: dict[str, LayerScorer] = by_name(
+    (name for name in LAYER_SCORES if name != SENSITIVITY), sys.modules[__name__]
+)
 LAYER_NEEDS = {
     "output-gradient": Need(task_gradients=True),
     "fisher": Need(output_gradients=True),

@@ -13,6 +13,7 @@ reconstruction: group OBS, see its own file. random: the control.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
@@ -21,11 +22,12 @@ from torch import Tensor, nn
 from niwaki.adapters import effective_weight
 from niwaki.anatomy import Site
 from niwaki.config import HEAD_SCORES, NEURON_SCORES
+from niwaki.config.by_name import by_name
 from niwaki.observe import Batch, Need, Statistics, need_of
 from niwaki.observe.moments import with_moments
 from niwaki.observe.tokens import over_mean
 from niwaki.scoring.control import uniform_numbers
-from niwaki.scoring.reconstruction import reconstruction
+from niwaki.scoring.reconstruction import reconstruction  # noqa: F401 - one of the scorers, found by its name
 
 Scorer = Callable[[Site, Statistics, int], Tensor]
 
@@ -76,18 +78,8 @@ def random(site: Site, statistics: Statistics, seed: int) -> Tensor:
     return uniform_numbers((site.units,), site.name, seed)
 
 
-_SCORERS: tuple[Scorer, ...] = (
-    attention_variance,
-    activation,
-    activation_variance,
-    fisher,
-    taylor,
-    reconstruction,
-    random,
-)
-_BY_NAME = {scorer.__name__.replace("_", "-"): scorer for scorer in _SCORERS}
-HEAD_SCORERS: dict[str, Scorer] = {name: _BY_NAME[name] for name in HEAD_SCORES}
-NEURON_SCORERS: dict[str, Scorer] = {name: _BY_NAME[name] for name in NEURON_SCORES}
+HEAD_SCORERS: dict[str, Scorer] = by_name(HEAD_SCORES, sys.modules[__name__])
+NEURON_SCORERS: dict[str, Scorer] = by_name(NEURON_SCORES, sys.modules[__name__])
 LOSS_UNITS = ("fisher", "taylor", "reconstruction")
 """Scores that estimate a loss: heads and neurons scored alike compare as they stand."""
 UNIT_NEEDS = {

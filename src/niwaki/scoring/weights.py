@@ -11,6 +11,7 @@ output i, so that rows and linears compare. random: the control.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from niwaki.adapters import effective_weight
 from niwaki.anatomy import BlockLinear
 from niwaki.config import WEIGHT_SCORES
+from niwaki.config.by_name import by_name
 from niwaki.numerics.solve import damped_inverse
 from niwaki.observe import Need, Statistics
 from niwaki.scoring.control import uniform_numbers
@@ -65,9 +67,7 @@ def random(linear: BlockLinear, statistics: Statistics, seed: int) -> Tensor:
 
 
 WeightScorer = Callable[[BlockLinear, Statistics, int], Tensor]
-_SCORERS: tuple[WeightScorer, ...] = (magnitude, wanda, sparsegpt, gradient, random)
-_BY_NAME = {scorer.__name__: scorer for scorer in _SCORERS}
-WEIGHT_SCORERS: dict[str, WeightScorer] = {name: _BY_NAME[name] for name in WEIGHT_SCORES}
+WEIGHT_SCORERS: dict[str, WeightScorer] = by_name(WEIGHT_SCORES, sys.modules[__name__])
 WEIGHT_NEEDS = {
     "sparsegpt": Need(moments=True, output_gradients=True),
     "gradient": Need(weight_gradients=True),
