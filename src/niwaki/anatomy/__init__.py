@@ -2,11 +2,12 @@
 
 from niwaki.anatomy.accepts import accepts_of
 from niwaki.anatomy.calls import Call, first_layer_call, layer_calls
+from niwaki.anatomy.check import check_task, check_units
 from niwaki.anatomy.counts import Counts, common_flops, common_params, count, unit_flops, unit_params
 from niwaki.anatomy.families import FAMILIES, Family, family_of, supported_model_types
-from niwaki.anatomy.language import is_language_model, is_regression, real_logits, with_labels
 from niwaki.anatomy.linears import BlockLinear, linears_of
 from niwaki.anatomy.mode import evaluation_mode
+from niwaki.anatomy.outputs import real_logits, with_labels
 from niwaki.anatomy.positions import longest_input
 from niwaki.anatomy.projections import Projection, columns_of, set_features_, weight_of
 from niwaki.anatomy.sites import (
@@ -22,10 +23,24 @@ from niwaki.anatomy.sites import (
     sites_of,
     unwrap,
 )
-from niwaki.anatomy.task import check_task, check_units
+from niwaki.anatomy.task import (
+    BODY,
+    CLASSIFIER,
+    LANGUAGE_MODEL,
+    TASKS,
+    Task,
+    is_language_model,
+    is_regression,
+    task_named,
+    task_of,
+)
 
 __all__ = [
+    "BODY",
+    "CLASSIFIER",
     "FAMILIES",
+    "LANGUAGE_MODEL",
+    "TASKS",
     "BlockLinear",
     "Call",
     "Counts",
@@ -33,6 +48,7 @@ __all__ = [
     "Kind",
     "Projection",
     "Site",
+    "Task",
     "accepts_of",
     "body_of",
     "check_task",
@@ -59,6 +75,8 @@ __all__ = [
     "set_features_",
     "sites_of",
     "supported_model_types",
+    "task_named",
+    "task_of",
     "unit_flops",
     "unit_params",
     "unwrap",

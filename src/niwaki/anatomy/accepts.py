@@ -6,9 +6,9 @@ from typing import Any, cast
 
 from torch import nn
 
-from niwaki.anatomy.language import is_language_model
 from niwaki.anatomy.positions import longest_input
 from niwaki.anatomy.sites import unwrap
+from niwaki.anatomy.task import CLASSIFIER, LANGUAGE_MODEL, task_of
 from niwaki.data.checks import Accepts
 
 
@@ -17,9 +17,10 @@ def accepts_of(model: nn.Module) -> Accepts:
     inner = unwrap(model)
     vocabulary = int(cast(Any, inner.get_input_embeddings()).weight.shape[0])
     labels, classes = "any", int(inner.config.num_labels or 0)
-    if is_language_model(inner):
+    task = task_of(inner)
+    if task is LANGUAGE_MODEL:
         labels, classes = "token", vocabulary
-    elif any("ForSequenceClassification" in base.__name__ for base in type(inner).__mro__):
+    elif task is CLASSIFIER:
         several = inner.config.problem_type == "multi_label_classification"
         labels = "several" if several else "number" if classes == 1 else "class"
     return Accepts(vocabulary, longest_input(inner), labels, classes)

@@ -1,48 +1,126 @@
-"""What the work needs of a model beside its layers: a next token is predicted, or whole rows are given a label."""
+"""What a model gives, and for what: one row a task. The one place that says what the task of a model is.
+
+A row says how a task is asked for (`--task`), what its classes are called in Transformers, what PEFT calls it, and
+which class loads it. Niwaki takes sequence classifiers and language models; the other rows are there so that models of
+these kinds are known for what they are.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
+
 from torch import nn
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForPreTraining,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from niwaki.anatomy.families import family_of
-from niwaki.anatomy.language import is_language_model
-from niwaki.anatomy.sites import sites_of, unwrap
-from niwaki.errors import RequestError
+from niwaki.anatomy.sites import unwrap
 
 
-def check_task(model: nn.Module) -> None:
-    """Refuse a model whose outputs, or whose passes, are not those that everything here is made for.
+@dataclass(frozen=True)
+class Task:
+    """One row: a task by its name, what a model of it is, and how Transformers and PEFT spell it.
 
-    Raises:
-        RequestError: no family row, neither a language model nor a sequence classifier, several labels a row, tuples
-            put out, FFNs run in chunks.
+    `suffixes` end the names of its classes (`config.architectures`); `peft` is the `task_type` of an adapter, None
+    where PEFT has none; `auto` loads it. `pretraining` says that fine-tuning puts another head in the place of its own.
     """
-    sites_of(model)
+
+    name: str
+    what: str
+    suffixes: tuple[str, ...]
+    peft: str | None
+    auto: type
+    supported: bool = False
+    pretraining: bool = False
+
+
+CLASSIFIER = Task(
+    "text-classification",
+    "a sequence classifier",
+    ("ForSequenceClassification",),
+    "SEQ_CLS",
+    AutoModelForSequenceClassification,
+    supported=True,
+)
+LANGUAGE_MODEL = Task(
+    "causal",
+    "a language model",
+    ("ForCausalLM", "LMHeadModel"),
+    "CAUSAL_LM",
+    AutoModelForCausalLM,
+    supported=True,
+    pretraining=True,
+)
+BODY = Task("embedding", "a model without a task head", ("Model",), "FEATURE_EXTRACTION", AutoModel, pretraining=True)
+
+TASKS = (
+    CLASSIFIER,
+    LANGUAGE_MODEL,
+    Task(
+        "token-classification",
+        "a token classifier",
+        ("ForTokenClassification",),
+        "TOKEN_CLS",
+        AutoModelForTokenClassification,
+    ),
+    Task(
+        "question-answering",
+        "a model that answers questions",
+        ("ForQuestionAnswering", "ForQuestionAnsweringSimple"),
+        "QUESTION_ANS",
+        AutoModelForQuestionAnswering,
+    ),
+    Task(
+        "multiple-choice",
+        "a model that chooses among several texts",
+        ("ForMultipleChoice", "DoubleHeadsModel"),
+        None,
+        AutoModelForMultipleChoice,
+    ),
+    Task("masked", "a masked language model", ("ForMaskedLM",), None, AutoModelForMaskedLM, pretraining=True),
+    Task("pretraining", "a pretraining model", ("ForPreTraining",), None, AutoModelForPreTraining, pretraining=True),
+    Task(
+        "seq2seq",
+        "an encoder-decoder model",
+        ("ForConditionalGeneration", "ForSeq2SeqLM"),
+        "SEQ_2_SEQ_LM",
+        AutoModelForSeq2SeqLM,
+    ),
+    BODY,  # last: names of classes with a head can end in Model too
+)
+
+
+def task_named(classes: Iterable[str]) -> Task | None:
+    """The first task of the table that one of these classes is for; None where none of them has a row."""
+    names = list(classes)
+    return next((task for task in TASKS if any(name.endswith(task.suffixes) for name in names)), None)
+
+
+def task_of(model: nn.Module) -> Task | None:
+    """The task of a model, by its class or one that it is derived from; None for a task that has no row.
+
+    A language model is one of a family that attends to the past alone: an encoder with such a head is none.
+    """
     inner = unwrap(model)
-    kind = type(inner).__name__
-    language = is_language_model(model)
-    if not language and not any("ForSequenceClassification" in base.__name__ for base in type(inner).__mro__):
-        rule = "model must be a language model or a sequence classifier (...ForSequenceClassification)"
-        raise RequestError(f"{rule}, got {kind}")
-    config = inner.config
-    if family_of(inner).causal and not language and config.pad_token_id is None:
-        raise RequestError("pad_token_id of a decoder's config must be given where it classifies, got None")
-    wanted = "regression" if config.num_labels == 1 else "single_label_classification"
-    if not language and config.problem_type not in (None, wanted):
-        rule = f"problem_type must be {wanted} for a model with num_labels {config.num_labels}"
-        raise RequestError(f"{rule}, got {config.problem_type!r}")
-    if not config.return_dict:
-        raise RequestError(f"return_dict of the model's config must be True, got {config.return_dict!r}")
-    if getattr(config, "chunk_size_feed_forward", 0) > 0:
-        rule = "chunk_size_feed_forward of the model's config must be 0 (the outputs are the same)"
-        raise RequestError(f"{rule}, got {config.chunk_size_feed_forward}")
+    task = task_named(kind.__name__ for kind in type(inner).__mro__)
+    return None if task is LANGUAGE_MODEL and not family_of(inner).causal else task
 
 
-def check_units(model: nn.Module) -> None:
-    """Refuse a model in which nothing is left that could be pruned, or adapted.
+def is_language_model(model: nn.Module) -> bool:
+    """Whether the model predicts the next token at every position."""
+    return task_of(model) is LANGUAGE_MODEL
 
-    Raises:
-        RequestError: no layer has a head or a neuron.
-    """
-    if not any(site.units for site in sites_of(model)):
-        raise RequestError("model must have heads or neurons left, got one whose layers have none")
+
+def is_regression(model: nn.Module) -> bool:
+    """Whether the model gives one number a row."""
+    return not is_language_model(model) and unwrap(model).config.num_labels == 1

@@ -1,4 +1,4 @@
-"""What a model gives for a token or a row: language models give a next token, classifiers a class or a number."""
+"""What goes into a model and comes out of it: a prediction a token from language models, one a row from classifiers."""
 
 from __future__ import annotations
 
@@ -6,19 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from niwaki.anatomy.families import family_of
-from niwaki.anatomy.sites import unwrap
-
-
-def is_language_model(model: nn.Module) -> bool:
-    """Whether the model predicts the next token at every position."""
-    inner = unwrap(model)
-    return inner.can_generate() and family_of(inner).causal
-
-
-def is_regression(model: nn.Module) -> bool:
-    """Whether the model gives one number a row."""
-    return not is_language_model(model) and unwrap(model).config.num_labels == 1
+from niwaki.anatomy.task import is_language_model
 
 
 def real_logits(logits: Tensor, keep: Tensor) -> Tensor:

@@ -1,0 +1,48 @@
+"""Which models the work can be done on: their task, what they put out, and that something is left to prune."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from niwaki.anatomy.families import family_of
+from niwaki.anatomy.sites import sites_of, unwrap
+from niwaki.anatomy.task import CLASSIFIER, task_of
+from niwaki.errors import RequestError
+
+
+def check_task(model: nn.Module) -> None:
+    """Refuse a model whose outputs, or whose passes, are not those that everything here is made for.
+
+    Raises:
+        RequestError: no family row, neither a language model nor a sequence classifier, several labels a row, tuples
+            put out, FFNs run in chunks.
+    """
+    sites_of(model)
+    inner = unwrap(model)
+    task, kind = task_of(model), type(inner).__name__
+    if task is None or not task.supported:
+        rule = "model must be a language model or a sequence classifier (...ForSequenceClassification)"
+        raise RequestError(f"{rule}, got {kind}{f', {task.what}' if task else ''}")
+    config = inner.config
+    classifies = task is CLASSIFIER
+    if classifies and family_of(inner).causal and config.pad_token_id is None:
+        raise RequestError("pad_token_id of a decoder's config must be given where it classifies, got None")
+    wanted = "regression" if config.num_labels == 1 else "single_label_classification"
+    if classifies and config.problem_type not in (None, wanted):
+        rule = f"problem_type must be {wanted} for a model with num_labels {config.num_labels}"
+        raise RequestError(f"{rule}, got {config.problem_type!r}")
+    if not config.return_dict:
+        raise RequestError(f"return_dict of the model's config must be True, got {config.return_dict!r}")
+    if getattr(config, "chunk_size_feed_forward", 0) > 0:
+        rule = "chunk_size_feed_forward of the model's config must be 0 (the outputs are the same)"
+        raise RequestError(f"{rule}, got {config.chunk_size_feed_forward}")
+
+
+def check_units(model: nn.Module) -> None:
+    """Refuse a model in which nothing is left that could be pruned, or adapted.
+
+    Raises:
+        RequestError: no layer has a head or a neuron.
+    """
+    if not any(site.units for site in sites_of(model)):
+        raise RequestError("model must have heads or neurons left, got one whose layers have none")
