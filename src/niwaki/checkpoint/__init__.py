@@ -14,7 +14,9 @@ import niwaki.checkpoint.hook  # noqa: F401 - registers what `from_pretrained` n
 from niwaki.checkpoint.files import INDEX, weight_files
 from niwaki.checkpoint.library import quiet
 from niwaki.checkpoint.masks import write_masks
-from niwaki.checkpoint.read import load, load_tokenizer, loads_language_model, new_parameters
+from niwaki.checkpoint.plain import new_parameters
+from niwaki.checkpoint.read import load, task_of_checkpoint
+from niwaki.checkpoint.tokenizer import agree_on_padding_, load_tokenizer
 from niwaki.checkpoint.write import SHARD, merged, save, write_adapter, write_model
 from niwaki.surgery.shapes import METHOD, forget_, shapes_of
 
@@ -22,15 +24,16 @@ __all__ = [
     "INDEX",
     "METHOD",
     "SHARD",
+    "agree_on_padding_",
     "forget_",
     "load",
     "load_tokenizer",
-    "loads_language_model",
     "merged",
     "new_parameters",
     "quiet",
     "save",
     "shapes_of",
+    "task_of_checkpoint",
     "weight_files",
     "write_adapter",
     "write_masks",

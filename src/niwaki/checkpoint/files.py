@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
-from niwaki.checkpoint.library import UNREADABLE, line
+from safetensors import safe_open
+from transformers.utils.hub import cached_file
+
+from niwaki.checkpoint.library import UNREADABLE, line, unreadable
 from niwaki.errors import RequestError
 
 INDEX = "model.safetensors.index.json"
@@ -29,3 +33,31 @@ def weight_files(folder: Path) -> list[Path]:
         if not (folder / name).is_file():
             raise RequestError(f"model must hold every shard that {INDEX} names, got {str(folder)!r} without {name}")
     return [folder / name for name in names]
+
+
+def tensor_shapes(name: str | Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of a model folder or Hub id; its values are not read.
+
+    Raises:
+        RequestError: files that are not there, or cannot be read.
+    """
+    try:
+        files = weight_files(Path(name)) if Path(name).is_dir() else _hub_files(str(name))
+        return {key: shape for file in files for key, shape in tensor_shapes_in(file).items()}
+    except UNREADABLE as error:
+        raise unreadable(str(name), error) from error
+
+
+def tensor_shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of a safetensors file."""
+    with safe_open(file, framework="pt") as tensors:
+        return {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
+
+
+def _hub_files(name: str) -> list[Path]:
+    try:
+        return [Path(cast(str, cached_file(name, "model.safetensors")))]
+    except OSError:
+        index = Path(cast(str, cached_file(name, INDEX)))
+    shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    return [Path(cast(str, cached_file(name, shard))) for shard in shards]

@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
+
+from niwaki.errors import RequestError
 
 UNREADABLE = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ArithmeticError, AssertionError),
@@ -39,3 +42,16 @@ def quiet(progress: bool = False) -> Iterator[None]:
 
 def line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
+
+
+def unreadable(name: str, error: BaseException) -> RequestError:
+    """The error for a model folder or Hub id that does not load, by what was raised over it."""
+    if isinstance(error, RequestError):
+        return error
+    if "trust_remote_code" in str(error):
+        return RequestError(f"model must load without code of its own, which is never run, got {name!r} that needs it")
+    if isinstance(error, OSError) and not Path(name).is_dir():
+        rule = "model must be a folder, or a Hub model that can be reached or is in the cache"
+    else:
+        rule = "model must be a language model or a sequence classifier that loads"
+    return RequestError(f"{rule}, got {name!r}: {line(error)}")

@@ -13,6 +13,8 @@ from niwaki.config.vocabulary import Vocabulary
 from niwaki.errors import RequestError, check_choice
 
 DTYPES = ("float32", "bfloat16", "auto")
+TASKS = ("text-classification", "causal")
+"""What a model can be asked to be for; rows of the table in `niwaki.anatomy.task`."""
 DEFAULT_LENGTH = 128
 """Tokens in a row for counts and timing, where no data say another."""
 
@@ -44,6 +46,9 @@ class Request:
         None, "Names of the model's outputs in their order, as the data write them, where the model holds none."
     )
     data_config: str | None = option(None, "Configuration of a Hub data set, where it has several.")
+    task: str | None = option(
+        None, f"What the model is for, where its checkpoint and the data leave two answers: {' or '.join(TASKS)}."
+    )
     seed: int = option(0, "Seed of everything that is drawn.")
     device: str = option("cpu", "PyTorch device to work on.")
     dtype: str = option("float32", f"How weights are held and written: {', '.join(DTYPES)} (as the files hold them).")
@@ -55,6 +60,8 @@ class Request:
 
     def __post_init__(self) -> None:
         check_choice("dtype", self.dtype, DTYPES)
+        if self.task is not None:
+            check_choice("task", self.task, TASKS)
         check_at_least(self, 1, "batch_size", "max_length")
         if self.stride is not None:
             check_at_least(self, 1, "stride")

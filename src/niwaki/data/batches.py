@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from transformers import DataCollatorWithPadding
+from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from niwaki.errors import RequestError
@@ -15,6 +15,9 @@ from niwaki.errors import RequestError
 
 class Batches:
     """Padded batches over `rows`: dicts of tensors `[batch, tokens]`, `labels` `[batch]`; the same at each iteration.
+
+    Padding is on the right, whatever the tokenizer's side is: where positions are counted from the first token, padding
+    before a row would give it other positions than it has alone, and another first token.
 
     Rows are sorted by length, so that little is padded, unless `sort_by_length` is off (the order of `rows`) or
     `shuffle_seed` is given (an order drawn from that seed). Training takes them otherwise, see `shuffled`.
@@ -36,7 +39,7 @@ class Batches:
             random.Random(shuffle_seed).shuffle(self.rows)
         elif sort_by_length:
             self.rows.sort(key=lambda row: len(row["input_ids"]))
-        self.collate = DataCollatorWithPadding(tokenizer)
+        self.tokenizer = tokenizer
         self.batch_size = batch_size
 
     def __len__(self) -> int:
@@ -62,12 +65,16 @@ class Batches:
     def _batch(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """The padded rows; the labels of a row that has one a token are padded with -100 on the same side."""
         if not isinstance(rows[0].get("labels"), list):
-            return dict(self.collate(rows))
-        batch = dict(self.collate([{k: v for k, v in row.items() if k != "labels"} for row in rows]))
+            return self._padded(rows)
+        batch = self._padded([{k: v for k, v in row.items() if k != "labels"} for row in rows])
         mask = token_mask(batch).bool()
         labels = torch.full(mask.shape, -100)
         labels[mask] = torch.tensor([label for row in rows for label in row["labels"]])
         return {**batch, "labels": labels}
+
+    def _padded(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        pad = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
+        return dict(pad_without_fast_tokenizer_warning(self.tokenizer, rows, **pad))
 
 
 def token_mask(batch: dict[str, Any]) -> torch.Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from niwaki.adapters import remove_masks_
-from niwaki.anatomy import is_language_model, sites_of
+from niwaki.anatomy import check_task, is_language_model, longest_input
 from niwaki.checkpoint import forget_, merged, quiet
 from niwaki.checkpoint.folder import atomic_file, atomic_folder
 from niwaki.errors import RequestError, WorkError
@@ -55,7 +55,7 @@ def export_onnx(model: nn.Module, path: str | Path, tokenizer: Any = None, overw
         raise RequestError("to must be merged or remote-code for a language model (its cache has no graph), got 'onnx'")
     plain = copy.deepcopy(merged(model)).eval().cpu().float()
     remove_masks_(plain)
-    sites_of(plain)
+    check_task(plain)
     target = Path(path)
     if target.suffix != ".onnx":
         with atomic_folder(target, overwrite) as folder:
@@ -137,16 +137,19 @@ def _check_onnx(graph: nn.Module, file: Path, batches: list[dict[str, Tensor]]) 
 
 
 def _padded_batches(model: PreTrainedModel, tokenizer: Any) -> list[dict[str, Tensor]]:
-    """Random tokens `[batch, length]` of several shapes; every row but the first is padded on the right."""
-    config = cast(Any, model.config)
+    """Random tokens `[batch, length]` of several shapes; every row but the first is padded on the right.
+
+    No token of a row is the padding id, by which some models count positions, and others find the end of a row.
+    """
+    config, longest = cast(Any, model.config), longest_input(model)
     generator = torch.Generator().manual_seed(0)
-    padding = int(config.pad_token_id or 0)
-    # Some families count positions from the padding id on.
-    longest = int(config.max_position_embeddings) - padding - 1
+    padding = _padding(model)
+    words = [token for token in range(config.vocab_size) if token != padding]
+    words = torch.tensor(words[min(5, len(words) - 1) :])
     batches = []
     for rows, length in _CHECKED:
         length = min(length, longest)
-        ids = torch.randint(min(5, config.vocab_size - 1), config.vocab_size, (rows, length), generator=generator)
+        ids = words[torch.randint(len(words), (rows, length), generator=generator)]
         lengths = torch.randint(1, length + 1, (rows, 1), generator=generator)
         lengths[0] = length
         mask = (torch.arange(length)[None] < lengths).long()
@@ -155,6 +158,12 @@ def _padded_batches(model: PreTrainedModel, tokenizer: Any) -> list[dict[str, Te
             batch["token_type_ids"] = (torch.arange(length)[None] >= lengths // 2).long() * mask
         batches.append(batch)
     return batches
+
+
+def _padding(model: PreTrainedModel) -> int:
+    """The padding id of the model's config; 0 where it has none, or one that is not in its vocabulary."""
+    padding = cast(Any, model.config).pad_token_id
+    return padding if padding is not None and 0 <= padding < cast(Any, model.config).vocab_size else 0
 
 
 def _has_segments(model: PreTrainedModel, tokenizer: Any) -> bool:

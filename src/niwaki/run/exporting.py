@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from niwaki.anatomy import unwrap
-from niwaki.checkpoint import load, load_tokenizer, new_parameters
+from niwaki.checkpoint import agree_on_padding_, load, load_tokenizer, new_parameters
 from niwaki.errors import RequestError, check_choice
 from niwaki.export import EXPORTS
 from niwaki.progress import library_manners
@@ -25,4 +25,6 @@ def run_export(
         check_out(out, unwrap(loaded).name_or_path)  # the base of an adapter too
         if fresh := new_parameters(loaded):
             raise RequestError(f"model must have a trained task head, got {model!r} without {fresh[0]}")
-        EXPORTS[to](loaded, out, load_tokenizer(model, base_model), overwrite)
+        tokenizer = load_tokenizer(model, base_model)
+        agree_on_padding_(loaded, tokenizer)
+        EXPORTS[to](loaded, out, tokenizer, overwrite)

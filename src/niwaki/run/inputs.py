@@ -10,8 +10,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from niwaki.adapters import check_model
-from niwaki.anatomy import is_language_model, longest_input, unwrap
-from niwaki.checkpoint import load, load_tokenizer, new_parameters
+from niwaki.anatomy import CLASSIFIER, LANGUAGE_MODEL, is_language_model, longest_input, task_of, unwrap
+from niwaki.checkpoint import agree_on_padding_, load, load_tokenizer, new_parameters
 from niwaki.config import Request
 from niwaki.data import Batches, Table, encode, label_map, predicts_numbers, read_table
 from niwaki.data.running_text import Protocol, pack, text_of
@@ -32,6 +32,8 @@ class Inputs:
     bos: bool = False
     named: bool = False
     """Whether the user gave the names of the model's outputs."""
+    task: str | None = None
+    """The task that the user asked for."""
     protocols: dict[str, Protocol] = field(default_factory=dict)
     """How the text of each split was cut for a language model."""
 
@@ -45,6 +47,7 @@ class Inputs:
             if self.max_length > longest:
                 raise RequestError(f"max_length must be at most {longest}, the model's context, got {self.max_length}")
             name = "train_data" if split == "train" else "eval_data"
+            self._check_running_text(table, name)
             rows, protocol = pack(text_of(table), self.tokenizer, self.max_length, self.stride, bos=self.bos, name=name)
             check_ids(rows, self.model, self.tokenizer)
             self.protocols[split] = protocol
@@ -56,6 +59,13 @@ class Inputs:
         if table.labels is not None and unwrap(self.model).config.num_labels != 1:
             say(f"{split}: labels {label_map(table, rows, outputs_of(self.model))}", self.quiet)
         return rows
+
+    def _check_running_text(self, table: Table, name: str) -> None:
+        """Refuse labels that a language model would not learn from, unless that is asked for."""
+        if table.labels is not None and self.task != LANGUAGE_MODEL.name:
+            rule = f"{name} of a language model must be running text (--task {LANGUAGE_MODEL.name}: leave labels out;"
+            rule += f" --task {CLASSIFIER.name} with finetune: train a classifier on them)"
+            raise RequestError(f"{rule}, got labels in {table.label_column!r} of {table.path!r}")
 
     def texts(self, table: Table) -> list[str]:
         """The texts of a table as they are tokenised: for a language model the whole as one."""
@@ -79,7 +89,6 @@ def read_inputs(request: Request, labels: list[str] | None = None, quiet: bool =
     """
     model = load(request.model, request.base_model, request.device, labels, request.dtype)
     check_out(request.out, unwrap(model).name_or_path)  # the base of an adapter too
-    check_model(model)
     fresh = new_parameters(model)
     if fresh and labels is None:
         raise RequestError(
@@ -90,14 +99,41 @@ def read_inputs(request: Request, labels: list[str] | None = None, quiet: bool =
     if fresh:
         say("model: a new task head, to be trained", quiet)
     tokenizer = load_tokenizer(request.model, request.base_model)
+    if changed := agree_on_padding_(model, tokenizer, new_head=bool(fresh)):
+        say(f"model: {changed}", quiet)
+    check_model(model)
+    check_asked_task(request, model)
     language = is_language_model(model)
     if language and tokenizer.pad_token_id is None:  # windows are padded by their mask: any token does
         tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
         raise RequestError(f"model must have a tokenizer with a padding token, got {request.model!r} without pad_token")
     length = request.max_length if language else min(request.max_length, longest_input(model))
-    named = request.label_names is not None
-    return Inputs(model, tokenizer, request.batch_size, length, quiet, request.stride, request.bos, named)
+    return Inputs(
+        model=model,
+        tokenizer=tokenizer,
+        batch_size=request.batch_size,
+        max_length=length,
+        quiet=quiet,
+        stride=request.stride,
+        bos=request.bos,
+        named=request.label_names is not None,
+        task=request.task,
+    )
+
+
+def check_asked_task(request: Request, model: Any) -> None:
+    """Refuse a task that the model is not for.
+
+    Raises:
+        RequestError: naming the model's.
+    """
+    own = task_of(model)
+    if request.task is not None and own is not None and own.name != request.task:
+        rule = f"task must be {own.name} for {own.what} ({type(unwrap(model)).__name__})"
+        if own is LANGUAGE_MODEL:
+            rule += ", unless its first stage trains a new head on labels, as finetune does"
+        raise RequestError(f"{rule}, got {request.task!r}")
 
 
 def check_out(out: str, *sources: str | None) -> None:

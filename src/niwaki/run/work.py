@@ -9,8 +9,9 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from niwaki.checkpoint import loads_language_model
-from niwaki.config import DynamicSparsityTraining, Finetune, Recipe, Vocabulary
+from niwaki.anatomy import CLASSIFIER, LANGUAGE_MODEL
+from niwaki.checkpoint import task_of_checkpoint
+from niwaki.config import DynamicSparsityTraining, Finetune, Recipe, Stage, Vocabulary
 from niwaki.data import Batches, Table, class_ids, label_names, mean_length, predicts_numbers, sample
 from niwaki.errors import RequestError
 from niwaki.numerics.seeds import seeded
@@ -68,7 +69,7 @@ def read_work(recipe: Recipe, quiet: bool) -> Work:
     """
     train = read_data(recipe, recipe.train_data, "train", quiet)
     evaluation = read_data(recipe, recipe.eval_data, "validation", quiet)
-    language = loads_language_model(recipe.model, recipe.base_model)
+    language = _predicts_tokens(recipe)
     if language:
         _check_apart(recipe, train, evaluation)
     else:
@@ -97,12 +98,19 @@ def _check_apart(recipe: Recipe, train: Table, evaluation: Table) -> None:
         raise RequestError(f"{rule}, got {recipe.eval_data!r}")
 
 
+def _predicts_tokens(recipe: Recipe) -> bool:
+    """Whether the work is on a language model: the checkpoint is one, and no classifier is asked for in its place."""
+    own = task_of_checkpoint(recipe.model, recipe.base_model)
+    return own is LANGUAGE_MODEL and recipe.task != CLASSIFIER.name
+
+
 def _new_labels(recipe: Recipe, train: Table) -> list[str] | None:
     """Names of the classes for a model that first learns from labels: `[""]` stands for one number to predict."""
-    first = next((stage for stage in recipe.stages if not isinstance(stage, Vocabulary)), recipe.stages[0])
-    if not (isinstance(first, Finetune) or (isinstance(first, DynamicSparsityTraining) and first.teacher == "none")):
+    learns = [_learns_labels(stage) for stage in recipe.stages if not isinstance(stage, Vocabulary)]
+    if any(learns):
+        check_labelled(train, "train_data")
+    if not any(learns[:1]):
         return None
-    check_labelled(train, "train_data")
     if predicts_numbers(train):
         return [""]
     names = label_names(train)
@@ -112,3 +120,7 @@ def _new_labels(recipe: Recipe, train: Table) -> list[str] | None:
     if len(names) < 2:
         raise RequestError(f"train_data must have at least two classes to fine-tune on, got only {names[0]!r}")
     return names
+
+
+def _learns_labels(stage: Stage) -> bool:
+    return isinstance(stage, Finetune) or (isinstance(stage, DynamicSparsityTraining) and stage.teacher == "none")

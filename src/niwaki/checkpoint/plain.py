@@ -1,0 +1,174 @@
+"""Load a model without an adapter: as what its task says, with all of its weights, or with a new head where asked."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import AutoConfig, PreTrainedModel
+
+from niwaki.anatomy import BODY, CLASSIFIER, Task, family_of, unwrap
+from niwaki.anatomy.modeling_mobilellm import MobileLLMConfig
+from niwaki.checkpoint.hub import local_folder
+from niwaki.checkpoint.library import UNREADABLE, quiet, unreadable
+from niwaki.checkpoint.masks import apply_saved_masks_
+from niwaki.checkpoint.task import check_class, output_layer, read_config, refused, task_of_config
+from niwaki.errors import RequestError
+from niwaki.surgery.shapes import METHOD, forget_
+
+_UNUSED = re.compile(r"\.pooler\.|(^|\.)(position_ids|token_type_ids|inv_freq|masked_bias)$")
+"""Tensors that no head of another task is made of: a pooler, and buffers that older versions of Transformers wrote."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a checkpoint is loaded as: the task, options of its config.
+
+    `replaces` says that its own head may be left behind; `draw` that the layer that gives the logits is drawn anew.
+    """
+
+    task: Task
+    options: dict[str, Any] = field(default_factory=dict)
+    replaces: bool = False
+    draw: bool = False
+
+
+def own_head(name: str) -> Head:
+    """The head that a checkpoint has; a body without one gets that of a classifier, to be trained.
+
+    Raises:
+        RequestError: a checkpoint of a task that is not supported.
+    """
+    config = read_config(name)
+    task = task_of_config(name, config)
+    if task is BODY:
+        return Head(CLASSIFIER)
+    if not task.supported:
+        raise refused(name, config, task)
+    return Head(task)
+
+
+def head_for(name: str, labels: list[str]) -> Head:
+    """A classifier's head for `labels`: a new one, but for a checkpoint whose own knows them.
+
+    A number to predict has one label, of any name. A head of pretraining (masked words, the next token) is replaced.
+
+    Raises:
+        RequestError: a checkpoint with a head of another task that was trained for itself.
+    """
+    config = read_config(name)
+    task = task_of_config(name, config)
+    if task is CLASSIFIER:
+        names = cast("dict[int, str]", config.id2label)
+        known = {label.lower() for label in names.values()} | {str(index) for index in names}
+        if len(labels) == config.num_labels == 1 or known.issuperset(label.lower() for label in labels):
+            return Head(CLASSIFIER)
+    elif not task.pretraining:
+        raise refused(name, config, task)
+    new = labels if len(labels) > 1 else ["LABEL_0"]
+    return Head(CLASSIFIER, label_options(new), replaces=True, draw=True)
+
+
+def label_options(names: list[str]) -> dict[str, Any]:
+    """Options of a config whose model gives these labels."""
+    return {
+        "num_labels": len(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {label: index for index, label in enumerate(names)},
+    }
+
+
+def load_plain(name: str, head: Head, dtype: str) -> PreTrainedModel:
+    """The model of a folder or Hub id, masks held, with `head`.
+
+    Raises:
+        RequestError: weights that are missing in its layers, or that the model would not use; a quantised model.
+    """
+    try:
+        config = _config(name, head)
+        with quiet(progress=not Path(name).is_dir()):
+            model, report = head.task.auto.from_pretrained(  # type: ignore[attr-defined]
+                name,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=head.replaces,
+                output_loading_info=True,
+            )
+            if dtype == "auto" and model.dtype != torch.bfloat16:
+                model = model.float()  # float16 is for GPUs: its range is too small for sums
+            apply_saved_masks_(model, local_folder(name))
+    except UNREADABLE as error:
+        raise unreadable(name, error) from error
+    key = family_of(model).heads_key
+    if getattr(config, key) < 1:
+        raise RequestError(
+            f"{key} in {str(Path(name) / 'config.json')!r} must be at least 1, got {getattr(config, key)}"
+        )
+    missing = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    _check_used(name, model, report["unexpected_keys"], head)
+    _check_whole(name, model, missing)
+    model._niwaki_new_parameters = tuple(missing)
+    if head.draw:
+        _draw_output_(model)
+    return model
+
+
+def new_parameters(model: nn.Module) -> tuple[str, ...]:
+    """Names of the parameters of a loaded model that its checkpoint did not hold: a task head, fresh and random."""
+    return getattr(unwrap(model), "_niwaki_new_parameters", ())
+
+
+def _config(name: str, head: Head) -> Any:
+    config: Any = AutoConfig.from_pretrained(name, trust_remote_code=False, **head.options)
+    if isinstance(config, MobileLLMConfig) and config.repeats == 1:
+        config = config.to_llama()
+    check_class(config, head.task)
+    quantised = getattr(config, "quantization_config", None)
+    if quantised is not None and dict(quantised).get("quant_method") != METHOD:
+        raise RequestError(f"model must hold float weights, got {name!r} quantised; prune first, quantise afterwards")
+    table = getattr(config, METHOD, None)
+    if table is not None:
+        forget_(config)
+        layers = table.get("layers") if isinstance(table, dict) else None
+        config.quantization_config = {"quant_method": METHOD, "layers": layers}
+    return config
+
+
+def _check_used(name: str, model: PreTrainedModel, unexpected: Any, head: Head) -> None:
+    """Refuse tensors that the model has no place for, but for those of a head that is replaced."""
+    prefix = f"{model.base_model_prefix}."
+    unused = sorted(
+        key for key in unexpected if not _UNUSED.search(key) and (key.startswith(prefix) or not head.replaces)
+    )
+    if unused:
+        rule = f"model must hold no tensors that a {type(model).__name__} does not use"
+        raise RequestError(f"{rule}, got {name!r} with {', '.join(unused[:3])} ({len(unused)} unused)")
+
+
+def _check_whole(name: str, model: PreTrainedModel, missing: list[str]) -> None:
+    """Refuse layers without their weights. A language model needs its head too."""
+    # Many checkpoints of encoders come without a pooler, which belongs to the task head in all but name.
+    prefix = "" if model.can_generate() else f"{model.base_model_prefix}."
+    body = [key for key in missing if key.startswith(prefix) and ".pooler." not in key]
+    if body:
+        rule = f"model must hold all weights of its {model.config.model_type} layers"
+        raise RequestError(f"{rule}, got {name!r} without {body[0]} ({len(body)} missing)")
+
+
+def _draw_output_(model: PreTrainedModel) -> None:
+    """Draw the layer that gives the logits anew where the checkpoint's has the right size, but is of other labels."""
+    name, last = output_layer(model)
+    if f"{name}.weight" in new_parameters(model):
+        return
+    with torch.no_grad():
+        last.weight.normal_(0.0, getattr(model.config, "initializer_range", 0.02))
+        if last.bias is not None:
+            last.bias.zero_()
+    drawn = tuple(f"{name}.{key}" for key, _ in last.named_parameters())
+    model._niwaki_new_parameters = (*new_parameters(model), *drawn)  # type: ignore[assignment]

@@ -1,0 +1,92 @@
+"""Load the tokenizer of a model, and make the two agree on padding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import transformers
+from torch import nn
+from transformers import AutoTokenizer
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+from niwaki.anatomy import CLASSIFIER, family_of, task_of, unwrap
+from niwaki.checkpoint.adapter import base_of
+from niwaki.checkpoint.hub import beside, local_folder
+from niwaki.checkpoint.library import line
+from niwaki.errors import RequestError
+
+
+def load_tokenizer(source: str | Path, base_model: str | None = None) -> Any:
+    """The tokenizer of a model folder or Hub id; of an adapter without one, its base model's.
+
+    Raises:
+        RequestError: no files of a tokenizer, or one that needs code of its own.
+    """
+    folder = local_folder(str(source))
+    if (folder / "adapter_config.json").is_file() and beside(folder, "tokenizer_config.json") is None:
+        return load_tokenizer(base_of(folder, base_model))
+    try:
+        _check_own_code(str(source))
+        tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+    except RequestError:
+        raise
+    except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise RequestError(f"{_OWN_CODE}, got {str(source)!r} that needs it") from error
+        raise RequestError(f"model must have tokenizer files, got {str(source)!r}: {line(error)}") from error
+    # Without files Transformers makes one that knows no word.
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise RequestError(f"model must have tokenizer files, got {str(source)!r} without a vocabulary")
+    return tokenizer
+
+
+_OWN_CODE = "tokenizer must load without code of its own, which is never run"
+
+
+def _check_own_code(source: str) -> None:
+    """Refuse a class that comes as code with its files: Transformers would take one of its own in its place."""
+    config = get_tokenizer_config(source)
+    named = config.get("tokenizer_class")
+    if config.get("auto_map") and named and not hasattr(transformers, named):
+        raise RequestError(f"{_OWN_CODE}, got {source!r} whose {named} needs it")
+
+
+def agree_on_padding_(model: nn.Module, tokenizer: Any, new_head: bool = False) -> str | None:
+    """Make a decoder that classifies find the last token of a row in padded batches; says what was changed.
+
+    Such a model takes its answer at the last token that is not the padding id of its config. Where its tokenizer pads
+    with another, the tokenizer takes the model's, so that a row alone has the answer it always had; where the model's
+    config has none, or one that no token has, the config takes the tokenizer's, and for a `new_head` one that pads with
+    the end of a text will do. Other models go by the attention mask.
+
+    Raises:
+        RequestError: neither pads; the model's padding id is a word; a text that ends with the tokenizer's padding,
+            which the model would no longer see.
+    """
+    inner = unwrap(model)
+    if task_of(model) is not CLASSIFIER or not family_of(inner).causal:
+        return None
+    config = cast(Any, inner.config)
+    asked, padding = config.pad_token_id, tokenizer.pad_token_id
+    if asked == padding and asked is not None:
+        return None
+    rows = cast(Any, inner.get_input_embeddings()).weight.shape[0]
+    if asked is None or not 0 <= asked < min(rows, len(tokenizer)):
+        if padding is None and new_head and tokenizer.eos_token is not None:
+            tokenizer.pad_token = tokenizer.eos_token
+            padding = tokenizer.pad_token_id
+        if padding is None:
+            rule = "pad_token_id of the model's config, or its tokenizer, must say how rows are padded"
+            raise RequestError(f"{rule}, got {asked!r} and no pad_token")
+        if not new_head and tokenizer("a")["input_ids"][-1:] == [padding]:
+            rule = "pad_token_id of the config of a decoder that classifies must be given, as every text ends with"
+            raise RequestError(f"{rule} its tokenizer's {tokenizer.pad_token!r}, got {asked!r}")
+        config.pad_token_id = padding
+        return f"pad_token_id of its config is {padding}, its tokenizer's (it was {asked})"
+    if asked not in tokenizer.all_special_ids:
+        token = tokenizer.convert_ids_to_tokens(asked)
+        rule = "pad_token_id of the config of a decoder that classifies must be its tokenizer's, or another special one"
+        raise RequestError(f"{rule}, got {asked}, which is {token!r}, and {padding} of the tokenizer")
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(asked)
+    return f"rows are padded with id {asked}, as its config says (its tokenizer's was {padding})"
