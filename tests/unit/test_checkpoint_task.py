@@ -75,6 +75,14 @@ def test_another_task_is_refused_by_name(architecture, tmp_path):
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("architectures", ["BertForSequenceClassification", 3, [3], {"a": 1}])
+def test_architectures_that_name_no_classes_are_refused(architectures, tmp_path):
+    niwaki.save(tiny("bert"), tmp_path / "a")
+    change(tmp_path / "a", architectures=architectures)
+    with pytest.raises(niwaki.RequestError, match=r"architectures|model must be"):
+        niwaki.load(tmp_path / "a")
+
+
 @pytest.mark.parametrize("architecture", ["BertForNextSentencePrediction", "BertLMHeadModel", "RobertaForCausalLM"])
 def test_a_class_that_no_task_is_known_for_is_refused(architecture, tmp_path):
     made(architecture).save_pretrained(tmp_path)
@@ -415,3 +423,17 @@ def test_other_models_go_by_the_mask(model):
     loaded.config.pad_token_id = 5
     assert agree_on_padding_(loaded, words) is None
     assert (words.pad_token, loaded.config.pad_token_id) == (before, 5)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_batches_whose_padding_a_decoder_would_read_are_refused(side):
+    model = classifier("llama")
+    ids, mask = torch.tensor([[5, 6, 7, 8]]), torch.tensor([[1, 1, 0, 0]])
+    batch = {"input_ids": ids, "attention_mask": mask if side == "right" else mask.flip(1)}
+    if side == "left":  # its last token is the row's
+        assert niwaki.score(model, [batch])
+    else:
+        with pytest.raises(niwaki.RequestError, match=r"padding must have id 0, the model's pad_token_id, .* got 7"):
+            niwaki.score(model, [batch])
+    batch["input_ids"] = ids * batch["attention_mask"]
+    assert niwaki.score(model, [batch])

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from torch import nn
 
+from niwaki.anatomy.families import family_of
 from niwaki.anatomy.positions import longest_input
 from niwaki.anatomy.sites import unwrap
 from niwaki.anatomy.task import CLASSIFIER, LANGUAGE_MODEL, task_of
@@ -23,4 +24,6 @@ def accepts_of(model: nn.Module) -> Accepts:
     elif task is CLASSIFIER:
         several = inner.config.problem_type == "multi_label_classification"
         labels = "several" if several else "number" if classes == 1 else "class"
-    return Accepts(vocabulary, longest_input(inner), labels, classes)
+    finds_end = task is CLASSIFIER and family_of(inner).causal
+    padding = inner.config.pad_token_id if finds_end else None
+    return Accepts(vocabulary, longest_input(inner), labels, classes, padding)

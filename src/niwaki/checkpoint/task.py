@@ -39,8 +39,10 @@ def task_of_config(name: str, config: Any) -> Task:
     Raises:
         RequestError: a class that no task is known for; tensors that do not say what the model is.
     """
+    classes = config.architectures or []
+    if not isinstance(classes, list) or not all(isinstance(kind, str) for kind in classes):
+        raise RequestError(f"architectures in config.json of {name!r} must be names of classes, got {classes!r}")
     check_own_code(name, config)
-    classes = list(config.architectures or ())
     if not classes:
         return _task_of_tensors(name, config)
     task = task_named(classes)

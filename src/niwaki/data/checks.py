@@ -26,12 +26,14 @@ class Accepts:
     labels: "class" is `[rows]`, whole numbers below `classes`; "number" is `[rows]`, finite; "several" is
         `[rows, classes]`, 0 or 1; "token" is `[rows, length]`, whole numbers below `classes`, or -100; "any" is not
         looked at.
+    padding: the id that a model takes for the end of a row, wherever the mask ends; None where it goes by the mask.
     """
 
     vocabulary: int
     longest: int
     labels: str
     classes: int
+    padding: int | None = None
 
 
 def checked_batches(
@@ -87,6 +89,7 @@ def _checked(accepts: Accepts, batch: dict[str, Any], labelled: bool) -> dict[st
     rows, length = batch["input_ids"].shape
     if (mask := batch.get("attention_mask")) is not None:
         _check_mask(mask, (rows, length))
+        _check_padding(batch["input_ids"], mask, accepts.padding)
     if (kinds := batch.get("token_type_ids")) is not None and kinds.shape != (rows, length):
         raise _WrongBatchError(f"token_type_ids must be {_shape((rows, length))} as input_ids, got {_shape(kinds)}")
     if (labels := batch.get("labels")) is not None:
@@ -118,6 +121,16 @@ def _check_mask(mask: Tensor, shape: tuple[int, int]) -> None:
     bare = (mask.sum(1) == 0).nonzero().flatten().tolist()
     if bare:
         raise _WrongBatchError(f"every row must have real tokens, got row {bare[0]} with padding alone")
+
+
+def _check_padding(ids: Tensor, mask: Tensor, padding: int | None) -> None:
+    if padding is None:
+        return
+    behind = mask.flip(1).cumsum(1).flip(1) == 0
+    wrong = ids[behind & (ids != padding)]
+    if len(wrong):
+        rule = f"padding must have id {padding}, the model's pad_token_id, by which it finds the end of a row"
+        raise _WrongBatchError(f"{rule}, got {int(wrong[0])}")
 
 
 def _check_labels(labels: Tensor, accepts: Accepts, rows: int, length: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from niwaki.adapters import masks_of, remove_masks_
-from niwaki.anatomy import sites_of
+from niwaki.anatomy import check_task
 from niwaki.checkpoint import merged, save
 
 
@@ -21,7 +21,7 @@ def export_merged(model: nn.Module, path: str | Path, tokenizer: Any = None, ove
     Raises:
         RequestError: `path` is not empty, and with `overwrite` holds what Niwaki did not write.
     """
-    sites_of(model)
+    check_task(model)
     plain = merged(model)
     if masks_of(plain):
         plain = copy.deepcopy(plain)

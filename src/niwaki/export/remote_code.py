@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as _CAUSAL
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
-from niwaki.anatomy import Site, body_of, family_of, is_language_model, linear_paths, sites_of, weight_of
+from niwaki.anatomy import Site, body_of, check_task, family_of, is_language_model, linear_paths, sites_of, weight_of
 from niwaki.anatomy.modeling_mobilellm import MODEL_TYPE
 from niwaki.checkpoint import METHOD, merged, shapes_of, write_model
 from niwaki.checkpoint.folder import atomic_folder
@@ -46,6 +46,7 @@ def export_remote_code(model: nn.Module, path: str | Path, tokenizer: Any = None
         RequestError: `path` is not empty, and with `overwrite` holds what Niwaki did not write; a type of model whose
             weights Transformers renames in files, which it does for its own code alone, or which it does not know.
     """
+    check_task(model)
     plain = merged(model)
     if plain.config.model_type in _NO_CODE:
         why = _NO_CODE[plain.config.model_type]

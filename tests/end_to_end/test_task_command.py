@@ -1,0 +1,118 @@
+"""What a model is for, as the command settles it: by its checkpoint, by --task, and refused where data say another."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+import transformers
+from peft import LoraConfig, get_peft_model
+
+import niwaki
+from helpers_text import tiny_tokenizer
+from niwaki.cli import main
+from tiny import configs, tiny
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("place")
+    words = tiny_tokenizer()
+    niwaki.save(tiny("llama"), place / "llama", words)
+    for kind in ("BertForTokenClassification", "BertForMultipleChoice", "BertForMaskedLM", "BertModel"):
+        torch.manual_seed(0)
+        getattr(transformers, kind)(configs()["bert"]).save_pretrained(place / kind)
+        words.save_pretrained(place / kind)
+    for kind in ("LlamaForSequenceClassification", "GPT2ForSequenceClassification"):
+        config = configs()["llama" if kind.startswith("L") else "gpt2"]
+        config.num_labels, config.pad_token_id = 2, 3  # [SEP], where the tokenizer pads with [PAD]
+        torch.manual_seed(0)
+        model = getattr(transformers, kind)(config)
+        model.save_pretrained(place / kind)
+        words.save_pretrained(place / kind)
+        if kind.startswith("L"):
+            adapter = LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"])
+            get_peft_model(model, adapter).save_pretrained(str(place / "lora"))
+    path = place / "lora" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": "../llama"}))
+    texts = ("a good bright film", "a bad dull plot", "the plot is very very bright .", "not good")
+    rows = [f"{texts[i % 4]}{' film' * (i % 5)}\t{1 - i % 2}" for i in range(24)]
+    for name in ("train", "eval"):
+        (place / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+    for name, text in (("train", "a good film is not a bad plot . "), ("eval", "the plot is very dull . ")):
+        (place / f"{name}.txt").write_text(text * 12)
+    return place
+
+
+@pytest.fixture
+def command(place, monkeypatch, capsys):
+    """Run a command: exit status, standard output, error lines."""
+
+    def run(*words, model, data="tsv", **flags):
+        given = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", value)]
+        sources = ["--eval-data", f"eval.{data}"]
+        sources += [] if words[0] == "eval" else ["--train-data", f"train.{data}"]
+        monkeypatch.chdir(place)
+        monkeypatch.setattr(sys, "argv", ["niwaki", *words, "--model", model, *sources, "--max-length", "16", *given])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return stopped.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "said"),
+    [
+        (["prune", "structured"], {"model": "BertForTokenClassification", "flops": "0.5"}, "a token classifier"),
+        (["prune", "structured"], {"model": "BertForMultipleChoice", "flops": "0.5"}, "chooses among several texts"),
+        (["prune", "layer-adaptive"], {"model": "BertForMaskedLM", "sparsity": "0.5"}, "a masked language model"),
+        (["finetune"], {"model": "BertForTokenClassification"}, "a token classifier"),
+        (["eval"], {"model": "BertForMultipleChoice"}, "chooses among several texts"),
+        (["finetune"], {"model": "llama"}, "train_data of a language model must be running text (--task causal"),
+        (["eval"], {"model": "llama"}, "eval_data of a language model must be running text"),
+        (["prune", "structured"], {"model": "llama", "flops": "0.5"}, "got labels in 'label' of 'train.tsv'"),
+        (["eval"], {"model": "llama", "task": "text-classification"}, "task must be causal for a language model"),
+        (["eval"], {"model": "LlamaForSequenceClassification", "task": "causal"}, "task must be text-classification"),
+        (["finetune"], {"model": "BertModel", "task": "causal"}, "task must be text-classification for a sequence"),
+        (["finetune"], {"model": "llama", "task": "masked"}, "task must be one of causal, text-classification"),
+        (["finetune"], {"model": "llama", "task": "text-classification", "data": "txt"}, "eval_data must have labels"),
+        (["finetune"], {"model": "BertModel", "data": "txt"}, "eval_data must have labels"),
+    ],
+)
+def test_what_contradicts_is_one_line(place, command, words, options, said):
+    status, _, err = command(*words, out="refused", **options)
+    (line,) = [line for line in err.splitlines() if line.startswith("niwaki:")]
+    assert status == 2
+    assert said in line
+    assert "fine-tune it first" not in line
+    assert not (place / "refused").exists()
+
+
+def test_labels_are_left_out_where_that_is_asked(place, command):
+    status, out, err = command("eval", model="llama", task="causal", out="text")
+    assert status == 0, err
+    assert "perplexity" in out
+
+
+@pytest.mark.parametrize("model", ["llama", "BertForMaskedLM", "BertModel"])
+def test_a_pretrained_model_is_fine_tuned_into_a_classifier(place, command, model):
+    status, _, err = command("finetune", model=model, task="text-classification", out=f"tuned-{model}", epochs="1")
+    assert status == 0, err
+    assert "a new task head, to be trained" in err
+    assert "accuracy" in json.loads((place / f"tuned-{model}" / "result.json").read_text())["pruned"]["quality"]
+    assert type(niwaki.load(place / f"tuned-{model}")).__name__.endswith("ForSequenceClassification")
+
+
+@pytest.mark.parametrize("model", ["LlamaForSequenceClassification", "GPT2ForSequenceClassification", "lora"])
+def test_answers_do_not_depend_on_the_batch_size(place, command, model):
+    found = []
+    for size in ("1", "32"):
+        status, _, err = command("eval", model=model, out=f"{model}-{size}", batch_size=size)
+        assert status == 0, err
+        assert "rows are padded with id 3, as its config says" in err or model == "lora"
+        found.append(json.loads((place / f"{model}-{size}" / "result.json").read_text())["pruned"]["quality"])
+    assert found[0] == found[1]
