@@ -146,3 +146,10 @@ def test_a_variant_of_lora_is_refused(options):
     model = get_peft_model(tiny(), LoraConfig(task_type="SEQ_CLS", target_modules=["q_lin"], **options))
     with pytest.raises(niwaki.RequestError, match="rank-stabilised LoRA, got"):
         niwaki.prune_(model, niwaki.Structured(flops=0.7), batches())
+
+
+def test_merged_adapters_are_refused_where_masks_are_to_be_held():
+    model = lora()
+    model.merge_adapter()
+    with pytest.raises(niwaki.RequestError, match="adapter must be unmerged"):
+        niwaki.prune_(model, STAGES["layer-adaptive"], DATA)
