@@ -286,7 +286,7 @@ def test_interrupted_leaves_nothing(place):
     assert running.stderr is not None
     seen = ""
     while "steps" not in seen:  # what is said of the training that would last for hours
-        seen += running.stderr.read(64)
+        seen += running.stderr.readline()
     running.send_signal(signal.SIGINT)
     _, rest = running.communicate(timeout=120)
     assert running.returncode == 130
