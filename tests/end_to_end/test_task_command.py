@@ -39,8 +39,8 @@ def place(tmp_path_factory):
     path.write_text(json.dumps({**json.loads(path.read_text()), "base_model_name_or_path": "../llama"}))
     texts = ("a good bright film", "a bad dull plot", "the plot is very very bright .", "not good")
     rows = [f"{texts[i % 4]}{' film' * (i % 5)}\t{1 - i % 2}" for i in range(24)]
-    for name in ("train", "eval"):
-        (place / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+    for name, lines in (("train", rows), ("eval", rows[::-1])):
+        (place / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *lines]) + "\n")
     for name, text in (("train", "a good film is not a bad plot . "), ("eval", "the plot is very dull . ")):
         (place / f"{name}.txt").write_text(text * 12)
     return place
