@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 import niwaki
 from niwaki.adapters import masks_of
 from niwaki.train import recover
+from niwaki.train.loop import task_loss
 from tiny import batches, logits, tiny, with_lora
 
 DYNAMIC = {"sparsity": 0.6, "interval": 1, "window": 1, "reach": 0.5, "stop": 0.9}
@@ -289,3 +290,25 @@ def test_a_resume_that_is_refused_leaves_the_model_without_masks(tmp_path):
     with pytest.raises(niwaki.RequestError, match="checkpoint must hold"):
         again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
     assert not masks_of(again.model)
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"bias": "all"}, "sa_layer_norm.bias"),
+        ({"bias": "lora_only"}, "q_lin.base_layer.bias"),
+        ({"modules_to_save": ["classifier"]}, "classifier.modules_to_save.default.weight"),
+    ],
+)
+def test_all_that_an_adapter_owns_is_trained_and_put_back(monkeypatch, options, part):
+    model = with_lora(tiny(), **options)
+    before = state(model)
+    monkeypatch.setattr("niwaki.methods.finetune.task_loss", breaking(task_loss, KeyboardInterrupt(), at=3))
+    with pytest.raises(KeyboardInterrupt):
+        niwaki.finetune(model, niwaki.Finetune(), batches())
+    assert_same(state(model), before)
+    monkeypatch.setattr("niwaki.methods.finetune.task_loss", task_loss)
+    niwaki.finetune(model, niwaki.Finetune(), batches())
+    changed = {n for n, value in model.named_parameters() if not torch.equal(value, before["tensors"][n])}
+    assert any(name.endswith(part) for name in changed)
+    assert not any(name.endswith("q_lin.base_layer.weight") or "original_module" in name for name in changed)

@@ -86,6 +86,24 @@ def test_no_other_verb_changes_the_global_state(tmp_path):
     assert state() == before
 
 
+@pytest.mark.parametrize("made", ["another head", "an adapter"])
+def test_loading_draws_from_its_seed_and_leaves_the_global_state_alone(tmp_path, made):
+    model = tiny()
+    model.save_pretrained(tmp_path / "base")
+    model = with_lora(model) if made == "an adapter" else model
+    model.save_pretrained(tmp_path / "model")
+    options = {"base_model": str(tmp_path / "base")} if made == "an adapter" else {"labels": ["a", "b", "c", "d"]}
+    found = []
+    for other, seed in ((1, 5), (2, 5), (1, 6)):
+        elsewhere(other)
+        before = state()
+        loaded = niwaki.load(tmp_path / "model", seed=seed, **options)
+        assert state() == before
+        found.append(torch.cat([value.flatten() for value in loaded.state_dict().values()]))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2]) == (made == "an adapter")
+
+
 def test_a_failure_leaves_the_global_state_alone():
     before = state()
     with pytest.raises(ValueError, match="stop"), seeded(0):

@@ -18,6 +18,7 @@ from niwaki.checkpoint.plain import head_for, load_plain, own_head
 from niwaki.checkpoint.task import read_config, task_of_config
 from niwaki.config import DTYPES
 from niwaki.errors import RequestError, check_choice
+from niwaki.numerics.seeds import seeded
 
 
 def load(
@@ -26,6 +27,8 @@ def load(
     device: str = "cpu",
     labels: list[str] | None = None,
     dtype: str = "float32",
+    *,
+    seed: int = 0,
 ) -> PreTrainedModel | PeftModel:
     """Load a language model or a sequence classifier; `dtype` is float32, bfloat16, or auto.
 
@@ -37,7 +40,8 @@ def load(
     A folder that holds an adapter beside its base (`keep_adapter`) is loaded with the adapter.
 
     With `labels` (names of classes, one name for a number to predict), a model that has no task head, one that is only
-    pretrained (for masked words, for the next token) and a classifier of other labels get a new head, to be trained.
+    pretrained (for masked words, for the next token) and a classifier of other labels get a new head, to be trained,
+    that is drawn from `seed`.
 
     Raises:
         RequestError: nothing there, a damaged or non-safetensors file, a quantised model, one of another task or with
@@ -47,11 +51,12 @@ def load(
     name = str(source)
     folder = _checked(name)
     adapter = adapter_in(folder)
-    if adapter is not None:
-        base = _base(adapter, base_model)
-        model: PreTrainedModel | PeftModel = load_adapter(adapter, base, dtype)
-    else:
-        model = load_plain(name, head_for(name, labels) if labels else own_head(name), dtype)
+    with seeded(seed):
+        if adapter is not None:
+            base = _base(adapter, base_model)
+            model: PreTrainedModel | PeftModel = load_adapter(adapter, base, dtype)
+        else:
+            model = load_plain(name, head_for(name, labels) if labels else own_head(name), dtype)
     model.eval()
     try:
         return cast("PreTrainedModel | PeftModel", model.to(device))  # type: ignore[arg-type]
