@@ -90,6 +90,7 @@ def load_adapter(folder: Path, base: str, dtype: str) -> PeftModel:
         with warnings.catch_warnings():
             # LoRA on a site without units: its factors have no elements.
             warnings.filterwarnings("ignore", "Initializing zero-element tensors is a no-op")
+            warnings.filterwarnings("ignore", r".*LoRA tensor\(s\) have invalid shape")
             # PEFT asks Transformers by the old name.
             warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
             warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error, below

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import statistics
 from typing import Any
 
 from niwaki.anatomy import sites_of
@@ -55,7 +56,16 @@ def run_scoring(request: Scoring, quiet: bool = False) -> dict[str, Any]:
                 for site in sites_of(inputs.model, config.by_query_head)
             ],
             "linears": [
-                {"name": name, "importance": linears.importance[name], "total": len(values), "scores": values}
+                {
+                    "name": name,
+                    "importance": linears.importance[name],
+                    "total": len(values),
+                    "lowest": min(values),
+                    "median": statistics.median(values),
+                    "mean": statistics.fmean(values),
+                    "highest": max(values),
+                    "scores": values,
+                }
                 for name, values in linears.items()
             ],
         }
