@@ -21,7 +21,8 @@ def train(rank, world, lora):
     model = (with_lora(tiny()) if lora else tiny()).double().eval()  # no dropout
     wrapped = DistributedDataParallel(model) if world > 1 else model
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
-    options = {"sparsity": 0.6, "interval": 1, "window": 2, "reach": 0.5, "stop": 1.0, "allocation": "erk"}
+    options = {"sparsity": 0.6, "interval": 1, "window": 2, "reach": 0.5, "stop": 1.0}
+    options |= {"allocation": "erk", "start_sparsity": 0.1}
     controller = niwaki.DynamicSparsity(**options).attach(model, optimizer, STEPS)
     for step in range(STEPS):
         batch = {key: value[rank::world] for key, value in batches()[step % 4].items()}

@@ -13,7 +13,7 @@ import niwaki
 from niwaki.adapters import masks_of
 from niwaki.anatomy import linears_of, weight_of
 from niwaki.masks import MaskedLinear
-from niwaki.methods.dynamic.callback import DynamicSparsity
+from niwaki.methods.dynamic.callback import DynamicSparsity, schedule_table
 from tiny import batches, logits, tiny, with_lora
 
 OPTIONS = {"sparsity": 0.6, "interval": 2, "window": 2, "reach": 0.5, "stop": 0.8, "quiet": True}
@@ -191,9 +191,9 @@ def test_a_training_too_short_is_refused_before_it_starts(tmp_path):
 
 
 def test_the_schedule_is_printed(tmp_path, capsys):
-    run = trainer(with_lora(tiny()), tmp_path, DynamicSparsity(**{**OPTIONS, "quiet": False}), num_train_epochs=1)
-    run.train()
+    callback = DynamicSparsity(**{**OPTIONS, "quiet": False})
+    trainer(with_lora(tiny()), tmp_path, callback, num_train_epochs=1).train()
     said = capsys.readouterr().err
     assert "updates in 8 steps" in said
-    assert "0.6000" in said
+    assert "0.6000" in [*schedule_table(callback.controller.schedule).columns[1].cells]
     assert "AdamW: moments of dropped weights are cleared" in said
