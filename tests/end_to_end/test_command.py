@@ -310,7 +310,6 @@ def test_interrupted_leaves_nothing(place):
         ({"model": "body"}, ["trained task head", "body", "fine-tune"]),
         ({"model": "albert"}, ["albert", "share"]),
         ({"model": "bloom"}, ["bloom", "distilbert"]),
-        ({"model": "gpt2"}, ["pad_token_id", "None"]),
         ({"model": "quantised"}, ["float weights", "quantised"]),
         ({"model": "truncated"}, ["truncated", "model.safetensors"]),
         ({"base_model": "./nowhere"}, ["nowhere"]),
