@@ -74,8 +74,8 @@ def check_budget(profiles: Profiles, zeros: int) -> None:
     total = sum(profile.size for profile in profiles.values())
     least, most = (sum(getattr(profile, end) for profile in profiles.values()) for end in ("fewest", "most"))
     if not least <= zeros <= most:
-        rule = f"sparsity must be {least / total:.6g} to {most / total:.6g} with min_sparsity and max_sparsity as asked"
-        raise RequestError(f"{rule} and the zeros that are there already, got {zeros / total:.6g}")
+        rule = f"sparsity must be {least / total:.4g} to {most / total:.4g} with min_sparsity and max_sparsity as asked"
+        raise RequestError(f"{rule} and the zeros that are there already, got {zeros / total:.4g}")
 
 
 def water_fill(shape: np.ndarray, sizes: np.ndarray, low: np.ndarray, high: np.ndarray, budget: Any) -> np.ndarray:

@@ -20,7 +20,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from niwaki.anatomy import evaluation_mode, longest_input
 from niwaki.data.questions import Question
-from niwaki.errors import RequestError, WorkError
+from niwaki.errors import RequestError
+from niwaki.evaluate.finite import check_finite
 from niwaki.numerics.half import half_in_float32
 from niwaki.progress import bar
 
@@ -94,9 +95,9 @@ def log_likelihoods(model: nn.Module, pairs: Sequence[Pair], batch_size: int, pr
             for i, row, at in zip(chosen, rows, logits, strict=True):
                 after = torch.tensor(pairs[i][1], device=device)
                 scores = F.log_softmax(at[len(row) - len(after) : len(row)].float(), dim=-1)
-                found[i] = float(scores.gather(1, after[:, None]).sum())
-                if not math.isfinite(found[i]):
-                    raise WorkError("evaluation: the model's logits are not finite")
+                likelihood = scores.gather(1, after[:, None]).sum()
+                check_finite(model, likelihood)
+                found[i] = float(likelihood)
     return found
 
 

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from niwaki.anatomy import evaluation_mode, with_labels
-from niwaki.errors import RequestError, WorkError
+from niwaki.errors import RequestError
+from niwaki.evaluate.finite import check_finite
 from niwaki.numerics.half import half_in_float32
 from niwaki.progress import bar
 
@@ -32,8 +33,7 @@ def perplexity(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bo
             labels = inputs.pop("labels")[:, 1:]
             logits = model(**inputs).logits[:, :-1].float()
             loss = F.cross_entropy(logits.transpose(1, 2), labels, reduction="sum")
-            if not bool(torch.isfinite(loss)):
-                raise WorkError("evaluation: the model's logits are not finite")
+            check_finite(model, loss)
             nats, tokens = nats + float(loss), tokens + int((labels != -100).sum())
     if not tokens:
         raise RequestError("eval_data must hold rows of two tokens at least, got none")

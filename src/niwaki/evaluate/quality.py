@@ -13,7 +13,8 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor, nn
 
 from niwaki.anatomy import evaluation_mode, is_language_model, is_regression
-from niwaki.errors import RequestError, WorkError, check_choice
+from niwaki.errors import RequestError, check_choice
+from niwaki.evaluate.finite import check_finite
 from niwaki.evaluate.perplexity import LANGUAGE_METRICS, perplexity
 from niwaki.numerics.half import half_in_float32
 from niwaki.progress import bar
@@ -38,8 +39,7 @@ def predictions(model: nn.Module, batches: Iterable[dict[str, Any]], progress: b
                 raise RequestError("eval_data must have labels, got a table without a label column")
             inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
             found = model(**inputs).logits.float().cpu()
-            if not bool(torch.isfinite(found).all()):
-                raise WorkError("evaluation: the model's logits are not finite")
+            check_finite(model, found)
             logits.append(found)
             labels.append(batch["labels"].cpu())
     if not logits:
