@@ -23,7 +23,6 @@ from niwaki.config.patterns import Unstructured
 from niwaki.masks import choose
 from niwaki.observe import Batch, Need, observe
 from niwaki.observe.moments import with_moments
-from niwaki.observe.tokens import over_mean
 from niwaki.repair.least_squares import Optimum
 from niwaki.repair.reconstruct import reconstruct_
 from niwaki.scoring.layers import LAYER_SCORERS
@@ -60,7 +59,7 @@ class Seen:
         self.importance["sensitivity"] = sensitivity(model, linears, data, seed)
         self.scores: dict[str, dict[str, Tensor]] = {name: {} for name in WEIGHT_SCORES}
         self.curves: dict[str, Curve] = {}
-        for linear, own in with_moments(model, statistics, data, over_mean(statistics.token_sizes)):
+        for linear, own in with_moments(model, statistics, data, statistics.token_weights):
             self.curves[linear.name] = loss_curve(linear, own)
             for name in WEIGHT_SCORES:
                 self.scores[name][linear.name] = WEIGHT_SCORERS[name](linear, own, seed)

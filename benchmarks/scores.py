@@ -2,7 +2,8 @@
 
     python benchmarks/scores.py --model ADAPTER --train-data train.tsv --eval-data dev.tsv --rows 1024
 
-The seed's own scores are `attention-variance` for heads and `activation` for neurons.
+The seed's own scores are `attention-variance` for heads and `activation` for neurons. Runs that the JSON holds already
+are not done again.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import statistics
 
 import niwaki
-from common import Bench, arguments, environment, note
+from common import Bench, arguments, is_done, note, resumed
 
 PAIRS = (
     ("reconstruction", "reconstruction"),
@@ -30,15 +31,17 @@ def main() -> None:
     parser.add_argument("--flops", type=float, nargs="+", default=[0.5, 0.3])
     asked = parser.parse_args()
     bench = Bench.of(asked)
-    found = {**environment(asked), "dense": bench.quality(bench.model())}
+    found = {**resumed(asked), "dense": bench.quality(bench.model())}
     for seed in asked.seeds:
         calibration = list(bench.batches(asked.rows, seed))
         for head, neuron in PAIRS:
             for flops in asked.flops:
+                run = {"head_score": head, "neuron_score": neuron, "flops": flops, "seed": seed}
+                if is_done(found, run):
+                    continue
                 model = bench.model()
                 config = niwaki.Structured(flops=flops, head_score=head, neuron_score=neuron, seed=seed)
                 niwaki.prune_(model, config, calibration)
-                run = {"head_score": head, "neuron_score": neuron, "flops": flops, "seed": seed}
                 note(found, {**run, "quality": bench.quality(model)}, asked.out)
     for head, neuron in PAIRS:
         cells = []

@@ -123,7 +123,8 @@ def test_a_model_with_empty_sites_goes_on(family, lora):
     statistics = observe(model, data, need)
     sites = sites_of(model)
     for head_score, neuron_score in zip(HEAD_SCORES, NEURON_SCORES, strict=True):
-        scores = score_units(model, sites, statistics, data, head_score, neuron_score, 0, False)
+        asked = niwaki.Structured(flops=0.5, head_score=head_score, neuron_score=neuron_score)
+        scores = score_units(model, sites, statistics, data, asked)
         assert all(len(scores[site.name]) == site.units for site in sites)
     before = _distance(model, dense, family)
     for method in ("bias", "least-squares") if bias_of(sites[0].output) is not None else ("least-squares",):

@@ -10,7 +10,7 @@ from niwaki.anatomy import linears_of, sites_of
 from niwaki.config import HEAD_SCORES, NEURON_SCORES
 from niwaki.observe import need_of, observe
 from niwaki.observe.moments import with_moments
-from niwaki.observe.tokens import FLOOR, over_mean
+from niwaki.observe.tokens import FLOOR
 from niwaki.scoring.units import HEAD_SCORERS, NEURON_SCORERS, UNIT_NEEDS
 from tiny import batches, logits, tiny, with_lora
 
@@ -22,7 +22,7 @@ def _scores(model, kind, name, data, seed=0):
     statistics = observe(model, data, need, seed=seed)
     scorer = (HEAD_SCORERS if kind == "attention" else NEURON_SCORERS)[name]
     if need.moments:
-        weights = over_mean(statistics.token_sizes)
+        weights = statistics.token_weights
         for linear, own in with_moments(model, statistics, data, weights, only_writing=True):
             statistics = statistics.with_moments(linear.name, own.linears[linear.name].moments)
     return {s.name: scorer(s, statistics, seed) for s in sites_of(model) if s.kind == kind}
@@ -107,7 +107,7 @@ def test_whole_moments_are_given_for_one_linear_at_a_time_and_weigh_tokens_by_wh
     for hook in hooks:
         hook.remove()
     keep = [batch["attention_mask"].bool() for batch in data]
-    for linear, own in with_moments(model, statistics, data, over_mean(statistics.token_sizes)):
+    for linear, own in with_moments(model, statistics, data, statistics.token_weights):
         given = [name for name, sums in own.linears.items() if isinstance(sums.moments, torch.Tensor)]
         assert given == [linear.name]
         x = torch.cat([part[mask] for part, mask in zip(seen[linear.name], keep, strict=True)])

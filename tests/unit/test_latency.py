@@ -15,7 +15,8 @@ from niwaki.adapters import apply_mask_, masks_of
 from niwaki.allocation import Bounds, global_threshold
 from niwaki.anatomy import layers_of, linears_of, sites_of
 from niwaki.evaluate import model_latency, speedup
-from niwaki.evaluate.latency_table import LatencyTable, _Timings, latency_table
+from niwaki.evaluate.latency_table import LatencyTable, latency_table
+from niwaki.evaluate.layer_timings import Timings
 from niwaki.evaluate.machine import timed_on
 from niwaki.evaluate.plain import plain_model
 from niwaki.masks import MaskedLinear
@@ -206,8 +207,8 @@ SAME = {
 @pytest.mark.parametrize("changed", [*DIFFERENT, *SAME])
 def test_timings_are_kept_for_all_that_they_depend_on(changed, monkeypatch, tmp_path):
     monkeypatch.setenv("NIWAKI_CACHE", str(tmp_path))
-    timed, timings = [], _Timings(9.0, {1: 1.0, 4: 2.0}, {8: 1.0, 48: 2.0})
-    monkeypatch.setattr(TABLE, "_time", lambda *_: timed.append(1) or timings)
+    timed, timings = [], Timings(9.0, {1: 1.0, 4: 2.0}, {8: 1.0, 48: 2.0})
+    monkeypatch.setattr(TABLE, "time_layers", lambda *_: timed.append(1) or timings)
     model = tiny()
     latency_table(model, 2, 8)
     latency_table(with_lora(tiny()), 2, 8)

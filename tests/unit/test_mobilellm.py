@@ -13,7 +13,6 @@ from niwaki.anatomy import linears_of, sites_of
 from niwaki.anatomy.modeling_mobilellm import MobileLLMConfig, MobileLLMForCausalLM
 from niwaki.observe import Need, observe
 from niwaki.observe.moments import input_moments
-from niwaki.observe.tokens import token_weights
 from tiny import batches, logits, tiny
 
 PUBLISHED = {
@@ -117,8 +116,8 @@ def test_statistics_of_both_runs_add_up():
 
 def test_tokens_weigh_in_the_order_of_the_runs():
     model, batch = tiny("mobilellm"), batches(count=1, family="mobilellm")[0]
-    whole = token_weights(model, [batch], seed=3)[0]
-    streamed = observe(model, [batch], Need(token_sizes=True), seed=3).token_sizes[0]
+    seen = observe(model, [batch], Need(token_sizes=True), seed=3)
+    whole, streamed = seen.token_weights[0], seen.token_sizes[0]
     for linear in linears_of(model):
         sizes = streamed[linear.name]
         assert len(sizes) == 2 * int(batch["attention_mask"].sum())

@@ -7,8 +7,8 @@ import torch
 
 from niwaki.adapters import apply_mask_, materialized_weights
 from niwaki.anatomy import layer_calls, layers_of, linears_of
-from niwaki.observe.moments import STRIP, gram
-from niwaki.observe.stream import TOGETHER, Stream, rebatch
+from niwaki.numerics.gram import STRIP, TOGETHER, gram, rebatch
+from niwaki.observe.stream import Stream
 from tiny import batches, logits, tiny, with_lora
 
 KINDS = ["bert", "llama", "gemma2", "modernbert"]

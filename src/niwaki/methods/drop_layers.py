@@ -7,13 +7,15 @@ repair refits). So layers keep their numbers, and any model with empty sites can
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
 from niwaki.allocation.budget import Budget
 from niwaki.anatomy import Site, sites_of
 from niwaki.errors import RequestError
-from niwaki.observe import Statistics
+from niwaki.observe import Batch, Need, Statistics, observe
 from niwaki.surgery import cut_
 
 
@@ -42,9 +44,19 @@ def check_drop(sites: list[Site], budget: Budget, count: int) -> None:
         raise RequestError(f"{rule}, got {count}")
 
 
-def drop_layers_(model: nn.Module, statistics: Statistics, count: int) -> None:
-    """Empty the `count` layers of least block influence in what was observed of `model`, in place."""
+def drop_layers_(
+    model: nn.Module, data: Sequence[Batch], count: int, seed: int, *, progress: bool = False
+) -> Statistics:
+    """Empty the `count` layers of `model` of least block influence, in place; what was observed of it as it was.
+
+    The sizes of its gradients by token are among that: one pass is enough for all that need no more.
+
+    Raises:
+        WorkError: a statistic that is not finite.
+    """
+    statistics = observe(model, data, Need(token_sizes=True), seed=seed, progress=progress)
     influence = {int(name.split(".")[1]): sums.influence for name, sums in statistics.linears.items()}
     gone = set(sorted(influence, key=lambda layer: influence[layer])[:count])
     plan = {site.name: torch.arange(0 if site.layer in gone else site.units) for site in sites_of(model)}
     cut_(model, plan)
+    return statistics

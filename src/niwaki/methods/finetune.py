@@ -13,7 +13,8 @@ from niwaki.config import Finetune
 from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch
 from niwaki.results import StageResult
-from niwaki.train.loop import task_loss, train_, training_data
+from niwaki.train.data import training_data
+from niwaki.train.loop import task_loss, train_
 from niwaki.train.undo import adapters_in_training_
 
 

@@ -16,18 +16,17 @@ from niwaki.config import LayerAdaptive
 from niwaki.config.patterns import Block, NByM
 from niwaki.masks import check_divides, choose
 from niwaki.methods.scores import Scores
-from niwaki.methods.weight_profiles import Scored, layer_importance, score_linears, weight_scores
+from niwaki.methods.weight_profiles import Scored, score_linears
 from niwaki.observe import Batch, Need, Passes, TokenWeights, need_of, observe
 from niwaki.observe.moments import with_moments
-from niwaki.observe.tokens import over_mean
 from niwaki.repair.least_squares import Optimum
 from niwaki.repair.reconstruct import reconstruct_
 from niwaki.repair.sequential_least_squares import REFIT_PASSES
 from niwaki.results import SiteResult, StageResult
-from niwaki.scoring.layers import LAYER_NEEDS
-from niwaki.scoring.weights import WEIGHT_NEEDS, WEIGHT_SCORERS
+from niwaki.scoring.layers import LAYER_NEEDS, layer_importance
+from niwaki.scoring.weights import WEIGHT_NEEDS, WEIGHT_SCORERS, weight_scores
 from niwaki.sparsify.obs import obs_factor, obs_prune
-from niwaki.train.loop import TrainingData
+from niwaki.train.data import TrainingData
 from niwaki.train.recover import recover_
 
 
@@ -212,7 +211,7 @@ def score_weights(
     statistics = observe(model, batches, need, seed=config.seed, progress=progress)
     pairs = ((linear, statistics) for linear in linears)
     if need.moments:
-        pairs = with_moments(model, statistics, batches, over_mean(statistics.token_sizes), progress=progress)
+        pairs = with_moments(model, statistics, batches, statistics.token_weights, progress=progress)
     found = Scores()
     for linear, own in pairs:
         scores = WEIGHT_SCORERS[config.weight_score](linear, own, config.seed).double()

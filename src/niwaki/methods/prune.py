@@ -18,7 +18,7 @@ from niwaki.methods.structured import prune_units_, score_units_of
 from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch
 from niwaki.results import StageResult
-from niwaki.train.recover import recovery_data
+from niwaki.train.data import recovery_data
 
 
 def prune_(

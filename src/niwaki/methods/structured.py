@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,6 @@ from niwaki.evaluate import speedup
 from niwaki.methods.drop_layers import check_drop, drop_layers_
 from niwaki.methods.scores import Scores
 from niwaki.observe import Batch, Need, Passes, TokenWeights, need_of, observe
-from niwaki.observe.tokens import over_mean
 from niwaki.progress import show
 from niwaki.repair.refit import refit_
 from niwaki.repair.sequential_least_squares import REFIT_PASSES
@@ -29,7 +27,7 @@ from niwaki.results import SiteResult, StageResult
 from niwaki.scoring.units import UNIT_NEEDS, score_units
 from niwaki.surgery import Plan, cut_, plan_table
 from niwaki.surgery.plan import importances
-from niwaki.train.loop import TrainingData
+from niwaki.train.data import TrainingData
 from niwaki.train.recover import recover_
 
 LATENCY_TOLERANCE = 0.05
@@ -61,19 +59,22 @@ def prune_units_(
     importance: dict[str, float] = {}
     passes = Passes()
     if config.drop_layers:
-        seen = observe(model, batches, Need(token_sizes=True), seed=config.seed, progress=progress)
-        weights, passes = over_mean(seen.token_sizes), passes + seen.passes
-        drop_layers_(model, seen, config.drop_layers)
+        seen = drop_layers_(model, batches, config.drop_layers, config.seed, progress=progress)
+        weights, passes = seen.token_weights, passes + seen.passes
     kept = {site.name: torch.arange(site.units) for site in sites_of(model, by_head)}
     for step in range(1, config.steps + 1):
         sites = sites_of(model, by_head)
         weigh = weights is None and config.repair != "none"
-        scored = _score(model, sites, batches, config, weigh=weigh, progress=progress)
-        weights, passes = weights or scored.token_weights, passes + scored.passes
-        importance = importance or importances(scored.scores)
+        need = need_of(UNIT_NEEDS, config.head_score, config.neuron_score) | Need(token_sizes=weigh)
+        seen = observe(model, batches, need, query_heads=by_head, seed=config.seed, progress=progress)
+        scores = score_units(model, sites, seen, batches, config, progress=progress)
+        weights = seen.token_weights if weigh else weights
+        passes += seen.passes + Passes(float(need.moments))
+        importance = importance or importances(scores)
         fraction = 1.0 - (1.0 - budget.fraction) * step / config.steps
-        plan = _plan(model, dense, sites, scored.scores, budget, fraction, config)
-        show(plan_table(sites, scored.scores, plan), progress)
+        plan = _plan(model, dense, sites, scores, budget, fraction, config)
+        table = plan_table(sites, scores, plan)
+        show(table, progress)
         cut_(model, plan, by_head)
         kept = {name: kept[name][units] for name, units in plan.items()}
         if config.repair != "none":
@@ -113,26 +114,6 @@ def checked_budget(model: nn.Module, config: Structured, length: float) -> Budge
     if config.drop_layers:
         check_drop(sites, budget, config.drop_layers)
     return budget
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """Scores `[units]` of every site by name, how much each token matters, and what finding that out took."""
-
-    scores: dict[str, Tensor]
-    token_weights: TokenWeights | None
-    passes: Passes
-
-
-def _score(
-    model: nn.Module, sites: list[Site], data: Sequence[Batch], config: Structured, *, weigh: bool, progress: bool
-) -> _Scored:
-    """Observe `model` and score its units; `weigh` asks for token weights whatever the scores need."""
-    need = need_of(UNIT_NEEDS, config.head_score, config.neuron_score) | Need(token_sizes=weigh)
-    seen = observe(model, data, need, query_heads=config.by_query_head, seed=config.seed, progress=progress)
-    scores = score_units(model, sites, seen, data, config.head_score, config.neuron_score, config.seed, progress)
-    weights = over_mean(seen.token_sizes) if weigh else None
-    return _Scored(scores, weights, seen.passes + Passes(float(need.moments)))
 
 
 def _achieved(model: nn.Module, dense: nn.Module, budget: Budget, config: Structured) -> tuple[float, tuple[str, ...]]:
@@ -183,9 +164,11 @@ def _measured_ratio(dense: nn.Module, plain: nn.Module, config: Structured) -> f
 
 def score_units_of(model: nn.Module, batches: Sequence[Batch], config: Structured, *, progress: bool = False) -> Scores:
     """The scores of a model's heads and neurons as `config` asks: see `niwaki.score`."""
-    sites, found = sites_of(model, config.by_query_head), Scores()
-    scored = _score(model, sites, batches, config, weigh=False, progress=progress)
-    for site in sites:
-        found[site.name] = scored.scores[site.name].tolist()
-    found.importance = importances(scored.scores)
+    sites, by_head = sites_of(model, config.by_query_head), config.by_query_head
+    need = need_of(UNIT_NEEDS, config.head_score, config.neuron_score)
+    seen = observe(model, batches, need, query_heads=by_head, seed=config.seed, progress=progress)
+    scores = score_units(model, sites, seen, batches, config, progress=progress)
+    found = Scores()
+    found.update({site.name: scores[site.name].tolist() for site in sites})
+    found.importance = importances(scores)
     return found

@@ -7,20 +7,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 
-from niwaki.adapters import mask_of
 from niwaki.allocation.profiles import profiles_of
 from niwaki.allocation.sparsity import Curve, Profiles
 from niwaki.anatomy import BlockLinear, linears_of
 from niwaki.config import LayerAdaptive
 from niwaki.observe import Batch, Need, Passes, Statistics, TokenWeights, need_of, observe
 from niwaki.observe.moments import with_moments
-from niwaki.observe.tokens import over_mean
-from niwaki.scoring.layers import LAYER_NEEDS, LAYER_SCORERS, SENSITIVITY, block_means
-from niwaki.scoring.sensitivity import ROWS, sensitivity
-from niwaki.scoring.weights import WEIGHT_NEEDS, WEIGHT_SCORERS
+from niwaki.scoring.layers import LAYER_NEEDS, SENSITIVITY, layer_importance
+from niwaki.scoring.sensitivity import ROWS
+from niwaki.scoring.weights import WEIGHT_NEEDS, weight_scores
 from niwaki.sparsify.curves import loss_curve
 
 DATA_RULES = ("inverse-importance", "owl", "search")
@@ -67,10 +64,18 @@ def score_linears(
     if weigh or looks_at_data(config):
         asked = need | Need(token_sizes=weigh)
         statistics = observe(model, data, asked, seed=config.seed, progress=progress)
-    if weigh:
-        token_weights = over_mean(statistics.token_sizes)
+    token_weights = statistics.token_weights if weigh else token_weights
     importance = layer_importance(model, linears, statistics, data, config) if config.layer_score else {}
-    scores, curves = _scores_and_curves(model, linears, statistics, data, token_weights, config, progress)
+    scores: dict[str, Tensor] = {}
+    curves: dict[str, Curve] = {}
+    pairs: Iterable[tuple[BlockLinear, Statistics]] = ((linear, statistics) for linear in linears)
+    if need.moments:  # summed and used up linear by linear
+        pairs = with_moments(model, statistics, data, token_weights, progress=progress)
+    for linear, own in pairs:
+        if config.rule == "global":
+            scores[linear.name] = weight_scores(linear, own, config)
+        if config.rule == "search":
+            curves[linear.name] = loss_curve(linear, own)
     passes = statistics.passes + Passes(float(need.moments))
     if config.layer_score == SENSITIVITY:
         passes += Passes(2.0 * len(linears) * min(ROWS / statistics.rows, 1.0))
@@ -89,22 +94,6 @@ def profile_linears(model: nn.Module, config: LayerAdaptive, data: Iterable[Batc
     return score_linears(model, linears, meant, batches).profiles
 
 
-def layer_importance(
-    model: nn.Module,
-    linears: Sequence[BlockLinear],
-    statistics: Statistics,
-    data: Sequence[Batch],
-    config: LayerAdaptive,
-) -> dict[str, float]:
-    """The importance of every linear by name; of its block for owl and where `config` asks for blocks."""
-    assert config.layer_score is not None, "the rule looks at no importance"
-    if config.layer_score == SENSITIVITY:
-        scores = sensitivity(model, linears, data, config.seed)
-    else:
-        scores = LAYER_SCORERS[config.layer_score](linears, statistics, config.seed)
-    return block_means(scores, linears) if config.rule == "owl" or config.granularity == "block" else scores
-
-
 def weight_need(config: LayerAdaptive) -> Need:
     """What must be observed for the allocation of a resolved `config`, and for its scores."""
     need = need_of(LAYER_NEEDS, config.layer_score or "")
@@ -117,36 +106,3 @@ def looks_at_data(config: LayerAdaptive) -> bool:
     """Whether the scores or the allocation are made of what a pass through the whole model sums."""
     by_layer = config.layer_score is not None
     return config.weight_score in DATA_SCORES or by_layer or weight_need(config).moments
-
-
-def weight_scores(linear: BlockLinear, statistics: Statistics, config: LayerAdaptive) -> Tensor:
-    """Scores `[out, in]` of the weights of one linear; what is zero already goes first."""
-    found = WEIGHT_SCORERS[config.weight_score](linear, statistics, config.seed)
-    mask = mask_of(linear.module)
-    return found if mask is None else found.masked_fill(~mask, -torch.inf)
-
-
-def _scores_and_curves(
-    model: nn.Module,
-    linears: Sequence[BlockLinear],
-    statistics: Statistics,
-    data: Sequence[Batch],
-    token_weights: TokenWeights | None,
-    config: LayerAdaptive,
-    progress: bool,
-) -> tuple[dict[str, Tensor], dict[str, Curve]]:
-    """Scores of all weights and loss curves of all linears, by name, as far as the allocation wants them.
-
-    Where whole moments are needed, they are summed and used up linear by linear.
-    """
-    scores: dict[str, Tensor] = {}
-    curves: dict[str, Curve] = {}
-    pairs: Iterable[tuple[BlockLinear, Statistics]] = ((linear, statistics) for linear in linears)
-    if weight_need(config).moments:
-        pairs = with_moments(model, statistics, data, token_weights, progress=progress)
-    for linear, own in pairs:
-        if config.rule == "global":
-            scores[linear.name] = weight_scores(linear, own, config)
-        if config.rule == "search":
-            curves[linear.name] = loss_curve(linear, own)
-    return scores, curves

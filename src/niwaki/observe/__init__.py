@@ -7,11 +7,11 @@ from niwaki.observe.statistics import (
     Need,
     Passes,
     Statistics,
-    TokenWeights,
     UnitSums,
     need_of,
     to_device,
 )
+from niwaki.observe.tokens import TokenWeights
 
 __all__ = [
     "Batch",

@@ -13,7 +13,7 @@ may see, itself and what came before it. The heads of one unit are taken togethe
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 from niwaki.anatomy import Site, family_of, unwrap
+from niwaki.observe.statistics import UnitSums
 
 _NAME = "niwaki_observed"
 
@@ -50,27 +51,28 @@ def _observed_attention(
 
 
 @contextmanager
-def collect_attention(model: nn.Module, sites: list[Site]) -> Iterator[dict[str, list[Tensor]]]:
-    """While open, each forward pass leaves site name -> probabilities `[rows, heads, queries, keys]` in the dict.
+def attention_seen(
+    model: nn.Module, sites: Iterable[Site], keep: Tensor, sums: Mapping[str, UnitSums]
+) -> Iterator[None]:
+    """While open, each forward pass adds what it shows of the heads of `sites` to their `sums`, by name of the site.
 
-    There is one for each run of the layer; whoever looks at them takes them out before the next pass.
+    `keep` `[rows, length]` says which tokens are real. A map is forgotten as soon as it is summed.
     """
-    maps: dict[str, list[Tensor]] = {}
     inner = unwrap(model)
     hooks = []
     for site in sites:
         if site.attention is None:
             continue
 
-        def keep(_module: nn.Module, _args: Any, output: Any, name: str = site.name) -> None:
+        def add(_module: nn.Module, _args: Any, output: Any, site: Site = site) -> None:
             if output[1] is None:  # a site without heads
                 rows, length = output[0].shape[:2]
                 seen = output[0].new_zeros(rows, 0, length, length)
             else:
                 seen = output[1].detach()
-            maps.setdefault(name, []).append(seen)
+            sums[site.name].attention += attention_moments(seen.float(), keep, site)
 
-        hooks.append(site.attention.register_forward_hook(keep))
+        hooks.append(site.attention.register_forward_hook(add))
     before, asked = inner.config._attn_implementation or "eager", bool(inner.config.output_attentions)
     try:
         if family_of(inner).attention_interface:
@@ -79,7 +81,7 @@ def collect_attention(model: nn.Module, sites: list[Site]) -> Iterator[dict[str,
             inner.set_attn_implementation(_NAME)
         else:
             inner.config.output_attentions = True
-        yield maps
+        yield
     finally:
         if family_of(inner).attention_interface:
             inner.set_attn_implementation(before)

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.anatomy import BlockLinear, evaluation_mode, layers_of, linears_of
-from niwaki.observe.statistics import Batch, Statistics, TokenWeights
-from niwaki.observe.stream import Stream, rebatch
+from niwaki.numerics.gram import gram, rebatch
+from niwaki.observe.statistics import Batch, Statistics
+from niwaki.observe.stream import Stream
+from niwaki.observe.tokens import TokenWeights
 from niwaki.progress import bar
-
-STRIP = 384
-"""Columns that are multiplied at once: what is the same above and below the diagonal is multiplied once."""
 
 
 @torch.no_grad()
@@ -68,14 +67,3 @@ def with_moments(
 def weighted(x: Tensor, weights: TokenWeights | None, batch: int, name: str) -> Tensor:
     """`x` `[tokens, n]` times the roots of the weights that the tokens of this batch have at a linear, in float32."""
     return x.float() if weights is None else x.float() * weights[batch][name].sqrt()[:, None]
-
-
-def gram(x: Tensor) -> Tensor:
-    """`x^T x`, `[n, n]` of `[tokens, n]`."""
-    n = x.shape[1]
-    found = x.new_empty(n, n)
-    for start in range(0, n, STRIP):
-        strip = x[:, start : start + STRIP].T @ x[:, start:]
-        found[start : start + STRIP, start:] = strip
-        found[start:, start : start + STRIP] = strip.T
-    return found

@@ -1,39 +1,23 @@
 """One streamed pass over calibration data -> running sums, from which every score is made.
 
-Nothing kept here grows with the data, but for one number for each token and linear where that is asked. Gradients are
-read by hooks on activations, so frozen weights are observed like the rest, and weights never receive a gradient here
-(the backward pass costs one forward, not two). They are summed as they come, none is held. Whole second moments of
-inputs are summed in a pass of their own, a layer at a time, by `niwaki.observe.moments`.
+Nothing kept here grows with the data, but for one number for each token and linear where that is asked. Whole second
+moments of inputs are summed in a pass of their own, a layer at a time, by `niwaki.observe.moments`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from niwaki.anatomy import (
-    BlockLinear,
-    Site,
-    evaluation_mode,
-    layers_of,
-    linears_of,
-    real_logits,
-    sites_of,
-    unwrap,
-    with_labels,
-)
-from niwaki.data import token_mask
-from niwaki.errors import RequestError, WorkError
+from niwaki.anatomy import evaluation_mode, linears_of, sites_of, unwrap, with_labels
+from niwaki.errors import RequestError
 from niwaki.numerics.half import half_in_float32
-from niwaki.observe.attention import attention_moments, collect_attention
-from niwaki.observe.losses import logit_contrast, summed_task_loss
-from niwaki.observe.statistics import Batch, LinearSums, Need, Passes, Statistics, UnitSums, at_tokens, to_device
+from niwaki.observe.statistics import Batch, LinearSums, Need, Passes, Statistics, UnitSums, to_device
+from niwaki.observe.watch import observe_batch
 from niwaki.progress import bar
 
 
@@ -60,137 +44,12 @@ def observe(
     with frozen(model, with_gradients=need.task or need.contrast) as device:
         for batch in bar(data, phase="observe", unit="batches", progress=progress):
             here = to_device(with_labels(model, batch) if need.task else batch, device)
-            _observe_batch(model, sites, linears, here, need, generator, total)
+            observe_batch(model, sites, linears, here, need, generator, total)
     if not total.rows:
         raise RequestError("data must hold at least one batch, got none")
     total.check_finite()
     total.passes = Passes(1.0, float(need.task) + float(need.contrast))
     return total
-
-
-def _observe_batch(
-    model: nn.Module,
-    sites: Sequence[Site],
-    linears: Sequence[BlockLinear],
-    batch: Batch,
-    need: Need,
-    generator: torch.Generator,
-    total: Statistics,
-) -> None:
-    """Add the sums of one batch, in float32, to `total` in place: those of all linears are not held twice."""
-    keep = token_mask(batch).bool()
-    watch = _Watch(total, sites, keep, need)
-    with watch.hooks(linears, layers_of(model)), torch.set_grad_enabled(need.task or need.contrast):
-        if need.attention:
-            with collect_attention(model, list(sites)) as maps:
-                outputs = model(**batch)
-            watch.add_attention(sites, maps)
-        else:
-            outputs = model(**batch)
-    if not bool(torch.isfinite(outputs.logits).all()):
-        raise WorkError(f"calibration: the model's logits are not finite; first seen in {watch.first_broken()}")
-    if need.task:
-        loss = summed_task_loss(model, batch, outputs.loss)
-        watch.task = True
-        loss.backward(retain_graph=need.contrast)
-        watch.task = False
-        watch.add_units()
-    if need.contrast:
-        logit_contrast(real_logits(outputs.logits, keep), generator).backward()
-        total.token_sizes += [watch.token_sizes] if need.token_sizes else []
-    total.tokens += int(keep.sum())
-    total.rows += len(keep)
-
-
-class _Watch:
-    """The hooks of one batch, which add what they see to `total`; `task` says whose gradients come by."""
-
-    def __init__(self, total: Statistics, sites: Sequence[Site], keep: Tensor, need: Need) -> None:
-        self.total, self.keep, self.need = total, keep, need
-        self.sites = {site.name: site for site in sites}
-        self.task = False
-        self.token_sizes: dict[str, Tensor] = {}
-        self.mask_gradients: dict[str, Tensor] = {}
-        """Of each site, dL/dm of its units by row `[rows, units]`, over all runs of its layer."""
-
-    @contextmanager
-    def hooks(self, linears: Sequence[BlockLinear], layers: Iterable[nn.Module]) -> Iterator[None]:
-        """While open, forward passes are seen; gradients are for as long as their graph is there."""
-        handles = [linear.module.register_forward_hook(self._linear_hook(linear)) for linear in linears]
-        for index, layer in enumerate(layers):
-            inside = [linear.name for linear in linears if linear.layer == index]
-            handles.append(layer.register_forward_hook(self._layer_hook(inside)))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _linear_hook(self, linear: BlockLinear) -> Any:
-        def see(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            sums, x = self.total.linears[linear.name], at_tokens(args[0].detach(), self.keep)
-            real = x.float()
-            sums.inputs += real.sum(0)
-            sums.input_squares += real.square().sum(0)
-            sums.activation_size += float(at_tokens(output.detach(), self.keep).float().abs().sum())
-            if not output.requires_grad:
-                return
-            held = x if self.need.weight_gradients else None
-            output.register_hook(lambda g: self._output_gradient(linear, held, g))
-            if self.need.task_gradients and linear.writes:
-                args[0].register_hook(lambda g: self._unit_gradient(self.sites[linear.site.name], args[0].detach(), g))
-
-        return see
-
-    def _layer_hook(self, linears: list[str]) -> Any:
-        def compare(_module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
-            after = output[0] if isinstance(output, tuple) else output
-            before, after = args[0].detach()[self.keep].float(), after.detach()[self.keep].float()
-            lost = float((1 - F.cosine_similarity(before, after, dim=-1)).sum())
-            for name in linears:
-                self.total.linears[name].influence += lost
-
-        return compare
-
-    def _output_gradient(self, linear: BlockLinear, x: Tensor | None, gradient: Tensor) -> None:
-        sums, g = self.total.linears[linear.name], at_tokens(gradient, self.keep).float()
-        if self.task:
-            sums.gradient_size += float(g.abs().sum())
-            if x is not None:
-                sums.weight_gradient += g.T @ x.float()
-            return
-        squares = g.square()
-        sums.gradient_squares += squares.sum(0)
-        if self.need.gradient_moments and linear.writes:
-            sums.gradient_moments += g.T @ g
-        if self.need.token_sizes:  # of a layer that runs again, the last run's gradients come first
-            later = [self.token_sizes[linear.name]] if linear.name in self.token_sizes else []
-            self.token_sizes[linear.name] = torch.cat([squares.sum(1), *later])
-
-    def _unit_gradient(self, site: Site, x: Tensor, gradient: Tensor) -> None:
-        """The gradient of a mask on a unit is the sum of input times gradient over the unit's columns."""
-        if not self.task:
-            return
-        products = (x.float() * gradient.float()).reshape(*self.keep.shape, site.units, site.width)
-        found = (products.sum(-1) * self.keep[..., None]).sum(1)
-        self.mask_gradients[site.name] = self.mask_gradients.get(site.name, 0.0) + found
-
-    def add_units(self) -> None:
-        """Add what the task loss said of masks on the units."""
-        for name, found in self.mask_gradients.items():
-            self.total.sites[name].fisher += found.square().sum(0)
-            self.total.sites[name].taylor += found.abs().sum(0)
-
-    def add_attention(self, sites: Sequence[Site], maps: dict[str, list[Tensor]]) -> None:
-        """Add what the maps of attention say of the heads, site by site, each map forgotten at once."""
-        for site in sites:
-            for probabilities in maps.pop(site.name, ()):
-                self.total.sites[site.name].attention += attention_moments(probabilities.float(), self.keep, site)
-
-    def first_broken(self) -> str:
-        """The first linear whose output was not finite."""
-        sums = self.total.linears.items()
-        return next((name for name, own in sums if not math.isfinite(own.activation_size)), "the task head")
 
 
 @contextmanager

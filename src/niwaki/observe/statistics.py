@@ -5,7 +5,6 @@ All are sums over real (not padded) tokens or over rows, so two observations add
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -13,11 +12,10 @@ import torch
 from torch import Tensor
 
 from niwaki.errors import WorkError
+from niwaki.observe.tokens import TokenWeights, over_mean
 
 Batch = dict[str, Any]
 """Tensors by name, as a collator gives them: `input_ids` `[rows, length]`, `attention_mask`, `labels`."""
-TokenWeights = list[dict[str, Tensor]]
-"""Of each batch, the weights `[real tokens]` by name of the linear, of each run of its layer, one after the other."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +101,11 @@ class Statistics:
             max(self.passes, other.passes, key=lambda passes: (passes.forward, passes.backward)),
         )
 
+    @property
+    def token_weights(self) -> TokenWeights:
+        """How much each token matters to each linear, from the sizes of its gradients."""
+        return over_mean(self.token_sizes)
+
     def with_moments(self, name: str, moments: Tensor) -> Statistics:
         """The same, but that the linear `name` has these second moments `[in, in]`."""
         return replace(self, linears={**self.linears, name: replace(self.linears[name], moments=moments)})
@@ -171,8 +174,3 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 def at_tokens(values: Tensor, keep: Tensor) -> Tensor:
     """`[real tokens, n]` of `values` `[rows, length, n]`, which some layers flatten to `[rows * length, n]`."""
     return values.reshape(*keep.shape, values.shape[-1])[keep]
-
-
-def mean_of(batches: Iterable[dict[str, Tensor]], name: str) -> float:
-    """Mean of one linear's numbers over all tokens; 1 where all are 0."""
-    return float(torch.cat([batch[name] for batch in batches]).mean()) or 1.0

@@ -14,18 +14,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from niwaki.adapters import materialized_weights
 from niwaki.anatomy import first_layer_call, layer_calls, layers_of, runs_of
 from niwaki.data import token_mask
+from niwaki.numerics.gram import joined
 from niwaki.numerics.half import half_in_float32
 from niwaki.observe.statistics import Batch, at_tokens
-
-TOGETHER = 2048
-"""Tokens for which a sum is worth its while; a default batch has at most twice as many."""
 
 
 class _Seen(Exception):  # noqa: N818 - not an error: it ends a layer's pass that has shown what was wanted
@@ -74,7 +71,7 @@ class Stream:
             pass
 
     def seen(
-        self, index: int, inputs: Mapping[str, nn.Module], outputs: Mapping[str, nn.Module], *, advance: bool = False
+        self, index: int, inputs: Mapping[str, nn.Module], outputs: Mapping[str, nn.Module], advance: bool = False
     ) -> Iterator[dict[str, Tensor]]:
         """For each batch, the real tokens' inputs and outputs of these modules of layer `index`, by key, run by run.
 
@@ -94,14 +91,14 @@ class Stream:
                 batch = self._get("inputs", number)
                 hidden = self._get("hidden", number)["hidden"]
                 (_, *args), kwargs = layer_calls(self.model, batch)[index]
-                with suppress(_Seen), half_in_float32(layer), _noted(inputs, outputs, note):
+                with suppress(_Seen), _noted(inputs, outputs, note), half_in_float32(layer):
                     for _ in range(self.runs):
                         output = layer(hidden, *args, **kwargs)
                         hidden = output[0] if isinstance(output, tuple) else output
                 if advance:
                     self._put("hidden", number, {"hidden": hidden})
                 keep = token_mask(batch).bool()
-                yield {key: _cat([at_tokens(x, keep) for x in values]) for key, values in found.items()}
+                yield {key: joined([at_tokens(x, keep) for x in values]) for key, values in found.items()}
                 for values in found.values():
                     values.clear()
 
@@ -125,26 +122,3 @@ def _noted(
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def rebatch(parts: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    """The same rows in fewer pieces: dicts of tensors, joined along their first dimension to `TOGETHER` or more."""
-    waiting: list[dict[str, Tensor]] = []
-    rows = 0
-    for part in parts:
-        waiting.append(part)
-        rows += len(next(iter(part.values())))
-        if rows >= TOGETHER:
-            yield _joined(waiting)
-            waiting, rows = [], 0
-    if waiting:
-        yield _joined(waiting)
-
-
-def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {key: _cat([part[key] for part in parts]) for key in parts[0]}
-
-
-def _cat(parts: list[Tensor]) -> Tensor:
-    """The parts joined along their first dimension; one alone is not copied."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -9,26 +9,16 @@ neural networks with Kronecker-factored approximate curvature", 2015).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import torch
+from torch import Tensor
 
-from torch import nn
-
-from niwaki.observe.observe import observe
-from niwaki.observe.statistics import Batch, Need, TokenWeights, mean_of
-
+TokenWeights = list[dict[str, Tensor]]
+"""Of each batch, the weights `[real tokens]` by name of the linear, of each run of its layer, one after the other."""
 FLOOR = 0.3
 """What every token weighs at least, as a share of the mean: gradients are local, and a token may matter further on."""
 
 
-def token_weights(model: nn.Module, data: Iterable[Batch], *, seed: int = 0, progress: bool = False) -> TokenWeights:
-    """`|g|^2 / mean + FLOOR` of every real token at every linear of the blocks, from one pass over the data.
-
-    Memory is one number for each token and linear.
-    """
-    return over_mean(observe(model, data, Need(token_sizes=True), seed=seed, progress=progress).token_sizes)
-
-
 def over_mean(sizes: TokenWeights) -> TokenWeights:
-    """Weights from squared sizes of gradients: what they are of their linear's mean, plus `FLOOR`."""
-    means = {name: mean_of(sizes, name) for name in sizes[0]}
+    """Weights from squared sizes of gradients, `|g|^2 / mean + FLOOR`: one number for each token and linear."""
+    means = {name: float(torch.cat([batch[name] for batch in sizes]).mean()) or 1.0 for name in sizes[0]}
     return [{name: size / means[name] + FLOOR for name, size in batch.items()} for batch in sizes]

@@ -12,15 +12,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import repeat
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from niwaki.anatomy import BlockLinear, Site, evaluation_mode, layers_of, linears_of
+from niwaki.anatomy import BlockLinear, Site, evaluation_mode, layers_of, linears_of, weight_of
+from niwaki.numerics.gram import gram, rebatch
 from niwaki.observe import Batch, TokenWeights
-from niwaki.observe.moments import gram
-from niwaki.observe.stream import Stream, rebatch
+from niwaki.observe.stream import Stream
 from niwaki.progress import bar
 from niwaki.repair.least_squares import Sums
 
@@ -61,13 +63,16 @@ def sequential_least_squares_(
             if dense is None and dense_stream is not None:
                 layer, wanted = copy.deepcopy((pruned_stream.layers[index], here))
                 dense_stream.layers = {index: layer}
-            for linears in _groups(here):
-                if only_writing and not linears[0].writes:
+            for group in _groups(here):
+                if only_writing and not group[0].writes:
                     continue
-                goals = None if dense_stream is None else _goals(dense_stream, wanted, {x.part for x in linears})
-                found = _sums(pruned_stream, linears, goals, rows or {}, weights)
-                for linear, sums in zip(linears, found, strict=True):
-                    fit(linear, sums)
+                looks = [(pruned_stream, _seen_of(group, pruned_stream.layers[index], targets))]
+                if dense_stream is not None:
+                    looks.append((dense_stream, _goal_of(group, wanted, dense_stream.layers[index])))
+                seen, *goals = (stream.seen(index, look.inputs, look.outputs, look.advance) for stream, look in looks)
+                sums = _sums(group, seen, goals[0] if goals else None, rows or {}, weights)
+                for linear, own in zip(group, sums, strict=True):
+                    fit(linear, own)
             if index + 1 < len(layers):
                 pruned_stream.advance(index)
 
@@ -85,65 +90,79 @@ def _summed(linear: BlockLinear) -> bool:
     return linear.writes and linear.site.residual_sum is not None
 
 
-def _sum_of(site: Site, run: Stream, key: str) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
-    """Where "residual + output" is seen, as inputs and outputs to look at: before a norm, or after the layer."""
-    place = cast(nn.Module, site.residual_sum)
-    return ({}, {key: place}) if place is run.layers[site.layer] else ({key: place}, {})
+@dataclass
+class _Look:
+    """Of which modules of a layer the inputs are to be seen, and of which the outputs, by key; see `Stream.seen`."""
+
+    inputs: dict[str, nn.Module] = field(default_factory=dict)
+    outputs: dict[str, nn.Module] = field(default_factory=dict)
+    advance: bool = False
+
+    def at_sum(self, site: Site, layer: nn.Module, key: str) -> None:
+        """See "residual + output" as `key`: before a norm, or after the layer."""
+        place = cast(nn.Module, site.residual_sum)
+        (self.outputs if place is layer else self.inputs)[key] = place
 
 
-def _goals(run: Stream, linears: list[BlockLinear], parts: set[str]) -> Iterator[dict[str, Tensor]]:
-    """Of each batch, what the dense linears of one group give, by part; with the residual where they write into it.
+def _goal_of(group: list[BlockLinear], wanted: list[BlockLinear], layer: nn.Module) -> _Look:
+    """What to see of the dense model's `layer`: what its linears of `group` give, by part.
 
-    The last group of a layer carries the dense model on to the next.
+    With the residual where they write into it. The last group of a layer carries the dense model on to the next.
     """
-    wanted = [linear for linear in linears if linear.part in parts]
-    first = wanted[0]
-    last = first.writes and first.site.kind == "ffn"
+    parts = {linear.part for linear in group}
+    dense = [linear for linear in wanted if linear.part in parts]
+    first = dense[0]
+    look = _Look(advance=first.writes and first.site.kind == "ffn")
     if _summed(first):
-        return run.seen(first.layer, *_sum_of(first.site, run, first.part), advance=last)
-    return run.seen(first.layer, {}, {linear.part: linear.module for linear in wanted}, advance=last)
+        look.at_sum(first.site, layer, first.part)
+    else:
+        look.outputs = {linear.part: linear.module for linear in dense}
+    return look
+
+
+def _seen_of(group: list[BlockLinear], layer: nn.Module, targets: bool) -> _Look:
+    """What to see of the pruned model's `layer`: the input of `group`, and what gives the residual where it counts."""
+    first, look = group[0], _Look()
+    if targets and _summed(first):
+        look.at_sum(first.site, layer, "sum")
+        look.outputs["y"] = first.module
+    look.inputs["x"] = first.module
+    return look
 
 
 def _sums(
-    run: Stream,
-    linears: list[BlockLinear],
+    group: list[BlockLinear],
+    seen: Iterator[dict[str, Tensor]],
     goals: Iterator[dict[str, Tensor]] | None,
     rows: dict[str, Tensor],
     weights: TokenWeights | None,
 ) -> list[Sums]:
-    first = linears[0]
-    inputs: dict[str, nn.Module] = {}
-    outputs: dict[str, nn.Module] = {}
-    if _summed(first) and goals is not None:
-        inputs, outputs = _sum_of(first.site, run, "sum")
-        outputs["y"] = first.module
-    inputs["x"] = first.module
-    none_asked = [None] * run.batches
-    # Strict, so that both runs come to their end and take their hooks away.
-    pairs = zip(run.seen(first.layer, inputs, outputs), none_asked if goals is None else goals, strict=True)
+    """The sums of each linear of `group` over all batches, from what was seen of its input and of its target."""
+    # Strict, so that both streams come to their end and take their hooks away.
+    pairs = zip(seen, repeat(None) if goals is None else goals, strict=goals is not None)
 
     def parts() -> Iterator[dict[str, Tensor]]:
-        for batch, (seen, goal) in enumerate(pairs):
-            part = {"x": torch.cat([seen["x"].new_ones(len(seen["x"]), 1), seen["x"]], 1).float()}
-            for linear in linears:
+        for batch, (own, goal) in enumerate(pairs):
+            part = {"x": torch.cat([own["x"].new_ones(len(own["x"]), 1), own["x"]], 1).float()}
+            for linear in group:
                 if weights is not None:
                     part[f"{linear.part} weight"] = weights[batch][linear.name].sqrt()[:, None]
                 if goal is not None:
                     # Of what is to stand in the residual stream, the residual itself is there already.
                     target = goal[linear.part].float()
-                    if "y" in seen:
-                        target = target - (seen["sum"].float() - seen["y"].float())
+                    if "y" in own:
+                        target = target - (own["sum"].float() - own["y"].float())
                     part[linear.part] = target[:, rows[linear.name]] if linear.name in rows else target
             yield part
 
-    columns = first.shape[1] + 1
-    moments = [torch.zeros(columns, columns, dtype=torch.double, device=run.device) for _ in linears]
-    cross: list[Tensor | float] = [0.0] * len(linears)
-    for seen in rebatch(parts()):
-        for number, linear in enumerate(linears):
-            x, target = seen["x"], seen.get(linear.part)
+    columns, device = group[0].shape[1] + 1, weight_of(group[0].module).device
+    moments = [torch.zeros(columns, columns, dtype=torch.double, device=device) for _ in group]
+    cross: list[Tensor | float] = [0.0] * len(group)
+    for piece in rebatch(parts()):
+        for number, linear in enumerate(group):
+            x, target = piece["x"], piece.get(linear.part)
             if weights is not None:
-                root = seen[f"{linear.part} weight"]
+                root = piece[f"{linear.part} weight"]
                 x, target = x * root, None if target is None else target * root
             moments[number] += gram(x)
             if target is not None:

@@ -17,13 +17,15 @@ import sys
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import nn
 
 from niwaki.adapters import effective_weight
 from niwaki.anatomy import BlockLinear
-from niwaki.config import LAYER_SCORES
+from niwaki.config import LAYER_SCORES, LayerAdaptive
 from niwaki.config.by_name import by_name
-from niwaki.observe import Need, Statistics
+from niwaki.observe import Batch, Need, Statistics
 from niwaki.scoring.control import uniform_numbers
+from niwaki.scoring.sensitivity import sensitivity
 from niwaki.scoring.weights import wanda
 
 OUTLIER = 5.0
@@ -115,3 +117,15 @@ def block_means(scores: dict[str, float], linears: Linears) -> dict[str, float]:
         mean = sum(scores[x.name] * x.size for x in inside) / sum(x.size for x in inside)
         found |= {linear.name: mean for linear in inside}
     return found
+
+
+def layer_importance(
+    model: nn.Module, linears: Linears, statistics: Statistics, data: Sequence[Batch], config: LayerAdaptive
+) -> dict[str, float]:
+    """The importance of every linear by name as `config` asks; that of its block for owl and where blocks are asked."""
+    assert config.layer_score is not None, "the rule looks at no importance"
+    if config.layer_score == SENSITIVITY:
+        scores = sensitivity(model, linears, data, config.seed)
+    else:
+        scores = LAYER_SCORERS[config.layer_score](linears, statistics, config.seed)
+    return block_means(scores, linears) if config.rule == "owl" or config.granularity == "block" else scores

@@ -51,21 +51,20 @@ def sensitivity(model: nn.Module, linears: Sequence[BlockLinear], data: Sequence
     Raises:
         RequestError: no rows.
     """
-    numbers = is_regression(model)
 
     def outputs() -> Tensor:
         return torch.cat([real_logits(model(**batch).logits, token_mask(batch)) for batch in batches])
 
     with frozen(model, with_gradients=False) as device:
         batches = [to_device(batch, device) for batch in drawn_rows(data, ROWS, seed)]
-        dense = outputs()
+        divergence = _divergence_from(outputs(), is_regression(model))
         scores = {}
         for linear in linears:
             losses = []
             for sparsity in SPARSITIES:
                 hook = linear.module.register_forward_hook(_without_smallest(linear, sparsity))
                 try:
-                    losses.append(_divergence(dense, outputs(), numbers))
+                    losses.append(divergence(outputs()))
                 finally:
                     hook.remove()
             scores[linear.name] = sum(losses) / len(losses)
@@ -84,8 +83,13 @@ def _without_smallest(linear: BlockLinear, sparsity: float) -> Callable[..., Ten
     return hook
 
 
-def _divergence(dense: Tensor, found: Tensor, numbers: bool) -> float:
-    if numbers:
-        return float((dense - found).square().mean()) / 2
-    p, q = (logits.double().log_softmax(-1) for logits in (dense, found))
-    return max(0.0, float((p.exp() * (p - q)).sum(-1).mean()))
+def _divergence_from(dense: Tensor, numbers: bool) -> Callable[[Tensor], float]:
+    """How far logits are from `dense` ones."""
+
+    def divergence(found: Tensor) -> float:
+        if numbers:
+            return float((dense - found).square().mean()) / 2
+        p, q = (logits.double().log_softmax(-1) for logits in (dense, found))
+        return max(0.0, float((p.exp() * (p - q)).sum(-1).mean()))
+
+    return divergence

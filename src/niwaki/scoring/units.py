@@ -21,11 +21,10 @@ from torch import Tensor, nn
 
 from niwaki.adapters import effective_weight
 from niwaki.anatomy import Site
-from niwaki.config import HEAD_SCORES, NEURON_SCORES
+from niwaki.config import HEAD_SCORES, NEURON_SCORES, Structured
 from niwaki.config.by_name import by_name
 from niwaki.observe import Batch, Need, Statistics, need_of
 from niwaki.observe.moments import with_moments
-from niwaki.observe.tokens import over_mean
 from niwaki.scoring.control import uniform_numbers
 from niwaki.scoring.reconstruction import reconstruction  # noqa: F401 - one of the scorers, found by its name
 
@@ -95,21 +94,21 @@ def score_units(
     sites: Sequence[Site],
     statistics: Statistics,
     data: Sequence[Batch],
-    head_score: str,
-    neuron_score: str,
-    seed: int,
-    progress: bool,
+    config: Structured,
+    *,
+    progress: bool = False,
 ) -> dict[str, Tensor]:
-    """Scores `[units]` of every site by name, in units that heads and neurons share.
+    """Scores `[units]` of every site by name as `config` asks, in units that heads and neurons share.
 
     Two scores that do not estimate the same loss are put on one footing first: each kind is divided by its sum, so
     that heads and neurons hold equal importance in total, and compete by their part of it.
     """
+    head_score, neuron_score = config.head_score, config.neuron_score
     need = need_of(UNIT_NEEDS, head_score, neuron_score)
     scores = {site.name: torch.zeros(site.units).double() for site in sites}
     for site, own in _with_needed_moments(model, sites, statistics, data, need, progress):
         scorer = HEAD_SCORERS[head_score] if site.kind == "attention" else NEURON_SCORERS[neuron_score]
-        scores[site.name] = scorer(site, own, seed).double()
+        scores[site.name] = scorer(site, own, config.seed).double()
     if head_score == neuron_score and head_score in LOSS_UNITS:
         return scores
     for kind in ("attention", "ffn"):
@@ -132,6 +131,6 @@ def _with_needed_moments(
     if not need.moments:
         yield from ((site, statistics) for site in named.values())
         return
-    weights = over_mean(statistics.token_sizes)
+    weights = statistics.token_weights
     for linear, own in with_moments(model, statistics, data, weights, only_writing=True, progress=progress):
         yield named[linear.name], own

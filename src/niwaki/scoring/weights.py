@@ -17,9 +17,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from niwaki.adapters import effective_weight
+from niwaki.adapters import effective_weight, mask_of
 from niwaki.anatomy import BlockLinear
-from niwaki.config import WEIGHT_SCORES
+from niwaki.config import WEIGHT_SCORES, LayerAdaptive
 from niwaki.config.by_name import by_name
 from niwaki.numerics.solve import damped_inverse
 from niwaki.observe import Need, Statistics
@@ -72,3 +72,10 @@ WEIGHT_NEEDS = {
     "sparsegpt": Need(moments=True, output_gradients=True),
     "gradient": Need(weight_gradients=True),
 }
+
+
+def weight_scores(linear: BlockLinear, statistics: Statistics, config: LayerAdaptive) -> Tensor:
+    """Scores `[out, in]` of the weights of one linear as `config` asks; what is zero already goes first."""
+    found = WEIGHT_SCORERS[config.weight_score](linear, statistics, config.seed)
+    mask = mask_of(linear.module)
+    return found if mask is None else found.masked_fill(~mask, -torch.inf)

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
-from niwaki.anatomy import accepts_of
-from niwaki.data import Batches, checked_batches
+from niwaki.data import Batches
 from niwaki.errors import RequestError, WorkError
 from niwaki.numerics.half import half_in_float32
 from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch
 from niwaki.progress import bar
+from niwaki.train.data import TrainingData
 
 Loss = Callable[[nn.Module, Batch], Tensor]
 """Mean loss of a batch, with gradients."""
 Attach = Callable[[torch.optim.Optimizer, int], Callable[[], object]]
 """Given the optimizer and the number of steps of a training, what is to be called after every step."""
-TrainingData = Batches | list[Batch]
-"""What is trained on: rows, which make other batches each epoch, or batches as they are."""
 
 MAX_GRADIENT_NORM = 1.0
 
@@ -30,16 +28,6 @@ MAX_GRADIENT_NORM = 1.0
 def task_loss(model: nn.Module, batch: Batch) -> Tensor:
     """The model's own loss on the labels of the batch."""
     return model(**batch).loss
-
-
-def training_data(model: nn.Module, data: Iterable[Batch], *, labels: bool, name: str = "data") -> TrainingData:
-    """`data` to train `model` on, checked before anything is changed; with `labels`, for a loss that is taken on them.
-
-    Raises:
-        RequestError: see `niwaki.data.checked_batches`.
-    """
-    batches = checked_batches(accepts_of(model), data, name, labelled=labels)
-    return data if isinstance(data, Batches) else batches
 
 
 def train_(

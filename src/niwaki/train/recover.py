@@ -8,44 +8,23 @@ without its layer map). No labels are needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from niwaki.adapters import check_trainable, merge_
+from niwaki.adapters import merge_
 from niwaki.anatomy import evaluation_mode, is_regression, real_logits
 from niwaki.config import LayerAdaptive, Structured
 from niwaki.config.finetune import LORA_RANK
 from niwaki.data import token_mask
 from niwaki.observe import Batch
-from niwaki.train.loop import TrainingData, train_, training_data
+from niwaki.train.data import TrainingData
+from niwaki.train.loop import train_
 from niwaki.train.undo import adapters_in_training_
 
 TEMPERATURE = 2.0
-
-
-def recovery_data(
-    model: nn.Module,
-    config: Structured | LayerAdaptive,
-    given: Iterable[Batch] | None,
-    calibration: list[Batch],
-) -> TrainingData:
-    """What recovery will train on: the batches `given`, those of `calibration` where there are none.
-
-    It comes before any work. Without `recover_epochs` nothing is looked at.
-
-    Raises:
-        RequestError: the model cannot be trained (see `check_trainable`), or the batches given are not what it takes.
-    """
-    if not config.recover_epochs:
-        return calibration
-    check_trainable(model)
-    if given is None:
-        return calibration
-    return training_data(model, given, labels=False, name="training_data")
 
 
 def recover_(

@@ -23,7 +23,8 @@ from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch
 from niwaki.progress import show
 from niwaki.results import SiteResult, StageResult
-from niwaki.train.loop import TrainingData, task_loss, train_, training_data
+from niwaki.train.data import TrainingData, training_data
+from niwaki.train.loop import task_loss, train_
 from niwaki.train.recover import distillation_loss
 from niwaki.train.undo import adapters_in_training_
 
