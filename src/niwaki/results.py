@@ -69,6 +69,8 @@ class Result:
     latency: dict[str, Any]
     layers: list[dict[str, Any]]
     warnings: list[str]
+    fidelity: dict[str, float] = field(default_factory=dict)
+    """How alike pruned and dense are on the evaluation data, see `niwaki.evaluate.fidelity`."""
     schema: int = SCHEMA
 
 
@@ -87,8 +89,9 @@ def read_result(path: Path) -> Result:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RequestError(f"DIR must hold a result.json that reads, got {str(path)!r}: {error}") from error
-    wanted = {f.name: f for f in dataclasses.fields(Result)}
-    if not isinstance(found, dict) or found.get("schema") != SCHEMA or set(found) != set(wanted):
+    known = {f.name for f in dataclasses.fields(Result)}
+    needed = known - {"fidelity"}  # younger than the schema
+    if not isinstance(found, dict) or found.get("schema") != SCHEMA or not needed <= set(found) <= known:
         schema = found.get("schema") if isinstance(found, dict) else None
         rule = f"DIR must hold a result.json of schema {SCHEMA} as Niwaki writes it"
         raise RequestError(f"{rule}, got {str(path)!r} with schema {schema!r}")

@@ -322,7 +322,7 @@ def test_interrupted_leaves_nothing(place):
         ({"model": "base", "keep_adapter": True}, ["keep_adapter", "adapter", "base"]),
         ({"out": ".", "overwrite": True}, ["out must not hold what is read", "lora"]),
         ({"out": "base", "overwrite": True}, ["out must not hold what is read", "base"]),
-        ({"eval_data": "unlabelled.txt"}, ["eval_data must have labels", "unlabelled.txt"]),
+        ({"eval_data": "unlabelled.txt", "metric": "f1"}, ["eval_data must have labels", "unlabelled.txt"]),
         ({"device": "banana"}, ["device", "banana"]),
         ({"model": "wordless"}, ["tokenizer", "wordless"]),
         ({"out": "train.tsv/x"}, ["out", "can be made", "train.tsv/x"]),

@@ -41,6 +41,11 @@ def place(tmp_path_factory):
     rows = [f"{texts[i % 4]}{' film' * (i % 5)}\t{1 - i % 2}" for i in range(24)]
     for name, lines in (("train", rows), ("eval", rows[::-1])):
         (place / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *lines]) + "\n")
+    tagged = "the O\ngood B-FILM\nfilms I-FILM\nis O\nbad O\n\na O\nplot B-FILM\n. O\n\n"
+    for name in ("train", "eval"):
+        (place / f"{name}.conll").write_text(tagged * (8 if name == "train" else 7))
+        rows = [{"text": texts[i % 4], "labels": [["joy"], ["anger", "fear"], []][i % 3]} for i in range(24)]
+        (place / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     for name, text in (("train", "a good film is not a bad plot . "), ("eval", "the plot is very dull . ")):
         (place / f"{name}.txt").write_text(text * 12)
     return place
@@ -67,20 +72,22 @@ def command(place, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "options", "said"),
     [
-        (["prune", "structured"], {"model": "BertForTokenClassification", "flops": "0.5"}, "a token classifier"),
+        (["prune", "structured"], {"model": "BertForTokenClassification", "flops": "0.5"}, "must be words with tags"),
         (["prune", "structured"], {"model": "BertForMultipleChoice", "flops": "0.5"}, "chooses among several texts"),
-        (["prune", "layer-adaptive"], {"model": "BertForMaskedLM", "sparsity": "0.5"}, "a masked language model"),
-        (["finetune"], {"model": "BertForTokenClassification"}, "a token classifier"),
+        (["prune", "layer-adaptive"], {"model": "BertForMaskedLM", "sparsity": "0.5"}, "model of masked words must be"),
+        (["finetune"], {"model": "BertForTokenClassification"}, "train_data must be words with tags"),
+        (["finetune"], {"model": "BertModel", "data": "conll", "task": "text-classification"}, "got words with tags"),
+        (["prune", "structured"], {"model": "llama", "data": "conll", "flops": "0.5"}, "must be texts for a language"),
         (["eval"], {"model": "BertForMultipleChoice"}, "chooses among several texts"),
         (["finetune"], {"model": "llama"}, "train_data of a language model must be running text (--task causal"),
         (["eval"], {"model": "llama"}, "eval_data of a language model must be running text"),
         (["prune", "structured"], {"model": "llama", "flops": "0.5"}, "got labels in 'label' of 'train.tsv'"),
         (["eval"], {"model": "llama", "task": "text-classification"}, "task must be causal for a language model"),
         (["eval"], {"model": "LlamaForSequenceClassification", "task": "causal"}, "task must be text-classification"),
-        (["finetune"], {"model": "BertModel", "task": "causal"}, "task must be text-classification for a sequence"),
-        (["finetune"], {"model": "llama", "task": "masked"}, "task must be one of causal, text-classification"),
-        (["finetune"], {"model": "llama", "task": "text-classification", "data": "txt"}, "eval_data must have labels"),
-        (["finetune"], {"model": "BertModel", "data": "txt"}, "eval_data must have labels"),
+        (["finetune"], {"model": "BertModel", "task": "causal"}, "task must be embedding for a model without a task"),
+        (["finetune"], {"model": "llama", "task": "masked"}, "or one that a new head is made for (text-classification"),
+        (["finetune"], {"model": "llama", "task": "text-classification", "data": "txt"}, "train_data must have labels"),
+        (["finetune"], {"model": "BertModel", "data": "txt"}, "train_data must have labels"),
     ],
 )
 def test_what_contradicts_is_one_line(place, command, words, options, said):
@@ -116,3 +123,70 @@ def test_answers_do_not_depend_on_the_batch_size(place, command, model):
         assert "rows are padded with id 3, as its config says" in err or model == "lora"
         found.append(json.loads((place / f"{model}-{size}" / "result.json").read_text())["pruned"]["quality"])
     assert found[0] == found[1]
+
+
+def test_a_tagger_from_the_data_to_the_export(place, command):
+    """Fine-tuned because the data are tagged; pruned, measured, exported; the pipeline of Transformers reads it."""
+    status, _, err = command("finetune", model="BertForMaskedLM", data="conll", out="tagger", epochs="2")
+    assert status == 0, err
+    assert set(result(place, "tagger")["pruned"]["quality"]) == {"f1", "precision", "recall", "token_accuracy"}
+    pruned = ["prune", "structured"], ["prune", "layer-adaptive"], ["prune", "dynamic"]
+    budgets = {"flops": "0.6"}, {"sparsity": "0.5"}, {"sparsity": "0.5", "epochs": "3", "interval": "1"}
+    for words, budget in zip(pruned, budgets, strict=True):
+        status, _, err = command(*words, model="tagger", data="conll", out=f"tagger-{words[1]}", **budget)
+        assert status == 0, err
+        found = result(place, f"tagger-{words[1]}")
+        assert set(found["fidelity"]) == {"agreement", "kl"}
+        assert 0 <= found["fidelity"]["agreement"] <= 1
+    status, _, err = command("eval", model="tagger-structured", data="conll", out="measured", metric="token_accuracy")
+    assert status == 0, err
+    assert set(result(place, "measured")["pruned"]["quality"]) == {"token_accuracy"}
+    tagger = transformers.pipeline("ner", model=str(place / "tagger-structured"))
+    assert {"entity", "word"} <= set((tagger("the good films") or [{"entity": "", "word": ""}])[0])
+
+
+def test_several_labels_from_the_data(place, command):
+    status, _, err = command("finetune", model="BertForMaskedLM", data="jsonl", out="router", epochs="1")
+    assert status == 0, err
+    assert set(result(place, "router")["pruned"]["quality"]) == {"f1_micro", "f1_macro", "subset_accuracy"}
+    config = json.loads((place / "router" / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+    assert list(config["id2label"].values()) == ["anger", "fear", "joy"]
+    status, _, err = command("prune", "structured", model="router", data="jsonl", out="cut", flops="0.6")
+    assert status == 0, err
+    assert set(result(place, "cut")["fidelity"]) == {"agreement", "kl"}
+
+
+def test_masked_words_on_running_text(place, command):
+    status, _, err = command("prune", "structured", model="BertForMaskedLM", data="txt", out="words", flops="0.6")
+    assert status == 0, err
+    assert set(result(place, "words")["pruned"]["quality"]) == {"pseudo_perplexity", "masked_accuracy"}
+    status, _, err = command("finetune", model="BertForMaskedLM", data="txt", task="masked", out="more", epochs="1")
+    assert status == 0, err
+    assert type(niwaki.load(place / "more")).__name__ == "BertForMaskedLM"
+
+
+def test_without_labels_fidelity_alone_is_measured(place, command):
+    status, _, err = command("finetune", model="BertModel", out="classifier", epochs="1")
+    assert status == 0, err
+    status, _, err = command("prune", "structured", model="classifier", data="txt", out="bare", flops="0.6")
+    assert status == 0, err
+    assert "no labels, so fidelity" in err
+    found = result(place, "bare")
+    assert found["pruned"]["quality"] == {}
+    assert found["fidelity"]["kl"] >= 0
+    assert "agreement to dense" in (place / "bare" / "README.md").read_text()
+    status, _, err = command(
+        "prune", "structured", model="classifier", data="txt", out="refused", flops="0.6", head_score="fisher"
+    )
+    assert status == 2
+    assert "must hold labels for scores" in err
+    status, _, err = command(
+        "prune", "structured", model="classifier", data="txt", out="refused", flops="0.6", metric="f1"
+    )
+    assert status == 2
+    assert "eval_data must have labels" in err
+
+
+def result(place, name):
+    return json.loads((place / name / "result.json").read_text())

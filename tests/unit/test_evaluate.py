@@ -16,7 +16,7 @@ from niwaki.evaluate import LANGUAGE_METRICS, METRICS, model_latency, paired, pr
 from tiny import batches, tiny
 
 
-class Fixed(PreTrainedModel):
+class FixedForSequenceClassification(PreTrainedModel):
     """Gives the logits that the batch carries."""
 
     config_class = PreTrainedConfig
@@ -27,6 +27,9 @@ class Fixed(PreTrainedModel):
 
     def forward(self, given: torch.Tensor) -> SequenceClassifierOutput:
         return SequenceClassifierOutput(logits=given * self.weight)  # type: ignore[arg-type]
+
+
+Fixed = FixedForSequenceClassification
 
 
 def fixed(logits: list, labels: list) -> list[dict]:
@@ -41,14 +44,14 @@ TWO_CLASSES = fixed([[0, 1], [0, 2], [3, 1], [1, 0], [0, 1]], [1, 0, 0, 1, 1])
 @pytest.mark.parametrize(
     ("metric", "name", "expected"),
     [
-        (None, "accuracy", 3 / 5),
         ("accuracy", "accuracy", 3 / 5),
         ("f1", "f1", 2 / 3),
         ("matthews_correlation", "matthews_correlation", (2 * 1 - 1 * 1) / (3 * 3 * 2 * 2) ** 0.5),
     ],
 )
-def test_class_metrics(metric: str | None, name: str, expected: float) -> None:
+def test_class_metrics(metric: str, name: str, expected: float) -> None:
     assert quality(Fixed(2), TWO_CLASSES, metric) == {name: pytest.approx(expected)}
+    assert quality(Fixed(2), TWO_CLASSES)[name] == pytest.approx(expected)  # all at once
 
 
 def test_f1_of_more_classes_is_their_mean() -> None:
@@ -76,11 +79,13 @@ def test_a_constant_regressor_has_a_value() -> None:
 def test_metrics_that_cannot_be() -> None:
     with pytest.raises(RequestError, match=r"metric must be one of .*did you mean 'accuracy'"):
         quality(Fixed(2), TWO_CLASSES, "acuracy")
-    with pytest.raises(RequestError, match="pearson, spearman for a model with one output, got 'f1'"):
+    with pytest.raises(RequestError, match="pearson, spearman for a sequence classifier like this, got 'f1'"):
         quality(Fixed(1), TWO_CLASSES, "f1")
-    with pytest.raises(RequestError, match="for a model with classes, got 'pearson'"):
+    with pytest.raises(RequestError, match="for a sequence classifier like this, got 'pearson'"):
         quality(Fixed(2), TWO_CLASSES, "pearson")
-    assert set(METRICS) == {"accuracy", "f1", "matthews_correlation", "pearson", "spearman", *LANGUAGE_METRICS}
+    of_classes = {"accuracy", "f1", "matthews_correlation", "f1_micro", "f1_macro", "subset_accuracy"}
+    others = {"pearson", "spearman", "precision", "recall", "token_accuracy", "pseudo_perplexity", "masked_accuracy"}
+    assert set(METRICS) == of_classes | others | set(LANGUAGE_METRICS)
 
 
 def test_data_that_cannot_be_measured() -> None:

@@ -1,21 +1,58 @@
-"""No export takes a model for one of another task."""
+"""Every export of every task that is not a classifier of rows; none takes a model for one of another task."""
 
 from __future__ import annotations
 
+import copy
+
 import pytest
-from transformers import AutoModelForMaskedLM, AutoModelForTokenClassification
+import torch
+from transformers import AutoModelForPreTraining
 
 import niwaki
+from helpers_tasks import OTHERS, batches_of, model_of, said
+from niwaki.anatomy import Task, sites_of
 from niwaki.export import EXPORTS
+from niwaki.surgery import cut_
 from tiny import configs
 
 
-@pytest.mark.parametrize("auto", [AutoModelForTokenClassification, AutoModelForMaskedLM])
+def uneven(task: Task):
+    """A model whose layers have lost other numbers of units."""
+    model = model_of(task, "bert")
+    cut_(model, {site.name: torch.arange(site.units - 1 - site.layer) for site in sites_of(model)})
+    return model
+
+
 @pytest.mark.parametrize("to", EXPORTS)
-def test_a_model_of_another_task_is_refused(to, auto, tmp_path):
+def test_a_model_of_another_task_is_refused(to, tmp_path):
     if to == "onnx":
         pytest.importorskip("onnxscript")
-    model = auto.from_config(configs()["bert"])
-    with pytest.raises(niwaki.RequestError, match=rf"ForSequenceClassification\), got {type(model).__name__}, a "):
+    model = AutoModelForPreTraining.from_config(configs()["bert"])
+    with pytest.raises(niwaki.RequestError, match=f"ForSequenceClassification, .*, got {type(model).__name__}"):
         EXPORTS[to](model, tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("task", OTHERS, ids=lambda task: task.name)
+def test_remote_code_gives_the_same(task, tmp_path):
+    model, batch = uneven(task), batches_of(task, 1)[0]
+    EXPORTS["remote-code"](copy.deepcopy(model), tmp_path / "a")
+    loaded = task.auto.from_pretrained(tmp_path / "a", trust_remote_code=True).eval()
+    assert type(loaded).__name__ == type(model).__name__
+    torch.testing.assert_close(said(loaded, batch), said(model, batch), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("task", OTHERS, ids=lambda task: task.name)
+def test_onnx_gives_what_the_task_is_about(task, tmp_path):
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model, batch = uneven(task), batches_of(task, 1)[0]
+    EXPORTS["onnx"](copy.deepcopy(model), tmp_path / "a.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "a.onnx"), providers=["CPUExecutionProvider"])
+    assert tuple(output.name for output in session.get_outputs()) == task.outputs
+    names = [given.name for given in session.get_inputs()]
+    given = {name: batch.get(name, torch.zeros_like(batch["input_ids"])).numpy() for name in names}
+    with torch.no_grad():
+        wanted = model(**{name: torch.from_numpy(value) for name, value in given.items()})
+    for name, found in zip(task.outputs, session.run(None, given), strict=True):
+        torch.testing.assert_close(torch.from_numpy(found), wanted[name], rtol=0, atol=1e-4)

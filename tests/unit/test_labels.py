@@ -12,7 +12,8 @@ from helpers_text import tiny_tokenizer
 from niwaki.config import Finetune, Recipe, read_recipe, recipe_from_dict, recipe_to_dict, write_recipe
 from niwaki.data import Table, class_ids, label_map, label_names, predicts_numbers, read_table
 from niwaki.errors import RequestError
-from niwaki.run.inputs import name_outputs_, to_rows
+from niwaki.run import to_rows
+from niwaki.run.inputs import name_outputs_
 from tiny import tiny
 
 SENTIMENT = {"NEGATIVE": 0, "POSITIVE": 1}

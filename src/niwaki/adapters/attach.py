@@ -13,9 +13,10 @@ from torch import nn
 
 from niwaki.adapters.masked_lora import mask_adapters_
 from niwaki.anatomy import (
+    body_of,
     check_units,
-    is_language_model,
     sites_of,
+    supported_task,
     unwrap,
     weight_of,
 )
@@ -31,18 +32,18 @@ def attach_lora(model: nn.Module, rank: int, *, seed: int = 0) -> PeftModel:
     """A `PeftModel` around `model` (changed in place) with LoRA on all linears of the blocks, and the task head saved.
 
     `lora_alpha` is twice the rank; the factors are drawn from `seed`. Linears that lost all their rows or columns get
-    no factors. The head of a language model, which may be its embedding, is left as it is.
+    no factors. A head that predicts words, which may be the embedding, is left as it is.
 
     Raises:
         RequestError: all of them did.
     """
     check_units(model)
-    inner, language = unwrap(model), is_language_model(model)
+    inner = unwrap(model)
     linears = {
         linear for site in sites_of(inner) for linear in (*site.inputs, site.output) if weight_of(linear).numel() > 0
     }
     config = LoraConfig(
-        task_type="CAUSAL_LM" if language else "SEQ_CLS",
+        task_type=supported_task(inner).peft,
         fan_in_fan_out=any(is_transposed(linear) for linear in linears),
         r=rank,
         lora_alpha=2 * rank,
@@ -123,11 +124,14 @@ def _owned(model: PeftModel) -> dict[str, nn.Parameter]:
 
 
 def _head_names(inner: nn.Module) -> list[str]:
-    """The parts of a classifier beside its blocks; none of a language model, whose head may be its embedding."""
-    if is_language_model(inner):
+    """The parts of a model beside its body; none where it predicts words: that head may be its embedding.
+
+    A model without a task head is its body.
+    """
+    if supported_task(inner).pretraining:
         return []
-    parts = inner.named_children()
-    return [name for name, part in parts if part is not inner.base_model and next(part.parameters(), None) is not None]
+    parts, body = inner.named_children(), body_of(inner)
+    return [name for name, part in parts if part is not body and next(part.parameters(), None) is not None]
 
 
 def forget_initialisation_(model: PeftModel) -> None:

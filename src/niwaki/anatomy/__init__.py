@@ -7,8 +7,8 @@ from niwaki.anatomy.counts import Counts, common_flops, common_params, count, un
 from niwaki.anatomy.families import FAMILIES, Family, family_of, supported_model_types
 from niwaki.anatomy.linears import BlockLinear, linears_of
 from niwaki.anatomy.mode import evaluation_mode
-from niwaki.anatomy.outputs import real_logits, with_labels
 from niwaki.anatomy.positions import longest_input
+from niwaki.anatomy.predictions import Predictions, joined
 from niwaki.anatomy.projections import Projection, columns_of, set_features_, weight_of
 from niwaki.anatomy.sites import (
     Kind,
@@ -27,12 +27,17 @@ from niwaki.anatomy.task import (
     BODY,
     CLASSIFIER,
     LANGUAGE_MODEL,
+    TAGGER,
     TASKS,
     Task,
     is_language_model,
     is_regression,
+    labels_of,
+    predictions_of,
+    supported_task,
     task_named,
     task_of,
+    with_labels,
 )
 
 __all__ = [
@@ -40,12 +45,14 @@ __all__ = [
     "CLASSIFIER",
     "FAMILIES",
     "LANGUAGE_MODEL",
+    "TAGGER",
     "TASKS",
     "BlockLinear",
     "Call",
     "Counts",
     "Family",
     "Kind",
+    "Predictions",
     "Projection",
     "Site",
     "Task",
@@ -65,16 +72,19 @@ __all__ = [
     "heads_of_unit",
     "is_language_model",
     "is_regression",
+    "joined",
+    "labels_of",
     "layer_calls",
     "layers_of",
     "linear_paths",
     "linears_of",
     "longest_input",
-    "real_logits",
+    "predictions_of",
     "runs_of",
     "set_features_",
     "sites_of",
     "supported_model_types",
+    "supported_task",
     "task_named",
     "task_of",
     "unit_flops",

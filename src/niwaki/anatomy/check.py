@@ -6,7 +6,7 @@ from torch import nn
 
 from niwaki.anatomy.families import family_of
 from niwaki.anatomy.sites import sites_of, unwrap
-from niwaki.anatomy.task import CLASSIFIER, task_of
+from niwaki.anatomy.task import CLASSIFIER, supported_task
 from niwaki.errors import RequestError
 
 
@@ -14,23 +14,19 @@ def check_task(model: nn.Module) -> None:
     """Refuse a model whose outputs, or whose passes, are not those that everything here is made for.
 
     Raises:
-        RequestError: no family row, neither a language model nor a sequence classifier, several labels a row, tuples
-            put out, FFNs run in chunks.
+        RequestError: no family row, no task that Niwaki takes, a problem type that does not fit the number of labels,
+            tuples put out, FFNs run in chunks.
     """
     sites_of(model)
     inner = unwrap(model)
-    task, kind = task_of(model), type(inner).__name__
-    if task is None or not task.supported:
-        rule = "model must be a language model or a sequence classifier (...ForSequenceClassification)"
-        raise RequestError(f"{rule}, got {kind}{f', {task.what}' if task else ''}")
     config = inner.config
-    classifies = task is CLASSIFIER
-    if classifies and family_of(inner).causal and config.pad_token_id is None:
-        raise RequestError("pad_token_id of a decoder's config must be given where it classifies, got None")
-    wanted = "regression" if config.num_labels == 1 else "single_label_classification"
-    if classifies and config.problem_type not in (None, wanted):
-        rule = f"problem_type must be {wanted} for a model with num_labels {config.num_labels}"
-        raise RequestError(f"{rule}, got {config.problem_type!r}")
+    if supported_task(model) is CLASSIFIER:
+        if family_of(inner).causal and config.pad_token_id is None:
+            raise RequestError("pad_token_id of a decoder's config must be given where it classifies, got None")
+        one = "regression" if config.num_labels == 1 else "single_label_classification"
+        if config.problem_type not in (None, one, "multi_label_classification"):
+            rule = f"problem_type must be {one} or multi_label_classification for num_labels {config.num_labels}"
+            raise RequestError(f"{rule}, got {config.problem_type!r}")
     if not config.return_dict:
         raise RequestError(f"return_dict of the model's config must be True, got {config.return_dict!r}")
     if getattr(config, "chunk_size_feed_forward", 0) > 0:

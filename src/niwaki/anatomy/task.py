@@ -1,16 +1,17 @@
 """What a model gives, and for what: one row a task. The one place that says what the task of a model is.
 
-A row says how a task is asked for (`--task`), what its classes are called in Transformers, what PEFT calls it, and
-which class loads it. Niwaki takes sequence classifiers and language models; the other rows are there so that models of
-these kinds are known for what they are.
+A row says how a task is asked for (`--task`), what its classes are called in Transformers, what PEFT calls it, which
+class loads it, what it predicts, what its labels are, and of how many losses the model's own loss is the mean. The rest
+of Niwaki asks the row, and never for a task by its name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -24,7 +25,28 @@ from transformers import (
 )
 
 from niwaki.anatomy.families import family_of
+from niwaki.anatomy.predictions import Predictions, of_choices, of_rows, of_spans, of_states, of_tokens
 from niwaki.anatomy.sites import unwrap
+from niwaki.data.checks import UNLABELLED
+from niwaki.errors import RequestError
+
+Batch = dict[str, Any]
+
+
+def _rows(batch: Batch) -> int:
+    return len(batch["labels"])
+
+
+def _tokens(batch: Batch) -> int:
+    return max(1, int((batch["labels"] != UNLABELLED).sum()))
+
+
+def _next_tokens(batch: Batch) -> int:
+    return max(1, int((batch["labels"][:, 1:] != UNLABELLED).sum()))
+
+
+def _answers(batch: Batch) -> int:
+    return len(batch["start_positions"])
 
 
 @dataclass(frozen=True)
@@ -33,6 +55,8 @@ class Task:
 
     `suffixes` end the names of its classes (`config.architectures`); `peft` is the `task_type` of an adapter, None
     where PEFT has none; `auto` loads it. `pretraining` says that fine-tuning puts another head in the place of its own.
+    `predicts` makes predictions of the model's `outputs`, None for a task that is not supported. `labels` says what
+    labels are, see `niwaki.data.checks.Accepts`; `losses`, of a batch, how many the model's own loss is the mean of.
     """
 
     name: str
@@ -40,8 +64,16 @@ class Task:
     suffixes: tuple[str, ...]
     peft: str | None
     auto: type
-    supported: bool = False
+    predicts: Callable[[Any, Tensor, Any], Predictions] | None = None
+    labels: str = "none"
+    losses: Callable[[Batch], int] = _rows
     pretraining: bool = False
+    outputs: tuple[str, ...] = ("logits",)
+
+    @property
+    def supported(self) -> bool:
+        """Whether models of it can be pruned."""
+        return self.predicts is not None
 
 
 CLASSIFIER = Task(
@@ -50,7 +82,8 @@ CLASSIFIER = Task(
     ("ForSequenceClassification",),
     "SEQ_CLS",
     AutoModelForSequenceClassification,
-    supported=True,
+    of_rows,
+    "row",
 )
 LANGUAGE_MODEL = Task(
     "causal",
@@ -58,27 +91,46 @@ LANGUAGE_MODEL = Task(
     ("ForCausalLM", "LMHeadModel"),
     "CAUSAL_LM",
     AutoModelForCausalLM,
-    supported=True,
+    of_tokens,
+    "word",
+    _next_tokens,
     pretraining=True,
 )
-BODY = Task("embedding", "a model without a task head", ("Model",), "FEATURE_EXTRACTION", AutoModel, pretraining=True)
+TAGGER = Task(
+    "token-classification",
+    "a token classifier",
+    ("ForTokenClassification",),
+    "TOKEN_CLS",
+    AutoModelForTokenClassification,
+    of_tokens,
+    "token",
+    _tokens,
+)
+BODY = Task(
+    "embedding",
+    "a model without a task head",
+    ("Model",),
+    "FEATURE_EXTRACTION",
+    AutoModel,
+    of_states,
+    pretraining=True,
+    outputs=("last_hidden_state",),
+)
 
 TASKS = (
     CLASSIFIER,
     LANGUAGE_MODEL,
-    Task(
-        "token-classification",
-        "a token classifier",
-        ("ForTokenClassification",),
-        "TOKEN_CLS",
-        AutoModelForTokenClassification,
-    ),
+    TAGGER,
     Task(
         "question-answering",
         "a model that answers questions",
         ("ForQuestionAnswering", "ForQuestionAnsweringSimple"),
         "QUESTION_ANS",
         AutoModelForQuestionAnswering,
+        of_spans,
+        "span",
+        _answers,
+        outputs=("start_logits", "end_logits"),
     ),
     Task(
         "multiple-choice",
@@ -86,8 +138,20 @@ TASKS = (
         ("ForMultipleChoice", "DoubleHeadsModel"),
         None,
         AutoModelForMultipleChoice,
+        of_choices,
+        "choice",
     ),
-    Task("masked", "a masked language model", ("ForMaskedLM",), None, AutoModelForMaskedLM, pretraining=True),
+    Task(
+        "masked",
+        "a masked language model",
+        ("ForMaskedLM",),
+        None,
+        AutoModelForMaskedLM,
+        of_tokens,
+        "word",
+        _tokens,
+        pretraining=True,
+    ),
     Task("pretraining", "a pretraining model", ("ForPreTraining",), None, AutoModelForPreTraining, pretraining=True),
     Task(
         "seq2seq",
@@ -112,7 +176,9 @@ def task_of(model: nn.Module) -> Task | None:
     A language model is one of a family that attends to the past alone: an encoder with such a head is none.
     """
     inner = unwrap(model)
-    task = task_named(kind.__name__ for kind in type(inner).__mro__)
+    # What all models are derived from says nothing of any.
+    classes = (kind.__name__ for kind in type(inner).__mro__ if not kind.__name__.endswith("PreTrainedModel"))
+    task = task_named(classes)
     return None if task is LANGUAGE_MODEL and not family_of(inner).causal else task
 
 
@@ -123,4 +189,50 @@ def is_language_model(model: nn.Module) -> bool:
 
 def is_regression(model: nn.Module) -> bool:
     """Whether the model gives one number a row."""
-    return not is_language_model(model) and unwrap(model).config.num_labels == 1
+    config = unwrap(model).config
+    several = config.problem_type == "multi_label_classification"
+    return task_of(model) is CLASSIFIER and config.num_labels == 1 and not several
+
+
+def labels_of(model: nn.Module) -> str:
+    """What the labels of a model are: those of its task, and of a model of rows `class`, `number` or `several`."""
+    labels = supported_task(model).labels
+    if labels != "row":
+        return labels
+    several = unwrap(model).config.problem_type == "multi_label_classification"
+    return "several" if several else "number" if is_regression(model) else "class"
+
+
+def supported_task(model: nn.Module) -> Task:
+    """The task of a model that can be pruned.
+
+    Raises:
+        RequestError: one of no task here.
+    """
+    task, kind = task_of(model), type(unwrap(model)).__name__
+    if task is None or not task.supported:
+        known = ", ".join(dict.fromkeys(suffix for row in TASKS if row.supported for suffix in row.suffixes[:1]))
+        raise RequestError(f"model must be of a class whose name ends in {known}, got {kind}")
+    return task
+
+
+def predictions_of(model: nn.Module, outputs: Any, keep: Tensor) -> Predictions:
+    """What `outputs` of `model` say; `keep` `[sequences, length]` is True at real tokens.
+
+    Raises:
+        RequestError: see `supported_task`.
+    """
+    predicts = supported_task(model).predicts
+    assert predicts is not None
+    return predicts(outputs, keep, unwrap(model).config)
+
+
+def with_labels(model: nn.Module, batch: Batch) -> Batch:
+    """The batch of a language model with the labels it lacks: its inputs (the model shifts them), -100 for padding.
+
+    A batch that has labels, and that of any other model, is given back as it is.
+    """
+    if "labels" in batch or not is_language_model(model):
+        return batch
+    ids, mask = batch["input_ids"], batch.get("attention_mask")
+    return {**batch, "labels": ids if mask is None else ids.masked_fill(mask == 0, UNLABELLED)}

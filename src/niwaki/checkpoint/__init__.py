@@ -14,7 +14,7 @@ import niwaki.checkpoint.hook  # noqa: F401 - registers what `from_pretrained` n
 from niwaki.checkpoint.files import INDEX, weight_files
 from niwaki.checkpoint.library import quiet
 from niwaki.checkpoint.masks import write_masks
-from niwaki.checkpoint.plain import new_parameters
+from niwaki.checkpoint.plain import NewLabels, new_parameters
 from niwaki.checkpoint.read import load, task_of_checkpoint
 from niwaki.checkpoint.tokenizer import agree_on_padding_, load_tokenizer
 from niwaki.checkpoint.write import SHARD, merged, save, write_adapter, write_model
@@ -24,6 +24,7 @@ __all__ = [
     "INDEX",
     "METHOD",
     "SHARD",
+    "NewLabels",
     "agree_on_padding_",
     "forget_",
     "load",

@@ -10,7 +10,7 @@ from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from transformers import PreTrainedModel
 
 from niwaki.adapters import check_adapter, mask_adapters_
-from niwaki.anatomy import CLASSIFIER, TASKS, Task
+from niwaki.anatomy import BODY, CLASSIFIER, TASKS, Task
 from niwaki.checkpoint.files import tensor_shapes_in
 from niwaki.checkpoint.library import UNREADABLE, line
 from niwaki.checkpoint.masks import MASKS, apply_saved_masks_
@@ -60,12 +60,15 @@ def adapter_head(folder: Path, base: str) -> Head:
     """
     name, config = str(folder), adapter_config(folder)
     task = _task_of_adapter(name, config)
-    if task is None or task is CLASSIFIER:
-        labels = _labels(base, tensor_shapes_in(folder / _WEIGHTS))
+    if task is None or not task.pretraining:
+        brought = task or CLASSIFIER
+        labels = _labels(base, tensor_shapes_in(folder / _WEIGHTS), brought)
         if labels is not None:
             same = read_config(base).num_labels == labels
             options = {} if same else label_options([f"LABEL_{index}" for index in range(labels)])
-            return Head(CLASSIFIER, options, replaces=True)
+            return Head(brought, options, replaces=True)
+    if task is BODY:
+        return Head(BODY, replaces=True)
     of_base = task_of_config(base, read_config(base))
     head = own_head(base)
     if task is not None and head.task is not task:
@@ -150,13 +153,13 @@ def _task_of_adapter(name: str, config: PeftConfig) -> Task | None:
     return task
 
 
-def _labels(base: str, shapes: Shapes) -> int | None:
-    """Labels of the classifier's head that an adapter brings, whatever its name is; None where it brings none."""
+def _labels(base: str, shapes: Shapes, task: Task) -> int | None:
+    """Outputs of the head of `task` that an adapter brings, whatever its name is; None where it brings none."""
     config = read_config(base)
     config.num_labels = 2
     try:
-        name, _ = output_layer(empty_model(config, CLASSIFIER))
-    except RequestError:  # no classifier of this type: the adapter can bring no head of one
+        name, _ = output_layer(empty_model(config, task))
+    except RequestError:  # no model of the task of this type: the adapter can bring no head of one
         return None
     for key in ("weight", "lora_B.weight"):
         if f"{_INSIDE}{name}.{key}" in shapes:

@@ -37,6 +37,18 @@ class Head:
     draw: bool = False
 
 
+@dataclass(frozen=True)
+class NewLabels:
+    """What a new head is to give: names of its outputs, for which task; none where the task says how many there are.
+
+    A number to predict has one output, of any name. `problem` is the `problem_type` of a config, where it matters.
+    """
+
+    names: tuple[str, ...]
+    task: Task = CLASSIFIER
+    problem: str | None = None
+
+
 def own_head(name: str) -> Head:
     """The head that a checkpoint has; a body without one gets that of a classifier, to be trained.
 
@@ -52,25 +64,31 @@ def own_head(name: str) -> Head:
     return Head(task)
 
 
-def head_for(name: str, labels: list[str]) -> Head:
-    """A classifier's head for `labels`: a new one, but for a checkpoint whose own knows them.
+def head_for(name: str, labels: NewLabels) -> Head:
+    """The head for `labels`: a new one, but for a checkpoint whose own is of that task and knows them.
 
-    A number to predict has one label, of any name. A head of pretraining (masked words, the next token) is replaced.
+    A head of pretraining (masked words, the next token) is replaced.
 
     Raises:
         RequestError: a checkpoint with a head of another task that was trained for itself.
     """
-    config = read_config(name)
-    task = task_of_config(name, config)
-    if task is CLASSIFIER:
+    config, wanted = read_config(name), labels.task
+    own = task_of_config(name, config)
+    if own is wanted:
         names = cast("dict[int, str]", config.id2label)
         known = {label.lower() for label in names.values()} | {str(index) for index in names}
-        if len(labels) == config.num_labels == 1 or known.issuperset(label.lower() for label in labels):
-            return Head(CLASSIFIER)
-    elif not task.pretraining:
-        raise refused(name, config, task)
-    new = labels if len(labels) > 1 else ["LABEL_0"]
-    return Head(CLASSIFIER, label_options(new), replaces=True, draw=True)
+        fits = labels.problem in (None, config.problem_type)
+        if fits and (len(labels.names) == config.num_labels == 1 or known.issuperset(x.lower() for x in labels.names)):
+            return Head(own)
+    elif not own.pretraining:
+        rule = f"model must be {wanted.what} or have no head of its own to be trained as one"
+        raise RequestError(f"{rule}, got {name!r}, {own.what} ({', '.join(config.architectures or ())})")
+    # A number to predict has no name worth keeping.
+    names = list(labels.names) if len(labels.names) > 1 or labels.problem else ["LABEL_0"] * len(labels.names)
+    options = label_options(names) if names else {}
+    if labels.problem is not None:
+        options["problem_type"] = labels.problem
+    return Head(wanted, options, replaces=True, draw=True)
 
 
 def label_options(names: list[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -14,7 +15,7 @@ from niwaki.checkpoint.adapter import adapter_config, adapter_head, adapter_in, 
 from niwaki.checkpoint.files import INDEX, weight_files
 from niwaki.checkpoint.hub import local_folder
 from niwaki.checkpoint.library import line
-from niwaki.checkpoint.plain import head_for, load_plain, own_head
+from niwaki.checkpoint.plain import NewLabels, head_for, load_plain, own_head
 from niwaki.checkpoint.task import read_config, task_of_config
 from niwaki.config import DTYPES
 from niwaki.errors import RequestError, check_choice
@@ -25,23 +26,23 @@ def load(
     source: str | Path,
     base_model: str | None = None,
     device: str = "cpu",
-    labels: list[str] | None = None,
+    labels: Sequence[str] | NewLabels | None = None,
     dtype: str = "float32",
     *,
     seed: int = 0,
 ) -> PreTrainedModel | PeftModel:
-    """Load a language model or a sequence classifier; `dtype` is float32, bfloat16, or auto.
+    """Load a model of any task of `niwaki.anatomy.task`; `dtype` is float32, bfloat16, or auto.
 
     With auto the weights are as the files hold them, float16 as float32.
 
-    `source` is a Hub id, a Transformers or Niwaki folder, or a PEFT adapter folder. Which of the two it is, its config
-    says (`architectures`), or its adapter's (`task_type`).
+    `source` is a Hub id, a Transformers or Niwaki folder, or a PEFT adapter folder. What task it is for, its config
+    says (`architectures`), or its adapter's (`task_type`). A checkpoint without a task head gets that of a classifier.
 
     A folder that holds an adapter beside its base (`keep_adapter`) is loaded with the adapter.
 
-    With `labels` (names of classes, one name for a number to predict), a model that has no task head, one that is only
-    pretrained (for masked words, for the next token) and a classifier of other labels get a new head, to be trained,
-    that is drawn from `seed`.
+    With `labels` (names of classes, one name for a number to predict; `NewLabels` for another task than classifying
+    rows), a model that has no task head, one that is only pretrained (for masked words, for the next token) and one of
+    the same task with other labels get a new head, to be trained, that is drawn from `seed`.
 
     Raises:
         RequestError: nothing there, a damaged or non-safetensors file, a quantised model, one of another task or with
@@ -56,13 +57,17 @@ def load(
             base = _base(adapter, base_model)
             model: PreTrainedModel | PeftModel = load_adapter(adapter, base, dtype)
         else:
-            model = load_plain(name, head_for(name, labels) if labels else own_head(name), dtype)
+            model = load_plain(name, head_for(name, _as_new(labels)) if labels else own_head(name), dtype)
     model.eval()
     try:
         return cast("PreTrainedModel | PeftModel", model.to(device))  # type: ignore[arg-type]
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         rule = "device must be one that this PyTorch can use, such as cpu"
         raise RequestError(f"{rule}, got {device!r}: {line(error)}") from error
+
+
+def _as_new(labels: Sequence[str] | NewLabels) -> NewLabels:
+    return labels if isinstance(labels, NewLabels) else NewLabels(tuple(labels))
 
 
 def task_of_checkpoint(source: str, base_model: str | None = None) -> Task:

@@ -59,7 +59,7 @@ def refused(name: str, config: Any, task: Task) -> RequestError:
     return RequestError(f"{_RULE}, got {name!r}, {task.what} ({classes})")
 
 
-_RULE = "model must be a sequence classifier or a language model, which is what Niwaki takes today"
+_RULE = f"model must be one of these: {', '.join(task.what for task in TASKS if task.supported)}"
 
 
 def empty_model(config: Any, task: Task) -> Any:

@@ -17,18 +17,23 @@ from niwaki.checkpoint.library import line
 from niwaki.errors import RequestError
 
 
-def load_tokenizer(source: str | Path, base_model: str | None = None) -> Any:
+def load_tokenizer(source: str | Path, base_model: str | None = None, *, of_words: bool = False) -> Any:
     """The tokenizer of a model folder or Hub id; of an adapter without one, its base model's.
+
+    With `of_words` it is to cut words that are given one by one: where it tells them from pieces by the space before
+    them, each is taken to have one.
 
     Raises:
         RequestError: no files of a tokenizer, or one that needs code of its own.
     """
     folder = local_folder(str(source))
     if (folder / "adapter_config.json").is_file() and beside(folder, "tokenizer_config.json") is None:
-        return load_tokenizer(base_of(folder, base_model))
+        return load_tokenizer(base_of(folder, base_model), of_words=of_words)
     try:
         _check_own_code(str(source))
         tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+        if of_words and not getattr(tokenizer, "add_prefix_space", True):
+            tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False, add_prefix_space=True)
     except RequestError:
         raise
     except (OSError, ValueError) as error:

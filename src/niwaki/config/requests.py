@@ -13,7 +13,7 @@ from niwaki.config.vocabulary import Vocabulary
 from niwaki.errors import RequestError, check_choice
 
 DTYPES = ("float32", "bfloat16", "auto")
-TASKS = ("text-classification", "causal")
+TASKS = ("text-classification", "token-classification", "masked", "causal")
 """What a model can be asked to be for; rows of the table in `niwaki.anatomy.task`."""
 DEFAULT_LENGTH = 128
 """Tokens in a row for counts and timing, where no data say another."""
@@ -47,7 +47,7 @@ class Request:
     )
     data_config: str | None = option(None, "Configuration of a Hub data set, where it has several.")
     task: str | None = option(
-        None, f"What the model is for, where its checkpoint and the data leave two answers: {' or '.join(TASKS)}."
+        None, f"What the model is for, where its checkpoint and the data leave two answers: {', '.join(TASKS)}."
     )
     seed: int = option(0, "Seed of everything that is drawn.")
     device: str = option("cpu", "PyTorch device to work on.")
@@ -86,7 +86,9 @@ class Demo:
 class Measured(Request):
     """What every command that measures quality is told."""
 
-    metric: str | None = option(None, "accuracy, f1, matthews_correlation, pearson, spearman; perplexity and its kin.")
+    metric: str | None = option(
+        None, "The one metric to measure; by default all of the task: accuracy, f1, matthews_correlation; pearson..."
+    )
     tasks: str | None = option(
         None, "What to ask a language model: .jsonl files of questions, tasks of lm-evaluation-harness; with commas."
     )

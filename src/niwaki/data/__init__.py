@@ -1,6 +1,6 @@
 """Files and Hub data sets -> tables -> tokenised rows -> batches."""
 
-from niwaki.data.batches import Batches, mean_length, token_mask
+from niwaki.data.batches import Batches, mean_length, token_mask, without_labels
 from niwaki.data.checks import checked_batches
 from niwaki.data.labels import class_ids, label_map, label_names, predicts_numbers
 from niwaki.data.rows import encode, sample
@@ -19,4 +19,5 @@ __all__ = [
     "read_table",
     "sample",
     "token_mask",
+    "without_labels",
 ]

@@ -12,6 +12,9 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from niwaki.errors import RequestError
 
+LABELS = ("labels", "start_positions", "end_positions")
+"""What a batch tells a model of its task, beside its inputs."""
+
 
 class Batches:
     """Padded batches over `rows`: dicts of tensors `[batch, tokens]`, `labels` `[batch]`; the same at each iteration.
@@ -42,6 +45,11 @@ class Batches:
         self.tokenizer = tokenizer
         self.batch_size = batch_size
 
+    @property
+    def labelled(self) -> bool:
+        """Whether rows have labels."""
+        return any(name in self.rows[0] for name in LABELS)
+
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)
 
@@ -64,7 +72,8 @@ class Batches:
 
     def _batch(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """The padded rows; the labels of a row that has one a token are padded with -100 on the same side."""
-        if not isinstance(rows[0].get("labels"), list):
+        labels = rows[0].get("labels")
+        if not isinstance(labels, list) or isinstance(labels[0], float):  # of several labels there is one row each
             return self._padded(rows)
         batch = self._padded([{k: v for k, v in row.items() if k != "labels"} for row in rows])
         mask = token_mask(batch).bool()
@@ -78,9 +87,18 @@ class Batches:
 
 
 def token_mask(batch: dict[str, Any]) -> torch.Tensor:
-    """`[rows, length]`, 1 where a token is real; all are where the batch has no attention mask."""
+    """`[sequences, length]`, 1 where a token is real; all are where the batch has no attention mask.
+
+    A row is one sequence, or several where a model chooses among them.
+    """
     mask = batch.get("attention_mask")
-    return mask if mask is not None else torch.ones_like(batch["input_ids"])
+    mask = mask if mask is not None else torch.ones_like(batch["input_ids"])
+    return mask.flatten(0, -2)
+
+
+def without_labels(batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch as a model takes it to predict."""
+    return {name: value for name, value in batch.items() if name not in LABELS}
 
 
 def mean_length(batches: Iterable[dict[str, Any]]) -> float:

@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from niwaki.data.batches import without_labels
 from niwaki.errors import RequestError
 
 UNLABELLED = -100
 """The label of a token that no loss counts."""
+_PLACES = ("start_positions", "end_positions")
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,9 @@ class Accepts:
     """What a model takes: ids below `vocabulary`, at most `longest` tokens in a row, labels of one kind.
 
     labels: "class" is `[rows]`, whole numbers below `classes`; "number" is `[rows]`, finite; "several" is
-        `[rows, classes]`, 0 or 1; "token" is `[rows, length]`, whole numbers below `classes`, or -100; "any" is not
-        looked at.
+        `[rows, classes]`, 0 or 1; "token" is `[rows, length]`, whole numbers below `classes`, or -100; "choice" is
+        `[rows]`, which of the texts of a row `[rows, texts, length]`; "span" is `start_positions` and `end_positions`
+        `[rows]`, 0 to `length` (which is no place: the answer was cut off); with "none" labels are left out.
     padding: the id that a model takes for the end of a row, wherever the mask ends; None where it goes by the mask.
     """
 
@@ -77,8 +80,11 @@ class _WrongBatchError(Exception):
 def _checked(accepts: Accepts, batch: dict[str, Any], labelled: bool) -> dict[str, Any]:
     if "input_ids" not in batch:
         raise _WrongBatchError(f"input_ids must be there, got {_listed(batch)}")
-    if labelled and batch.get("labels") is None:
-        raise _WrongBatchError(f"labels must be there to train on, got {_listed(batch)}")
+    if accepts.labels == "none":
+        batch = without_labels(batch)
+    for key in _PLACES if accepts.labels == "span" else ("labels",):
+        if labelled and batch.get(key) is None:
+            raise _WrongBatchError(f"{key} must be there to train on, got {_listed(batch)}")
     for key, value in batch.items():
         if value is not None and not isinstance(value, Tensor):
             hint = "; a collator makes tensors of rows" if isinstance(value, list) else ""
@@ -86,14 +92,18 @@ def _checked(accepts: Accepts, batch: dict[str, Any], labelled: bool) -> dict[st
         if value is not None and value.is_meta:
             raise _WrongBatchError(f"{key} must hold values, got a tensor on the meta device")
     _check_ids(batch["input_ids"], accepts)
-    rows, length = batch["input_ids"].shape
+    shape = tuple(batch["input_ids"].shape)
     if (mask := batch.get("attention_mask")) is not None:
-        _check_mask(mask, (rows, length))
+        _check_mask(mask, shape)
         _check_padding(batch["input_ids"], mask, accepts.padding)
-    if (kinds := batch.get("token_type_ids")) is not None and kinds.shape != (rows, length):
-        raise _WrongBatchError(f"token_type_ids must be {_shape((rows, length))} as input_ids, got {_shape(kinds)}")
-    if (labels := batch.get("labels")) is not None:
-        _check_labels(labels, accepts, rows, length)
+    if (kinds := batch.get("token_type_ids")) is not None and tuple(kinds.shape) != shape:
+        raise _WrongBatchError(f"token_type_ids must be {_shape(shape)} as input_ids, got {_shape(kinds)}")
+    if accepts.labels == "span":
+        for key in _PLACES:
+            if (places := batch.get(key)) is not None:
+                _check_whole_numbers(places, key, shape[:1], shape[-1] + 1, "the places of a row, or its length")
+    elif (labels := batch.get("labels")) is not None:
+        _check_labels(labels, accepts, shape)
     return batch
 
 
@@ -101,24 +111,25 @@ def _check_ids(ids: Any, accepts: Accepts) -> None:
     if not isinstance(ids, Tensor) or ids.dtype not in (torch.int64, torch.int32):
         found = _kind(ids) if not isinstance(ids, Tensor) else _dtype(ids)
         raise _WrongBatchError(f"input_ids must be whole numbers (int64 or int32), got {found}")
-    if ids.dim() != 2 or not ids.shape[0]:
-        raise _WrongBatchError(f"input_ids must be [rows, length] with at least one row, got {_shape(ids)}")
-    if not ids.shape[1]:
+    wanted = "[rows, texts, length]" if accepts.labels == "choice" else "[rows, length]"
+    if ids.dim() != wanted.count(",") + 1 or not ids.shape[0]:
+        raise _WrongBatchError(f"input_ids must be {wanted} with at least one row, got {_shape(ids)}")
+    if not ids.shape[-1] or not ids.numel():
         raise _WrongBatchError(f"every row must have at least one token, got input_ids of {_shape(ids)}")
-    if ids.shape[1] > accepts.longest:
-        raise _WrongBatchError(f"rows must have at most the model's {accepts.longest} tokens, got {ids.shape[1]}")
+    if ids.shape[-1] > accepts.longest:
+        raise _WrongBatchError(f"rows must have at most the model's {accepts.longest} tokens, got {ids.shape[-1]}")
     lowest, highest = int(ids.min()), int(ids.max())
     if lowest < 0 or highest >= accepts.vocabulary:
         wrong = lowest if lowest < 0 else highest
         raise _WrongBatchError(f"input_ids must be 0 to {accepts.vocabulary - 1}, the model's tokens, got {wrong}")
 
 
-def _check_mask(mask: Tensor, shape: tuple[int, int]) -> None:
+def _check_mask(mask: Tensor, shape: tuple[int, ...]) -> None:
     if tuple(mask.shape) != shape:
         raise _WrongBatchError(f"attention_mask must be {_shape(shape)} as input_ids, got {_shape(mask)}")
     if not bool(((mask == 0) | (mask == 1)).all()):
         raise _WrongBatchError(f"attention_mask must be 1 for real tokens and 0 for padding, got {_dtype(mask)} others")
-    bare = (mask.sum(1) == 0).nonzero().flatten().tolist()
+    bare = (mask.sum(-1) == 0).nonzero().flatten().tolist()
     if bare:
         raise _WrongBatchError(f"every row must have real tokens, got row {bare[0]} with padding alone")
 
@@ -133,28 +144,40 @@ def _check_padding(ids: Tensor, mask: Tensor, padding: int | None) -> None:
         raise _WrongBatchError(f"{rule}, got {int(wrong[0])}")
 
 
-def _check_labels(labels: Tensor, accepts: Accepts, rows: int, length: int) -> None:
-    if accepts.labels == "any":
-        return
-    shape = {"token": (rows, length), "several": (rows, accepts.classes)}.get(accepts.labels, (rows,))
-    if tuple(labels.shape) != shape:
-        raise _WrongBatchError(f"labels must be {_shape(shape)} for this model, got {_shape(labels)}")
-    if accepts.labels == "number":
+def _check_labels(labels: Tensor, accepts: Accepts, shape: tuple[int, ...]) -> None:
+    rows, kind = shape[0], accepts.labels
+    if kind == "number":
+        _check_shape(labels, "labels", (rows,))
         if labels.dtype == torch.bool or not bool(torch.isfinite(labels).all()):
             found = "bool" if labels.dtype == torch.bool else "others"
             raise _WrongBatchError(f"labels must be finite numbers for a model with one output, got {found}")
-        return
-    if accepts.labels == "several":
+    elif kind == "several":
+        _check_shape(labels, "labels", (rows, accepts.classes))
         if not labels.is_floating_point() or not bool(((labels == 0) | (labels == 1)).all()):
             raise _WrongBatchError(f"labels must be floats that are 0 or 1, got {_dtype(labels)}")
-        return
+    elif kind == "choice":
+        _check_whole_numbers(labels, "labels", (rows,), shape[1], "the texts of a row")
+    else:
+        wanted = shape if kind == "token" else (rows,)
+        what = f"a model of {accepts.classes} classes"
+        _check_whole_numbers(labels, "labels", wanted, accepts.classes, what, left_out=kind == "token")
+
+
+def _check_shape(labels: Tensor, key: str, shape: tuple[int, ...]) -> None:
+    if tuple(labels.shape) != shape:
+        raise _WrongBatchError(f"{key} must be {_shape(shape)} for this model, got {_shape(labels)}")
+
+
+def _check_whole_numbers(
+    labels: Tensor, key: str, shape: tuple[int, ...], count: int, what: str, *, left_out: bool = False
+) -> None:
+    _check_shape(labels, key, shape)
     if labels.dtype != torch.int64:
-        raise _WrongBatchError(f"labels must be int64 for a model of {accepts.classes} classes, got {_dtype(labels)}")
-    left_out = (labels == UNLABELLED) if accepts.labels == "token" else torch.zeros_like(labels, dtype=torch.bool)
-    wrong = labels[~left_out & ((labels < 0) | (labels >= accepts.classes))]
+        raise _WrongBatchError(f"{key} must be int64 for {what}, got {_dtype(labels)}")
+    outside = (labels < 0) | (labels >= count)
+    wrong = labels[outside & (labels != UNLABELLED) if left_out else outside]
     if len(wrong):
-        rule = f"labels must be 0 to {accepts.classes - 1}" + (" or -100" if accepts.labels == "token" else "")
-        raise _WrongBatchError(f"{rule}, got {int(wrong[0])}")
+        raise _WrongBatchError(f"{key} must be 0 to {count - 1}{' or -100' if left_out else ''}, got {int(wrong[0])}")
 
 
 def _listed(batch: Mapping[Any, Any]) -> str:

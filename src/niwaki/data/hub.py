@@ -63,16 +63,25 @@ def name_classes_(frame: pd.DataFrame, classes: dict[str, tuple[str, ...]]) -> d
     for column, names in classes.items():
         numbers = frame[column].tolist()
         frame[column] = pd.Series(
-            [names[int(i)] if not pd.isna(i) and 0 <= i < len(names) else None for i in numbers], dtype=object
+            [
+                [_named(i, names) for i in value] if hasattr(value, "__len__") else _named(value, names)
+                for value in numbers
+            ],
+            dtype=object,
         )
     return classes
+
+
+def _named(number: Any, names: tuple[str, ...]) -> str | None:
+    return names[int(number)] if not pd.isna(number) and 0 <= number < len(names) else None
 
 
 def _classes_of(features: Mapping[str, Any] | None) -> dict[str, tuple[str, ...]]:
     from datasets import ClassLabel
 
-    found = (features or {}).items()
-    return {column: tuple(feature.names) for column, feature in found if isinstance(feature, ClassLabel)}
+    # The classes of a column, or of the elements of one of lists.
+    found = {column: getattr(feature, "feature", feature) for column, feature in (features or {}).items()}
+    return {column: tuple(feature.names) for column, feature in found.items() if isinstance(feature, ClassLabel)}
 
 
 def _load(name: str, config: str | None, split: str, parameter: str, source: str) -> Any:

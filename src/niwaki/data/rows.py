@@ -27,16 +27,26 @@ def encode(
     Raises:
         RequestError: labels that are not the model's, or not finite numbers for a regression; a row without a token.
     """
+    rows = encode_texts(table, tokenizer, max_length)
+    if table.labels is not None:
+        ids = {} if regression else class_ids(table, label_ids, named)
+        for row, label in zip(rows, table.labels, strict=True):
+            row["labels"] = to_number(label) if regression else ids[label_text(label)]
+    return rows
+
+
+def encode_texts(table: Table, tokenizer: Any, max_length: int) -> list[dict[str, Any]]:
+    """Tokenise every row without its label, cut at `max_length` tokens.
+
+    Raises:
+        RequestError: a row without a token.
+    """
     tokens = tokenizer(*_columns(table), truncation=True, max_length=max_length)
     rows = [{key: values[i] for key, values in tokens.items()} for i in range(table.rows)]
     bare = next((number for number, row in enumerate(rows) if not row["input_ids"]), None)
     if bare is not None:
         rule = f"text_columns must hold a token in every row, got {table.texts[bare]!r}"
         raise RequestError(f"{rule} as row {bare + 1} of {table.path!r}")
-    if table.labels is not None:
-        ids = {} if regression else class_ids(table, label_ids, named)
-        for row, label in zip(rows, table.labels, strict=True):
-            row["labels"] = to_number(label) if regression else ids[label_text(label)]
     return rows
 
 

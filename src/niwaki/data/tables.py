@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pandas as pd
 
+from niwaki.data.conll import read_conll
 from niwaki.data.delimited import Dialect, read_delimited
 from niwaki.data.hub import name_classes_, read_hub
 from niwaki.data.objects import read_objects
@@ -29,9 +30,12 @@ TEXT_COLUMNS = (
 
 
 LABEL_COLUMNS = ("label", "labels", "score")
+WORDS_COLUMN = "tokens"
+TAG_COLUMNS = ("tags", "ner_tags", "labels", "pos_tags", "upos")
+"""Of a table whose rows are lists of words, with a tag each."""
 
 
-SUFFIXES = (".tsv", ".csv", ".json", ".jsonl", ".parquet", ".txt")
+SUFFIXES = (".tsv", ".csv", ".json", ".jsonl", ".parquet", ".txt", ".conll", ".conllu")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -40,8 +44,9 @@ class Table:
     """A table as read: `texts` holds one tuple of strings a row, `labels` the raw label of each row or None.
 
     `sha256` is that of the file, None for a Hub data set, which has a `split`. A raw label is a string, a bool, an
-    integer or a float; where the data set names its classes, a name among these `classes`, which are in its own order.
-    `columns` are all that were seen. `dialect` says how delimited text was written.
+    integer or a float, or a list of them where several hold; where the data set names its classes, a name among these
+    `classes`, which are in its own order. Of a `tagged` table a row's strings are its words, and its label is a list
+    with the tag of each. `columns` are all that were seen. `dialect` says how delimited text was written.
     """
 
     path: str
@@ -55,6 +60,13 @@ class Table:
     dialect: Dialect | None = None
     split: str | None = None
     classes: tuple[str, ...] | None = None
+    tagged: bool = False
+
+    @property
+    def several(self) -> bool:
+        """Whether several labels can hold of a row: some row's label is a list, or text with `|` between names."""
+        several = (isinstance(label, list) or (isinstance(label, str) and "|" in label) for label in self.labels or ())
+        return not self.tagged and any(several)
 
     def describe(self) -> dict[str, Any]:
         """The table as it stands in `result.json`."""
@@ -87,6 +99,8 @@ class _Source:
     dialect: Dialect | None = None
     split: str | None = None
     classes: dict[str, tuple[str, ...]] | None = None
+    tags: str | None = None
+    """What the column of tags is called where the file names no columns."""
 
 
 def read_table(
@@ -109,10 +123,12 @@ def read_table(
             a row without text or label.
     """
     parameter = "train_data" if split == "train" else "eval_data"
-    read = _read(source, split, parameter, hub_split, config)
+    read = _read(source, split, parameter, hub_split, config, label_column)
     if read.frame.empty:
         raise RequestError(f"{parameter} must hold at least one row, got none in {source!r}")
     frame, columns = read.frame, tuple(read.frame.columns)
+    if _is_tagged(frame, text_columns):
+        return _tagged(read, source, text_columns, label_column)
     texts = text_columns or _recognised(TEXT_COLUMNS, columns)
     seen, shown = _seen(columns, read.dialect), source if read.split is None else f"{source} ({read.split})"
     if texts is None:
@@ -126,17 +142,75 @@ def read_table(
         if name is not None:
             _check_column(frame, name, asked, shown, seen)
     rows = [tuple(str(value) for value in row) for row in frame[list(texts)].itertuples(index=False)]
-    labels = raw_labels(frame[label].tolist(), label) if label else None
+    labels = raw_labels([_plain(value) for value in frame[label].tolist()], label) if label else None
     classes = (read.classes or {}).get(label or "")
     return Table(
         source, read.sha256, len(rows), tuple(texts), label, rows, labels, columns, read.dialect, read.split, classes
     )
 
 
-def _read(source: str, role: str, parameter: str, hub_split: str | None, config: str | None) -> _Source:
+def _is_tagged(frame: pd.DataFrame, text_columns: tuple[str, ...] | None) -> bool:
+    """Whether the rows are lists of words: in the one column that is named, or else in `tokens`."""
+    column = (text_columns or (WORDS_COLUMN,))[0]
+    named = column in frame.columns and isinstance(frame[column], pd.Series) and len(text_columns or ()) < 2
+    return named and all(_is_words(value) for value in frame[column].tolist())
+
+
+def _is_words(value: Any) -> bool:
+    return _is_several(value) and not isinstance(value, dict) and all(isinstance(word, str) for word in value)
+
+
+def _tagged(read: _Source, source: str, text_columns: tuple[str, ...] | None, label_column: str | None) -> Table:
+    """A table of words, with a tag each where there is a column of them.
+
+    Raises:
+        RequestError: no column of that name, or a row with another number of tags than of words.
+    """
+    frame, columns = read.frame, tuple(read.frame.columns)
+    seen, shown = _seen(columns, read.dialect), source if read.split is None else f"{source} ({read.split})"
+    (words,) = text_columns or (WORDS_COLUMN,)
+    label = label_column if label_column in columns or read.tags is None else "tags"
+    if label is None:
+        free = tuple(column for column in columns if column != words)
+        (label,) = _recognised([(name,) for name in TAG_COLUMNS], free) or (None,)
+    if label is not None and label not in columns:
+        raise RequestError(f"label_column must be among {seen} in {shown!r}, got {label!r}")
+    texts = [tuple(row) for row in frame[words].tolist()]
+    labels = [_plain(value) for value in frame[label].tolist()] if label else None
+    for number, (text, tags) in enumerate(zip(texts, labels or [], strict=False), 1):
+        if not isinstance(tags, list) or len(tags) != len(text):
+            found = f"{len(tags)} tags" if isinstance(tags, list) else f"a {type(tags).__name__}"
+            rule = f"label_column: {label!r} of {shown!r} must have a tag for each word"
+            raise RequestError(f"{rule}, got {found} for {len(text)} words in row {number}")
+    classes = (read.classes or {}).get(label or "")
+    named = read.tags or label
+    return Table(
+        source,
+        read.sha256,
+        len(texts),
+        (words,),
+        named,
+        texts,
+        labels,
+        columns,
+        read.dialect,
+        read.split,
+        classes,
+        True,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """An array of a Parquet file or a tuple as a list."""
+    return list(value.tolist() if hasattr(value, "tolist") else value) if _is_several(value) else value
+
+
+def _read(
+    source: str, role: str, parameter: str, hub_split: str | None, config: str | None, label_column: str | None
+) -> _Source:
     path = Path(source)
     if path.is_file():
-        found = _read_file(path, parameter)
+        found = _read_file(path, parameter, label_column)
     elif not path.is_dir() and (path.suffix.lower() in SUFFIXES or path.is_absolute() or source.startswith((".", "~"))):
         raise RequestError(f"{parameter} must be an existing file or a Hub data set, got {source!r}")
     else:
@@ -176,11 +250,11 @@ def _is_missing(value: Any) -> bool:
 
 
 def _is_several(value: Any) -> bool:
-    return isinstance(value, dict | list) or bool(getattr(value, "shape", ()))  # Parquet gives arrays
+    return isinstance(value, dict | list | tuple) or bool(getattr(value, "shape", ()))  # Parquet gives arrays
 
 
-def _read_file(path: Path, parameter: str) -> _Source:
-    suffix, dialect, classes = path.suffix.lower(), None, None
+def _read_file(path: Path, parameter: str, label_column: str | None) -> _Source:
+    suffix, dialect, classes, named = path.suffix.lower(), None, None, None
     if suffix not in SUFFIXES:
         raise RequestError(f"{parameter} must end in one of {' '.join(SUFFIXES)}, got {str(path)!r}")
     try:
@@ -194,12 +268,15 @@ def _read_file(path: Path, parameter: str) -> _Source:
             case ".parquet":
                 frame = pd.read_parquet(path)
                 classes = name_classes_(frame, _classes_of_parquet(path))
+            case ".conll" | ".conllu":
+                words, tags, named = read_conll(read_text(path), suffix == ".conllu", label_column)
+                frame = pd.DataFrame({WORDS_COLUMN: words, "tags": tags}, dtype=object)
             case _:
                 frame = pd.DataFrame({"text": [line for line in read_lines(path) if line.strip()]})
     except (ValueError, OSError) as error:
         line = " ".join(str(error).split())
         raise RequestError(f"{parameter} must be a file that can be read, got {str(path)!r}: {line}") from error
-    return _Source(frame, hashlib.sha256(path.read_bytes()).hexdigest(), dialect, None, classes)
+    return _Source(frame, hashlib.sha256(path.read_bytes()).hexdigest(), dialect, None, classes, named)
 
 
 def _classes_of_parquet(path: Path) -> dict[str, tuple[str, ...]]:
@@ -208,7 +285,8 @@ def _classes_of_parquet(path: Path) -> dict[str, tuple[str, ...]]:
 
     noted = (read_schema(path).metadata or {}).get(b"huggingface")
     features = json.loads(noted).get("info", {}).get("features", {}) if noted else {}
-    named = {c: f.get("names") for c, f in features.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
+    inner = {c: f.get("feature", f) if isinstance(f, dict) else None for c, f in features.items()}
+    named = {c: f.get("names") for c, f in inner.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
     return {column: tuple(names) for column, names in named.items() if names}
 
 

@@ -1,5 +1,6 @@
 """What a model is worth as it stands: quality, latency, size."""
 
+from niwaki.evaluate.fidelity import fidelity
 from niwaki.evaluate.harness import find_tasks, harness_scores
 from niwaki.evaluate.latency import PairedTiming, model_latency, paired, random_inputs, speedup
 from niwaki.evaluate.latency_table import LatencyTable, latency_table
@@ -13,7 +14,8 @@ from niwaki.evaluate.multiple_choice import (
     multiple_choice,
 )
 from niwaki.evaluate.perplexity import LANGUAGE_METRICS, perplexity
-from niwaki.evaluate.quality import METRICS, check_metric, predictions, quality
+from niwaki.evaluate.quality import METRICS, check_metric, quality
+from niwaki.evaluate.rows import predictions
 from niwaki.evaluate.size import size_bytes
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "cpu_name",
     "encode_pair",
     "encode_questions",
+    "fidelity",
     "find_tasks",
     "harness_scores",
     "latency_table",

@@ -16,4 +16,4 @@ def check_finite(model: nn.Module, values: Tensor) -> None:
         return
     broken = next((name for name, p in model.named_parameters() if not bool(torch.isfinite(p).all())), None)
     why = f"{broken} holds values that are not" if broken else "its weights are, so an activation overflowed"
-    raise WorkError(f"evaluation: the model's logits are not finite; {why}")
+    raise WorkError(f"evaluation: the model's outputs are not finite; {why}")

@@ -1,50 +1,55 @@
-"""The usual metric of a task: accuracy, F1, Matthews correlation; Pearson and Spearman where the label is a number;
-perplexity of a language model."""
+"""How good a model is at its task: the usual metrics, by the task and by what its labels are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
-import numpy as np
-import torch
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-from torch import Tensor, nn
+from torch import nn
 
-from niwaki.anatomy import evaluation_mode, is_language_model, is_regression
+from niwaki.anatomy import labels_of, supported_task, unwrap
+from niwaki.data.tagged import of_entities
 from niwaki.errors import RequestError, check_choice
-from niwaki.evaluate.finite import check_finite
+from niwaki.evaluate.masked import MASKED_METRICS, masked_words
 from niwaki.evaluate.perplexity import LANGUAGE_METRICS, perplexity
-from niwaki.numerics.half import half_in_float32
-from niwaki.progress import bar
+from niwaki.evaluate.rows import (
+    CLASS_METRICS,
+    NUMBER_METRICS,
+    SEVERAL_METRICS,
+    classes,
+    numbers,
+    several,
+)
+from niwaki.evaluate.tokens import ENTITY_METRICS, TAG_METRICS, tags
 
-CLASS_METRICS = ("accuracy", "f1", "matthews_correlation")
-NUMBER_METRICS = ("pearson", "spearman")
-METRICS = (*CLASS_METRICS, *NUMBER_METRICS, *LANGUAGE_METRICS)
+Measure = Callable[[nn.Module, Iterable[dict[str, Any]], bool], dict[str, float]]
+
+_MEASURES: dict[tuple[str, str], tuple[tuple[str, ...], Measure]] = {
+    ("text-classification", "class"): (CLASS_METRICS, classes),
+    ("text-classification", "number"): (NUMBER_METRICS, numbers),
+    ("text-classification", "several"): (SEVERAL_METRICS, several),
+    ("multiple-choice", "choice"): (("accuracy",), classes),
+    ("token-classification", "token"): (ENTITY_METRICS, tags),
+    ("causal", "word"): (LANGUAGE_METRICS, perplexity),
+    ("masked", "word"): (MASKED_METRICS, masked_words),
+}
+"""Task and kind of labels -> names of the metrics, the usual one first, and what measures them all at once."""
+METRICS = tuple(dict.fromkeys(name for names, _ in _MEASURES.values() for name in names))
 
 
-@torch.inference_mode()
-def predictions(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = False) -> tuple[Tensor, Tensor]:
-    """Logits `[rows, labels]` and labels `[rows]` over all batches, on the CPU, in evaluation mode.
+def measures_of(model: nn.Module) -> tuple[tuple[str, ...], Measure]:
+    """The metrics of a model, by name, and what measures them.
 
     Raises:
-        RequestError: a batch without labels, or no batch. WorkError: logits that are not finite.
+        RequestError: a model of a task that nothing measures against labels.
     """
-    device = next(model.parameters()).device
-    logits, labels = [], []
-    with evaluation_mode(model), half_in_float32(model):
-        for batch in bar(batches, phase="evaluate", unit="batches", progress=progress):
-            if "labels" not in batch:
-                raise RequestError("eval_data must have labels, got a table without a label column")
-            inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
-            found = model(**inputs).logits.float().cpu()
-            check_finite(model, found)
-            logits.append(found)
-            labels.append(batch["labels"].cpu())
-    if not logits:
-        raise RequestError("eval_data must hold at least one row, got none")
-    return torch.cat(logits), torch.cat(labels)
+    task, labels = supported_task(model), labels_of(model)
+    if (task.name, labels) not in _MEASURES:
+        raise RequestError(f"eval_data must have no labels for {task.what}, whose quality nothing here measures")
+    names, measure = _MEASURES[task.name, labels]
+    if names is ENTITY_METRICS and not of_entities(cast(Any, unwrap(model).config).id2label.values()):
+        names = TAG_METRICS
+    return names, measure
 
 
 def check_metric(model: nn.Module, metric: str | None) -> None:
@@ -56,48 +61,22 @@ def check_metric(model: nn.Module, metric: str | None) -> None:
     if metric is None:
         return
     check_choice("metric", metric, METRICS)
-    kind, fitting = "classes", CLASS_METRICS
-    if is_language_model(model):
-        kind, fitting = "a next token", LANGUAGE_METRICS
-    elif is_regression(model):
-        kind, fitting = "one output", NUMBER_METRICS
-    if metric not in fitting:
-        raise RequestError(f"metric must be one of {', '.join(fitting)} for a model with {kind}, got {metric!r}")
+    names, _ = measures_of(model)
+    if metric not in names:
+        what = f"{supported_task(model).what} like this"
+        raise RequestError(f"metric must be one of {', '.join(names)} for {what}, got {metric!r}")
 
 
 def quality(
     model: nn.Module, batches: Iterable[dict[str, Any]], metric: str | None = None, progress: bool = False
 ) -> dict[str, float]:
-    """Metric name -> value on the batches.
-
-    Without `metric`: accuracy, both correlations for a model with one output, all there are for a language model. F1 is
-    that of class 1 for two classes, the mean over the classes for more. A correlation with something constant is 0.
+    """Metric name -> value on the batches, which have labels: `metric` alone, or all that the task has.
 
     Raises:
-        RequestError: an unknown metric, or one for another kind of model. WorkError: logits that are not finite.
+        RequestError: an unknown metric, or one for another kind of model; batches without labels, or none.
+        WorkError: logits that are not finite.
     """
     check_metric(model, metric)
-    if is_language_model(model):
-        found = perplexity(model, batches, progress)
-        return found if metric is None else {metric: found[metric]}
-    numbers = is_regression(model)
-    logits, labels = predictions(model, batches, progress)
-    truth = labels.numpy()
-    if numbers:
-        found = _correlations(logits[:, 0].numpy(), truth)
-        return found if metric is None else {metric: found[metric]}
-    chosen = logits.argmax(-1).numpy()
-    if metric == "matthews_correlation":
-        constant = bool((chosen == chosen[0]).all() or (truth == truth[0]).all())
-        return {metric: 0.0 if constant else float(matthews_corrcoef(truth, chosen))}
-    if metric == "f1":
-        average = "binary" if logits.shape[1] == 2 else "macro"
-        return {metric: float(f1_score(truth, chosen, average=average, zero_division=cast(Any, 0.0)))}
-    return {"accuracy": float(accuracy_score(truth, chosen))}
-
-
-def _correlations(values: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    if (values == values[0]).all() or (truth == truth[0]).all():
-        return dict.fromkeys(NUMBER_METRICS, 0.0)
-    pearson, spearman = cast(Any, pearsonr(values, truth)), cast(Any, spearmanr(values, truth))
-    return {"pearson": float(pearson.statistic), "spearman": float(spearman.statistic)}
+    _, measure = measures_of(model)
+    found = measure(model, batches, progress)
+    return found if metric is None else {metric: found[metric]}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from niwaki.adapters import remove_masks_
-from niwaki.anatomy import check_task, is_language_model, longest_input
+from niwaki.anatomy import check_task, is_language_model, longest_input, supported_task
 from niwaki.checkpoint import forget_, merged, quiet
 from niwaki.checkpoint.folder import atomic_file, atomic_folder
 from niwaki.errors import RequestError, WorkError
@@ -37,11 +37,12 @@ _CHECKED = ((1, 5), (1, 16), (2, 11), (5, 24), (8, 32))
 
 
 def export_onnx(model: nn.Module, path: str | Path, tokenizer: Any = None, overwrite: bool = False) -> None:
-    """Write an ONNX model: `input_ids`, `attention_mask` (and `token_type_ids` of models with segments) -> `logits`.
+    """Write an ONNX model: `input_ids`, `attention_mask` (`token_type_ids` where there are segments) -> what it says.
 
-    All inputs are int64 `[batch, sequence]`, both free; `logits` is float32 `[batch, labels]`. A `path` that ends in
-    `.onnx` is that one file; else a folder with `model.onnx`, `config.json` and the tokenizer. The file is run by
-    onnxruntime on padded batches of several shapes before it takes its name.
+    All inputs are int64 `[batch, sequence]`, both free; `[batch, choices, sequence]` where a model chooses among texts.
+    Outputs are float32 and called as in Transformers: `logits`; `start_logits` and `end_logits`; `last_hidden_state`. A
+    `path` that ends in `.onnx` is that one file; else a folder with `model.onnx`, `config.json` and the tokenizer. The
+    file is run by onnxruntime on padded batches of several shapes before it takes its name.
 
     Raises:
         RequestError: the packages of `niwaki[onnx]` are missing; `path` exists (with `overwrite`: and is not what
@@ -69,16 +70,19 @@ def export_onnx(model: nn.Module, path: str | Path, tokenizer: Any = None, overw
         _write_onnx(plain, file, tokenizer)
 
 
-class _Logits(nn.Module):
-    """The graph that is exported: its inputs by name, the logits alone."""
+class _Graph(nn.Module):
+    """The graph that is exported: its inputs by name, and of what the model gives that which its task is about."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.names = model, supported_task(model).outputs
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         more = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        return self.model(input_ids=input_ids, attention_mask=attention_mask, **more).logits
+        found = self.model(input_ids=input_ids, attention_mask=attention_mask, **more)
+        return tuple(found[name] for name in self.names)
 
 
 def _write_onnx(model: PreTrainedModel, file: Path, tokenizer: Any) -> None:
@@ -86,7 +90,7 @@ def _write_onnx(model: PreTrainedModel, file: Path, tokenizer: Any) -> None:
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
     if size >= 2**31:  # the limit of a protobuf message
         raise RequestError(f"model must be below 2 GiB to be one ONNX file, got {size / 2**30:.1f} GiB")
-    graph = _Logits(model).eval()
+    graph = _Graph(model).eval()
     batches = _padded_batches(model, tokenizer)
     example = batches[-1]
     try:
@@ -97,8 +101,8 @@ def _write_onnx(model: PreTrainedModel, file: Path, tokenizer: Any) -> None:
                 dynamo=True,
                 verbose=False,
                 input_names=list(example),
-                output_names=["logits"],
-                dynamic_shapes={name: {0: "batch", 1: "sequence"} for name in example},
+                output_names=list(graph.names),
+                dynamic_shapes={name: dict(enumerate(_axes(value))) for name, value in example.items()},
             )
             cast(Any, program).model.metadata_props[_MARK] = "1"
             cast(Any, program).save(str(file), external_data=False)
@@ -119,7 +123,11 @@ def _is_ours(file: Path) -> bool:
     return any(entry.key == _MARK for entry in found.metadata_props)
 
 
-def _check_onnx(graph: nn.Module, file: Path, batches: list[dict[str, Tensor]]) -> None:
+def _axes(ids: Tensor) -> tuple[str, ...]:
+    return ("batch", "sequence") if ids.dim() == 2 else ("batch", "choices", "sequence")
+
+
+def _check_onnx(graph: _Graph, file: Path, batches: list[dict[str, Tensor]]) -> None:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
@@ -127,8 +135,10 @@ def _check_onnx(graph: nn.Module, file: Path, batches: list[dict[str, Tensor]]) 
     for batch in batches:
         with torch.no_grad():
             expected = graph(**batch)
-        found = torch.from_numpy(session.run(["logits"], {name: value.numpy() for name, value in batch.items()})[0])
-        difference = float((found - expected).abs().max())
+        given = session.run(list(graph.names), {name: value.numpy() for name, value in batch.items()})
+        difference = max(
+            float((torch.from_numpy(found) - wanted).abs().max()) for found, wanted in zip(given, expected, strict=True)
+        )
         if not difference <= worst:  # not a number is the worst
             worst, where = difference, tuple(batch["input_ids"].shape)
     if not worst <= TOLERANCE:
@@ -156,6 +166,8 @@ def _padded_batches(model: PreTrainedModel, tokenizer: Any) -> list[dict[str, Te
         batch = {"input_ids": torch.where(mask.bool(), ids, padding), "attention_mask": mask}
         if _has_segments(model, tokenizer):
             batch["token_type_ids"] = (torch.arange(length)[None] >= lengths // 2).long() * mask
+        if supported_task(model).labels == "choice":  # each row twice
+            batch = {name: value[:, None].repeat(1, 2, 1) for name, value in batch.items()}
         batches.append(batch)
     return batches
 

@@ -9,10 +9,8 @@ from typing import Any, cast
 
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as _CAUSAL
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
-from niwaki.anatomy import Site, body_of, check_task, family_of, is_language_model, linear_paths, sites_of, weight_of
+from niwaki.anatomy import Site, body_of, check_task, family_of, linear_paths, sites_of, supported_task, weight_of
 from niwaki.anatomy.modeling_mobilellm import MODEL_TYPE
 from niwaki.checkpoint import METHOD, merged, shapes_of, write_model
 from niwaki.checkpoint.folder import atomic_folder
@@ -52,9 +50,8 @@ def export_remote_code(model: nn.Module, path: str | Path, tokenizer: Any = None
         why = _NO_CODE[plain.config.model_type]
         raise RequestError(f"to must be merged for a {plain.config.model_type} model, {why}, got 'remote-code'")
     table = _table(plain)
-    task = "CausalLM" if is_language_model(plain) else "SequenceClassification"
-    classes = _CAUSAL if is_language_model(plain) else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-    dense = cast(str, classes[plain.config.model_type])
+    auto = cast(Any, supported_task(plain).auto)
+    dense = auto._model_mapping[type(plain.config)].__name__
     code = resources.files("niwaki.surgery").joinpath(f"{_CODE}.py").read_text(encoding="utf-8")
     code = code.replace(_WRITTEN_FOR, dense).replace(_CLASS, dense)
     with atomic_folder(path, overwrite) as folder:
@@ -64,7 +61,7 @@ def export_remote_code(model: nn.Module, path: str | Path, tokenizer: Any = None
         config |= {
             METHOD: table,
             "architectures": [dense],
-            "auto_map": {f"AutoModelFor{task}": f"{_CODE}.{dense}"},
+            "auto_map": {auto.__name__: f"{_CODE}.{dense}"},
         }
         text = json.dumps(config, indent=2, sort_keys=True)
         (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")

@@ -27,7 +27,7 @@ from niwaki.scoring.layers import LAYER_NEEDS, layer_importance
 from niwaki.scoring.weights import WEIGHT_NEEDS, WEIGHT_SCORERS, weight_scores
 from niwaki.sparsify.obs import obs_factor, obs_prune
 from niwaki.train.data import TrainingData
-from niwaki.train.recover import recover_
+from niwaki.train.recover import in_passes, recover_
 
 
 def prune_weights_(
@@ -67,9 +67,7 @@ def prune_weights_(
         warnings += _prune_(model, dense, linears, batches, zeros, scored, meant, progress)
         passes += scored.passes + Passes(REFIT_PASSES * (targets or meant.weight_score == "sparsegpt"))
     if meant.recover_epochs and dense is not None:
-        trained = recover_(model, dense, training, meant, progress=progress) / len(batches)
-        # The dense model runs forward beside the one that is trained; counted in passes over the calibration data.
-        passes += Passes(2 * trained, trained)
+        passes += in_passes(recover_(model, dense, training, meant, progress=progress), len(batches))
     return _result(linears, meant, importance, warnings, passes, time.perf_counter() - started)
 
 

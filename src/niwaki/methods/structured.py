@@ -28,7 +28,7 @@ from niwaki.scoring.units import UNIT_NEEDS, score_units
 from niwaki.surgery import Plan, cut_, plan_table
 from niwaki.surgery.plan import importances
 from niwaki.train.data import TrainingData
-from niwaki.train.recover import recover_
+from niwaki.train.recover import in_passes, recover_
 
 LATENCY_TOLERANCE = 0.05
 """A latency budget is met when the measured ratio is within this share of the one that was asked."""
@@ -81,9 +81,7 @@ def prune_units_(
             refit_(model, dense, batches, kept, config.repair, weights=weights, query_heads=by_head, progress=progress)
             passes += Passes(REFIT_PASSES)
     if config.recover_epochs:
-        trained = recover_(model, dense, training, config, progress=progress) / len(batches)
-        # The dense model runs forward beside the one that is trained; counted in passes over the calibration data.
-        passes += Passes(2 * trained, trained)
+        passes += in_passes(recover_(model, dense, training, config, progress=progress), len(batches))
     achieved, warnings = _achieved(model, dense, budget, config)
     after = sites_of(model, by_head)
     return StageResult(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from niwaki.adapters import materialized_weights
 from niwaki.anatomy import first_layer_call, layer_calls, layers_of, runs_of
-from niwaki.data import token_mask
+from niwaki.data import token_mask, without_labels
 from niwaki.numerics.gram import joined
 from niwaki.numerics.half import half_in_float32
 from niwaki.observe.statistics import Batch, at_tokens
@@ -43,7 +43,7 @@ class Stream:
         self.folder = tempfile.TemporaryDirectory(prefix="niwaki-")
         self.device = next(model.parameters()).device
         for number, batch in enumerate(data):
-            inputs = {k: v.to(self.device) for k, v in batch.items() if isinstance(v, Tensor) and k != "labels"}
+            inputs = {k: v.to(self.device) for k, v in without_labels(batch).items() if isinstance(v, Tensor)}
             self._put("inputs", number, inputs)
             self._put("hidden", number, {"hidden": first_layer_call(model, inputs)[0][0]})
             self.batches += 1

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from niwaki.anatomy import BlockLinear, Site, layers_of, real_logits
+from niwaki.anatomy import BlockLinear, Site, layers_of, predictions_of
 from niwaki.data import token_mask
 from niwaki.errors import WorkError
 from niwaki.observe.attention import attention_seen
-from niwaki.observe.losses import logit_contrast, summed_task_loss
+from niwaki.observe.losses import summed_task_loss
 from niwaki.observe.statistics import Batch, Need, Statistics, at_tokens
 
 
@@ -39,16 +39,17 @@ def observe_batch(
         looking = attention_seen(model, sites, keep, total.sites) if need.attention else nullcontext()
         with looking:
             outputs = model(**batch)
-    if not bool(torch.isfinite(outputs.logits).all()):
-        raise WorkError(f"calibration: the model's logits are not finite; first seen in {watch.first_broken()}")
+    found = predictions_of(model, outputs, keep)
+    if not bool(torch.isfinite(found.values).all()):
+        raise WorkError(f"calibration: the model's outputs are not finite; first seen in {watch.first_broken()}")
     if need.task:
-        loss = summed_task_loss(model, batch, outputs.loss)
+        loss = summed_task_loss(model, batch, getattr(outputs, "loss", None))
         watch.task = True
         loss.backward(retain_graph=need.contrast)
         watch.task = False
         watch.add_units()
     if need.contrast:
-        logit_contrast(real_logits(outputs.logits, keep), generator).backward()
+        found.contrast(generator).backward()
         total.token_sizes += [watch.token_sizes] if need.token_sizes else []
     total.tokens += int(keep.sum())
     total.rows += len(keep)

@@ -20,6 +20,7 @@ def model_card(result: Result) -> str:
     for name, value in result.dense["quality"].items():
         sides = " | ".join(shown(record, name) for record in (result.dense, result.pruned))
         lines.append(f"| {name} | {sides} | {result.pruned['quality'][name] - value:+.4f} |")
+    lines += [f"| {name} to dense | | {value:.4f} | |" for name, value in result.fidelity.items()]
     for name in counted(result):
         value, found = result.dense[name], result.pruned[name]
         lines.append(f"| {name} | {value:,.0f} | {found:,.0f} | {ratio(found, value)} |")

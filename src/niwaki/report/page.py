@@ -29,6 +29,8 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 {% for name, value in r.dense.quality.items() %}<tr><td>{{ name }}</td><td class="n">{{ shown(r.dense, name) }}</td>
 <td class="n">{{ shown(r.pruned, name) }}</td>
 <td class="n">{{ "%+.4f" | format(r.pruned.quality[name] - value) }}</td></tr>{% endfor %}
+{% for name, value in r.fidelity.items() %}<tr><td>{{ name }} to dense</td><td></td>
+<td class="n">{{ "%.4f" | format(value) }}</td><td></td></tr>{% endfor %}
 {% for name in counted(r) %}<tr><td>{{ name }}</td>
 <td class="n">{{ "{:,.0f}".format(r.dense[name]) }}</td><td class="n">{{ "{:,.0f}".format(r.pruned[name]) }}</td>
 <td class="n">{{ ratio(r.pruned[name], r.dense[name]) }}</td></tr>{% endfor %}

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from niwaki.adapters import merge_, remove_masks_
-from niwaki.anatomy import longest_input
+from niwaki.anatomy import accepts_of, longest_input, supported_task
 from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import DEFAULT_LENGTH, Evaluation
 from niwaki.data import mean_length
 from niwaki.evaluate import check_metric
+from niwaki.evaluate.fidelity import fidelity
 from niwaki.progress import library_manners, say
 from niwaki.report import page
 from niwaki.results import Result, write_result
-from niwaki.run.inputs import check_out, read_data, read_inputs
+from niwaki.run.inputs import Inputs, check_labelled, check_out, read_data, read_inputs
 from niwaki.run.record import Clock, measure, time_in_turn
 from niwaki.run.tasks import check_asked, note_means, read_tasks
 
@@ -35,12 +37,13 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
         other = inputs
         if request.against:
             other = read_inputs(dataclasses.replace(request, model=request.against), quiet=quiet)
+        if table and supported_task(inputs.model).labels != "word" and (request.metric or not request.against):
+            check_labelled(table, "eval_data")  # without, two models can be compared and one not measured
         for side in (inputs, other):
             check_metric(side.model, request.metric)
             check_asked(request, side.model)
-        tests, other_tests = (
-            side.batches(side.rows(table, "validation")) if table else None for side in (inputs, other)
-        )
+        rows, other_rows = (side.rows(table, "validation") if table else [] for side in (inputs, other))
+        tests, other_tests = (side.batches(own) if own else None for side, own in ((inputs, rows), (other, other_rows)))
         pruned = merge_(inputs.model)
         dense = merge_(other.model) if request.against else pruned
         for side in {pruned, dense}:
@@ -67,7 +70,21 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
             latency=latency,
             layers=[],
             warnings=[],
+            fidelity=_fidelity(other, inputs, other_rows, rows) if request.against else {},
         )
         write_result(result, folder / "result.json")
         (folder / "report.html").write_text(page([result]), encoding="utf-8")
     return result
+
+
+def _fidelity(dense: Inputs, pruned: Inputs, dense_rows: list[Any], pruned_rows: list[Any]) -> dict[str, float]:
+    """How alike two models are on the same data; nothing where their predictions are not of the same things."""
+    tasks = [supported_task(side.model) for side in (dense, pruned)]
+    outputs = [accepts_of(side.model) for side in (dense, pruned)]
+    cut_alike = [row["input_ids"] for row in dense_rows] == [row["input_ids"] for row in pruned_rows]
+    same = tasks[0] is tasks[1] and outputs[0].classes == outputs[1].classes
+    if not dense_rows or not same or not (cut_alike or tasks[0].labels == "row"):
+        return {}
+    theirs = dense.batches(dense_rows, sort_by_length=False)
+    ours = pruned.batches(pruned_rows, sort_by_length=False)
+    return fidelity(merge_(dense.model), merge_(pruned.model), theirs, ours)

@@ -14,8 +14,9 @@ import psutil
 import torch
 from torch import nn
 
-from niwaki.anatomy import layers_of, linears_of, sites_of, weight_of
+from niwaki.anatomy import layers_of, linears_of, predictions_of, sites_of, weight_of
 from niwaki.config import STAGES, DynamicSparsityTraining, Finetune, LayerAdaptive, Stage, Structured
+from niwaki.data import token_mask, without_labels
 from niwaki.errors import RequestError
 from niwaki.methods.weight_profiles import looks_at_data, weight_need
 from niwaki.observe import Batch, frozen, to_device
@@ -118,10 +119,11 @@ def _of_a_batch(model: nn.Module, data: Sequence[Batch]) -> tuple[int, int]:
         return tensor
 
     with frozen(model, with_gradients=True) as device:
-        one: dict[str, Any] = {key: value[:1] for key, value in to_device(batch, device).items() if key != "labels"}
+        one: dict[str, Any] = {key: value[:1] for key, value in without_labels(to_device(batch, device)).items()}
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            logits = model(**one).logits  # held, so that no storage is used twice
-    return rows * sum(found.values()), rows * 4 * logits.numel()
+            outputs = model(**one)  # held, so that no storage is used twice
+    everything = torch.ones_like(token_mask(one)).bool()
+    return rows * sum(found.values()), rows * 4 * predictions_of(model, outputs, everything).values.numel()
 
 
 def _shown(amount: int) -> str:

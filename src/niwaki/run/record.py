@@ -41,13 +41,13 @@ class Clock:
 
 
 def measure(model: nn.Module, batches: Batches | None, length: float, metric: str | None) -> dict[str, Any]:
-    """Quality (nothing without batches), exact counts and size of a plain model.
+    """Quality (nothing without batches that have labels), exact counts and size of a plain model.
 
     `length` is the mean number of real tokens.
     """
     counts = count(model, length)
     return {
-        "quality": quality(model, batches, metric) if batches else {},
+        "quality": quality(model, batches, metric) if batches and batches.labelled else {},
         "params": counts.block_params,
         "embedding_params": counts.embedding_params,
         "head_params": counts.head_params,

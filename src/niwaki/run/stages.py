@@ -17,9 +17,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from niwaki.adapters import merge_, remove_masks_
-from niwaki.anatomy import is_language_model
+from niwaki.anatomy import is_language_model, supported_task
 from niwaki.checkpoint import new_parameters
 from niwaki.config import STAGES, DynamicSparsityTraining, Finetune, Recipe, Stage, Vocabulary
+from niwaki.evaluate.fidelity import fidelity
 from niwaki.evaluate.plain import plain_model
 from niwaki.methods.dynamic import train_dynamic, write_training
 from niwaki.methods.finetune import finetune
@@ -36,6 +37,8 @@ from niwaki.run.work import Work
 class Course:
     """What all stages made of a model."""
 
+    first: Work
+    """As it came in."""
     work: Work
     """As the last stage left it."""
     dense: PreTrainedModel
@@ -51,7 +54,7 @@ def run_stages(work: Work, tasks: Tasks, folder: Path) -> Course:
     Raises:
         RequestError: a stage cannot be done. WorkError: the work failed, or a task's data could not be read.
     """
-    recipe = work.recipe
+    recipe, came = work.recipe, work
     first, count = first_removing(recipe), len(recipe.stages)
     dense: PreTrainedModel | None = None
     stages: list[StageResult] = []
@@ -68,7 +71,7 @@ def run_stages(work: Work, tasks: Tasks, folder: Path) -> Course:
         work, done = _do(work, stage, folder)
         stages.append(done)
     assert dense is not None, "a recipe has a stage"
-    return Course(work, dense, stages, states)
+    return Course(came, work, dense, stages, states)
 
 
 def first_removing(recipe: Recipe) -> int:
@@ -84,6 +87,18 @@ def measure_state(work: Work, plain: nn.Module, tasks: Tasks, number: int) -> di
     if new_parameters(work.model) and not trained:
         record["new_head"] = True
     return record
+
+
+def fidelity_of(first: Work, last: Work, dense: PreTrainedModel, plain: PreTrainedModel) -> dict[str, float]:
+    """How alike `dense` and the model that the stages left are, each on the evaluation data as its tokenizer cuts them.
+
+    Nothing where that makes other tokens of which something is predicted each.
+    """
+    if last.inputs.tokenizer is first.inputs.tokenizer:
+        return fidelity(dense, plain, last.tests)
+    if supported_task(plain).labels != "row":
+        return {}
+    return fidelity(dense, plain, first.tests_in_order(dense), last.tests_in_order(plain))
 
 
 def _do(work: Work, stage: Stage, folder: Path) -> tuple[Work, StageResult]:

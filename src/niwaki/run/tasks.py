@@ -15,7 +15,8 @@ from niwaki.data.questions import Question, read_questions
 from niwaki.errors import RequestError
 from niwaki.evaluate import Mean, encode_questions, find_tasks, harness_scores, multiple_choice
 from niwaki.progress import say
-from niwaki.run.inputs import Inputs, check_ids
+from niwaki.run.inputs import Inputs
+from niwaki.run.rows import check_ids
 
 
 @dataclass(frozen=True)

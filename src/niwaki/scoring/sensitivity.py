@@ -1,8 +1,8 @@
 """What the output suffers when one linear alone is pruned: measured, not estimated.
 
 Each linear in turn loses the smallest half, then the smallest four fifths of its weights; its score is the mean
-divergence of the model's output from the dense one over rows of the calibration data drawn by the seed, KL for classes,
-half the squared error for a number.
+divergence of the model's predictions from the dense ones (`niwaki.anatomy.predictions`) over rows of the calibration
+data drawn by the seed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from niwaki.adapters import effective_weight
-from niwaki.anatomy import BlockLinear, is_regression, real_logits, weight_of
+from niwaki.anatomy import BlockLinear, Predictions, joined, predictions_of, weight_of
 from niwaki.config.patterns import Unstructured
-from niwaki.data import token_mask
+from niwaki.data import token_mask, without_labels
 from niwaki.errors import RequestError
 from niwaki.masks import choose
 from niwaki.observe import Batch, frozen, to_device
@@ -52,19 +52,23 @@ def sensitivity(model: nn.Module, linears: Sequence[BlockLinear], data: Sequence
         RequestError: no rows.
     """
 
-    def outputs() -> Tensor:
-        return torch.cat([real_logits(model(**batch).logits, token_mask(batch)) for batch in batches])
+    def outputs() -> Predictions:
+        found = []
+        for batch in batches:
+            found.append(predictions_of(model, model(**batch), token_mask(batch).bool()))
+        return joined(found).double()
 
     with frozen(model, with_gradients=False) as device:
-        batches = [to_device(batch, device) for batch in drawn_rows(data, ROWS, seed)]
-        divergence = _divergence_from(outputs(), is_regression(model))
+        drawn = drawn_rows(data, ROWS, seed)
+        batches = [to_device(without_labels(batch), device) for batch in drawn]
+        dense = outputs()
         scores = {}
         for linear in linears:
             losses = []
             for sparsity in SPARSITIES:
                 hook = linear.module.register_forward_hook(_without_smallest(linear, sparsity))
                 try:
-                    losses.append(divergence(outputs()))
+                    losses.append(max(0.0, float(outputs().divergence_from(dense).mean())))
                 finally:
                     hook.remove()
             scores[linear.name] = sum(losses) / len(losses)
@@ -81,15 +85,3 @@ def _without_smallest(linear: BlockLinear, sparsity: float) -> Callable[..., Ten
         return output - F.linear(args[0], lost)
 
     return hook
-
-
-def _divergence_from(dense: Tensor, numbers: bool) -> Callable[[Tensor], float]:
-    """How far logits are from `dense` ones."""
-
-    def divergence(found: Tensor) -> float:
-        if numbers:
-            return float((dense - found).square().mean()) / 2
-        p, q = (logits.double().log_softmax(-1) for logits in (dense, found))
-        return max(0.0, float((p.exp() * (p - q)).sum(-1).mean()))
-
-    return divergence

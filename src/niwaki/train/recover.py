@@ -1,25 +1,22 @@
 """Recovery: a pruned model learns from the dense one it came from, through LoRA.
 
-The loss is `T^2 * KL(dense / T || pruned / T)` on the logits (Hinton et al., 2015; the squared error where the model
-has one output) plus the squared error of every layer's hidden states, over real tokens, relative to their size: what
-pruning leaves has the same width as the dense model, so the two compare as they stand (CoFi, Xia et al., ACL 2022,
-without its layer map). No labels are needed.
+The loss is `T^2 * KL(dense / T || pruned / T)` on the logits (Hinton et al., 2015; what stands for it where a model
+gives no classes is said in `niwaki.anatomy.predictions`) plus the squared error of every layer's hidden states, over
+real tokens, relative to their size: what pruning leaves has the same width as the dense model, so the two compare as
+they stand (CoFi, Xia et al., ACL 2022, without its layer map). No labels are needed.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from niwaki.adapters import merge_
-from niwaki.anatomy import evaluation_mode, is_regression, real_logits
+from niwaki.anatomy import evaluation_mode, predictions_of
 from niwaki.config import LayerAdaptive, Structured
 from niwaki.config.finetune import LORA_RANK
-from niwaki.data import token_mask
-from niwaki.observe import Batch
+from niwaki.data import token_mask, without_labels
+from niwaki.observe import Batch, Passes
 from niwaki.train.data import TrainingData
 from niwaki.train.loop import train_
 from niwaki.train.undo import adapters_in_training_
@@ -68,19 +65,22 @@ def recover_(
     return config.recover_epochs * len(data)
 
 
+def in_passes(steps: int, batches: int) -> Passes:
+    """What `steps` of recovery cost in passes over calibration data of so many batches.
+
+    The dense model runs forward beside the one that is trained.
+    """
+    return Passes(2 * steps / batches, steps / batches)
+
+
 def distillation_loss(student: nn.Module, teacher: nn.Module, batch: Batch) -> Tensor:
     """Divergence of the logits plus relative error of the hidden states of one batch; a scalar, 0 for padding alone."""
-    inputs: dict[str, Any] = {k: v for k, v in batch.items() if k != "labels"}
+    inputs, keep = without_labels(batch), token_mask(batch).bool()
     with torch.no_grad():
         wanted = teacher(**inputs, output_hidden_states=True)
     found = student(**inputs, output_hidden_states=True)
-    keep = token_mask(batch).bool()
-    if is_regression(student):
-        loss = F.mse_loss(found.logits.float(), wanted.logits.float())
-    else:
-        both = (real_logits(logits, keep) for logits in (wanted.logits, found.logits))
-        p, q = (torch.log_softmax(logits.float() / TEMPERATURE, -1) for logits in both)
-        loss = TEMPERATURE**2 * F.kl_div(q, p, log_target=True, reduction="sum") / max(1, len(p))
+    dense, own = (predictions_of(student, outputs, keep).float() for outputs in (wanted, found))
+    loss = own.divergence_from(dense, TEMPERATURE).sum() / max(1, len(own.values))
     pairs = list(zip(found.hidden_states[1:], wanted.hidden_states[1:], strict=True))
     smallest = torch.finfo(loss.dtype).tiny
     error = loss.new_zeros(())

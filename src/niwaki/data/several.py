@@ -1,0 +1,72 @@
+"""Labels of which several can hold of a row -> 0 or 1 for each output of the model.
+
+A row's label is a list of names (`["joy", "love"]`), of numbers of outputs, or one 0 or 1 for each output (where every
+row has as many as the model has outputs, and one row at least has a list that could be nothing else). Text with `|`
+between names is such a list; for a model that gives several labels text with commas is one, too.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from niwaki.data.labels import label_text
+from niwaki.data.tables import Table
+from niwaki.errors import RequestError
+
+
+def several_names(table: Table) -> list[str]:
+    """The names of a new head: those of the data set in its order, or the distinct labels, sorted.
+
+    Raises:
+        RequestError: fewer than two, or a table that has 0 and 1 in place of names.
+    """
+    if table.classes is not None:
+        return list(table.classes)
+    rows = _lists(table)
+    names = sorted({name for row in rows for name in row})
+    if set(names) <= {"0", "1"} and len({len(row) for row in rows}) == 1 and len(rows[0]) > 1:
+        count = len(rows[0])
+        return [f"LABEL_{index}" for index in range(count)]
+    if len(names) < 2:
+        raise RequestError(
+            f"train_data must have at least two labels to fine-tune on, got {', '.join(names) or 'none'}"
+        )
+    return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
+
+
+def several_ids(table: Table, label_ids: dict[str, int]) -> list[list[float]]:
+    """For every row 1.0 for each output whose label holds, else 0.0.
+
+    Raises:
+        RequestError: a label that the model does not have, naming it.
+    """
+    rows, count = _lists(table), len(label_ids)
+    given = {name for row in rows for name in row}
+    if given <= {"0", "1"} and all(len(row) == count for row in rows) and count > 1:
+        return [[float(value) for value in row] for row in rows]
+    ids = dict(label_ids)
+    if not given & ids.keys() and all(name.isdecimal() and int(name) < count for name in given):
+        ids = {name: int(name) for name in given}
+    unknown = sorted(given - ids.keys())
+    if unknown:
+        known = ", ".join(sorted(label_ids, key=lambda name: label_ids[name]))
+        rule = f"labels must be among the model's {known}"
+        raise RequestError(f"{rule}, got {unknown[0]!r} in {table.path!r}; --label-names gives their names in order")
+    found = []
+    for row in rows:
+        held = {ids[name] for name in row}
+        found.append([float(index in held) for index in range(count)])
+    return found
+
+
+def _lists(table: Table) -> list[list[str]]:
+    return [[label_text(name) for name in _listed(label)] for label in table.labels or []]
+
+
+def _listed(label: Any) -> list[Any]:
+    if isinstance(label, list):
+        return label
+    if isinstance(label, str):
+        mark = "|" if "|" in label else ","
+        return [name for name in (part.strip() for part in label.split(mark)) if name]
+    return [label]

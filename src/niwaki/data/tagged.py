@@ -1,0 +1,127 @@
+"""Words with a tag each -> tokenised rows.
+
+The rule of subwords: the tag of a word is that of its first piece, its other pieces have no label. A row that is longer
+than the model takes is cut into several, and every word is labelled once, wherever its first piece falls. Words that
+the tokenizer makes nothing of cannot be tagged; how many there are is said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from niwaki.data.checks import UNLABELLED
+from niwaki.data.labels import label_text
+from niwaki.data.tables import Table
+from niwaki.errors import RequestError
+
+_ENTITY = re.compile(r"[BIOESLU]-.+")
+
+
+@dataclass
+class TaggedRows:
+    """Tokenised rows, with what of the words did not come along."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    cut: int = 0
+    """Rows of the table that were cut into several."""
+    empty: int = 0
+    """Rows of the table without a word."""
+    lost: int = 0
+    """Words that the tokenizer makes nothing of."""
+
+    def __str__(self) -> str:
+        said = [
+            f"{self.cut} rows are longer than the model takes and cut into several" if self.cut else "",
+            f"{self.empty} rows have no words" if self.empty else "",
+            f"{self.lost} words have no tokens, so no tag" if self.lost else "",
+        ]
+        return "; ".join(part for part in said if part)
+
+
+def of_entities(names: Iterable[str]) -> bool:
+    """Whether these tags are of entities, BIO or IOBES; tags of another kind (parts of speech) are of words alone."""
+    named = [name for name in names if name != "O"]
+    return bool(named) and all(_ENTITY.fullmatch(name) for name in named)
+
+
+def tag_names(table: Table) -> list[str]:
+    """The names of a new head: those of the data set in its order, or the distinct tags; `O` first, then by kind.
+
+    Raises:
+        RequestError: some tags are of entities and others are not, fewer than two tags.
+    """
+    if table.classes is not None:
+        return list(table.classes)
+    found = sorted({label_text(tag) for tags in table.labels or [] for tag in tags})
+    entities = [name for name in found if _ENTITY.fullmatch(name)]
+    odd = [name for name in found if name not in entities and name != "O"]
+    if odd and any(name.startswith("B-") for name in entities):
+        rule = f"tags must all be BIO or IOBES where some are ({entities[0]})"
+        raise RequestError(f"{rule}, got {odd[0]!r} in {table.path!r}")
+    if len(found) < 2:
+        raise RequestError(f"train_data must have at least two tags to fine-tune on, got {', '.join(found) or 'none'}")
+    return sorted(found, key=lambda name: (name != "O", name.partition("-")[2] or name, name))
+
+
+def encode_tagged(table: Table, tokenizer: Any, max_length: int, label_ids: dict[str, int]) -> TaggedRows:
+    """Tokenise the words of every row; `labels` has the id of a word's tag at its first piece, -100 elsewhere.
+
+    Raises:
+        RequestError: a tokenizer that does not say which pieces are a word's; a tag that the model does not have; no
+            row with a word.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise RequestError("tokenizer must be a fast one (tokenizer.json), which says which tokens are a word's")
+    tags = _tag_ids(table, label_ids)
+    found = TaggedRows()
+    for number, words in enumerate(table.texts):
+        if not words:
+            found.empty += 1
+            continue
+        wanted = None if tags is None else tags[number]
+        pieces = tokenizer(
+            list(words),
+            is_split_into_words=True,
+            truncation=True,
+            max_length=max_length,
+            return_overflowing_tokens=True,
+        )
+        pieces.pop("overflow_to_sample_mapping", None)
+        parts = len(pieces["input_ids"])
+        found.cut += parts > 1
+        seen: set[int] = set()
+        for part in range(parts):
+            row = {key: values[part] for key, values in pieces.items()}
+            labels = []
+            for word in pieces.word_ids(part):
+                if word is None or word in seen:
+                    labels.append(UNLABELLED)
+                    continue
+                seen.add(word)
+                labels.append(UNLABELLED if wanted is None else wanted[word])
+            if wanted is not None:
+                row["labels"] = labels
+            found.rows.append(row)
+        found.lost += len(words) - len(seen)
+    if not found.rows:
+        raise RequestError(f"text_columns must hold words, got none in {table.path!r}")
+    return found
+
+
+def _tag_ids(table: Table, label_ids: dict[str, int]) -> list[list[int]] | None:
+    """The tags of every row as the model numbers them: names, or numbers of outputs if no tag is a name."""
+    if table.labels is None:
+        return None
+    raw = {label_text(tag) for tags in table.labels for tag in tags}
+    ids = dict(label_ids)
+    if not raw & ids.keys() and all(tag.isdecimal() and int(tag) < len(ids) for tag in raw):
+        ids = {tag: int(tag) for tag in raw}
+    unknown = sorted(raw - ids.keys())
+    if unknown:
+        known = ", ".join(sorted(label_ids, key=lambda name: label_ids[name]))
+        rule = f"tags must be among the model's {known}"
+        raise RequestError(f"{rule}, got {unknown[0]!r} in {table.path!r}; --label-names gives their names in order")
+    return [[ids[label_text(tag)] for tag in tags] for tags in table.labels]

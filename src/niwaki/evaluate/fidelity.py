@@ -1,0 +1,62 @@
+"""How alike two models are on the same data, whatever their task: no labels are looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from niwaki.anatomy import Predictions, evaluation_mode, predictions_of
+from niwaki.data import token_mask, without_labels
+from niwaki.errors import RequestError
+from niwaki.evaluate.finite import check_finite
+from niwaki.numerics.half import half_in_float32
+from niwaki.progress import bar
+
+Batch = dict[str, Any]
+
+
+@torch.inference_mode()
+def fidelity(
+    dense: nn.Module,
+    pruned: nn.Module,
+    batches: Iterable[Batch],
+    pruned_batches: Iterable[Batch] | None = None,
+    progress: bool = False,
+) -> dict[str, float]:
+    """`agreement`, the share of the predictions that choose alike, and `kl`, the mean divergence in nats.
+
+    Of a number the mean half squared error alone, as `kl` (that of two Gaussians of variance 1); of vectors `cosine`,
+    their mean cosine. `pruned_batches` are the same rows in the same order, where the pruned model has a tokenizer of
+    its own. Both models are in evaluation mode meanwhile.
+
+    Raises:
+        RequestError: no batch. WorkError: outputs that are not finite.
+    """
+    kind, count = "", 0
+    apart = alike = 0.0
+    shown = bar(batches, phase="compare", unit="batches", progress=progress)
+    pairs = ((batch, batch) for batch in shown) if pruned_batches is None else zip(shown, pruned_batches, strict=True)
+    with evaluation_mode(dense, pruned), half_in_float32(dense, pruned):
+        for batch, own in pairs:
+            theirs, ours = _predicted(dense, batch), _predicted(pruned, own)
+            kind = ours.kind
+            apart += float(ours.divergence_from(theirs).double().sum())
+            alike += float(ours.agrees_with(theirs).sum()) if kind in ("class", "labels") else 0.0
+            count += len(ours.values)
+    if not count:
+        raise RequestError("eval_data must hold at least one row, got none")
+    if kind == "vector":
+        return {"cosine": 1 - apart / count}
+    agreement = {"agreement": alike / count} if kind != "number" else {}
+    return agreement | {"kl": max(0.0, apart / count)}
+
+
+def _predicted(model: nn.Module, batch: Batch) -> Predictions:
+    device = next(model.parameters()).device
+    inputs = {name: value.to(device) for name, value in without_labels(batch).items()}
+    found = predictions_of(model, model(**inputs), token_mask(inputs).bool()).float()
+    check_finite(model, found.values)
+    return found

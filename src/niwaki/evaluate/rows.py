@@ -1,0 +1,86 @@
+"""Metrics of models that say one thing a row: a class, several labels, or a number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+import numpy as np
+import torch
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from torch import Tensor, nn
+
+from niwaki.anatomy import evaluation_mode
+from niwaki.data import without_labels
+from niwaki.errors import RequestError
+from niwaki.evaluate.finite import check_finite
+from niwaki.numerics.half import half_in_float32
+from niwaki.progress import bar
+
+CLASS_METRICS = ("accuracy", "f1", "matthews_correlation")
+NUMBER_METRICS = ("pearson", "spearman")
+SEVERAL_METRICS = ("f1_micro", "f1_macro", "subset_accuracy")
+THRESHOLD = 0.5
+"""A label holds where its probability is above this."""
+
+
+@torch.inference_mode()
+def predictions(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = False) -> tuple[Tensor, Tensor]:
+    """Logits `[rows, labels]` and labels `[rows, ...]` over all batches, on the CPU, in evaluation mode.
+
+    Raises:
+        RequestError: a batch without labels, or no batch. WorkError: logits that are not finite.
+    """
+    device = next(model.parameters()).device
+    logits, labels = [], []
+    with evaluation_mode(model), half_in_float32(model):
+        for batch in bar(batches, phase="evaluate", unit="batches", progress=progress):
+            if "labels" not in batch:
+                raise RequestError("eval_data must have labels, got a table without a label column")
+            inputs = {name: value.to(device) for name, value in without_labels(batch).items()}
+            found = model(**inputs).logits.float().cpu()
+            check_finite(model, found)
+            logits.append(found)
+            labels.append(batch["labels"].cpu())
+    if not logits:
+        raise RequestError("eval_data must hold at least one row, got none")
+    return torch.cat(logits), torch.cat(labels)
+
+
+def classes(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = False) -> dict[str, float]:
+    """`CLASS_METRICS`. F1 is that of class 1 for two classes, the mean over the classes for more.
+
+    The correlation with something constant is 0.
+    """
+    logits, labels = predictions(model, batches, progress)
+    chosen, truth = logits.argmax(-1).numpy(), labels.numpy()
+    constant = bool((chosen == chosen[0]).all() or (truth == truth[0]).all())
+    average = "binary" if logits.shape[1] == 2 else "macro"
+    return {
+        "accuracy": float(accuracy_score(truth, chosen)),
+        "f1": float(f1_score(truth, chosen, average=average, zero_division=cast(Any, 0.0))),
+        "matthews_correlation": 0.0 if constant else float(matthews_corrcoef(truth, chosen)),
+    }
+
+
+def several(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = False) -> dict[str, float]:
+    """`SEVERAL_METRICS`, a label holding where its probability is above `THRESHOLD`; a label never met counts 0."""
+    logits, labels = predictions(model, batches, progress)
+    chosen, truth = (logits.sigmoid() > THRESHOLD).long().numpy(), labels.long().numpy()
+    zero = cast(Any, 0.0)
+    return {
+        "f1_micro": float(f1_score(truth, chosen, average="micro", zero_division=zero)),
+        "f1_macro": float(f1_score(truth, chosen, average="macro", zero_division=zero)),
+        "subset_accuracy": float(accuracy_score(truth, chosen)),
+    }
+
+
+def numbers(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = False) -> dict[str, float]:
+    """`NUMBER_METRICS`; a correlation with something constant is 0."""
+    logits, labels = predictions(model, batches, progress)
+    values, truth = logits[:, 0].numpy(), np.asarray(labels.numpy())
+    if (values == values[0]).all() or (truth == truth[0]).all():
+        return dict.fromkeys(NUMBER_METRICS, 0.0)
+    pearson, spearman = cast(Any, pearsonr(values, truth)), cast(Any, spearmanr(values, truth))
+    return {"pearson": float(pearson.statistic), "spearman": float(spearman.statistic)}

@@ -1,0 +1,144 @@
+"""A table -> tokenised rows as the task of a model wants them: one function a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from niwaki.anatomy import CLASSIFIER, LANGUAGE_MODEL, labels_of, longest_input, supported_task, unwrap
+from niwaki.data import Table, encode, label_map, predicts_numbers
+from niwaki.data.masked import hide_words
+from niwaki.data.rows import encode_texts
+from niwaki.data.running_text import Protocol, pack, text_of
+from niwaki.data.several import several_ids
+from niwaki.data.tagged import encode_tagged
+from niwaki.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How texts are cut: tokens of a row, and for running text from one row to the next, and whether each gets a BOS.
+
+    `named` says that the user gave the names of the model's outputs, `task` which task was asked for; `seed` draws the
+    words that are hidden.
+    """
+
+    max_length: int
+    stride: int | None = None
+    bos: bool = False
+    named: bool = False
+    task: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Tokenised rows, what a person is to know of them, and how running text was cut."""
+
+    rows: list[dict[str, Any]]
+    said: str = ""
+    protocol: Protocol | None = None
+
+
+def cut_table(table: Table, model: Any, tokenizer: Any, how: Cut, split: str) -> Rows:
+    """The rows of `table`, read for `split`, for the task of `model`; a table without labels gives rows without.
+
+    Raises:
+        RequestError: a table of another form than the task's, labels or tokens that the model does not have.
+    """
+    task = supported_task(model)
+    if task.name not in _CUTS:
+        raise RequestError(f"model must be of a task that files can be read for, got {task.what}: prune it from Python")
+    if table.tagged and task.labels != "token":
+        name = "train_data" if split == "train" else "eval_data"
+        raise RequestError(f"{name} must be texts for {task.what}, got words with tags in {table.path!r}")
+    found = _CUTS[task.name](table, model, tokenizer, how, split)
+    check_ids(found.rows, model, tokenizer)
+    return found
+
+
+def to_rows(table: Table, model: Any, tokenizer: Any, max_length: int, named: bool = False) -> list[dict[str, Any]]:
+    """The rows of `table` for `model`, see `cut_table`."""
+    return cut_table(table, model, tokenizer, Cut(max_length, named=named), "train").rows
+
+
+def outputs_of(model: Any) -> dict[str, int]:
+    """The outputs of a classifier by their names; `label2id` is often left as it was where `id2label` was set."""
+    return {str(name): int(index) for index, name in cast(Any, unwrap(model).config.id2label).items()}
+
+
+def check_ids(rows: list[dict[str, Any]], model: Any, tokenizer: Any) -> None:
+    """Refuse the tokenizer of another model.
+
+    Raises:
+        RequestError: a token that the model does not have.
+    """
+    size = cast(Any, unwrap(model).get_input_embeddings()).weight.shape[0]
+    highest = max(tokenizer.pad_token_id or 0, max(max(row["input_ids"], default=0) for row in rows))
+    if highest >= size:
+        raise RequestError(f"tokenizer must be the model's own, with ids below {size}, got id {highest}")
+
+
+def _classified(table: Table, model: Any, tokenizer: Any, how: Cut, split: str) -> Rows:
+    """A row a text or pair: its class, its number, or all labels that hold."""
+    del split
+    kind, outputs = labels_of(model), outputs_of(model)
+    if table.several and kind != "several":
+        rule = "labels must be one name or number a row for a model that gives one"
+        raise RequestError(f"{rule}, got lists in {table.label_column!r} of {table.path!r}")
+    if kind == "several":
+        rows = encode_texts(table, tokenizer, how.max_length)
+        if table.labels is not None:
+            for row, labels in zip(rows, several_ids(table, outputs), strict=True):
+                row["labels"] = labels
+        return Rows(rows)
+    regression = kind == "number"
+    if predicts_numbers(table) and not regression:
+        count = unwrap(model).config.num_labels
+        raise RequestError(f"labels must be classes for a model with {count} labels, got numbers")
+    rows = encode(table, tokenizer, how.max_length, outputs, regression, named=how.named)
+    said = "" if regression or table.labels is None else f"labels {label_map(table, rows, outputs)}"
+    return Rows(rows, said)
+
+
+def _tagged(table: Table, model: Any, tokenizer: Any, how: Cut, split: str) -> Rows:
+    """A row a sentence, its words tagged."""
+    if not table.tagged:
+        name = "train_data" if split == "train" else "eval_data"
+        rule = f"{name} of {supported_task(model).what} must be words with tags (CoNLL, or `tokens` with `tags`)"
+        raise RequestError(f"{rule}, got texts in {table.path!r}")
+    found = encode_tagged(table, tokenizer, how.max_length, outputs_of(model))
+    return Rows(found.rows, str(found))
+
+
+def _windows(table: Table, model: Any, tokenizer: Any, how: Cut, split: str) -> Rows:
+    """Windows of running text, whose labels are their next tokens."""
+    name, longest = "train_data" if split == "train" else "eval_data", longest_input(model)
+    if how.max_length > longest:
+        raise RequestError(f"max_length must be at most {longest}, the model's context, got {how.max_length}")
+    if table.labels is not None and how.task != LANGUAGE_MODEL.name:
+        rule = f"{name} of a language model must be running text (--task {LANGUAGE_MODEL.name}: leave labels out;"
+        rule += f" --task {CLASSIFIER.name} with finetune: train a classifier on them)"
+        raise RequestError(f"{rule}, got labels in {table.label_column!r} of {table.path!r}")
+    rows, protocol = pack(text_of(table), tokenizer, how.max_length, how.stride, bos=how.bos, name=name)
+    return Rows(rows, str(protocol), protocol)
+
+
+def _hidden(table: Table, model: Any, tokenizer: Any, how: Cut, split: str) -> Rows:
+    """A row a text, some of its words hidden."""
+    if table.labels is not None and how.task != supported_task(model).name:
+        name = "train_data" if split == "train" else "eval_data"
+        rule = f"{name} of a model of masked words must be texts (--task masked: leave labels out;"
+        rule += f" --task {CLASSIFIER.name} with finetune: train a classifier on them)"
+        raise RequestError(f"{rule}, got labels in {table.label_column!r} of {table.path!r}")
+    return Rows(hide_words(encode_texts(table, tokenizer, how.max_length), tokenizer, how.seed))
+
+
+_CUTS: dict[str, Callable[[Table, Any, Any, Cut, str], Rows]] = {
+    "text-classification": _classified,
+    "token-classification": _tagged,
+    "causal": _windows,
+    "masked": _hidden,
+}
+"""Task -> how its rows are cut. Models of other tasks take batches that the user makes."""

@@ -1,0 +1,59 @@
+"""Tiny models of every task beside classifying rows and predicting a next token, and batches for them."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from niwaki.anatomy import TASKS, Task, predictions_of
+from niwaki.data import token_mask, without_labels
+from tiny import configs
+
+OTHERS = [task for task in TASKS if task.supported and task.name not in ("text-classification", "causal")]
+
+
+def model_of(task: Task, family: str, seed: int = 0) -> PreTrainedModel:
+    """A random model of this task, whose units all matter."""
+    torch.manual_seed(seed)
+    config = copy.deepcopy(configs()[family])
+    if task.labels in ("token", "span"):
+        config.num_labels = 2 if task.labels == "span" else 5
+    model = task.auto.from_config(config)  # type: ignore[attr-defined]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" not in name.lower() and "ln_" not in name:
+                parameter.normal_(0, 0.15)
+    return model.eval()
+
+
+def batches_of(task: Task, count: int = 4, rows: int = 6, length: int = 12) -> list[dict[str, Any]]:
+    """Batches with padding and what the task has for labels."""
+    generator = torch.Generator().manual_seed(1)
+    made = []
+    for _ in range(count):
+        shape = (rows, 2, length) if task.labels == "choice" else (rows, length)
+        ids = torch.randint(5, 60, shape, generator=generator)
+        lengths = torch.randint(3, length + 1, (*shape[:-1], 1), generator=generator)
+        mask = (torch.arange(length) < lengths).long()
+        batch = {"input_ids": ids * mask, "attention_mask": mask}
+        if task.labels in ("token", "word"):
+            classes = 5 if task.labels == "token" else 60
+            labels = torch.randint(classes, shape, generator=generator)
+            batch["labels"] = labels.masked_fill(mask == 0, -100)
+        elif task.labels == "span":
+            batch["start_positions"] = torch.zeros(rows, dtype=torch.long)
+            batch["end_positions"] = torch.ones(rows, dtype=torch.long)
+        elif task.labels == "choice":
+            batch["labels"] = torch.randint(2, (rows,), generator=generator)
+        made.append(batch)
+    return made
+
+
+def said(model: torch.nn.Module, batch: dict[str, Any]) -> torch.Tensor:
+    """What the model predicts of a batch."""
+    with torch.no_grad():
+        found = predictions_of(model, model(**without_labels(batch)), token_mask(batch).bool())
+    return found.values if found.possible is None else found.values[found.possible]

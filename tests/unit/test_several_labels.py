@@ -1,0 +1,71 @@
+"""Several labels a row: how they are written, what cannot be told, what is measured."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import niwaki
+from helpers_text import tiny_tokenizer
+from niwaki.data import Batches, read_table
+from niwaki.data.several import several_ids, several_names
+from niwaki.evaluate import quality
+from niwaki.run import to_rows
+from tiny import tiny
+
+IDS = {"joy": 0, "love": 1, "anger": 2}
+
+
+def table(folder, rows):
+    path = folder / "data.jsonl"
+    path.write_text("\n".join(json.dumps({"text": "good", "labels": labels}) for labels in rows), encoding="utf-8")
+    return read_table(str(path))
+
+
+@pytest.mark.parametrize(
+    ("rows", "wanted"),
+    [
+        ([["joy"], ["anger", "love"], []], [[1, 0, 0], [0, 1, 1], [0, 0, 0]]),
+        ([[0], [2, 1]], [[1, 0, 0], [0, 1, 1]]),
+        ([[1, 0, 0], [0, 1, 1]], [[1, 0, 0], [0, 1, 1]]),
+        (["joy|love", "anger"], [[1, 1, 0], [0, 0, 1]]),
+        (["joy, love", "anger"], [[1, 1, 0], [0, 0, 1]]),
+    ],
+)
+def test_names_numbers_and_marks(tmp_path, rows, wanted):
+    assert several_ids(table(tmp_path, rows), IDS) == wanted
+
+
+def test_a_label_that_the_model_does_not_have(tmp_path):
+    with pytest.raises(niwaki.RequestError, match=r"joy, love, anger, got 'fear'.*--label-names"):
+        several_ids(table(tmp_path, [["joy"], ["fear"]]), IDS)
+
+
+def test_names_of_a_new_head(tmp_path):
+    found = table(tmp_path, [["love"], ["anger", "joy"]])
+    assert found.several
+    assert several_names(found) == ["anger", "joy", "love"]
+    with pytest.raises(niwaki.RequestError, match="at least two labels"):
+        several_names(table(tmp_path, [["love"], ["love"]]))
+
+
+def test_lists_are_refused_by_a_model_of_one_class(tmp_path):
+    with pytest.raises(niwaki.RequestError, match="one name or number a row"):
+        to_rows(table(tmp_path, [["LABEL_0"], ["LABEL_1"]]), tiny(), tiny_tokenizer(), 8)
+
+
+def test_what_is_measured(tmp_path):
+    """Checked by hand: of three rows two are right in all labels; of four labels three are found, and one is wrong."""
+    model = tiny()
+    model.config.problem_type = "multi_label_classification"
+    model.config.id2label = {index: name for name, index in IDS.items()}
+    rows = to_rows(table(tmp_path, [["joy"], ["love", "anger"], ["love"]]), model, tiny_tokenizer(), 8)
+    batches = Batches(rows, tiny_tokenizer(), 8)
+    says = torch.tensor([[5.0, -5, -5], [-5, 5, 5], [-5, -5, 5]])
+    model.forward = lambda **_: type("Output", (), {"logits": says})()  # type: ignore[method-assign]
+    found = quality(model, batches)
+    assert found["subset_accuracy"] == pytest.approx(2 / 3)
+    assert found["f1_micro"] == pytest.approx(2 * 3 / (2 * 3 + 1 + 1))
+    assert found["f1_macro"] == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)
