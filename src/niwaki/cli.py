@@ -38,7 +38,7 @@ app.add_typer(prune, name="prune")
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that Niwaki wrote.")]
-LISTS = ("--text-columns", "--label-names")
+LISTS = ("--text-columns", "--label-names", "--keep-layers", "--spared")
 """Flags that take several words: `--text-columns a b`."""
 
 

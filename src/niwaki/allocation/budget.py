@@ -108,7 +108,9 @@ def bounds_of(sites: list[Site], budget: Budget, config: Structured) -> dict[str
     bounds = {}
     for site in sites:
         costs = budget.costs[site.name][: site.units + 1]
-        if site.kind == "attention":
+        if not config.may_cut(site):
+            bounds[site.name] = Bounds(costs, site.units, site.groups, groups=site.groups)
+        elif site.kind == "attention":
             least = site.units if site.fixed else config.min_heads
             bounds[site.name] = Bounds(costs, least, site.groups, groups=site.groups)
         else:

@@ -31,8 +31,8 @@ def profiles_of(
         gone = 0.0 if mask is None else 1 - float(mask.double().mean())
         found[linear.name] = LinearProfile(
             shape=linear.shape,
-            low=max(lowest, gone),
-            high=max(highest, gone),
+            low=max(lowest, gone) if config.may_cut(linear.site) else gone,
+            high=max(highest, gone) if config.may_cut(linear.site) else gone,
             importance=importance.get(linear.name, 1.0),
             scores=scores.get(linear.name),
             weights=effective_weight(linear.module) if config.rule == "lamp" else None,

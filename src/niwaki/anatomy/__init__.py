@@ -2,7 +2,7 @@
 
 from niwaki.anatomy.accepts import accepts_of
 from niwaki.anatomy.calls import Call, first_layer_call, layer_calls
-from niwaki.anatomy.check import check_task, check_units
+from niwaki.anatomy.check import check_filter, check_task, check_units
 from niwaki.anatomy.counts import Counts, common_flops, common_params, count, unit_flops, unit_params
 from niwaki.anatomy.families import FAMILIES, Family, family_of, supported_model_types
 from niwaki.anatomy.linears import BlockLinear, linears_of
@@ -58,6 +58,7 @@ __all__ = [
     "Task",
     "accepts_of",
     "body_of",
+    "check_filter",
     "check_task",
     "check_units",
     "columns_of",

@@ -7,6 +7,7 @@ from torch import nn
 from niwaki.anatomy.families import family_of
 from niwaki.anatomy.sites import sites_of, unwrap
 from niwaki.anatomy.task import CLASSIFIER, supported_task
+from niwaki.config.filter import Filter
 from niwaki.errors import RequestError
 
 
@@ -32,6 +33,23 @@ def check_task(model: nn.Module) -> None:
     if getattr(config, "chunk_size_feed_forward", 0) > 0:
         rule = "chunk_size_feed_forward of the model's config must be 0 (the outputs are the same)"
         raise RequestError(f"{rule}, got {config.chunk_size_feed_forward}")
+
+
+def check_filter(model: nn.Module, config: Filter) -> None:
+    """Refuse to spare what a model does not have.
+
+    Raises:
+        RequestError: naming the layers or sites that there are.
+    """
+    sites = sites_of(model)
+    layers = max(site.layer for site in sites)
+    for layer in config.keep_layers or ():
+        if layer > layers:
+            raise RequestError(f"keep_layers must be 0 to {layers}, the model's layers, got {layer}")
+    names = [site.name for site in sites]
+    for name in config.spared or ():
+        if name not in names:
+            raise RequestError(f"spared must be sites of the model ({names[0]} to {names[-1]}), got {name!r}")
 
 
 def check_units(model: nn.Module) -> None:

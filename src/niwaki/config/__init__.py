@@ -1,6 +1,7 @@
 """What can be asked for: frozen dataclasses that check themselves. Flags, recipes and Python share their defaults."""
 
 from niwaki.config.dynamic import DynamicSparsityConfig, DynamicSparsityTraining
+from niwaki.config.filter import Filter
 from niwaki.config.finetune import Finetune
 from niwaki.config.layer_adaptive import LAYER_SCORES, SPARSITY_ALLOCATIONS, WEIGHT_SCORES, LayerAdaptive
 from niwaki.config.recipe import read_recipe, recipe_from_dict, recipe_to_dict, write_recipe
@@ -32,6 +33,7 @@ __all__ = [
     "DynamicSparsityConfig",
     "DynamicSparsityTraining",
     "Evaluation",
+    "Filter",
     "Finetune",
     "LayerAdaptive",
     "Measured",

@@ -14,6 +14,7 @@ from niwaki.config.fields import (
     option,
     required,
 )
+from niwaki.config.filter import Filter
 from niwaki.config.patterns import NByM, Pattern, parse_pattern
 from niwaki.errors import RequestError, check_choice
 
@@ -37,7 +38,7 @@ _LAYER_SCORE = {"inverse-importance": "fisher", "owl": "outliers"}
 
 
 @dataclass(frozen=True)
-class LayerAdaptive:
+class LayerAdaptive(Filter):
     """Zero single weights of the blocks' linears (or n:m groups, or blocks of weights) until `sparsity` of them are.
 
     An option that is None is the allocation's own; one that the allocation does not look at is refused when given.
@@ -71,6 +72,7 @@ class LayerAdaptive:
 
     def __post_init__(self) -> None:
         check_sparsity(self)
+        self.check_filter()
         check_choice("weight_score", self.weight_score, WEIGHT_SCORES)
         check_choice("allocation", self.allocation, (AUTO, *SPARSITY_ALLOCATIONS))
         check_choice("repair", self.repair, WEIGHT_REPAIRS)

@@ -25,7 +25,7 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
         plain[name] = list(plain[name]) if plain[name] else None
     names = {cls: name for name, cls in STAGES.items()}
     meant = [stage.resolved() if isinstance(stage, LayerAdaptive) else stage for stage in recipe.stages]
-    plain["stages"] = [{"kind": names[type(stage)], **dataclasses.asdict(stage)} for stage in meant]
+    plain["stages"] = [{"kind": names[type(stage)], **_listed(dataclasses.asdict(stage))} for stage in meant]
     return plain
 
 
@@ -43,13 +43,17 @@ def recipe_from_dict(plain: Any, overwrite: bool = False) -> Recipe:
         raise RequestError(f"stages must be a list of mappings, got {stages!r}")
     built = []
     for stage in stages:
-        options = dict(stage)
+        options = {key: tuple(value) if isinstance(value, list) else value for key, value in stage.items()}
         kind = check_choice("stages.kind", str(options.pop("kind", None)), STAGES)
         built.append(_build(STAGES[kind], options, f"stages.{kind}"))
     for name in LISTS:
         if isinstance(values.get(name), list):
             values[name] = tuple(map(str, values[name]))
     return _build(Recipe, {**values, "stages": tuple(built), "overwrite": overwrite}, "recipe")
+
+
+def _listed(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
 def _build(cls: Any, values: dict[str, Any], where: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from niwaki.config.fields import check_above_zero, check_at_least, check_seed, check_unused, option
+from niwaki.config.filter import Filter
 from niwaki.errors import RequestError, check_choice
 
 HEAD_SCORES = ("attention-variance", "activation-variance", "fisher", "taylor", "reconstruction", "random")
@@ -40,7 +41,7 @@ class UnitScores:
 
 
 @dataclass(frozen=True)
-class Structured(UnitScores):
+class Structured(UnitScores, Filter):
     """Remove whole attention heads and FFN neurons until a budget is met.
 
     Exactly one of `flops`, `params` (of the transformer blocks) and `latency` (of the whole model, as measured on this
@@ -75,6 +76,9 @@ class Structured(UnitScores):
         if not 0.0 < value <= 1.0:
             raise RequestError(f"{kind} must be a fraction to keep in (0, 1], got {value:g}")
         super().__post_init__()
+        self.check_filter()
+        if self.drop_layers and (self.keep_layers or self.only or self.spared):
+            raise RequestError(f"drop_layers must be 0 where sites are spared, got {self.drop_layers}")
         check_choice("allocation", self.allocation, ALLOCATIONS)
         check_choice("repair", self.repair, REPAIRS)
         if self.by_query_head and self.latency is not None:

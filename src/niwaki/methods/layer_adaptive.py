@@ -6,12 +6,13 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from niwaki.adapters import apply_mask_, check_unmerged, mask_of, merge_
 from niwaki.allocation.profiles import importance_that_decided, profiles_of
 from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Profiles, check_budget
-from niwaki.anatomy import BlockLinear, check_units, linears_of
+from niwaki.anatomy import BlockLinear, check_filter, check_units, linears_of, weight_of
 from niwaki.config import LayerAdaptive
 from niwaki.config.patterns import Block, NByM
 from niwaki.masks import check_divides, choose
@@ -19,7 +20,7 @@ from niwaki.methods.scores import Scores
 from niwaki.methods.weight_profiles import Scored, score_linears
 from niwaki.observe import Batch, Need, Passes, TokenWeights, need_of, observe
 from niwaki.observe.moments import with_moments
-from niwaki.repair.least_squares import Optimum
+from niwaki.repair.least_squares import Optimum, on_mask
 from niwaki.repair.reconstruct import reconstruct_
 from niwaki.repair.sequential_least_squares import REFIT_PASSES
 from niwaki.results import SiteResult, StageResult
@@ -79,6 +80,7 @@ def check_weights(model: nn.Module, linears: Sequence[BlockLinear], config: Laye
             that are merged.
     """
     check_units(model)
+    check_filter(model, config)
     check_unmerged(model)
     pattern = config.zero_pattern
     for linear in linears:
@@ -92,7 +94,8 @@ def _zeros(config: LayerAdaptive, sparsity: float, profiles: Profiles) -> dict[s
     """The number of zeros of every linear, in all exactly those of `sparsity`."""
     pattern = config.zero_pattern
     if isinstance(pattern, NByM):
-        return {name: profile.size // pattern.m * (pattern.m - pattern.n) for name, profile in profiles.items()}
+        found = {name: profile.size // pattern.m * (pattern.m - pattern.n) for name, profile in profiles.items()}
+        return {name: zeros if profiles[name].most else 0 for name, zeros in found.items()}
     # An early step of the ramp asks for no fewer zeros than the bounds and the zeros that are there already.
     least = sum(profile.fewest for profile in profiles.values())
     wanted = max(round(sparsity * sum(profile.size for profile in profiles.values())), least)
@@ -139,6 +142,11 @@ def _chooser(zeros: dict[str, int], scored: Scored, config: LayerAdaptive) -> _C
 
     def sparsify(linear: BlockLinear, best: Optimum | None) -> tuple[Tensor, Tensor]:
         nonlocal missing
+        if not config.may_cut(linear.site):
+            kept = mask_of(linear.module)
+            if kept is None:
+                kept = torch.ones(linear.shape, dtype=torch.bool, device=weight_of(linear.module).device)
+            return (kept if best is None else on_mask(best, kept)), kept
         before, wanted = mask_of(linear.module), min(zeros[linear.name] + missing, linear.size)
         mask = None
         if config.weight_score != "sparsegpt":
@@ -174,17 +182,18 @@ def _result(
         layers.append(SiteResult(linear.name, "linear", importance[linear.name], kept, linear.size))
     total = sum(layer.total for layer in layers)
     zeros = sum(layer.total - layer.kept for layer in layers)
-    achieved = zeros / total
-    if isinstance(config.zero_pattern, NByM) and zeros > round(config.sparsity * total):
+    achieved, asked = zeros / total, config.sparsity
+    if isinstance(config.zero_pattern, NByM):  # a sparsity of what may be cut
+        asked *= sum(linear.size for linear in linears if config.may_cut(linear.site)) / total
+    if isinstance(config.zero_pattern, NByM) and zeros > round(asked * total):
         warnings = [
             *warnings,
-            f"sparsity is {achieved:.4f}, not the {config.sparsity:g} of {config.pattern}: zeros that the model held "
-            "stay zero",
+            f"sparsity is {achieved:.4f}, not the {asked:g} of {config.pattern}: zeros that the model held stay zero",
         ]
     return StageResult(
         name="layer-adaptive",
         kind="sparsity",
-        requested=config.sparsity,
+        requested=asked,
         achieved=achieved,
         seconds=seconds,
         forward_passes=passes.forward,

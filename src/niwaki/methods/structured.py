@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from niwaki.adapters import bias_of, merge_
 from niwaki.allocation import ALLOCATORS
 from niwaki.allocation.budget import Budget, bounds_of, budget_of
-from niwaki.anatomy import Site, sites_of
+from niwaki.anatomy import Site, check_filter, sites_of
 from niwaki.config import Structured
 from niwaki.data import mean_length
 from niwaki.errors import RequestError
@@ -103,6 +103,7 @@ def checked_budget(model: nn.Module, config: Structured, length: float) -> Budge
     Raises:
         RequestError: what `config` asks of the model cannot be met.
     """
+    check_filter(model, config)
     sites = sites_of(model, config.by_query_head)
     budget = budget_of(model, config, length)
     budget.check(bounds_of(sites, budget, config))
