@@ -145,6 +145,28 @@ def test_a_tagger_from_the_data_to_the_export(place, command):
     assert {"entity", "word"} <= set((tagger("the good films") or [{"entity": "", "word": ""}])[0])
 
 
+def test_answers_from_the_data(place, command):
+    context = "the film is good . the plot is very dull ."
+    for name in ("train", "eval"):
+        asked = [("is the plot good", "very dull"), ("is the film bad", "good")] * (4 if name == "train" else 3)
+        made = [
+            {"id": str(i), "question": q, "answers": [{"text": a, "answer_start": context.index(a)}]}
+            for i, (q, a) in enumerate(asked)
+        ]
+        content = {"data": [{"paragraphs": [{"context": context, "qas": made}]}]}
+        (place / f"{name}.json").write_text(json.dumps(content))
+    status, _, err = command("finetune", model="BertForMaskedLM", data="json", out="reader", epochs="1")
+    assert status == 0, err
+    assert type(niwaki.load(place / "reader")).__name__ == "BertForQuestionAnswering"
+    assert set(result(place, "reader")["pruned"]["quality"]) == {"f1", "exact_match"}
+    status, _, err = command("prune", "layer-adaptive", model="reader", data="json", out="less", sparsity="0.5")
+    assert status == 0, err
+    assert set(result(place, "less")["fidelity"]) == {"agreement", "kl"}
+    status, _, err = command("prune", "structured", model="reader", out="refused", flops="0.5")
+    assert status == 2
+    assert "must be questions with contexts and answers" in err
+
+
 def test_several_labels_from_the_data(place, command):
     status, _, err = command("finetune", model="BertForMaskedLM", data="jsonl", out="router", epochs="1")
     assert status == 0, err

@@ -24,6 +24,7 @@ from niwaki.anatomy.sites import (
     unwrap,
 )
 from niwaki.anatomy.task import (
+    ANSWERER,
     BODY,
     CLASSIFIER,
     LANGUAGE_MODEL,
@@ -41,6 +42,7 @@ from niwaki.anatomy.task import (
 )
 
 __all__ = [
+    "ANSWERER",
     "BODY",
     "CLASSIFIER",
     "FAMILIES",

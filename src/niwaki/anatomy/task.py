@@ -106,6 +106,17 @@ TAGGER = Task(
     "token",
     _tokens,
 )
+ANSWERER = Task(
+    "question-answering",
+    "a model that answers questions",
+    ("ForQuestionAnswering", "ForQuestionAnsweringSimple"),
+    "QUESTION_ANS",
+    AutoModelForQuestionAnswering,
+    of_spans,
+    "span",
+    _answers,
+    outputs=("start_logits", "end_logits"),
+)
 BODY = Task(
     "embedding",
     "a model without a task head",
@@ -121,17 +132,7 @@ TASKS = (
     CLASSIFIER,
     LANGUAGE_MODEL,
     TAGGER,
-    Task(
-        "question-answering",
-        "a model that answers questions",
-        ("ForQuestionAnswering", "ForQuestionAnsweringSimple"),
-        "QUESTION_ANS",
-        AutoModelForQuestionAnswering,
-        of_spans,
-        "span",
-        _answers,
-        outputs=("start_logits", "end_logits"),
-    ),
+    ANSWERER,
     Task(
         "multiple-choice",
         "a model that chooses among several texts",

@@ -13,7 +13,7 @@ from niwaki.config.vocabulary import Vocabulary
 from niwaki.errors import RequestError, check_choice
 
 DTYPES = ("float32", "bfloat16", "auto")
-TASKS = ("text-classification", "token-classification", "masked", "causal")
+TASKS = ("text-classification", "token-classification", "question-answering", "masked", "causal")
 """What a model can be asked to be for; rows of the table in `niwaki.anatomy.task`."""
 DEFAULT_LENGTH = 128
 """Tokens in a row for counts and timing, where no data say another."""

@@ -4,7 +4,8 @@ from niwaki.data.batches import Batches, mean_length, token_mask, without_labels
 from niwaki.data.checks import checked_batches
 from niwaki.data.labels import class_ids, label_map, label_names, predicts_numbers
 from niwaki.data.rows import encode, sample
-from niwaki.data.tables import Table, read_table
+from niwaki.data.table import Table
+from niwaki.data.tables import read_table
 
 __all__ = [
     "Batches",

@@ -14,6 +14,8 @@ from niwaki.errors import RequestError
 
 LABELS = ("labels", "start_positions", "end_positions")
 """What a batch tells a model of its task, beside its inputs."""
+ANSWER = "answer"
+"""What a row carries for its metric; no batch holds it."""
 
 
 class Batches:
@@ -82,6 +84,8 @@ class Batches:
         return {**batch, "labels": labels}
 
     def _padded(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        if ANSWER in rows[0]:
+            rows = [{key: value for key, value in row.items() if key != ANSWER} for row in rows]
         pad = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
         return dict(pad_without_fast_tokenizer_warning(self.tokenizer, rows, **pad))
 

@@ -13,7 +13,7 @@ import math
 import re
 from typing import Any
 
-from niwaki.data.tables import Table
+from niwaki.data.table import Table
 from niwaki.errors import RequestError
 
 

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from niwaki.data.labels import class_ids, label_text, to_number
-from niwaki.data.tables import Table
+from niwaki.data.table import Table
 from niwaki.errors import RequestError
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from niwaki.data.tables import Table
+from niwaki.data.table import Table
 from niwaki.data.text_files import read_lines
 from niwaki.errors import RequestError
 

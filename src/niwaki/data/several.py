@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from niwaki.data.labels import label_text
-from niwaki.data.tables import Table
+from niwaki.data.table import Table
 from niwaki.errors import RequestError
 
 

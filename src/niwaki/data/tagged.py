@@ -14,7 +14,7 @@ from typing import Any
 
 from niwaki.data.checks import UNLABELLED
 from niwaki.data.labels import label_text
-from niwaki.data.tables import Table
+from niwaki.data.table import Table
 from niwaki.errors import RequestError
 
 _ENTITY = re.compile(r"[BIOESLU]-.+")

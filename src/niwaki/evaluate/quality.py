@@ -10,6 +10,7 @@ from torch import nn
 from niwaki.anatomy import labels_of, supported_task, unwrap
 from niwaki.data.tagged import of_entities
 from niwaki.errors import RequestError, check_choice
+from niwaki.evaluate.answers import ANSWER_METRICS, answered
 from niwaki.evaluate.masked import MASKED_METRICS, masked_words
 from niwaki.evaluate.perplexity import LANGUAGE_METRICS, perplexity
 from niwaki.evaluate.rows import (
@@ -30,6 +31,7 @@ _MEASURES: dict[tuple[str, str], tuple[tuple[str, ...], Measure]] = {
     ("text-classification", "several"): (SEVERAL_METRICS, several),
     ("multiple-choice", "choice"): (("accuracy",), classes),
     ("token-classification", "token"): (ENTITY_METRICS, tags),
+    ("question-answering", "span"): (ANSWER_METRICS, answered),
     ("causal", "word"): (LANGUAGE_METRICS, perplexity),
     ("masked", "word"): (MASKED_METRICS, masked_words),
 }

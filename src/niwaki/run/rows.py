@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from niwaki.anatomy import CLASSIFIER, LANGUAGE_MODEL, labels_of, longest_input, supported_task, unwrap
 from niwaki.data import Table, encode, label_map, predicts_numbers
+from niwaki.data.answers import encode_answers
 from niwaki.data.masked import hide_words
 from niwaki.data.rows import encode_texts
 from niwaki.data.running_text import Protocol, pack, text_of
@@ -53,6 +54,9 @@ def cut_table(table: Table, model: Any, tokenizer: Any, how: Cut, split: str) ->
     if table.tagged and task.labels != "token":
         name = "train_data" if split == "train" else "eval_data"
         raise RequestError(f"{name} must be texts for {task.what}, got words with tags in {table.path!r}")
+    if table.ids is not None and task.labels != "span":
+        name = "train_data" if split == "train" else "eval_data"
+        raise RequestError(f"{name} must be texts for {task.what}, got questions with answers in {table.path!r}")
     found = _CUTS[task.name](table, model, tokenizer, how, split)
     check_ids(found.rows, model, tokenizer)
     return found
@@ -112,6 +116,16 @@ def _tagged(table: Table, model: Any, tokenizer: Any, how: Cut, split: str) -> R
     return Rows(found.rows, str(found))
 
 
+def _answered(table: Table, model: Any, tokenizer: Any, how: Cut, split: str) -> Rows:
+    """A row a question with a part of its context."""
+    if table.ids is None:
+        name = "train_data" if split == "train" else "eval_data"
+        rule = f"{name} of {supported_task(model).what} must be questions with contexts and answers (SQuAD's form)"
+        raise RequestError(f"{rule}, got {table.seen()} in {table.path!r}")
+    rows = encode_answers(table, tokenizer, how.max_length, how.stride)
+    return Rows(rows, f"{table.rows} questions in {len(rows)} rows" if len(rows) > table.rows else "")
+
+
 def _windows(table: Table, model: Any, tokenizer: Any, how: Cut, split: str) -> Rows:
     """Windows of running text, whose labels are their next tokens."""
     name, longest = "train_data" if split == "train" else "eval_data", longest_input(model)
@@ -140,5 +154,6 @@ _CUTS: dict[str, Callable[[Table, Any, Any, Cut, str], Rows]] = {
     "token-classification": _tagged,
     "causal": _windows,
     "masked": _hidden,
+    "question-answering": _answered,
 }
 """Task -> how its rows are cut. Models of other tasks take batches that the user makes."""

@@ -9,7 +9,7 @@ from typing import Any
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from niwaki.anatomy import CLASSIFIER, LANGUAGE_MODEL, TAGGER, TASKS, Task
+from niwaki.anatomy import ANSWERER, CLASSIFIER, LANGUAGE_MODEL, TAGGER, TASKS, Task
 from niwaki.checkpoint import NewLabels, task_of_checkpoint
 from niwaki.config import DynamicSparsityTraining, Finetune, Recipe, Stage, Vocabulary
 from niwaki.data import Batches, Table, class_ids, label_names, mean_length, predicts_numbers, sample
@@ -123,13 +123,19 @@ def _task_to_be(recipe: Recipe, train: Table) -> Task:
             new = (
                 ""
                 if not own.pretraining
-                else f", or one that a new head is made for ({CLASSIFIER.name}, {TAGGER.name})"
+                else f", or one that a new head is made for ({', '.join(t.name for t in _NEW)})"
             )
             raise RequestError(f"task must be {own.name} for {own.what}{new}, got {recipe.task!r}")
         return asked
     if own is LANGUAGE_MODEL or not _learns_first(recipe) or not own.pretraining:
         return own
+    if train.ids is not None:
+        return ANSWERER
     return TAGGER if train.tagged else CLASSIFIER
+
+
+_NEW = (CLASSIFIER, TAGGER, ANSWERER)
+"""Tasks that a new head can be made for from the data."""
 
 
 def _learns_first(recipe: Recipe) -> bool:
@@ -150,6 +156,8 @@ def _new_labels(recipe: Recipe, train: Table, task: Task) -> NewLabels | None:
         check_labelled(train, "train_data")
     if not _learns_first(recipe):
         return None
+    if task is ANSWERER:
+        return NewLabels((), task)
     if task is TAGGER:
         if not train.tagged:
             rule = "train_data must be words with tags (CoNLL, or `tokens` with `tags`) for token-classification"

@@ -1,0 +1,101 @@
+"""How well a model answers questions on contexts: as SQuAD measures it, 1.1 and 2.0.
+
+Of every question, over all rows that its context was cut into, the best span is taken: the greatest sum of a start and
+an end logit, both in the context, the end not before the start, the answer not longer than `LONGEST` tokens. Where some
+questions have no answer (SQuAD 2.0), that stands against the sum at the first place, the least of the question's rows.
+Texts are compared without case, articles and punctuation.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from niwaki.anatomy import evaluation_mode
+from niwaki.data import Batches, without_labels
+from niwaki.data.answers import Asked
+from niwaki.data.batches import ANSWER
+from niwaki.errors import RequestError
+from niwaki.evaluate.finite import check_finite
+from niwaki.numerics.half import half_in_float32
+from niwaki.progress import bar
+
+ANSWER_METRICS = ("f1", "exact_match")
+LONGEST = 30
+"""Tokens of an answer at most."""
+LIKELIEST = 20
+"""Starts and ends that are looked at, the likeliest of each."""
+
+
+@torch.inference_mode()
+def answered(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = False) -> dict[str, float]:
+    """`ANSWER_METRICS`, means over the questions, against the answer that fits best.
+
+    Raises:
+        RequestError: batches that do not come from questions on contexts. WorkError: logits that are not finite.
+    """
+    if not isinstance(batches, Batches) or not batches.rows or ANSWER not in batches.rows[0]:
+        raise RequestError("eval_data must be questions on contexts (SQuAD's form) for a model that answers them")
+    best: dict[str, tuple[float, str]] = {}
+    none: dict[str, float] = {}
+    rows, device = iter(batches.rows), next(model.parameters()).device
+    with evaluation_mode(model), half_in_float32(model):
+        for batch in bar(batches, phase="evaluate", unit="batches", progress=progress):
+            outputs = model(**{name: value.to(device) for name, value in without_labels(batch).items()})
+            starts, ends = outputs.start_logits.float().cpu(), outputs.end_logits.float().cpu()
+            for start, end in zip(starts, ends, strict=True):
+                asked: Asked = next(rows)[ANSWER]
+                count = len(asked.offsets)
+                check_finite(model, torch.stack([start[:count], end[:count]]))
+                nothing = float(start[0] + end[0])
+                none[asked.name] = min(nothing, none.get(asked.name, nothing))
+                found = _best_span(asked, start, end)
+                best[asked.name] = max(found, best.get(asked.name, found))
+    right = {row[ANSWER].name: row[ANSWER].answers for row in batches.rows}
+    unanswered = any(not answers for answers in right.values())
+    scores = []
+    for name, answers in right.items():
+        score, text = best[name]
+        said = "" if unanswered and none[name] > score else text
+        scores.append(max((_compared(said, answer) for answer in answers or ("",)), key=sum))
+    return {
+        "f1": sum(score[0] for score in scores) / len(scores),
+        "exact_match": sum(score[1] for score in scores) / len(scores),
+    }
+
+
+def _best_span(asked: Asked, start: Tensor, end: Tensor) -> tuple[float, str]:
+    """The likeliest answer that stands in the context, and its sum of logits; no text where there is none."""
+    inside = [place for place, span in enumerate(asked.offsets) if span is not None]
+    likeliest = [sorted(inside, key=lambda place: -float(logits[place]))[:LIKELIEST] for logits in (start, end)]
+    found = (float("-inf"), "")
+    for first in likeliest[0]:
+        for last in likeliest[1]:
+            if first <= last < first + LONGEST:
+                spans = asked.offsets[first], asked.offsets[last]
+                text = asked.context[spans[0][0] : spans[1][1]] if spans[0] and spans[1] else ""
+                found = max(found, (float(start[first] + end[last]), text))
+    return found
+
+
+def _compared(said: str, right: str) -> tuple[float, float]:
+    """F1 over words, and whether they are the same."""
+    ours, theirs = _words(said), _words(right)
+    same = float(ours == theirs)
+    common = sum((Counter(ours) & Counter(theirs)).values())
+    if not ours or not theirs or not common:
+        return same, same
+    precision, recall = common / len(ours), common / len(theirs)
+    return 2 * precision * recall / (precision + recall), same
+
+
+def _words(text: str) -> list[str]:
+    """Words as SQuAD compares them: lower case, without punctuation and articles."""
+    bare = "".join(character for character in text.lower() if character not in string.punctuation)
+    return re.sub(r"\b(a|an|the)\b", " ", bare).split()

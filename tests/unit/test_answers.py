@@ -1,0 +1,142 @@
+"""Questions on contexts: how files are read, which tokens are the answer, what a model says in words."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import BertForQuestionAnswering
+
+import niwaki
+from helpers_text import tiny_tokenizer
+from niwaki.data import Batches, read_table
+from niwaki.data.answers import encode_answers
+from niwaki.data.batches import ANSWER
+from niwaki.evaluate import quality
+from tiny import configs
+
+CONTEXT = "the film is good . the plot is very dull and bad ."
+
+
+def squad(*asked, context=CONTEXT):
+    return {"data": [{"title": "t", "paragraphs": [{"context": context, "qas": list(asked)}]}]}
+
+
+def question(name="q1", text="very dull", start=None, asked="is the plot good"):
+    start = CONTEXT.index(text) if start is None else start
+    return {"id": name, "question": asked, "answers": [{"text": text, "answer_start": start}]}
+
+
+def table(folder, content, name="data.json"):
+    path = folder / name
+    path.write_text(json.dumps(content) if not isinstance(content, str) else content, encoding="utf-8")
+    return read_table(str(path))
+
+
+NONE = {"id": "q2", "question": "is it", "answers": [], "is_impossible": True}
+
+
+def test_files_and_rows_of_a_data_set(tmp_path):
+    found = table(tmp_path, squad(question(), NONE))
+    assert found.ids == ("q1", "q2")
+    assert found.texts[0] == ("is the plot good", CONTEXT)
+    assert found.labels == [[{"text": "very dull", "start": CONTEXT.index("very")}], []]
+    row = {"id": "x", "question": "is it", "context": CONTEXT, "answers": {"text": ["film"], "answer_start": [4]}}
+    other = table(tmp_path, json.dumps(row), "data.jsonl")
+    assert other.labels == [[{"text": "film", "start": 4}]]
+
+
+def test_the_tokens_of_the_answer(tmp_path):
+    """Checked by hand: [CLS] is the plot good [SEP] the film is good . the plot is very dull ..."""
+    tokenizer = tiny_tokenizer()
+    (row,) = encode_answers(table(tmp_path, squad(question())), tokenizer, 32, None)
+    tokens = tokenizer.convert_ids_to_tokens(row["input_ids"])
+    assert tokens[row["start_positions"] : row["end_positions"] + 1] == ["very", "dull"]
+    assert row["start_positions"] == 14
+    (row,) = encode_answers(table(tmp_path, squad(NONE)), tokenizer, 32, None)
+    assert (row["start_positions"], row["end_positions"]) == (0, 0)
+
+
+def test_a_long_context_is_cut_into_rows_that_overlap(tmp_path):
+    tokenizer, long = tiny_tokenizer(), " ".join([CONTEXT] * 4)
+    asked = question(start=3 * (len(CONTEXT) + 1) + CONTEXT.index("very"))
+    rows = encode_answers(table(tmp_path, squad(asked, context=long)), tokenizer, 24, None)
+    assert len(rows) > 3
+    assert all(len(row["input_ids"]) <= 24 for row in rows)
+    holding = [row for row in rows if row["end_positions"]]
+    assert 1 <= len(holding) < len(rows)
+    for row in holding:
+        tokens = tokenizer.convert_ids_to_tokens(row["input_ids"])
+        assert tokens[row["start_positions"] : row["end_positions"] + 1] == ["very", "dull"]
+    # Every token of the context is in some row.
+    seen = {span for row in rows for span in row[ANSWER].offsets if span}
+    assert {long[a:b] for a, b in seen} == set(long.split())
+    assert max(b for _, b in seen) == len(long)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (squad(question(start=1)), "1 that do not, first 'q1'"),
+        (squad(question(), question("q3", start=2), question("q4", start=3)), "2 that do not, first 'q3'"),
+        (squad({"id": "q1", "question": "is it"}), "must have answers, got none for 'q1'"),
+    ],
+)
+def test_answers_that_are_not_there(tmp_path, content, said):
+    with pytest.raises(niwaki.RequestError, match=said):
+        table(tmp_path, content)
+
+
+def test_a_question_that_leaves_no_room(tmp_path):
+    asked = question(asked="is the plot good " * 8)
+    with pytest.raises(niwaki.RequestError, match=r"leave room for a part of the context .* got 24 for question 'q1'"):
+        encode_answers(table(tmp_path, squad(asked)), tiny_tokenizer(), 24, None)
+    with pytest.raises(niwaki.RequestError, match="stride must be 1 to"):
+        encode_answers(table(tmp_path, squad(question())), tiny_tokenizer(), 24, 40)
+
+
+class Says(BertForQuestionAnswering):
+    """Points at the places that it is told, one pair a row; or at the first place."""
+
+    def say(self, *pairs):
+        self.pairs = list(pairs)
+        return self
+
+    def forward(self, input_ids=None, **_):
+        shape = input_ids.shape
+        start, end = torch.zeros(shape), torch.zeros(shape)
+        for row in range(len(input_ids)):
+            first, last = self.pairs.pop(0)
+            start[row, first], end[row, last] = 5.0, 5.0
+        return type("Output", (), {"start_logits": start, "end_logits": end})()
+
+
+def measured(rows, *pairs):
+    return quality(Says(configs()["bert"]).say(*pairs), Batches(rows, tiny_tokenizer(), 2, sort_by_length=False))
+
+
+def test_answers_are_compared_as_words(tmp_path):
+    """Checked by hand: `very dull` said `very dull and` shares two of three words, so F1 is 0.8."""
+    rows = encode_answers(table(tmp_path, squad(question())), tiny_tokenizer(), 32, None)
+    place = rows[0]["start_positions"]
+    assert measured(rows, (place, place + 1)) == {"f1": 1.0, "exact_match": 1.0}
+    assert measured(rows, (place, place + 2)) == {"f1": pytest.approx(0.8), "exact_match": 0.0}
+    # An end before its start is no answer: what is taken then shares no word.
+    assert measured(rows, (place + 3, place - 3))["exact_match"] == 0.0
+    rows = encode_answers(table(tmp_path, squad(question(text="good ."))), tiny_tokenizer(), 32, None)
+    place = rows[0]["start_positions"]
+    assert measured(rows, (place, place)) == {"f1": 1.0, "exact_match": 1.0}  # without the point
+
+
+def test_that_there_is_no_answer_can_be_right(tmp_path):
+    rows = encode_answers(table(tmp_path, squad(question(), NONE)), tiny_tokenizer(), 32, None)
+    place = rows[0]["start_positions"]
+    assert measured(rows, (place, place + 1), (0, 0)) == {"f1": 1.0, "exact_match": 1.0}
+    assert measured(rows, (0, 0), (0, 0)) == {"f1": 0.5, "exact_match": 0.5}
+
+
+def test_batches_without_texts_cannot_be_measured():
+    model = Says(configs()["bert"])
+    with pytest.raises(niwaki.RequestError, match="questions on contexts"):
+        quality(model, [{"input_ids": torch.ones(1, 4, dtype=torch.long)}])
