@@ -11,6 +11,7 @@ the end of an answer. What the numbers mean is their `kind`:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +75,12 @@ class Predictions:
             return ((self.values > 0) == (dense.values > 0)).all(-1).float()
         chosen, wanted = (self._only_possible(p.values).argmax(-1) for p in (self, dense))
         return (chosen == wanted).float()
+
+    def parts(self, size: int) -> Iterator[Predictions]:
+        """The same, `size` predictions at a time."""
+        possible = [None] * len(self.values) if self.possible is None else self.possible.split(size)
+        for values, allowed in zip(self.values.split(size), possible, strict=False):
+            yield Predictions(self.kind, values, allowed)
 
     def float(self) -> Predictions:
         """The same in single precision."""

@@ -16,6 +16,8 @@ from niwaki.numerics.half import half_in_float32
 from niwaki.progress import bar
 
 Batch = dict[str, Any]
+TOGETHER = 512
+"""Predictions that are compared at once: over a vocabulary, those of a batch are large."""
 
 
 @torch.inference_mode()
@@ -43,8 +45,9 @@ def fidelity(
         for batch, own in pairs:
             theirs, ours = _predicted(dense, batch), _predicted(pruned, own)
             kind = ours.kind
-            apart += float(ours.divergence_from(theirs).double().sum())
-            alike += float(ours.agrees_with(theirs).sum()) if kind in ("class", "labels") else 0.0
+            for mine, wanted in zip(ours.parts(TOGETHER), theirs.parts(TOGETHER), strict=True):
+                apart += float(mine.divergence_from(wanted).double().sum())
+                alike += float(mine.agrees_with(wanted).sum()) if kind in ("class", "labels") else 0.0
             count += len(ours.values)
     if not count:
         raise RequestError("eval_data must hold at least one row, got none")
