@@ -104,6 +104,15 @@ def decoders() -> dict[str, PreTrainedConfig]:
     }  # fmt: skip
 
 
+ROWS = (
+    "distilbert", "bert", "mpnet", "modernbert", "llama", "mobilellm", "phi3", "gemma2", "llama4_text", "opt",
+    "gpt_neox", "gpt2",
+)  # fmt: skip
+"""One model type of every row of the table of families (and MobileLLM, whose layers run twice): for what takes long.
+
+Types of one row are cut in the same way; that each of them is, the contract of masked and sliced says for all."""
+
+
 def auto_class(family: str) -> type:
     """What loads a model of this type: a language model where it can be one, a classifier where not."""
     return AutoModelForCausalLM if family in decoders() else AutoModelForSequenceClassification

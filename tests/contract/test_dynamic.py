@@ -18,7 +18,7 @@ from niwaki.config.layer_adaptive import SPARSITY_ALLOCATIONS
 from niwaki.masks import lowest
 from niwaki.methods.dynamic.reallocate import across, lowest_of, swap, within
 from niwaki.methods.dynamic.scores import shuffle
-from tiny import batches, configs, tiny, transposed, with_lora
+from tiny import ROWS, batches, tiny, transposed, with_lora
 
 TOTAL = 3 * (4 * 32 * 32 + 2 * 32 * 48)
 STEPS = 12
@@ -123,7 +123,7 @@ def test_start_distributions(allocation, reallocation):
     trained(with_lora(tiny()), check=check, steps=4, **options)
 
 
-@pytest.mark.parametrize("family", configs())
+@pytest.mark.parametrize("family", ROWS)
 def test_every_family(family):
     model = with_lora(tiny(family))
     if transposed(model):

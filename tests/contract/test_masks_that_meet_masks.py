@@ -93,10 +93,10 @@ def test_rows_are_as_even_as_what_is_zero_already_lets_them_be(zeros):
     assert not kept[~before].any()
 
 
-@pytest.mark.parametrize("family", ["distilbert", "llama", "gpt2"])
+@pytest.mark.parametrize("family", ["distilbert", "gpt2"])
 def test_what_is_left_of_a_masked_model_is_fitted_under_its_masks(family):
     distances = {}
-    dense, data = tiny(family), batches(count=24, family=family)
+    dense, data = tiny(family), batches(count=16, family=family)
     niwaki.prune_(dense, niwaki.LayerAdaptive(sparsity=0.7, weight_score="magnitude", repair="none"), data)
     for repair in ("none", "least-squares"):
         model = copy.deepcopy(dense)

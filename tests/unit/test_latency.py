@@ -24,6 +24,7 @@ from niwaki.surgery import cut_
 from tiny import batches, logits, tiny, with_lora
 
 TABLE = import_module("niwaki.evaluate.latency_table")
+TIMINGS = import_module("niwaki.evaluate.layer_timings")
 
 
 def test_a_table_never_falls_and_is_cached(tmp_path, monkeypatch):
@@ -110,7 +111,7 @@ HELD = {
 @pytest.mark.parametrize("made", HELD.values(), ids=HELD)
 def test_what_is_timed_is_the_model_as_others_load_it(made, monkeypatch, tmp_path):
     monkeypatch.setenv("NIWAKI_CACHE", str(tmp_path))
-    monkeypatch.setattr(TABLE, "ROUNDS", 1)
+    monkeypatch.setattr(TIMINGS, "ROUNDS", 1)
     model, before = made(), made()
     with monkeypatch.context() as patched:
         for kind in (MaskedLinear, peft.tuners.lora.Linear):
@@ -151,7 +152,7 @@ def test_a_compiled_model_is_timed_as_its_layers_are():
 @pytest.mark.parametrize("family", ["distilbert", "phi3", "gpt2", "mobilellm"])
 def test_one_layer_is_copied_for_a_width_and_the_model_is_left_alone(family, monkeypatch, tmp_path):
     monkeypatch.setenv("NIWAKI_CACHE", str(tmp_path))
-    monkeypatch.setattr(TABLE, "ROUNDS", 1)
+    monkeypatch.setattr(TIMINGS, "ROUNDS", 1)
     model, before = tiny(family).train(), tiny(family)
     shared, sizes = {p.data_ptr() for p in model.parameters()}, []
 
@@ -159,7 +160,7 @@ def test_one_layer_is_copied_for_a_width_and_the_model_is_left_alone(family, mon
         sizes.append(sum(p.numel() for p in narrow.parameters() if p.data_ptr() not in shared))
         cut_(narrow, plan)
 
-    monkeypatch.setattr(TABLE, "cut_", cut)
+    monkeypatch.setattr(TIMINGS, "cut_", cut)
     latency_table(model, 2, 8)
     assert len(sizes) > 4
     assert max(sizes) <= max(sum(p.numel() for p in layer.parameters()) for layer in layers_of(model))

@@ -14,7 +14,7 @@ import niwaki
 from niwaki.adapters import masks_of
 from niwaki.anatomy import linears_of
 from niwaki.checkpoint import write_adapter
-from tiny import batches, configs, logits, tiny, with_lora
+from tiny import ROWS, batches, logits, tiny, with_lora
 
 
 @pytest.fixture(params=["even", "uneven"])
@@ -52,7 +52,7 @@ def test_the_zeros_are_in_the_file(sparse, tmp_path):
         assert sum(int((tensors.get_tensor(name) == 0).sum()) for name in names) == wanted
 
 
-@pytest.mark.parametrize("family", configs())
+@pytest.mark.parametrize("family", ROWS)
 def test_compact_files_of_every_family(tmp_path, family):
     model = tiny(family)
     config = niwaki.LayerAdaptive(sparsity=0.5, weight_score="magnitude", allocation="uniform", repair="none")
