@@ -161,3 +161,30 @@ def test_what_is_asked_of_a_file_but_holds_for_the_hub_alone_is_refused(tmp_path
         request = Evaluation(**options, **more)
         assert said in refused(lambda request=request: read_data(request, str(path), "validation", quiet=True))
     assert "data_config must be asked for glue" in refused(lambda: read_table("glue/sst2", config="sst2"))
+
+
+def test_classes_of_words_and_of_several_labels(hub: Callable[..., list[tuple]], tmp_path: Path) -> None:
+    """Lists of classes have names as one class has: tags of words, labels of which several hold."""
+    tags = Features(
+        {"tokens": datasets.List(Value("string")), "ner_tags": datasets.List(ClassLabel(names=["O", "B-X"]))}
+    )
+    words = Dataset.from_dict({"tokens": [["a", "b"], ["c"]], "ner_tags": [[0, 1], [0]]}, tags)
+    hub(train=words)
+    table = read_table("a/b")
+    assert table.tagged
+    assert (table.texts, table.labels, table.classes) == ([("a", "b"), ("c",)], [["O", "B-X"], ["O"]], ("O", "B-X"))
+    words.to_parquet(str(tmp_path / "words.parquet"))
+    assert read_table(str(tmp_path / "words.parquet")).labels == table.labels
+    several = Features({"text": Value("string"), "labels": datasets.List(ClassLabel(names=["joy", "fear"]))})
+    hub(train=Dataset.from_dict({"text": ["a", "b"], "labels": [[0, 1], []]}, several))
+    table = read_table("a/b")
+    assert table.several
+    assert (table.labels, table.classes) == ([["joy", "fear"], []], ("joy", "fear"))
+
+
+def test_questions_of_a_data_set(hub: Callable[..., list[tuple]]) -> None:
+    row = {"id": "q1", "question": "what", "context": "a b", "answers": {"text": ["b"], "answer_start": [2]}}
+    hub(validation=Dataset.from_list([row]))
+    table = read_table("a/b", split="validation")
+    assert table.ids == ("q1",)
+    assert table.labels == [[{"text": "b", "start": 2}]]
