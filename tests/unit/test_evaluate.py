@@ -84,7 +84,8 @@ def test_metrics_that_cannot_be() -> None:
     with pytest.raises(RequestError, match="for a sequence classifier like this, got 'pearson'"):
         quality(Fixed(2), TWO_CLASSES, "pearson")
     of_classes = {"accuracy", "f1", "matthews_correlation", "f1_micro", "f1_macro", "subset_accuracy"}
-    others = {"pearson", "spearman", "precision", "recall", "token_accuracy", "pseudo_perplexity", "masked_accuracy"}
+    others = {"pearson", "spearman", "precision", "recall", "token_accuracy", "exact_match"}
+    others |= {"pseudo_perplexity", "masked_accuracy"}
     assert set(METRICS) == of_classes | others | set(LANGUAGE_METRICS)
 
 
