@@ -13,7 +13,13 @@ from common import RESULTS
 def main() -> None:
     by_budget("structured", ("flops",), ("accuracy", _quality, 4), ("cost", lambda r: r["cost"], 1))
     keys = ("repair", "allocation", "weight_score", "recover_epochs", "sparsity")
-    for script in ("layer_adaptive", "layer_adaptive_cola", "layer_adaptive_rte", "layer_adaptive_recovery"):
+    for script in (
+        "layer_adaptive",
+        "sparsegpt_uniform",
+        "layer_adaptive_cola",
+        "layer_adaptive_rte",
+        "layer_adaptive_recovery",
+    ):
         by_budget(script, keys, ("quality", _quality, 4), ("KL", lambda r: r["kl"], 4))
     by_budget("layer_adaptive_cost", ("sparsity",), ("cost", lambda r: r["cost"], 1))
     allocations()
