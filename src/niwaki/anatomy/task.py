@@ -27,7 +27,7 @@ from transformers import (
 from niwaki.anatomy.families import family_of
 from niwaki.anatomy.predictions import Predictions, of_choices, of_rows, of_spans, of_states, of_tokens
 from niwaki.anatomy.sites import unwrap
-from niwaki.data.checks import UNLABELLED
+from niwaki.data.batches import UNLABELLED
 from niwaki.errors import RequestError
 
 Batch = dict[str, Any]

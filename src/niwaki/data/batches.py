@@ -12,6 +12,8 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from niwaki.errors import RequestError
 
+UNLABELLED = -100
+"""The label of a token that no loss counts."""
 LABELS = ("labels", "start_positions", "end_positions")
 """What a batch tells a model of its task, beside its inputs."""
 ANSWER = "answer"
@@ -79,7 +81,7 @@ class Batches:
             return self._padded(rows)
         batch = self._padded([{k: v for k, v in row.items() if k != "labels"} for row in rows])
         mask = token_mask(batch).bool()
-        labels = torch.full(mask.shape, -100)
+        labels = torch.full(mask.shape, UNLABELLED)
         labels[mask] = torch.tensor([label for row in rows for label in row["labels"]])
         return {**batch, "labels": labels}
 

@@ -13,11 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from niwaki.data.batches import without_labels
+from niwaki.data.batches import UNLABELLED, without_labels
 from niwaki.errors import RequestError
 
-UNLABELLED = -100
-"""The label of a token that no loss counts."""
 _PLACES = ("start_positions", "end_positions")
 
 

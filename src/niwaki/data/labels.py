@@ -178,5 +178,23 @@ def _refuse(
     raise RequestError(f"{rule}, got {first!r} in {table.path!r}{hint}")
 
 
+def ids_of_lists(given: set[str], label_ids: dict[str, int], what: str, path: str) -> dict[str, int]:
+    """The output of each of the labels `given`, which stand in lists: names, or numbers of outputs if none is a name.
+
+    `what` they are is said in the error.
+
+    Raises:
+        RequestError: a label that the model does not have, naming it.
+    """
+    if not given & label_ids.keys() and all(name.isdecimal() and int(name) < len(label_ids) for name in given):
+        return {name: int(name) for name in given}
+    unknown = sorted(given - label_ids.keys())
+    if unknown:
+        known = ", ".join(sorted(label_ids, key=lambda name: label_ids[name]))
+        rule = f"{what} must be among the model's {known}"
+        raise RequestError(f"{rule}, got {unknown[0]!r} in {path!r}; --label-names gives their names in order")
+    return label_ids
+
+
 def _listed(words: Any) -> str:
     return ", ".join(sorted(words) if isinstance(words, dict) else words)

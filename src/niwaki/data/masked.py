@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from niwaki.data.checks import UNLABELLED
+from niwaki.data.batches import UNLABELLED
 from niwaki.errors import RequestError
 
 SHARE = 0.15

@@ -12,11 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from niwaki.data.batches import UNLABELLED
 from niwaki.data.table import Table
 from niwaki.data.text_files import read_lines
 from niwaki.errors import RequestError
-
-UNLABELLED = -100
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from niwaki.data.labels import label_text
+from niwaki.data.labels import ids_of_lists, label_text
 from niwaki.data.table import Table
 from niwaki.errors import RequestError
 
@@ -44,14 +44,7 @@ def several_ids(table: Table, label_ids: dict[str, int]) -> list[list[float]]:
     given = {name for row in rows for name in row}
     if given <= {"0", "1"} and all(len(row) == count for row in rows) and count > 1:
         return [[float(value) for value in row] for row in rows]
-    ids = dict(label_ids)
-    if not given & ids.keys() and all(name.isdecimal() and int(name) < count for name in given):
-        ids = {name: int(name) for name in given}
-    unknown = sorted(given - ids.keys())
-    if unknown:
-        known = ", ".join(sorted(label_ids, key=lambda name: label_ids[name]))
-        rule = f"labels must be among the model's {known}"
-        raise RequestError(f"{rule}, got {unknown[0]!r} in {table.path!r}; --label-names gives their names in order")
+    ids = ids_of_lists(given, label_ids, "labels", table.path)
     found = []
     for row in rows:
         held = {ids[name] for name in row}

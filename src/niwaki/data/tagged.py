@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from niwaki.data.checks import UNLABELLED
-from niwaki.data.labels import label_text
+from niwaki.data.batches import UNLABELLED
+from niwaki.data.labels import ids_of_lists, label_text
 from niwaki.data.table import Table
 from niwaki.errors import RequestError
 
@@ -116,12 +116,5 @@ def _tag_ids(table: Table, label_ids: dict[str, int]) -> list[list[int]] | None:
     if table.labels is None:
         return None
     raw = {label_text(tag) for tags in table.labels for tag in tags}
-    ids = dict(label_ids)
-    if not raw & ids.keys() and all(tag.isdecimal() and int(tag) < len(ids) for tag in raw):
-        ids = {tag: int(tag) for tag in raw}
-    unknown = sorted(raw - ids.keys())
-    if unknown:
-        known = ", ".join(sorted(label_ids, key=lambda name: label_ids[name]))
-        rule = f"tags must be among the model's {known}"
-        raise RequestError(f"{rule}, got {unknown[0]!r} in {table.path!r}; --label-names gives their names in order")
+    ids = ids_of_lists(raw, label_ids, "tags", table.path)
     return [[ids[label_text(tag)] for tag in tags] for tags in table.labels]

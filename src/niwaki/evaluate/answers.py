@@ -17,14 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from niwaki.anatomy import evaluation_mode
-from niwaki.data import Batches, without_labels
+from niwaki.data import Batches
 from niwaki.data.answers import Asked
 from niwaki.data.batches import ANSWER
 from niwaki.errors import RequestError
 from niwaki.evaluate.finite import check_finite
-from niwaki.numerics.half import half_in_float32
-from niwaki.progress import bar
+from niwaki.evaluate.passes import outputs_over
 
 ANSWER_METRICS = ("f1", "exact_match")
 LONGEST = 30
@@ -44,10 +42,9 @@ def answered(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool
         raise RequestError("eval_data must be questions on contexts (SQuAD's form) for a model that answers them")
     best: dict[str, tuple[float, str]] = {}
     none: dict[str, float] = {}
-    rows, device = iter(batches.rows), next(model.parameters()).device
-    with evaluation_mode(model), half_in_float32(model):
-        for batch in bar(batches, phase="evaluate", unit="batches", progress=progress):
-            outputs = model(**{name: value.to(device) for name, value in without_labels(batch).items()})
+    rows = iter(batches.rows)
+    with outputs_over(model, batches, progress) as pairs:
+        for _, outputs in pairs:
             starts, ends = outputs.start_logits.float().cpu(), outputs.end_logits.float().cpu()
             for start, end in zip(starts, ends, strict=True):
                 asked: Asked = next(rows)[ANSWER]

@@ -10,13 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from niwaki.anatomy import evaluation_mode
-from niwaki.data import without_labels
-from niwaki.data.checks import UNLABELLED
+from niwaki.data.batches import UNLABELLED
 from niwaki.errors import RequestError
 from niwaki.evaluate.finite import check_finite
-from niwaki.numerics.half import half_in_float32
-from niwaki.progress import bar
+from niwaki.evaluate.passes import outputs_over
 
 MASKED_METRICS = ("pseudo_perplexity", "masked_accuracy")
 
@@ -28,15 +25,12 @@ def masked_words(model: nn.Module, batches: Iterable[dict[str, Any]], progress: 
     Raises:
         RequestError: no hidden word. WorkError: logits that are not finite.
     """
-    device, nats, right, count = next(model.parameters()).device, 0.0, 0, 0
-    with evaluation_mode(model), half_in_float32(model):
-        for batch in bar(batches, phase="evaluate", unit="batches", progress=progress):
-            if "labels" not in batch:
-                raise RequestError("eval_data must have labels, got batches without hidden words")
-            inputs = {name: value.to(device) for name, value in without_labels(batch).items()}
-            labels = batch["labels"].to(device)
+    nats, right, count = 0.0, 0, 0
+    with outputs_over(model, batches, progress, lacking="batches without hidden words") as pairs:
+        for batch, outputs in pairs:
+            labels = batch["labels"].to(outputs.logits.device)
             hidden = labels != UNLABELLED
-            logits = model(**inputs).logits[hidden].float()
+            logits = outputs.logits[hidden].float()
             check_finite(model, logits)
             nats += float(F.cross_entropy(logits, labels[hidden], reduction="sum"))
             right += int((logits.argmax(-1) == labels[hidden]).sum())

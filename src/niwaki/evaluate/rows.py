@@ -11,12 +11,9 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor, nn
 
-from niwaki.anatomy import evaluation_mode
-from niwaki.data import without_labels
 from niwaki.errors import RequestError
 from niwaki.evaluate.finite import check_finite
-from niwaki.numerics.half import half_in_float32
-from niwaki.progress import bar
+from niwaki.evaluate.passes import outputs_over
 
 CLASS_METRICS = ("accuracy", "f1", "matthews_correlation")
 NUMBER_METRICS = ("pearson", "spearman")
@@ -32,14 +29,10 @@ def predictions(model: nn.Module, batches: Iterable[dict[str, Any]], progress: b
     Raises:
         RequestError: a batch without labels, or no batch. WorkError: logits that are not finite.
     """
-    device = next(model.parameters()).device
     logits, labels = [], []
-    with evaluation_mode(model), half_in_float32(model):
-        for batch in bar(batches, phase="evaluate", unit="batches", progress=progress):
-            if "labels" not in batch:
-                raise RequestError("eval_data must have labels, got a table without a label column")
-            inputs = {name: value.to(device) for name, value in without_labels(batch).items()}
-            found = model(**inputs).logits.float().cpu()
+    with outputs_over(model, batches, progress, lacking="a table without a label column") as pairs:
+        for batch, outputs in pairs:
+            found = outputs.logits.float().cpu()
             check_finite(model, found)
             logits.append(found)
             labels.append(batch["labels"].cpu())

@@ -13,14 +13,12 @@ import torch
 from seqeval.metrics import f1_score, precision_score, recall_score
 from torch import nn
 
-from niwaki.anatomy import evaluation_mode, unwrap
-from niwaki.data import without_labels
-from niwaki.data.checks import UNLABELLED
+from niwaki.anatomy import unwrap
+from niwaki.data.batches import UNLABELLED
 from niwaki.data.tagged import of_entities
 from niwaki.errors import RequestError
 from niwaki.evaluate.finite import check_finite
-from niwaki.numerics.half import half_in_float32
-from niwaki.progress import bar
+from niwaki.evaluate.passes import outputs_over
 
 ENTITY_METRICS = ("f1", "precision", "recall", "token_accuracy")
 TAG_METRICS = ("token_accuracy",)
@@ -33,15 +31,12 @@ def tags(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = F
     Raises:
         RequestError: a batch without labels, or no token with one. WorkError: logits that are not finite.
     """
-    device, names = next(model.parameters()).device, cast("dict[int, str]", unwrap(model).config.id2label)
+    names = cast("dict[int, str]", unwrap(model).config.id2label)
     truth: list[list[str]] = []
     found: list[list[str]] = []
-    with evaluation_mode(model), half_in_float32(model):
-        for batch in bar(batches, phase="evaluate", unit="batches", progress=progress):
-            if "labels" not in batch:
-                raise RequestError("eval_data must have labels, got a table without tags")
-            inputs = {name: value.to(device) for name, value in without_labels(batch).items()}
-            logits = model(**inputs).logits.float().cpu()
+    with outputs_over(model, batches, progress, lacking="a table without tags") as pairs:
+        for batch, outputs in pairs:
+            logits = outputs.logits.float().cpu()
             for row, labels in zip(logits, batch["labels"].cpu(), strict=True):
                 counted = labels != UNLABELLED
                 check_finite(model, row[counted])

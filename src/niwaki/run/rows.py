@@ -51,13 +51,12 @@ def cut_table(table: Table, model: Any, tokenizer: Any, how: Cut, split: str) ->
     task = supported_task(model)
     if task.name not in _CUTS:
         raise RequestError(f"model must be of a task that files can be read for, got {task.what}: prune it from Python")
+    name = "train_data" if split == "train" else "eval_data"
     if table.tagged and task.labels != "token":
-        name = "train_data" if split == "train" else "eval_data"
         raise RequestError(f"{name} must be texts for {task.what}, got words with tags in {table.path!r}")
     if table.ids is not None and task.labels != "span":
-        name = "train_data" if split == "train" else "eval_data"
         raise RequestError(f"{name} must be texts for {task.what}, got questions with answers in {table.path!r}")
-    found = _CUTS[task.name](table, model, tokenizer, how, split)
+    found = _CUTS[task.name](table, model, tokenizer, how, name)
     check_ids(found.rows, model, tokenizer)
     return found
 
@@ -84,9 +83,9 @@ def check_ids(rows: list[dict[str, Any]], model: Any, tokenizer: Any) -> None:
         raise RequestError(f"tokenizer must be the model's own, with ids below {size}, got id {highest}")
 
 
-def _classified(table: Table, model: Any, tokenizer: Any, how: Cut, split: str) -> Rows:
+def _classified(table: Table, model: Any, tokenizer: Any, how: Cut, name: str) -> Rows:
     """A row a text or pair: its class, its number, or all labels that hold."""
-    del split
+    del name
     kind, outputs = labels_of(model), outputs_of(model)
     if table.several and kind != "several":
         rule = "labels must be one name or number a row for a model that gives one"
@@ -106,29 +105,27 @@ def _classified(table: Table, model: Any, tokenizer: Any, how: Cut, split: str) 
     return Rows(rows, said)
 
 
-def _tagged(table: Table, model: Any, tokenizer: Any, how: Cut, split: str) -> Rows:
+def _tagged(table: Table, model: Any, tokenizer: Any, how: Cut, name: str) -> Rows:
     """A row a sentence, its words tagged."""
     if not table.tagged:
-        name = "train_data" if split == "train" else "eval_data"
         rule = f"{name} of {supported_task(model).what} must be words with tags (CoNLL, or `tokens` with `tags`)"
         raise RequestError(f"{rule}, got texts in {table.path!r}")
     found = encode_tagged(table, tokenizer, how.max_length, outputs_of(model))
     return Rows(found.rows, str(found))
 
 
-def _answered(table: Table, model: Any, tokenizer: Any, how: Cut, split: str) -> Rows:
+def _answered(table: Table, model: Any, tokenizer: Any, how: Cut, name: str) -> Rows:
     """A row a question with a part of its context."""
     if table.ids is None:
-        name = "train_data" if split == "train" else "eval_data"
         rule = f"{name} of {supported_task(model).what} must be questions with contexts and answers (SQuAD's form)"
         raise RequestError(f"{rule}, got {table.seen()} in {table.path!r}")
     rows = encode_answers(table, tokenizer, how.max_length, how.stride)
     return Rows(rows, f"{table.rows} questions in {len(rows)} rows" if len(rows) > table.rows else "")
 
 
-def _windows(table: Table, model: Any, tokenizer: Any, how: Cut, split: str) -> Rows:
+def _windows(table: Table, model: Any, tokenizer: Any, how: Cut, name: str) -> Rows:
     """Windows of running text, whose labels are their next tokens."""
-    name, longest = "train_data" if split == "train" else "eval_data", longest_input(model)
+    longest = longest_input(model)
     if how.max_length > longest:
         raise RequestError(f"max_length must be at most {longest}, the model's context, got {how.max_length}")
     if table.labels is not None and how.task != LANGUAGE_MODEL.name:
@@ -139,10 +136,9 @@ def _windows(table: Table, model: Any, tokenizer: Any, how: Cut, split: str) -> 
     return Rows(rows, str(protocol), protocol)
 
 
-def _hidden(table: Table, model: Any, tokenizer: Any, how: Cut, split: str) -> Rows:
+def _hidden(table: Table, model: Any, tokenizer: Any, how: Cut, name: str) -> Rows:
     """A row a text, some of its words hidden."""
     if table.labels is not None and how.task != supported_task(model).name:
-        name = "train_data" if split == "train" else "eval_data"
         rule = f"{name} of a model of masked words must be texts (--task masked: leave labels out;"
         rule += f" --task {CLASSIFIER.name} with finetune: train a classifier on them)"
         raise RequestError(f"{rule}, got labels in {table.label_column!r} of {table.path!r}")
