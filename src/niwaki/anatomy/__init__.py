@@ -7,6 +7,7 @@ from niwaki.anatomy.counts import Counts, common_flops, common_params, count, un
 from niwaki.anatomy.families import FAMILIES, Family, family_of, supported_model_types
 from niwaki.anatomy.linears import BlockLinear, linears_of
 from niwaki.anatomy.mode import evaluation_mode
+from niwaki.anatomy.pooling import Pooling, pool_by_, pooling_of
 from niwaki.anatomy.positions import longest_input
 from niwaki.anatomy.predictions import Predictions, joined
 from niwaki.anatomy.projections import Projection, columns_of, set_features_, weight_of
@@ -26,6 +27,7 @@ from niwaki.anatomy.sites import (
 from niwaki.anatomy.task import (
     ANSWERER,
     BODY,
+    CHOOSER,
     CLASSIFIER,
     LANGUAGE_MODEL,
     TAGGER,
@@ -34,6 +36,7 @@ from niwaki.anatomy.task import (
     is_language_model,
     is_regression,
     labels_of,
+    one_a_row,
     predictions_of,
     supported_task,
     task_named,
@@ -44,6 +47,7 @@ from niwaki.anatomy.task import (
 __all__ = [
     "ANSWERER",
     "BODY",
+    "CHOOSER",
     "CLASSIFIER",
     "FAMILIES",
     "LANGUAGE_MODEL",
@@ -54,6 +58,7 @@ __all__ = [
     "Counts",
     "Family",
     "Kind",
+    "Pooling",
     "Predictions",
     "Projection",
     "Site",
@@ -82,6 +87,9 @@ __all__ = [
     "linear_paths",
     "linears_of",
     "longest_input",
+    "one_a_row",
+    "pool_by_",
+    "pooling_of",
     "predictions_of",
     "runs_of",
     "set_features_",

@@ -6,7 +6,7 @@ the end of an answer. What the numbers mean is their `kind`:
 - `class`: logits, of which the greatest is chosen; two models are compared by the KL of their softmax;
 - `labels`: logits of labels that hold or not, each for itself; by the sum of the KL of their sigmoids;
 - `number`: one number; by half the squared error;
-- `vector`: what a token or a text is as a vector; by 1 - cos.
+- `vector`: what a token or a text is as a vector; by 1 - cos, whatever its length.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from niwaki.anatomy.pooling import pooling_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,15 +33,17 @@ class Predictions:
     def contrast(self, generator: torch.Generator) -> Tensor:
         """A number whose gradient g says what the output feels: `E[g g^T]` is its curvature, to a constant.
 
-        The sum over predictions of one logit, drawn evenly, less their mean; of all labels, or parts of a vector, each
-        with a sign that is drawn; the number itself where there is only one. Rows count alike however sure the model
-        is of them: that is the gradient of the KL to the model's own distribution in the limit of a high temperature.
-        The mean of its g g^T is so a Fisher information (Martens, "New insights and perspectives on the natural
-        gradient method", 2020) that does not vanish where the model is right.
+        The sum over predictions of one logit, drawn evenly, less their mean; of all labels, or of the parts of a vector
+        of length 1, each with a sign that is drawn; the number itself where there is only one. Rows count alike however
+        sure the model is of them: that is the gradient of the KL to the model's own distribution in the limit of a high
+        temperature. The mean of its g g^T is so a Fisher information (Martens, "New insights and perspectives on the
+        natural gradient method", 2020) that does not vanish where the model is right.
         """
         values = self.values
         if values.shape[-1] == 1:
             return values.sum()
+        if self.kind == "vector":  # 1 - cos is half the squared distance of the two at length 1
+            values = F.normalize(values, dim=-1)
         if self.kind != "class":
             signs = torch.randint(2, values.shape, generator=generator).to(values) * 2 - 1
             return (values * signs).sum()
@@ -104,33 +108,33 @@ def joined(parts: list[Predictions]) -> Predictions:
     return Predictions(parts[0].kind, values, torch.cat(possible))
 
 
-def of_rows(outputs: Any, keep: Tensor, config: Any) -> Predictions:
+def of_rows(outputs: Any, keep: Tensor, model: Any) -> Predictions:
     """One prediction a row: a class, a number, or several labels, as the config says."""
     del keep
-    if config.problem_type == "multi_label_classification":
+    if model.config.problem_type == "multi_label_classification":
         return Predictions("labels", outputs.logits)
-    return Predictions("number" if config.num_labels == 1 else "class", outputs.logits)
+    return Predictions("number" if model.config.num_labels == 1 else "class", outputs.logits)
 
 
-def of_choices(outputs: Any, keep: Tensor, config: Any) -> Predictions:
+def of_choices(outputs: Any, keep: Tensor, model: Any) -> Predictions:
     """One prediction a row: which of its texts."""
-    del keep, config
+    del keep, model
     return Predictions("class", outputs.logits)
 
 
-def of_tokens(outputs: Any, keep: Tensor, config: Any) -> Predictions:
+def of_tokens(outputs: Any, keep: Tensor, model: Any) -> Predictions:
     """One prediction a real token: its class, or a word."""
-    del config
+    del model
     return Predictions("class", outputs.logits[keep])
 
 
-def of_spans(outputs: Any, keep: Tensor, config: Any) -> Predictions:
+def of_spans(outputs: Any, keep: Tensor, model: Any) -> Predictions:
     """Two predictions a row, all starts and then all ends: which of its real tokens."""
-    del config
+    del model
     return Predictions("class", torch.cat([outputs.start_logits, outputs.end_logits]), torch.cat([keep, keep]))
 
 
-def of_states(outputs: Any, keep: Tensor, config: Any) -> Predictions:
-    """One prediction a real token: its last hidden state."""
-    del config
-    return Predictions("vector", outputs.last_hidden_state[keep])
+def of_states(outputs: Any, keep: Tensor, model: Any) -> Predictions:
+    """One prediction a text where the model pools (see `niwaki.anatomy.pooling`), else one a real token: its state."""
+    states, pooling = outputs.last_hidden_state, pooling_of(model)
+    return Predictions("vector", states[keep] if pooling is None else pooling(states, keep))

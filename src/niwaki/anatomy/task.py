@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from niwaki.anatomy.families import family_of
+from niwaki.anatomy.pooling import pooling_of
 from niwaki.anatomy.predictions import Predictions, of_choices, of_rows, of_spans, of_states, of_tokens
 from niwaki.anatomy.sites import unwrap
 from niwaki.data.batches import UNLABELLED
@@ -117,6 +118,15 @@ ANSWERER = Task(
     _answers,
     outputs=("start_logits", "end_logits"),
 )
+CHOOSER = Task(
+    "multiple-choice",
+    "a model that chooses among several texts",
+    ("ForMultipleChoice", "DoubleHeadsModel"),
+    None,
+    AutoModelForMultipleChoice,
+    of_choices,
+    "choice",
+)
 BODY = Task(
     "embedding",
     "a model without a task head",
@@ -133,15 +143,7 @@ TASKS = (
     LANGUAGE_MODEL,
     TAGGER,
     ANSWERER,
-    Task(
-        "multiple-choice",
-        "a model that chooses among several texts",
-        ("ForMultipleChoice", "DoubleHeadsModel"),
-        None,
-        AutoModelForMultipleChoice,
-        of_choices,
-        "choice",
-    ),
+    CHOOSER,
     Task(
         "masked",
         "a masked language model",
@@ -204,6 +206,11 @@ def labels_of(model: nn.Module) -> str:
     return "several" if several else "number" if is_regression(model) else "class"
 
 
+def one_a_row(model: nn.Module) -> bool:
+    """Whether a model says one thing of every row, into whichever tokens it is cut."""
+    return supported_task(model).labels in ("row", "choice") or pooling_of(model) is not None
+
+
 def supported_task(model: nn.Module) -> Task:
     """The task of a model that can be pruned.
 
@@ -225,7 +232,7 @@ def predictions_of(model: nn.Module, outputs: Any, keep: Tensor) -> Predictions:
     """
     predicts = supported_task(model).predicts
     assert predicts is not None
-    return predicts(outputs, keep, unwrap(model).config)
+    return predicts(outputs, keep, unwrap(model))
 
 
 def with_labels(model: nn.Module, batch: Batch) -> Batch:

@@ -16,6 +16,7 @@ from niwaki.checkpoint.library import quiet
 from niwaki.checkpoint.masks import write_masks
 from niwaki.checkpoint.plain import NewLabels, new_parameters
 from niwaki.checkpoint.read import load, task_of_checkpoint
+from niwaki.checkpoint.sentence import SentenceHead, plain_pooling
 from niwaki.checkpoint.tokenizer import agree_on_padding_, load_tokenizer
 from niwaki.checkpoint.write import SHARD, merged, save, write_adapter, write_model
 from niwaki.surgery.shapes import METHOD, forget_, shapes_of
@@ -25,12 +26,14 @@ __all__ = [
     "METHOD",
     "SHARD",
     "NewLabels",
+    "SentenceHead",
     "agree_on_padding_",
     "forget_",
     "load",
     "load_tokenizer",
     "merged",
     "new_parameters",
+    "plain_pooling",
     "quiet",
     "save",
     "shapes_of",

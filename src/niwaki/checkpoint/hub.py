@@ -7,12 +7,14 @@ from pathlib import Path
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import HFValidationError
 
-_BESIDE = ["adapter/**", "adapter_config.json", "adapter_model.safetensors", "masks.safetensors"]
+_BESIDE = ["adapter/**", "adapter_config.json", "adapter_model.safetensors", "masks.safetensors", "modules.json"]
+_SENTENCES = ["sentence_*_config.json", "config_sentence_transformers.json", "[0-9]*_*/*"]
+"""What Sentence Transformers has beside its `modules.json`: how texts are read, a folder a module."""
 _MODEL = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
 def local_folder(source: str) -> Path:
-    """`source` if it is a folder; else the cached folder of that Hub repository, where it has an adapter or masks.
+    """`source` if it is a folder; else the cached folder of that Hub repository, with its adapter, masks, modules.
 
     Such files are fetched; with an adapter inside a model's folder (`keep_adapter`) the model and its tokenizer too.
     What is no repository, or cannot be reached, is given back as it is, for Transformers to say so.
@@ -21,6 +23,8 @@ def local_folder(source: str) -> Path:
         return Path(source)
     try:
         folder = Path(snapshot_download(source, allow_patterns=_BESIDE))
+        if (folder / "modules.json").is_file():
+            folder = Path(snapshot_download(source, allow_patterns=[*_BESIDE, *_SENTENCES]))
         if (folder / "adapter").is_dir():
             folder = Path(snapshot_download(source, allow_patterns=[*_BESIDE, *_MODEL]))
     except (OSError, ValueError, HFValidationError):

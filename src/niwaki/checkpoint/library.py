@@ -53,5 +53,5 @@ def unreadable(name: str, error: BaseException) -> RequestError:
     if isinstance(error, OSError) and not Path(name).is_dir():
         rule = "model must be a folder, or a Hub model that can be reached or is in the cache"
     else:
-        rule = "model must be a language model or a sequence classifier that loads"
+        rule = "model must be one of Transformers that loads"
     return RequestError(f"{rule}, got {name!r}: {line(error)}")

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
-from niwaki.anatomy import BODY, CLASSIFIER, Task, family_of, unwrap
+from niwaki.anatomy import CLASSIFIER, Task, family_of, unwrap
 from niwaki.anatomy.modeling_mobilellm import MobileLLMConfig
 from niwaki.checkpoint.hub import local_folder
 from niwaki.checkpoint.library import UNREADABLE, quiet, unreadable
@@ -50,15 +50,13 @@ class NewLabels:
 
 
 def own_head(name: str) -> Head:
-    """The head that a checkpoint has; a body without one gets that of a classifier, to be trained.
+    """The head that a checkpoint has, which may be none.
 
     Raises:
         RequestError: a checkpoint of a task that is not supported.
     """
     config = read_config(name)
     task = task_of_config(name, config)
-    if task is BODY:
-        return Head(CLASSIFIER)
     if not task.supported:
         raise refused(name, config, task)
     return Head(task)
@@ -88,7 +86,7 @@ def head_for(name: str, labels: NewLabels) -> Head:
     options = label_options(names) if names else {}
     if labels.problem is not None:
         options["problem_type"] = labels.problem
-    return Head(wanted, options, replaces=True, draw=True)
+    return Head(wanted, options, replaces=True, draw=bool(names))
 
 
 def label_options(names: list[str]) -> dict[str, Any]:

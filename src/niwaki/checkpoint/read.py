@@ -10,12 +10,13 @@ from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
-from niwaki.anatomy import Task
+from niwaki.anatomy import BODY, Task, pool_by_, task_of
 from niwaki.checkpoint.adapter import adapter_config, adapter_head, adapter_in, base_of, load_adapter
 from niwaki.checkpoint.files import INDEX, weight_files
 from niwaki.checkpoint.hub import local_folder
 from niwaki.checkpoint.library import line
 from niwaki.checkpoint.plain import NewLabels, head_for, load_plain, own_head
+from niwaki.checkpoint.sentence import first_sentence_head, place_of_model
 from niwaki.checkpoint.task import read_config, task_of_config
 from niwaki.config import DTYPES
 from niwaki.errors import RequestError, check_choice
@@ -35,8 +36,9 @@ def load(
 
     With auto the weights are as the files hold them, float16 as float32.
 
-    `source` is a Hub id, a Transformers or Niwaki folder, or a PEFT adapter folder. What task it is for, its config
-    says (`architectures`), or its adapter's (`task_type`). A checkpoint without a task head gets that of a classifier.
+    `source` is a Hub id, a folder of Transformers, Sentence Transformers or Niwaki, or a PEFT adapter folder. What task
+    it is for, its config says (`architectures`), or its adapter's (`task_type`). A sentence encoder carries along what
+    makes one vector a text (see `niwaki.checkpoint.sentence`).
 
     A folder that holds an adapter beside its base (`keep_adapter`) is loaded with the adapter.
 
@@ -49,16 +51,19 @@ def load(
             tensors that it would not use, one that needs code of its own, an adapter that does not fit.
     """
     check_choice("dtype", dtype, DTYPES)
-    name = str(source)
-    folder = _checked(name)
+    name = place_of_model(str(source))
+    folder, beside = _checked(name), [local_folder(str(source))]
     adapter = adapter_in(folder)
     with seeded(seed):
         if adapter is not None:
             base = _base(adapter, base_model)
+            beside.append(local_folder(base))
             model: PreTrainedModel | PeftModel = load_adapter(adapter, base, dtype)
         else:
             model = load_plain(name, head_for(name, _as_new(labels)) if labels else own_head(name), dtype)
     model.eval()
+    if task_of(model) is BODY and (found := first_sentence_head(beside)) is not None:
+        pool_by_(model, found)
     try:
         return cast("PreTrainedModel | PeftModel", model.to(device))  # type: ignore[arg-type]
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -78,6 +83,7 @@ def task_of_checkpoint(source: str, base_model: str | None = None) -> Task:
     Raises:
         RequestError: nothing there that says it.
     """
+    source = place_of_model(source)
     adapter = adapter_in(_checked(source))
     if adapter is not None:
         return adapter_head(adapter, _base(adapter, base_model)).task

@@ -14,6 +14,7 @@ from niwaki.anatomy import CLASSIFIER, family_of, task_of, unwrap
 from niwaki.checkpoint.adapter import base_of
 from niwaki.checkpoint.hub import beside, local_folder
 from niwaki.checkpoint.library import line
+from niwaki.checkpoint.sentence import place_of_model
 from niwaki.errors import RequestError
 
 
@@ -26,23 +27,24 @@ def load_tokenizer(source: str | Path, base_model: str | None = None, *, of_word
     Raises:
         RequestError: no files of a tokenizer, or one that needs code of its own.
     """
-    folder = local_folder(str(source))
+    source = place_of_model(str(source))
+    folder = local_folder(source)
     if (folder / "adapter_config.json").is_file() and beside(folder, "tokenizer_config.json") is None:
         return load_tokenizer(base_of(folder, base_model), of_words=of_words)
     try:
-        _check_own_code(str(source))
-        tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+        _check_own_code(source)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         if of_words and not getattr(tokenizer, "add_prefix_space", True):
-            tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False, add_prefix_space=True)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, add_prefix_space=True)
     except RequestError:
         raise
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error):
-            raise RequestError(f"{_OWN_CODE}, got {str(source)!r} that needs it") from error
-        raise RequestError(f"model must have tokenizer files, got {str(source)!r}: {line(error)}") from error
+            raise RequestError(f"{_OWN_CODE}, got {source!r} that needs it") from error
+        raise RequestError(f"model must have tokenizer files, got {source!r}: {line(error)}") from error
     # Without files Transformers makes one that knows no word.
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-        raise RequestError(f"model must have tokenizer files, got {str(source)!r} without a vocabulary")
+        raise RequestError(f"model must have tokenizer files, got {source!r} without a vocabulary")
     return tokenizer
 
 

@@ -18,10 +18,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from niwaki.adapters import forget_initialisation_, merge_
+from niwaki.anatomy import pooling_of
 from niwaki.checkpoint.files import INDEX, weight_files
 from niwaki.checkpoint.folder import atomic_folder
 from niwaki.checkpoint.library import quiet
 from niwaki.checkpoint.masks import write_held
+from niwaki.checkpoint.sentence import SentenceHead
 from niwaki.errors import RequestError
 from niwaki.masks import MaskedLinear, pack
 from niwaki.numerics.layout import to_out_in
@@ -75,6 +77,8 @@ def write_model(
             write_held(folder, held)
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
+    if isinstance(beside := pooling_of(model), SentenceHead):
+        beside.write(folder)
 
 
 @contextmanager

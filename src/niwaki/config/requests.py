@@ -13,8 +13,13 @@ from niwaki.config.vocabulary import Vocabulary
 from niwaki.errors import RequestError, check_choice
 
 DTYPES = ("float32", "bfloat16", "auto")
-TASKS = ("text-classification", "token-classification", "question-answering", "masked", "causal")
+TASKS = (
+    *("text-classification", "token-classification", "question-answering", "multiple-choice"),
+    *("masked", "causal", "embedding"),
+)
 """What a model can be asked to be for; rows of the table in `niwaki.anatomy.task`."""
+POOLINGS = ("mean", "cls")
+"""How a model without a head can make one vector a text: the mean over the real tokens, or the first one."""
 DEFAULT_LENGTH = 128
 """Tokens in a row for counts and timing, where no data say another."""
 
@@ -49,6 +54,11 @@ class Request:
     task: str | None = option(
         None, f"What the model is for, where its checkpoint and the data leave two answers: {', '.join(TASKS)}."
     )
+    pooling: str | None = option(
+        None,
+        f"How a model without a task head makes one vector a text: {' or '.join(POOLINGS)}. Folders of Sentence "
+        "Transformers say it themselves.",
+    )
     seed: int = option(0, "Seed of everything that is drawn.")
     device: str = option("cpu", "PyTorch device to work on.")
     dtype: str = option("float32", f"How weights are held and written: {', '.join(DTYPES)} (as the files hold them).")
@@ -62,6 +72,8 @@ class Request:
         check_choice("dtype", self.dtype, DTYPES)
         if self.task is not None:
             check_choice("task", self.task, TASKS)
+        if self.pooling is not None:
+            check_choice("pooling", self.pooling, POOLINGS)
         check_at_least(self, 1, "batch_size", "max_length")
         if self.stride is not None:
             check_at_least(self, 1, "stride")

@@ -23,6 +23,8 @@ ANSWER = "answer"
 class Batches:
     """Padded batches over `rows`: dicts of tensors `[batch, tokens]`, `labels` `[batch]`; the same at each iteration.
 
+    Rows of several texts to choose among give `[batch, texts, tokens]`.
+
     Padding is on the right, whatever the tokenizer's side is: where positions are counted from the first token, padding
     before a row would give it other positions than it has alone, and another first token.
 
@@ -45,14 +47,14 @@ class Batches:
         if shuffle_seed is not None:
             random.Random(shuffle_seed).shuffle(self.rows)
         elif sort_by_length:
-            self.rows.sort(key=lambda row: len(row["input_ids"]))
+            self.rows.sort(key=_length)
         self.tokenizer = tokenizer
         self.batch_size = batch_size
 
     @property
     def labelled(self) -> bool:
-        """Whether rows have labels."""
-        return any(name in self.rows[0] for name in LABELS)
+        """Whether rows have labels, or carry what they are measured by."""
+        return any(name in self.rows[0] for name in (*LABELS, ANSWER))
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)
@@ -68,7 +70,7 @@ class Batches:
         and the batches come in an order of their own: what a file is sorted by, its labels say, does not show in them.
         """
         generator = torch.Generator().manual_seed(seed)
-        lengths = [len(row["input_ids"]) for row in self.rows]
+        lengths = [_length(row) for row in self.rows]
         order = get_length_grouped_indices(lengths, self.batch_size, generator=generator)
         for number in torch.randperm(len(self), generator=generator).tolist():
             start = number * self.batch_size
@@ -89,7 +91,27 @@ class Batches:
         if ANSWER in rows[0]:
             rows = [{key: value for key, value in row.items() if key != ANSWER} for row in rows]
         pad = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
-        return dict(pad_without_fast_tokenizer_warning(self.tokenizer, rows, **pad))
+        if not _is_choice(rows[0]):
+            return dict(pad_without_fast_tokenizer_warning(self.tokenizer, rows, **pad))
+        labels = [row["labels"] for row in rows if "labels" in row]
+        texts = [
+            {key: values[index] for key, values in row.items() if key != "labels"}
+            for row in rows
+            for index in range(len(row["input_ids"]))
+        ]
+        flat = pad_without_fast_tokenizer_warning(self.tokenizer, texts, **pad)
+        batch = {key: values.view(len(rows), -1, values.shape[-1]) for key, values in flat.items()}
+        return batch | ({"labels": torch.tensor(labels)} if labels else {})
+
+
+def _is_choice(row: dict[str, Any]) -> bool:
+    """Whether a row is several texts to choose among: each of its values but the label is a list a text."""
+    return isinstance(row["input_ids"][0], list)
+
+
+def _length(row: dict[str, Any]) -> int:
+    """Tokens of a row, of its longest text where it has several."""
+    return max(map(len, row["input_ids"])) if _is_choice(row) else len(row["input_ids"])
 
 
 def token_mask(batch: dict[str, Any]) -> torch.Tensor:

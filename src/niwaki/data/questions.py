@@ -28,11 +28,11 @@ ANSWERS = ("gold", "answer", "label")
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt, the `choices` that may follow it, and the index of the right one."""
+    """A prompt, the `choices` that may follow it, and the index of the right one (None where that is not said)."""
 
     prompt: str
     choices: tuple[str, ...]
-    gold: int
+    gold: int | None
 
 
 def read_questions(source: str, limit: int | None = None) -> list[Question]:
@@ -53,19 +53,24 @@ def read_questions(source: str, limit: int | None = None) -> list[Question]:
     questions = []
     for number, row in enumerate(rows, 1):
         try:
-            questions.append(_question(row))
-        except _WrongRowError as error:
+            questions.append(question_of(row))
+        except WrongRowError as error:
             raise RequestError(f"tasks: row {number} of {source!r} {error}") from error
     return questions
 
 
-class _WrongRowError(Exception):
-    """What a row must be, and what it is."""
+class WrongRowError(Exception):
+    """What a row must be, and what it is: the end of a line that names the row."""
 
 
-def _question(row: Any) -> Question:
+def question_of(row: Any, *, unanswered: bool = False) -> Question:
+    """The question of a row, which may be `unanswered`.
+
+    Raises:
+        WrongRowError: a row of another shape.
+    """
     if not isinstance(row, dict):
-        raise _WrongRowError(f"must be an object, got {type(row).__name__}")
+        raise WrongRowError(f"must be an object, got {type(row).__name__}")
     labels: list[Any] = []
     choices = row.get("choices")
     if "question" in row and isinstance(choices, dict):
@@ -81,24 +86,27 @@ def _question(row: Any) -> Question:
         prompt, answer = (next((row[key] for key in keys if key in row), None) for keys in (PROMPTS, ANSWERS))
     if not isinstance(prompt, str):
         names = f"must have one of {', '.join(PROMPTS)} with choices, goal with sol1 and sol2, or ctx with endings"
-        raise _WrongRowError(f"{names}, got {', '.join(map(str, row)) or 'nothing'}")
+        raise WrongRowError(f"{names}, got {', '.join(map(str, row)) or 'nothing'}")
     if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c for c in choices):
-        raise _WrongRowError(f"must have two choices or more, texts that are not empty, got {choices!r}")
-    return Question(prompt, tuple(choices), _index(answer, len(choices), labels))
+        raise WrongRowError(f"must have two choices or more, texts that are not empty, got {choices!r}")
+    known = answer is not None or not unanswered
+    return Question(prompt, tuple(choices), _index(answer, choices, labels) if known else None)
 
 
-def _index(answer: Any, count: int, labels: list[Any]) -> int:
-    """The index of the right choice: named by its label, a number from 0, or a letter from A."""
+def _index(answer: Any, choices: list[str], labels: list[Any]) -> int:
+    """The index of the right choice: named by its label, a number from 0, a letter from A, or its text."""
     if answer in labels:
         return labels.index(answer)
-    found = answer
+    found, count = answer, len(choices)
     if isinstance(answer, str):
         text = answer.strip()
         found = int(text) if text.isdecimal() else ord(text.upper()) - ord("A") if len(text) == 1 else None
     if isinstance(found, int) and not isinstance(found, bool) and 0 <= found < count:
         return found
+    if choices.count(answer) == 1:
+        return choices.index(answer)
     last = chr(ord("A") + count - 1)
-    raise _WrongRowError(f"must have an answer, 0 to {count - 1} or A to {last}, got {answer!r}")
+    raise WrongRowError(f"must have an answer, 0 to {count - 1}, A to {last} or one of the choices, got {answer!r}")
 
 
 def _hellaswag_prompt(row: dict[str, Any]) -> str:

@@ -36,6 +36,8 @@ class Table:
     tagged: bool = False
     ids: tuple[str, ...] | None = None
     """Of questions on contexts, what each is called; a label is then a list of answers, `{"text", "start"}` each."""
+    choices: bool = False
+    """Whether a row's strings are a prompt and what may follow it; a label is then the number of the right one."""
 
     @property
     def several(self) -> bool:

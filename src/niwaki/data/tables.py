@@ -11,10 +11,12 @@ from typing import Any, cast
 
 import pandas as pd
 
+from niwaki.data.choices import choices_table, is_choices
 from niwaki.data.conll import read_conll
 from niwaki.data.delimited import read_delimited
 from niwaki.data.hub import name_classes_, read_hub
 from niwaki.data.objects import read_objects
+from niwaki.data.sentences import SEARCHES
 from niwaki.data.squad import answered_table, is_answered, squad_rows
 from niwaki.data.table import Source, Table, as_list, is_several, recognised, seen
 from niwaki.data.text_files import read_lines, read_text
@@ -25,6 +27,7 @@ TEXT_COLUMNS = (
     ("sentence1", "sentence2"),
     ("premise", "hypothesis"),
     ("question", "sentence"),
+    *SEARCHES,
     ("sentence",),
     ("text",),
 )
@@ -63,6 +66,8 @@ def read_table(
         return tagged_table(read, source, text_columns, label_column)
     if is_answered(frame):
         return answered_table(read, source)
+    if text_columns is None and is_choices(frame):
+        return choices_table(read, source)
     texts = text_columns or recognised(TEXT_COLUMNS, columns)
     named, shown = seen(columns, read.dialect), source if read.split is None else f"{source} ({read.split})"
     if texts is None:

@@ -14,7 +14,7 @@ from niwaki.evaluate.multiple_choice import (
     multiple_choice,
 )
 from niwaki.evaluate.perplexity import LANGUAGE_METRICS, perplexity
-from niwaki.evaluate.quality import METRICS, check_metric, quality
+from niwaki.evaluate.quality import METRICS, check_metric, measures_of, quality
 from niwaki.evaluate.rows import predictions
 from niwaki.evaluate.size import size_bytes
 
@@ -34,6 +34,7 @@ __all__ = [
     "harness_scores",
     "latency_table",
     "log_likelihoods",
+    "measures_of",
     "model_latency",
     "multiple_choice",
     "paired",

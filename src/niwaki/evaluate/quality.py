@@ -7,10 +7,11 @@ from typing import Any, cast
 
 from torch import nn
 
-from niwaki.anatomy import labels_of, supported_task, unwrap
+from niwaki.anatomy import BODY, labels_of, pooling_of, supported_task, unwrap
 from niwaki.data.tagged import of_entities
 from niwaki.errors import RequestError, check_choice
 from niwaki.evaluate.answers import ANSWER_METRICS, answered
+from niwaki.evaluate.embeddings import EMBEDDING_METRICS, embeddings
 from niwaki.evaluate.masked import MASKED_METRICS, masked_words
 from niwaki.evaluate.perplexity import LANGUAGE_METRICS, perplexity
 from niwaki.evaluate.rows import (
@@ -32,6 +33,7 @@ _MEASURES: dict[tuple[str, str], tuple[tuple[str, ...], Measure]] = {
     ("multiple-choice", "choice"): (("accuracy",), classes),
     ("token-classification", "token"): (ENTITY_METRICS, tags),
     ("question-answering", "span"): (ANSWER_METRICS, answered),
+    ("embedding", "none"): (EMBEDDING_METRICS, embeddings),
     ("causal", "word"): (LANGUAGE_METRICS, perplexity),
     ("masked", "word"): (MASKED_METRICS, masked_words),
 }
@@ -43,11 +45,12 @@ def measures_of(model: nn.Module) -> tuple[tuple[str, ...], Measure]:
     """The metrics of a model, by name, and what measures them.
 
     Raises:
-        RequestError: a model of a task that nothing measures against labels.
+        RequestError: a model without a task head that gives no vector a text.
     """
     task, labels = supported_task(model), labels_of(model)
-    if (task.name, labels) not in _MEASURES:
-        raise RequestError(f"eval_data must have no labels for {task.what}, whose quality nothing here measures")
+    if task is BODY and pooling_of(model) is None:
+        rule = "model must give one vector a text to be measured on pairs (--pooling mean or cls), or have a task head"
+        raise RequestError(f"{rule} for labels, got {type(unwrap(model)).__name__}, {task.what}")
     names, measure = _MEASURES[task.name, labels]
     if names is ENTITY_METRICS and not of_entities(cast(Any, unwrap(model).config).id2label.values()):
         names = TAG_METRICS
@@ -81,4 +84,6 @@ def quality(
     check_metric(model, metric)
     _, measure = measures_of(model)
     found = measure(model, batches, progress)
+    if metric is not None and metric not in found:
+        raise RequestError(f"metric must be one of {', '.join(found)} for these eval_data, got {metric!r}")
     return found if metric is None else {metric: found[metric]}

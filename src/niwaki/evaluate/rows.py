@@ -70,9 +70,13 @@ def several(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool 
 
 
 def numbers(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = False) -> dict[str, float]:
-    """`NUMBER_METRICS`; a correlation with something constant is 0."""
+    """`NUMBER_METRICS` of what the model gives and the labels."""
     logits, labels = predictions(model, batches, progress)
-    values, truth = logits[:, 0].numpy(), np.asarray(labels.numpy())
+    return correlations(logits[:, 0].numpy(), np.asarray(labels.numpy()))
+
+
+def correlations(values: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """`NUMBER_METRICS` of two rows of numbers; that with something constant is 0."""
     if (values == values[0]).all() or (truth == truth[0]).all():
         return dict.fromkeys(NUMBER_METRICS, 0.0)
     pearson, spearman = cast(Any, pearsonr(values, truth)), cast(Any, spearmanr(values, truth))

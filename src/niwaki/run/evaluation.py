@@ -6,11 +6,11 @@ import dataclasses
 from typing import Any
 
 from niwaki.adapters import merge_, remove_masks_
-from niwaki.anatomy import accepts_of, longest_input, supported_task
+from niwaki.anatomy import accepts_of, longest_input, one_a_row, supported_task
 from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import DEFAULT_LENGTH, Evaluation
-from niwaki.data import mean_length
-from niwaki.evaluate import check_metric
+from niwaki.data import Table, mean_length
+from niwaki.evaluate import check_metric, measures_of
 from niwaki.evaluate.fidelity import fidelity
 from niwaki.progress import library_manners, say
 from niwaki.report import page
@@ -37,13 +37,13 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
         other = inputs
         if request.against:
             other = read_inputs(dataclasses.replace(request, model=request.against), quiet=quiet)
-        if table and supported_task(inputs.model).labels != "word" and (request.metric or not request.against):
-            check_labelled(table, "eval_data")  # without, two models can be compared and one not measured
         for side in (inputs, other):
             check_metric(side.model, request.metric)
             check_asked(request, side.model)
         rows, other_rows = (side.rows(table, "validation") if table else [] for side in (inputs, other))
         tests, other_tests = (side.batches(own) if own else None for side, own in ((inputs, rows), (other, other_rows)))
+        if tests and not tests.labelled and (request.metric or not request.against) and table:
+            _check_measured(table, inputs)  # without, two models can be compared and one not measured
         pruned = merge_(inputs.model)
         dense = merge_(other.model) if request.against else pruned
         for side in {pruned, dense}:
@@ -77,13 +77,20 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
     return result
 
 
+def _check_measured(table: Table, inputs: Inputs) -> None:
+    """Refuse data that nothing is measured by."""
+    measures_of(inputs.model)  # refuses a model that nothing can be measured of
+    check_labelled(table, "eval_data")
+
+
 def _fidelity(dense: Inputs, pruned: Inputs, dense_rows: list[Any], pruned_rows: list[Any]) -> dict[str, float]:
     """How alike two models are on the same data; nothing where their predictions are not of the same things."""
     tasks = [supported_task(side.model) for side in (dense, pruned)]
     outputs = [accepts_of(side.model) for side in (dense, pruned)]
+    whole = [one_a_row(side.model) for side in (dense, pruned)]
     cut_alike = [row["input_ids"] for row in dense_rows] == [row["input_ids"] for row in pruned_rows]
-    same = tasks[0] is tasks[1] and outputs[0].classes == outputs[1].classes
-    if not dense_rows or not same or not (cut_alike or tasks[0].labels == "row"):
+    same = tasks[0] is tasks[1] and outputs[0].classes == outputs[1].classes and whole[0] == whole[1]
+    if not dense_rows or not same or not (cut_alike or whole[0]):
         return {}
     theirs = dense.batches(dense_rows, sort_by_length=False)
     ours = pruned.batches(pruned_rows, sort_by_length=False)

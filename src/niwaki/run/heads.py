@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from niwaki.anatomy import ANSWERER, CLASSIFIER, LANGUAGE_MODEL, TAGGER, TASKS, Task
+from niwaki.anatomy import ANSWERER, CHOOSER, CLASSIFIER, LANGUAGE_MODEL, TAGGER, TASKS, Task
 from niwaki.checkpoint import NewLabels, task_of_checkpoint
 from niwaki.config import DynamicSparsityTraining, Finetune, Recipe, Stage, Vocabulary
 from niwaki.data import Table, class_ids, label_names, predicts_numbers
@@ -33,10 +33,12 @@ def task_to_be(recipe: Recipe, train: Table) -> Task:
         return own
     if train.ids is not None:
         return ANSWERER
+    if train.choices:
+        return CHOOSER
     return TAGGER if train.tagged else CLASSIFIER
 
 
-_NEW = (CLASSIFIER, TAGGER, ANSWERER)
+_NEW = (CLASSIFIER, TAGGER, ANSWERER, CHOOSER)
 """Tasks that a new head can be made for from the data."""
 
 
@@ -58,7 +60,7 @@ def new_labels(recipe: Recipe, train: Table, task: Task) -> NewLabels | None:
         check_labelled(train, "train_data")
     if not _learns_first(recipe):
         return None
-    if task is ANSWERER:
+    if task in (ANSWERER, CHOOSER):
         return NewLabels((), task)
     if task is TAGGER:
         if not train.tagged:

@@ -11,18 +11,22 @@ from transformers import PreTrainedModel
 
 from niwaki.adapters import check_model
 from niwaki.anatomy import (
+    BODY,
     LANGUAGE_MODEL,
     is_language_model,
     labels_of,
     longest_input,
+    pool_by_,
+    pooling_of,
     supported_task,
     task_of,
     unwrap,
 )
-from niwaki.checkpoint import NewLabels, agree_on_padding_, load, load_tokenizer, new_parameters
+from niwaki.checkpoint import NewLabels, agree_on_padding_, load, load_tokenizer, new_parameters, plain_pooling
 from niwaki.config import Request
 from niwaki.data import Batches, Table, read_table
 from niwaki.data.running_text import Protocol, text_of
+from niwaki.data.sentences import is_search
 from niwaki.errors import RequestError
 from niwaki.progress import say
 from niwaki.run.rows import Cut, cut_table
@@ -80,6 +84,8 @@ def read_inputs(request: Request, labels: NewLabels | None = None, quiet: bool =
         )
     if request.label_names is not None:
         name_outputs_(model, request.label_names)
+    if request.pooling is not None:
+        _pool_by_(model, request.pooling)
     if fresh:
         say("model: a new task head, to be trained", quiet)
     tokenizer = load_tokenizer(request.model, request.base_model, of_words=supported_task(model).labels == "token")
@@ -96,6 +102,18 @@ def read_inputs(request: Request, labels: NewLabels | None = None, quiet: bool =
     named = request.label_names is not None
     cut = Cut(length, request.stride, request.bos, named, request.task, request.seed)
     return Inputs(model, tokenizer, request.batch_size, cut, quiet)
+
+
+def _pool_by_(model: Any, pooling: str) -> None:
+    """Have a model without a task head make one vector a text.
+
+    Raises:
+        RequestError: a model with a head, or a sentence encoder, which has its own way.
+    """
+    what = "a sentence encoder" if pooling_of(model) else supported_task(model).what
+    if task_of(model) is not BODY or pooling_of(model) is not None:
+        raise RequestError(f"pooling must be asked of {BODY.what}, got {pooling!r} for {what}")
+    pool_by_(model, plain_pooling(pooling, unwrap(model).config.hidden_size, longest_input(model)))
 
 
 def check_asked_task(request: Request, model: Any) -> None:
@@ -152,7 +170,7 @@ def check_labelled(table: Table, parameter: str) -> None:
     Raises:
         RequestError: naming the columns that were seen.
     """
-    if table.labels is None:
+    if table.labels is None and not is_search(table):
         rule = f"{parameter} must have labels, got none in {table.path!r} among {table.seen()}"
         raise RequestError(f"{rule}; --label-column names them")
 

@@ -6,12 +6,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from niwaki.anatomy import CLASSIFIER, LANGUAGE_MODEL, labels_of, longest_input, supported_task, unwrap
+from niwaki.anatomy import (
+    BODY,
+    CLASSIFIER,
+    LANGUAGE_MODEL,
+    labels_of,
+    longest_input,
+    pooling_of,
+    supported_task,
+    unwrap,
+)
+from niwaki.checkpoint import SentenceHead
 from niwaki.data import Table, encode, label_map, predicts_numbers
 from niwaki.data.answers import encode_answers
+from niwaki.data.choices import encode_choices
 from niwaki.data.masked import hide_words
 from niwaki.data.rows import encode_texts
 from niwaki.data.running_text import Protocol, pack, text_of
+from niwaki.data.sentences import encode_sentences
 from niwaki.data.several import several_ids
 from niwaki.data.tagged import encode_tagged
 from niwaki.errors import RequestError
@@ -49,13 +61,13 @@ def cut_table(table: Table, model: Any, tokenizer: Any, how: Cut, split: str) ->
         RequestError: a table of another form than the task's, labels or tokens that the model does not have.
     """
     task = supported_task(model)
-    if task.name not in _CUTS:
-        raise RequestError(f"model must be of a task that files can be read for, got {task.what}: prune it from Python")
     name = "train_data" if split == "train" else "eval_data"
     if table.tagged and task.labels != "token":
         raise RequestError(f"{name} must be texts for {task.what}, got words with tags in {table.path!r}")
     if table.ids is not None and task.labels != "span":
         raise RequestError(f"{name} must be texts for {task.what}, got questions with answers in {table.path!r}")
+    if table.choices and task.labels != "choice":
+        raise RequestError(f"{name} must be texts for {task.what}, got prompts with choices in {table.path!r}")
     found = _CUTS[task.name](table, model, tokenizer, how, name)
     check_ids(found.rows, model, tokenizer)
     return found
@@ -78,7 +90,8 @@ def check_ids(rows: list[dict[str, Any]], model: Any, tokenizer: Any) -> None:
         RequestError: a token that the model does not have.
     """
     size = cast(Any, unwrap(model).get_input_embeddings()).weight.shape[0]
-    highest = max(tokenizer.pad_token_id or 0, max(max(row["input_ids"], default=0) for row in rows))
+    texts = (ids if isinstance(ids[0], list) else [ids] for ids in (row["input_ids"] for row in rows))
+    highest = max(tokenizer.pad_token_id or 0, max(max(text) for row in texts for text in row))
     if highest >= size:
         raise RequestError(f"tokenizer must be the model's own, with ids below {size}, got id {highest}")
 
@@ -145,11 +158,34 @@ def _hidden(table: Table, model: Any, tokenizer: Any, how: Cut, name: str) -> Ro
     return Rows(hide_words(encode_texts(table, tokenizer, how.max_length), tokenizer, how.seed))
 
 
+def _chosen(table: Table, model: Any, tokenizer: Any, how: Cut, name: str) -> Rows:
+    """A row a prompt with each of its choices."""
+    if not table.choices:
+        rule = f"{name} of {supported_task(model).what} must be prompts with choices (question, choices, answer)"
+        raise RequestError(f"{rule}, got {table.seen()} in {table.path!r}")
+    return Rows(encode_choices(table, tokenizer, how.max_length))
+
+
+def _embedded(table: Table, model: Any, tokenizer: Any, how: Cut, name: str) -> Rows:
+    """A row a text; what pairs are measured by goes with them where the model gives a vector a text."""
+    head = pooling_of(model)
+    if not isinstance(head, SentenceHead):
+        if table.labels is not None and how.task != BODY.name:
+            rule = f"{name} of {BODY.what} must be texts (--task {BODY.name}: leave labels out; --pooling mean: measure"
+            rule += f" pairs by the cosine; finetune first: train a head on them), got {table.label_column!r}"
+            raise RequestError(f"{rule} in {table.path!r}")
+        return Rows(encode_sentences(table, tokenizer, how.max_length, lambda text, _: text, measured=False))
+    longest = min(how.max_length, head.longest or how.max_length, tokenizer.model_max_length)
+    return Rows(encode_sentences(table, tokenizer, longest, head.as_read, measured=name == "eval_data"))
+
+
 _CUTS: dict[str, Callable[[Table, Any, Any, Cut, str], Rows]] = {
     "text-classification": _classified,
     "token-classification": _tagged,
     "causal": _windows,
     "masked": _hidden,
     "question-answering": _answered,
+    "multiple-choice": _chosen,
+    "embedding": _embedded,
 }
-"""Task -> how its rows are cut. Models of other tasks take batches that the user makes."""
+"""Task -> how its rows are cut."""

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from niwaki.adapters import merge_, remove_masks_
-from niwaki.anatomy import is_language_model, supported_task
+from niwaki.anatomy import is_language_model, one_a_row
 from niwaki.checkpoint import new_parameters
 from niwaki.config import STAGES, DynamicSparsityTraining, Finetune, Recipe, Stage, Vocabulary
 from niwaki.evaluate.fidelity import fidelity
@@ -96,7 +96,7 @@ def fidelity_of(first: Work, last: Work, dense: PreTrainedModel, plain: PreTrain
     """
     if last.inputs.tokenizer is first.inputs.tokenizer:
         return fidelity(dense, plain, last.tests)
-    if supported_task(plain).labels != "row":
+    if not one_a_row(plain):
         return {}
     return fidelity(dense, plain, first.tests_in_order(dense), last.tests_in_order(plain))
 

@@ -77,13 +77,14 @@ def read_work(recipe: Recipe, quiet: bool) -> Work:
     task = task_to_be(recipe, train)
     if task.labels == "word":
         _check_apart(recipe, train, evaluation)
-    elif evaluation.labels is None:
+    with seeded(recipe.seed):  # Transformers draws a new task head from the global state
+        inputs = read_inputs(recipe, new_labels(recipe, train, task), quiet)
+    work = cut_rows(recipe, inputs, train, evaluation)
+    if not work.tests.labelled and task.labels != "word":
         if recipe.metric is not None:
             check_labelled(evaluation, "eval_data")
         say("validation: no labels, so fidelity to the dense model is all that is measured", quiet)
-    with seeded(recipe.seed):  # Transformers draws a new task head from the global state
-        inputs = read_inputs(recipe, new_labels(recipe, train, task), quiet)
-    return cut_rows(recipe, inputs, train, evaluation)
+    return work
 
 
 def cut_rows(recipe: Recipe, inputs: Inputs, train: Table, evaluation: Table) -> Work:

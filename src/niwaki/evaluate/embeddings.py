@@ -1,0 +1,78 @@
+"""How good the vectors of a sentence encoder are: on pairs with a score, and at finding what answers a query.
+
+Alike is what the cosine says, whatever the length of the vectors. Every query searches all second texts of the data,
+each of which counts once; it is answered by any of those that stand beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from niwaki.anatomy import predictions_of
+from niwaki.data import Batches, token_mask
+from niwaki.data.batches import ANSWER
+from niwaki.data.sentences import OfPair
+from niwaki.errors import RequestError
+from niwaki.evaluate.finite import check_finite
+from niwaki.evaluate.passes import outputs_over
+from niwaki.evaluate.rows import NUMBER_METRICS, correlations
+
+NEAREST = (1, 10)
+SEARCH_METRICS = (*(f"recall_at_{k}" for k in NEAREST), "mrr")
+EMBEDDING_METRICS = (*NUMBER_METRICS, *SEARCH_METRICS)
+
+
+@torch.inference_mode()
+def embeddings(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = False) -> dict[str, float]:
+    """`NUMBER_METRICS` of the cosine and the score, or `SEARCH_METRICS`, by what the pairs are.
+
+    Raises:
+        RequestError: batches that do not come from such pairs. WorkError: vectors that are not finite.
+    """
+    if not isinstance(batches, Batches) or not batches.rows or ANSWER not in batches.rows[0]:
+        raise RequestError("eval_data must be pairs, with a score or of queries and what they are to find")
+    found: list[Tensor] = []
+    with outputs_over(model, batches, progress) as pairs:
+        for batch, outputs in pairs:
+            keep = token_mask(batch).bool().to(next(model.parameters()).device)
+            vectors = predictions_of(model, outputs, keep).values.float().cpu()
+            check_finite(model, vectors)
+            found.append(F.normalize(vectors, dim=-1))
+    of: list[OfPair] = [row[ANSWER] for row in batches.rows]
+    vectors = torch.cat(found)
+    sides: list[dict[int, int]] = [{}, {}]
+    for index, text in enumerate(of):
+        sides[text.side][text.pair] = index
+    first, second = ([side[pair] for pair in sorted(side)] for side in sides)
+    if of[0].score is not None:
+        cosines = (vectors[first] * vectors[second]).sum(-1)
+        return correlations(cosines.numpy(), np.asarray([of[index].score for index in first]))
+    return _search(vectors, [of[index] for index in first], [of[index] for index in second], first, second)
+
+
+def _search(
+    vectors: Tensor, queries: list[OfPair], documents: list[OfPair], first: list[int], second: list[int]
+) -> dict[str, float]:
+    """Of every query the share of its documents among the k nearest, and 1 / the place of the nearest of its own."""
+    places = {document.text: index for document, index in zip(documents, second, strict=True)}
+    numbers = {text: number for number, text in enumerate(places)}
+    wanted: dict[str, set[int]] = {}
+    asked: dict[str, int] = {}
+    for query, document, index in zip(queries, documents, first, strict=True):
+        wanted.setdefault(query.text, set()).add(numbers[document.text])
+        asked[query.text] = index
+    corpus = vectors[list(places.values())]
+    sums = dict.fromkeys(SEARCH_METRICS, 0.0)
+    for text, index in asked.items():
+        order = torch.argsort(corpus @ vectors[index], descending=True, stable=True).tolist()
+        ranks = [rank for rank, number in enumerate(order, 1) if number in wanted[text]]
+        for k in NEAREST:
+            sums[f"recall_at_{k}"] += sum(rank <= k for rank in ranks) / len(ranks)
+        sums["mrr"] += 1 / ranks[0]
+    return {name: value / len(asked) for name, value in sums.items()}
