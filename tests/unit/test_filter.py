@@ -107,5 +107,52 @@ def test_scores_of_what_may_be_cut():
     asked = niwaki.LayerAdaptive(sparsity=0.5, weight_score="magnitude")
     found = niwaki.score(tiny(), data, asked, filter=lambda site: site.layer == 0 and site.kind == "ffn")
     assert set(found) == {"layer.0.up", "layer.0.down"}
-    with pytest.raises(niwaki.RequestError, match="filter must be given with Structured or LayerAdaptive"):
-        niwaki.prune_(tiny(), niwaki.DynamicSparsityTraining(sparsity=0.5), data, filter=lambda site: True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sparsity": 0.4},
+        {"sparsity": 0.4, "reallocation": "within"},
+        {"sparsity": 0.4, "pattern": "4x1"},
+        {"sparsity": 0.5, "pattern": "2:4", "schedule": "constant"},
+    ],
+    ids=["across", "within", "blocks", "n:m"],
+)
+@pytest.mark.parametrize("lora", [False, True])
+def test_masks_that_move_leave_what_is_spared(options, lora):
+    model = with_lora(tiny()) if lora else tiny()
+    linears = linears_of(model)
+    total = sum(linear.size for linear in linears)
+    share = sum(x.size for x in linears if x.site.kind == "ffn") / total if "pattern" in options else 1.0
+    asked = niwaki.DynamicSparsityTraining(**options, epochs=3, interval=1)
+    done = niwaki.prune_(model, asked, batches(), filter=lambda site: site.kind == "ffn")
+    wanted = 0.5 * share if ":" in options.get("pattern", "") else 0.4
+    assert done.requested == pytest.approx(wanted)
+    assert done.achieved == pytest.approx(wanted, abs=4 / total)
+    assert {site.name for site in done.layers} == {x.name for x in linears if x.site.kind == "ffn"}
+    for linear in linears:
+        assert (mask_of(linear.module) is None) == (linear.site.kind == "attention")
+
+
+def test_masks_that_move_count_the_zeros_that_stay():
+    model, data = tiny(), batches()
+    niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.3), data)
+    linears = [linear for linear in linears_of(model) if linear.site.kind == "attention"]
+    before = [torch.as_tensor(mask_of(linear.module)).clone() for linear in linears]
+    total = sum(linear.size for linear in linears_of(model))
+    asked = niwaki.DynamicSparsityTraining(sparsity=0.5, only="ffn", epochs=2, interval=2)
+    done = niwaki.prune_(model, asked, data)
+    assert done.achieved == pytest.approx(0.5, abs=1 / total)
+    zeros = sum(int((~torch.as_tensor(mask_of(linear.module))).sum()) for linear in linears_of(model))
+    assert zeros == round(0.5 * total)
+    for linear, mask in zip(linears, before, strict=True):
+        assert torch.equal(torch.as_tensor(mask_of(linear.module)), mask)
+
+
+def test_masks_that_move_cannot_take_what_is_not_there():
+    asked = niwaki.DynamicSparsityTraining(sparsity=0.8, only="ffn", epochs=3, interval=1)
+    with pytest.raises(niwaki.RequestError, match=r"sparsity must be 0 to 0\.\d+ with .*, got 0\.8"):
+        niwaki.prune_(tiny(), asked, batches())
+    with pytest.raises(niwaki.RequestError, match="keep_layers must be 0 to 2"):
+        niwaki.prune_(tiny(), niwaki.DynamicSparsityTraining(sparsity=0.5, keep_layers=(7,)), batches())

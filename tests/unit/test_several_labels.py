@@ -38,6 +38,29 @@ def test_names_numbers_and_marks(tmp_path, rows, wanted):
     assert several_ids(table(tmp_path, rows), IDS) == wanted
 
 
+def test_a_column_for_each_label(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_text("text,joy,love,anger\ngood,1,0,0\nbad,0,true,1\nfilm,0,0,0\n")
+    found = read_table(str(path), label_column="joy, love,anger")
+    assert found.several
+    assert several_ids(found, IDS) == [[1, 0, 0], [0, 1, 1], [0, 0, 0]]
+    assert several_names(found) == ["joy", "love", "anger"]
+    path.write_text("text,joy,love\ngood,1,0\nbad,2,1\n")
+    with pytest.raises(niwaki.RequestError, match=r"'joy' of .* must hold 0 or 1 in every row, got '2' in row 2"):
+        read_table(str(path), label_column="joy,love")
+    with pytest.raises(niwaki.RequestError, match="label_column must be among text, joy, love"):
+        read_table(str(path), label_column="joy,hate")
+
+
+def test_commas_between_names(tmp_path):
+    """In a column `labels` they make a list for a new head, elsewhere they may be part of a name."""
+    for column, several in (("labels", True), ("label", False)):
+        path = tmp_path / f"{column}.csv"
+        path.write_text(f'text,{column}\ngood,"joy, love"\nbad,anger\n')
+        assert read_table(str(path)).several is several
+    assert several_names(read_table(str(tmp_path / "labels.csv"))) == ["anger", "joy", "love"]
+
+
 def test_a_label_that_the_model_does_not_have(tmp_path):
     with pytest.raises(niwaki.RequestError, match=r"joy, love, anger, got 'fear'.*--label-names"):
         several_ids(table(tmp_path, [["joy"], ["fear"]]), IDS)

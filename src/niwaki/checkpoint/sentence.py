@@ -33,8 +33,8 @@ _MODES = {"mean": "mean_tokens", "cls": "cls_token"}
 class SentenceHead:
     """What a sentence encoder has beside its model: a `niwaki.anatomy.Pooling`, how texts are read, all its files.
 
-    `longest` is the number of tokens of a text that are kept, None where that is left to the tokenizer; `lower` says that
-    texts are put into lower case; `prompts` are what is put before texts, by name, of which `prompt` is the usual one.
+    `longest` is the number of tokens of a text that are kept, None where that is left to the tokenizer; `lower` says
+    that texts are put into lower case; `prompts` are what is put before texts, by name, of which `prompt` is the usual.
     """
 
     modules: tuple[nn.Module, ...]

@@ -17,6 +17,7 @@ from niwaki.config.fields import (
     option,
     required,
 )
+from niwaki.config.filter import Filter
 from niwaki.config.finetune import LORA_RANK
 from niwaki.config.layer_adaptive import SPARSITY_ALLOCATIONS
 from niwaki.config.patterns import NByM, Pattern, parse_pattern
@@ -32,7 +33,7 @@ TEACHERS = ("dense", "none")
 
 
 @dataclass(frozen=True)
-class DynamicSparsityConfig:
+class DynamicSparsityConfig(Filter):
     """Masks that move while training: what is small is dropped, what matters returns, exactly `sparsity` at the end.
 
     `warmup`, `reach` and `stop` are fractions of the training (up to 1) or numbers of optimizer steps (above 1). An
@@ -63,6 +64,7 @@ class DynamicSparsityConfig:
     seed: int = option(0, "Seed of everything that is drawn.")
 
     def __post_init__(self) -> None:
+        self.check_filter()
         check_sparsity(self)
         if not 0.0 <= self.start_sparsity <= self.sparsity:
             raise RequestError(f"start_sparsity must be in [0, {self.sparsity:g}], got {self.start_sparsity:g}")

@@ -9,9 +9,29 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
+
 from niwaki.data.labels import ids_of_lists, label_text
 from niwaki.data.table import Table
 from niwaki.errors import RequestError
+
+
+def labels_that_hold(frame: pd.DataFrame, columns: tuple[str, ...], shown: str) -> list[list[str]]:
+    """Of every row the names of those of these columns that hold 1.
+
+    Raises:
+        RequestError: a value that is neither 0 nor 1 (nor false or true).
+    """
+    held: list[list[str]] = [[] for _ in range(len(frame))]
+    for column in columns:
+        for number, value in enumerate(frame[column].tolist()):
+            text = label_text(value).lower()
+            if text not in ("0", "1", "0.0", "1.0", "false", "true"):
+                rule = f"label_column: {column!r} of {shown!r} must hold 0 or 1 in every row"
+                raise RequestError(f"{rule}, got {value!r} in row {number + 1}")
+            if text in ("1", "1.0", "true"):
+                held[number].append(column)
+    return held
 
 
 def several_names(table: Table) -> list[str]:

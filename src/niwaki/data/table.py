@@ -41,9 +41,14 @@ class Table:
 
     @property
     def several(self) -> bool:
-        """Whether several labels can hold of a row: some row's label is a list, or text with `|` between names."""
-        several = (isinstance(label, list) or (isinstance(label, str) and "|" in label) for label in self.labels or ())
-        return not self.tagged and self.ids is None and any(several)
+        """Whether several labels can hold of a row: some row's label is a list, or text with `|` between names.
+
+        In a column that is called `labels` commas stand between names, too.
+        """
+        marks = "|," if (self.label_column or "").lower() == "labels" else "|"
+        lists = (isinstance(label, list) for label in self.labels or ())
+        texts = (isinstance(label, str) and any(mark in label for mark in marks) for label in self.labels or ())
+        return not self.tagged and self.ids is None and (any(lists) or any(texts))
 
     def describe(self) -> dict[str, Any]:
         """The table as it stands in `result.json`."""

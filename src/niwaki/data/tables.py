@@ -17,6 +17,7 @@ from niwaki.data.delimited import read_delimited
 from niwaki.data.hub import name_classes_, read_hub
 from niwaki.data.objects import read_objects
 from niwaki.data.sentences import SEARCHES
+from niwaki.data.several import labels_that_hold
 from niwaki.data.squad import answered_table, is_answered, squad_rows
 from niwaki.data.table import Source, Table, as_list, is_several, recognised, seen
 from niwaki.data.text_files import read_lines, read_text
@@ -50,8 +51,9 @@ def read_table(
     """Read a local file, or a Hub data set named `owner/name` or `glue/task` (or a folder of one).
 
     Columns that are not named are recognised, whatever their case: pairs of texts first, then one text; `label`,
-    `labels`, `score`. `split` says what the data are for, `train` or `validation`; of a Hub data set that is the split
-    which is read, unless `hub_split` names another (see `niwaki.data.hub`), of its configuration `config`.
+    `labels`, `score`. A `label_column` with commas names several, a label each, that hold 0 or 1. `split` says what the
+    data are for, `train` or `validation`; of a Hub data set that is the split which is read, unless `hub_split` names
+    another (see `niwaki.data.hub`), of its configuration `config`.
 
     Raises:
         RequestError: no such file, an unknown suffix, a file that does not read, no rows, a column that is not there,
@@ -77,12 +79,18 @@ def read_table(
     if label is None:
         free = tuple(column for column in columns if column not in texts)
         (label,) = recognised([(name,) for name in LABEL_COLUMNS], free) or (None,)
-    for asked, name in [*(("text_columns", t) for t in texts), ("label_column", label)]:
-        if name is not None:
-            _check_column(frame, name, asked, shown, named)
+    several = () if label is None or label in columns else tuple(name.strip() for name in label.split(","))
+    several = several if len(several) > 1 else ()
+    for asked, names in (("text_columns", texts), ("label_column", several or (label,))):
+        for name in names:
+            if name is not None:
+                _check_column(frame, name, asked, shown, named)
     rows = [tuple(str(value) for value in row) for row in frame[list(texts)].itertuples(index=False)]
-    labels = raw_labels([as_list(value) for value in frame[label].tolist()], label) if label else None
-    classes = (read.classes or {}).get(label or "")
+    if several:
+        labels, classes = labels_that_hold(frame, several, shown), several
+    else:
+        labels = raw_labels([as_list(value) for value in frame[label].tolist()], label) if label else None
+        classes = (read.classes or {}).get(label or "")
     return Table(
         source, read.sha256, len(rows), tuple(texts), label, rows, labels, columns, read.dialect, read.split, classes
     )

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from niwaki.anatomy import evaluation_mode, longest_input, unwrap
+from niwaki.anatomy import evaluation_mode, longest_input, supported_task, unwrap
 from niwaki.errors import RequestError
 from niwaki.evaluate.plain import plain_model
 
@@ -87,7 +87,10 @@ def _synchronize(device: torch.device | str | None) -> None:
 
 
 def random_inputs(model: nn.Module, batch_size: int, length: int) -> dict[str, Tensor]:
-    """Random tokens `[batch_size, length]` of the model's vocabulary on its device, none of them padding."""
+    """Random tokens `[batch_size, length]` of the model's vocabulary on its device, none of them padding.
+
+    Of a model that chooses among texts they are `[batch_size, 1, length]`: a batch is of so many texts for it, too.
+    """
     longest = longest_input(model)
     if length > longest:
         raise RequestError(f"latency_length must be at most {longest}, the positions of the model, got {length}")
@@ -96,6 +99,8 @@ def random_inputs(model: nn.Module, batch_size: int, length: int) -> dict[str, T
     # The first ids are padding and other marks in most vocabularies.
     ids = torch.randint(min(5, vocabulary - 1), vocabulary, (batch_size, length), generator=generator)
     ids = ids.to(next(model.parameters()).device)
+    if supported_task(model).labels == "choice":
+        ids = ids[:, None]
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 

@@ -57,6 +57,11 @@ def classes(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool 
     }
 
 
+def choices(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = False) -> dict[str, float]:
+    """The share of the rows whose right text is the likeliest."""
+    return {"accuracy": classes(model, batches, progress)["accuracy"]}
+
+
 def several(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = False) -> dict[str, float]:
     """`SEVERAL_METRICS`, a label holding where its probability is above `THRESHOLD`; a label never met counts 0."""
     logits, labels = predictions(model, batches, progress)

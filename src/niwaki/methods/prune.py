@@ -62,9 +62,7 @@ def prune_(
 
 def _sparing(
     model: nn.Module, config: Structured | LayerAdaptive | DynamicSparsityTraining, keep: Callable[[Site], bool]
-) -> Structured | LayerAdaptive:
-    if isinstance(config, DynamicSparsityTraining):
-        raise RequestError("filter must be given with Structured or LayerAdaptive, got DynamicSparsityTraining")
+) -> Structured | LayerAdaptive | DynamicSparsityTraining:
     spared = tuple(site.name for site in sites_of(model) if not keep(site))
     return dataclasses.replace(config, spared=(*(config.spared or ()), *spared))
 

@@ -8,11 +8,11 @@ from niwaki.report.stages import stage_lines
 from niwaki.results import Result
 
 
-def model_card(result: Result) -> str:
-    """Markdown with the measured figures."""
+def model_card(result: Result, *, sentences: bool = False) -> str:
+    """Markdown with the measured figures; `sentences` says that the folder is one of Sentence Transformers."""
     pruning = stage_lines(result.stages)
     title = "# Pruned with Niwaki" if pruning else "# Fine-tuned with Niwaki"
-    lines = ["---", "library_name: transformers", "tags: [niwaki]", "---", "", title, ""]
+    lines = ["---", *(_SENTENCES if sentences else _PLAIN), "---", "", title, ""]
     for line in pruning:
         lines += [f"{line}.", ""]
     heads = "| | dense | pruned | change |" if pruning else "| | before | after | change |"
@@ -30,8 +30,23 @@ def model_card(result: Result) -> str:
             lines.append(f"| latency, {name} (ms) | {times} |")
     lines += [*_course(result), "", f"{provenance(result)}"]
     # Without Niwaki, uneven layers do not load and a base beside its adapter is not the model that was measured.
-    lines += ["", "```python", "import niwaki", "", 'model = niwaki.load("this folder")', "```", ""]
+    lines += ["", "```python", *(_ENCODE if sentences else _LOAD), "```", ""]
     return "\n".join(lines)
+
+
+_PLAIN = ("library_name: transformers", "tags: [niwaki]")
+_SENTENCES = (
+    "library_name: sentence-transformers",
+    "pipeline_tag: sentence-similarity",
+    "tags: [niwaki, sentence-transformers, sentence-similarity, feature-extraction]",
+)
+_LOAD = ("import niwaki", "", 'model = niwaki.load("this folder")')
+_ENCODE = (
+    "import niwaki",
+    "from sentence_transformers import SentenceTransformer",
+    "",
+    'vectors = SentenceTransformer("this folder").encode(["a text", "another"])',
+)
 
 
 def _course(result: Result) -> list[str]:

@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from niwaki.adapters import masks_of, merge_, remove_masks_
-from niwaki.anatomy import linears_of
+from niwaki.anatomy import linears_of, pooling_of
 from niwaki.checkpoint import weight_files, write_adapter, write_model
 from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import Recipe, recipe_to_dict, write_recipe
@@ -47,7 +47,8 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         result = _result(course, states, plain, kept, data | tasks.to_dict(), clock)
         write_recipe(recipe, folder / "recipe.yaml")
         write_result(result, folder / "result.json")
-        (folder / "README.md").write_text(model_card(result), encoding="utf-8")
+        card = model_card(result, sentences=pooling_of(plain) is not None)
+        (folder / "README.md").write_text(card, encoding="utf-8")
         (folder / "report.html").write_text(page([result]), encoding="utf-8")
     return result
 

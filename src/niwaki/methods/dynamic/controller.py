@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from niwaki.adapters import apply_mask_, check_adapters, dense_weight, lift_mask_, mask_of
 from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Profiles, check_budget, whole_blocks
-from niwaki.anatomy import BlockLinear, accepts_of, linears_of, weight_of
+from niwaki.anatomy import BlockLinear, accepts_of, check_filter, linears_of, weight_of
 from niwaki.config import DynamicSparsityConfig, LayerAdaptive
 from niwaki.data import checked_batches
 from niwaki.errors import RequestError, WorkError
@@ -43,6 +43,9 @@ class Controller:
     other from `start_sparsity` (or, for `constant`, from `sparsity`) of the smallest weights by `allocation`. `data`
     (batches) is looked at by allocations that need it; `scaler` is the GradScaler of the loop, if it has one.
 
+    What the filter of `config` spares is left alone: its weights, and masks that it holds. The sparsity is that of all
+    linears still.
+
     A model is moved by one controller: an earlier one whose training did not end is detached first.
 
     Raises:
@@ -63,14 +66,16 @@ class Controller:
     ) -> None:
         self.model = model
         self.config, self.pattern, self.optimizer = config, config.zero_pattern, bare(optimizer)
-        self.linears = {linear.name: linear for linear in linears_of(model)}
+        linears = linears_of(model)
+        self.linears = {linear.name: linear for linear in linears if config.may_cut(linear.site)}
         self.sizes = {name: linear.size for name, linear in self.linears.items()}
-        self.total = sum(self.sizes.values())
+        self.total = sum(linear.size for linear in linears)
         self.held = self._check(model)
-        start = 1 - sum(size(mask) for mask in self._whole(self.held).values()) / self.total if self.held else None
-        self.schedule = self._planned(steps, start)
+        spared = (mask_of(linear.module) for linear in linears if linear.name not in self.linears)
+        self.still = sum(mask.numel() - size(mask) for mask in spared if mask is not None)
+        self.schedule = self._planned(steps, self._held_sparsity() if self.held else None)
         batches = checked_batches(accepts_of(model), data, empty=True)
-        for mover in self._movers():
+        for mover in _movers(linears):
             mover.detach()
         self.profiles = self._profiles(model, batches)
         self.done = 0
@@ -121,8 +126,13 @@ class Controller:
 
     @property
     def zeros(self) -> int:
-        """Weights that are zero now."""
-        return self.total - sum(size(base.mask) for base in self.bases.values())
+        """Weights that are zero now, those of spared linears among them."""
+        return self.still + sum(base.mask.numel() - size(base.mask) for base in self.bases.values())
+
+    @property
+    def wanted(self) -> int:
+        """Weights that are zero at the end."""
+        return self._zeros()
 
     @property
     def final(self) -> bool:
@@ -130,8 +140,8 @@ class Controller:
         return self.done >= self.schedule.last
 
     def scheduled(self, step: int) -> int:
-        """Zeros after optimizer step `step`, whole blocks of them."""
-        return self._units_zero(self.schedule.sparsity(step)) * unit_size(self.pattern)
+        """Zeros after optimizer step `step`, whole blocks of them beside those of spared linears."""
+        return self._zeros(self.schedule.sparsity(step))
 
     def dense(self, name: str) -> Tensor:
         """The weight of a linear with the value that would return where it is zero, `[out, in]`."""
@@ -171,9 +181,8 @@ class Controller:
             RequestError: the controller was detached.
         """
         self.check_not_detached()
-        wanted = self._units_zero() * unit_size(self.pattern)
-        if self.zeros < wanted:
-            missing = wanted - self.zeros
+        if self.zeros < self.wanted:
+            missing = self.wanted - self.zeros
             warnings.warn(
                 f"training ended at step {self.done} of {self.schedule.steps}, before the sparsity "
                 f"{self.config.sparsity:g} was reached: {missing} weights were dropped untrained",
@@ -227,14 +236,10 @@ class Controller:
         for base in self.bases.values():
             vars(base).pop("mover", None)
 
-    def _movers(self) -> list[Controller]:
-        """The controllers that move masks of the model."""
-        found = (getattr(_base(linear), "mover", None) for linear in self.linears.values())
-        return list({id(mover): mover for mover in found if mover is not None}.values())
-
     def _check(self, model: nn.Module) -> Masks:
         """Refuse what cannot be done; the masks that the model holds, if any."""
         check_adapters(model)
+        check_filter(model, self.config)
         if not self.linears:
             raise RequestError("model must have linears: looked for query, key, value, output, up, down, found none")
         held: Masks = {}
@@ -253,6 +258,13 @@ class Controller:
             rule = "returns must be left out where no weight is trained itself (under LoRA each keeps its value)"
             raise RequestError(f"{rule}, got {self.config.returns!r}")
         return held
+
+    def _held_sparsity(self) -> float:
+        """The sparsity of the masks that the model came with, as the one that is asked counts it."""
+        zeros = sum(mask.numel() - size(mask) for mask in self.held.values())
+        if isinstance(self.pattern, NByM):
+            return zeros / sum(self.sizes.values())
+        return (zeros + self.still) / self.total
 
     def _planned(self, steps: int, start: float | None) -> Schedule:
         """The schedule, from the sparsity that the model holds, if it holds masks."""
@@ -280,11 +292,18 @@ class Controller:
         return to_units(mask.float(), self.pattern) > 0 if isinstance(self.pattern, Block) else mask
 
     def _units_zero(self, sparsity: float | None = None) -> int:
+        """Units to be zero in all linears that may be cut: what is zero in the others counts for the sparsity too."""
         sparsity = self.config.sparsity if sparsity is None else sparsity
-        return round(sparsity * self.total) // unit_size(self.pattern)
+        if isinstance(self.pattern, NByM):  # of every group alike
+            return round(sparsity * sum(self.sizes.values()))
+        return max(0, round(sparsity * self.total) - self.still) // unit_size(self.pattern)
+
+    def _zeros(self, sparsity: float | None = None) -> int:
+        """Weights to be zero in all."""
+        return self._units_zero(sparsity) * unit_size(self.pattern) + self.still
 
     def _kept(self, sparsity: float | None = None) -> int:
-        return self.total // unit_size(self.pattern) - self._units_zero(sparsity)
+        return sum(self.sizes.values()) // unit_size(self.pattern) - self._units_zero(sparsity)
 
     def _least(self, active: Masks) -> dict[str, int]:
         """Units that stay active in each linear at the least."""
@@ -300,18 +319,21 @@ class Controller:
             pattern=self.config.pattern,
             seed=self.config.seed,
             max_sparsity=None if isinstance(self.pattern, NByM) else self.config.highest,
+            keep_layers=self.config.keep_layers,
+            only=self.config.only,
+            spared=self.config.spared,
         )
         found = [profile_linears(model, rule, data)]
         if processes() > 1:
             dist.broadcast_object_list(found)
         if not isinstance(self.pattern, NByM):
-            check_budget(found[0], self._units_zero() * unit_size(self.pattern))
+            check_budget(found[0], self._zeros())
         return found[0]
 
     def _kept_each(self, sparsity: float) -> dict[str, int]:
         """Units active in each linear by the allocation."""
         unit = unit_size(self.pattern)
-        zeros = SPARSITY_ALLOCATORS[self.config.allocation](self.profiles, self._units_zero(sparsity) * unit, 1.0)
+        zeros = SPARSITY_ALLOCATORS[self.config.allocation](self.profiles, self._zeros(sparsity), 1.0)
         zeros = whole_blocks(zeros, unit, self.profiles) if unit > 1 else zeros
         return {name: (self.sizes[name] - zeros[name]) // unit for name in self.linears}
 
@@ -405,6 +427,12 @@ class Controller:
 def _base(linear: BlockLinear) -> MaskedLinear:
     """The linear itself, or the one that LoRA is around; it is masked once a mask was applied."""
     return cast(MaskedLinear, getattr(linear.module, "base_layer", linear.module))
+
+
+def _movers(linears: Iterable[BlockLinear]) -> list[Controller]:
+    """The controllers that move masks of these linears."""
+    found = (getattr(_base(linear), "mover", None) for linear in linears)
+    return list({id(mover): mover for mover in found if mover is not None}.values())
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, linears: list[BlockLinear]) -> None:

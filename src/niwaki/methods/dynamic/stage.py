@@ -15,6 +15,7 @@ from niwaki.adapters import check_model, check_trainable, merge_
 from niwaki.anatomy import accepts_of, evaluation_mode
 from niwaki.config import DynamicSparsityTraining
 from niwaki.data import checked_batches
+from niwaki.masks import NByM
 from niwaki.methods.dynamic.callback import schedule_table
 from niwaki.methods.dynamic.controller import Controller
 from niwaki.methods.dynamic.history import Update
@@ -131,7 +132,8 @@ def _result(controller: Controller, config: DynamicSparsityTraining, loss: float
     return StageResult(
         name="dynamic",
         kind="sparsity",
-        requested=config.sparsity,
+        # A pattern n:m is of what may be cut, any other sparsity of all linears.
+        requested=controller.wanted / controller.total if isinstance(controller.pattern, NByM) else config.sparsity,
         achieved=controller.zeros / controller.total,
         seconds=seconds,
         forward_passes=float(config.epochs) * (2 if config.teacher == "dense" else 1),
