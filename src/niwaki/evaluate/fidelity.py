@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from niwaki.anatomy import Predictions, evaluation_mode, predictions_of
+from niwaki.anatomy import Predictions, evaluation_mode, joined, predictions_of
 from niwaki.data import token_mask, without_labels
+from niwaki.data.batches import UNLABELLED
 from niwaki.errors import RequestError
 from niwaki.evaluate.finite import check_finite
 from niwaki.numerics.half import half_in_float32
@@ -57,9 +58,33 @@ def fidelity(
     return agreement | {"kl": max(0.0, apart / count)}
 
 
-def _predicted(model: nn.Module, batch: Batch) -> Predictions:
+@torch.inference_mode()
+def fidelity_of_words(
+    dense: nn.Module, pruned: nn.Module, batches: Iterable[Batch], pruned_batches: Iterable[Batch]
+) -> dict[str, float]:
+    """The same of two models that tag words and cut them into other pieces: where words have labels, in order.
+
+    Nothing where not all words have one in both.
+    """
+    found = []
+    with evaluation_mode(dense, pruned), half_in_float32(dense, pruned):
+        for model, data in ((dense, batches), (pruned, pruned_batches)):
+            parts = [_predicted(model, batch, batch["labels"] != UNLABELLED) for batch in data if "labels" in batch]
+            found.append(joined(parts) if parts else None)
+    theirs, ours = found
+    if theirs is None or ours is None or len(theirs.values) != len(ours.values):
+        return {}
+    return {
+        "agreement": float(ours.agrees_with(theirs).mean()),
+        "kl": max(0.0, float(ours.divergence_from(theirs).double().mean())),
+    }
+
+
+def _predicted(model: nn.Module, batch: Batch, keep: Tensor | None = None) -> Predictions:
+    """What a model says of a batch, of tokens where `keep` is True; by default of all real ones."""
     device = next(model.parameters()).device
     inputs = {name: value.to(device) for name, value in without_labels(batch).items()}
-    found = predictions_of(model, model(**inputs), token_mask(inputs).bool()).float()
+    keep = token_mask(inputs).bool() if keep is None else keep.to(device)
+    found = predictions_of(model, model(**inputs), keep).float()
     check_finite(model, found.values)
     return found

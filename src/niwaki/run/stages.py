@@ -17,10 +17,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from niwaki.adapters import merge_, remove_masks_
-from niwaki.anatomy import is_language_model, one_a_row
+from niwaki.anatomy import is_language_model, one_a_row, supported_task
 from niwaki.checkpoint import new_parameters
 from niwaki.config import STAGES, DynamicSparsityTraining, Finetune, Recipe, Stage, Vocabulary
-from niwaki.evaluate.fidelity import fidelity
+from niwaki.evaluate.fidelity import fidelity, fidelity_of_words
 from niwaki.evaluate.plain import plain_model
 from niwaki.methods.dynamic import train_dynamic, write_training
 from niwaki.methods.finetune import finetune
@@ -96,9 +96,10 @@ def fidelity_of(first: Work, last: Work, dense: PreTrainedModel, plain: PreTrain
     """
     if last.inputs.tokenizer is first.inputs.tokenizer:
         return fidelity(dense, plain, last.tests)
-    if not one_a_row(plain):
-        return {}
-    return fidelity(dense, plain, first.tests_in_order(dense), last.tests_in_order(plain))
+    tests = first.tests_in_order(dense), last.tests_in_order(plain)
+    if one_a_row(plain):
+        return fidelity(dense, plain, *tests)
+    return fidelity_of_words(dense, plain, *tests) if supported_task(plain).labels == "token" else {}
 
 
 def _do(work: Work, stage: Stage, folder: Path) -> tuple[Work, StageResult]:
