@@ -85,7 +85,7 @@ def test_metrics_that_cannot_be() -> None:
         quality(Fixed(2), TWO_CLASSES, "pearson")
     of_classes = {"accuracy", "f1", "matthews_correlation", "f1_micro", "f1_macro", "subset_accuracy"}
     others = {"pearson", "spearman", "precision", "recall", "token_accuracy", "exact_match"}
-    others |= {"pseudo_perplexity", "masked_accuracy"}
+    others |= {"pseudo_perplexity", "masked_accuracy", "recall_at_1", "recall_at_10", "mrr"}
     assert set(METRICS) == of_classes | others | set(LANGUAGE_METRICS)
 
 

@@ -38,9 +38,20 @@ def test_classes_that_cannot_be_chosen_have_none():
     torch.testing.assert_close(found, wanted, rtol=0, atol=0.02)
 
 
-@pytest.mark.parametrize("kind", ["labels", "vector"])
-def test_labels_and_parts_of_a_vector_stand_alone(kind):
-    torch.testing.assert_close(curvature(Predictions(kind, torch.randn(1, 3))), torch.eye(3), rtol=0, atol=0.05)
+def test_labels_stand_alone():
+    torch.testing.assert_close(curvature(Predictions("labels", torch.randn(1, 3))), torch.eye(3), rtol=0, atol=0.05)
+
+
+def test_a_vector_feels_what_turns_it():
+    """The curvature of 1 - cos at the vector itself, (I - u u^T) / |v|^2 u = v / |v|, which its length is no part of."""
+    v = torch.tensor([[2.0, -1.0, 2.0]])
+    u = v[0] / 3
+    wanted = (torch.eye(3) - torch.outer(u, u)) / 9
+    torch.testing.assert_close(curvature(Predictions("vector", v)), wanted, rtol=0, atol=0.01)
+    free = v[0].double().requires_grad_()
+    apart = lambda w: Predictions("vector", w[None]).divergence_from(Predictions("vector", v.double())).sum()  # noqa: E731
+    hessian = torch.autograd.functional.hessian(apart, free)
+    torch.testing.assert_close(hessian, wanted.double(), rtol=0, atol=1e-6)
 
 
 def test_divergences_by_hand():

@@ -58,7 +58,7 @@ def test_a_limit_takes_the_first_rows(tmp_path):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"query": "q", "choices": ["a", "b"], "gold": 2}, ["row 2", "0 to 1 or A to B", "2"]),
+        ({"query": "q", "choices": ["a", "b"], "gold": 2}, ["row 2", "0 to 1, A to B or one of the choices", "2"]),
         ({"query": "q", "choices": ["a", "b"], "gold": -1}, ["row 2", "-1"]),
         ({"query": "q", "choices": ["a", "b"], "gold": "C"}, ["row 2", "'C'"]),
         ({"query": "q", "choices": ["a", "b"], "gold": True}, ["row 2", "True"]),
