@@ -113,6 +113,10 @@ ROWS = (
 Types of one row are cut in the same way; that each of them is, the contract of masked and sliced says for all."""
 
 
+CUT = {"head_score": "random", "neuron_score": "random", "repair": "none"}
+"""Options of a structured pruning that looks at no statistics: for tests of what comes after it."""
+
+
 def auto_class(family: str) -> type:
     """What loads a model of this type: a language model where it can be one, a classifier where not."""
     return AutoModelForCausalLM if family in decoders() else AutoModelForSequenceClassification
@@ -152,7 +156,7 @@ def transposed(model: torch.nn.Module) -> bool:
 
 
 def batches(
-    count: int = 4, rows: int = 6, length: int = 12, labels: int = 3, seed: int = 1, family: str = "distilbert"
+    count: int = 2, rows: int = 6, length: int = 12, labels: int = 3, seed: int = 1, family: str = "distilbert"
 ) -> list[dict]:
     """Batches with real padding on the right, and labels; those of a language model are its next tokens."""
     generator = torch.Generator().manual_seed(seed)

@@ -119,7 +119,7 @@ def test_a_table_that_does_not_fit_is_refused(heads, tmp_path):
 
 @pytest.mark.parametrize(("head_score", "neuron_score"), list(zip(HEAD_SCORES, NEURON_SCORES, strict=True)))
 def test_every_score_prunes_to_the_budget(head_score, neuron_score):
-    model, data = with_lora(tiny("llama")), batches(count=4, family="llama")
+    model, data = with_lora(tiny("llama")), batches(family="llama")
     dense = count(model, 9.0)
     config = niwaki.Structured(params=0.6, head_score=head_score, neuron_score=neuron_score, head_unit="query-head")
     result = niwaki.prune_(model, config, data)
@@ -133,7 +133,7 @@ def test_every_score_prunes_to_the_budget(head_score, neuron_score):
 @pytest.mark.parametrize("options", [{"steps": 2}, {"drop_layers": 1}, {"min_heads": 0, "allocation": "uniform"}])
 @pytest.mark.parametrize("family", [family for family in GROUPED if family in ROWS])
 def test_every_family_is_pruned_and_repaired(family, options):
-    dense, data = tiny(family), batches(count=6, family=family)
+    dense, data = tiny(family), batches(count=3, family=family)
     distances = {}
     for repair in ("none", "least-squares"):
         model = copy.deepcopy(dense)
@@ -148,7 +148,7 @@ def test_every_family_is_pruned_and_repaired(family, options):
 
 
 def test_without_grouped_queries_it_changes_nothing():
-    data, found = batches(count=4), []
+    data, found = batches(), []
     for unit in ("group", "query-head"):
         model = tiny("bert")
         niwaki.prune_(model, niwaki.Structured(flops=0.6, head_unit=unit), data)

@@ -16,13 +16,13 @@ import niwaki
 from helpers_text import tiny_tokenizer
 from niwaki.anatomy import family_of
 from niwaki.checkpoint import load_tokenizer, new_parameters, shapes_of, write_adapter
-from tiny import auto_class, batches, configs, encoders, logits, tiny, with_lora
+from tiny import CUT, auto_class, batches, configs, encoders, logits, tiny, with_lora
 
 
 @pytest.mark.parametrize("family", configs())
 def test_save_and_load_are_bit_equal(family, tmp_path):
     model = tiny(family)
-    niwaki.prune_(model, niwaki.Structured(flops=0.7, steps=1), batches(family=family))
+    niwaki.prune_(model, niwaki.Structured(flops=0.7, **CUT), batches(family=family))
     niwaki.save(model, tmp_path / "a")
     loaded = niwaki.load(tmp_path / "a")
     stock = auto_class(family).from_pretrained(tmp_path / "a").eval()
@@ -36,18 +36,18 @@ def test_save_and_load_are_bit_equal(family, tmp_path):
 
 def test_a_reloaded_model_trains_and_is_pruned_again(tmp_path):
     model = tiny()
-    niwaki.prune_(model, niwaki.Structured(flops=0.8, steps=1), batches())
+    niwaki.prune_(model, niwaki.Structured(flops=0.8, **CUT), batches())
     niwaki.save(model, tmp_path / "a")
     loaded = niwaki.load(tmp_path / "a")
     loaded(**batches()[0]).loss.backward()
-    niwaki.prune_(loaded, niwaki.Structured(flops=0.7, steps=1), batches())
+    niwaki.prune_(loaded, niwaki.Structured(flops=0.7, **CUT), batches())
     niwaki.save(loaded, tmp_path / "b")
     assert torch.equal(logits(niwaki.load(tmp_path / "b"), batches()[0]), logits(loaded, batches()[0]))
 
 
 def test_an_even_cut_is_a_plain_config(tmp_path):
     model = tiny("mpnet")
-    niwaki.prune_(model, niwaki.Structured(flops=0.88, steps=1, allocation="uniform", round_to=16), batches())
+    niwaki.prune_(model, niwaki.Structured(flops=0.88, allocation="uniform", round_to=16, **CUT), batches())
     assert {layer["neurons"] for layer in shapes_of(model)} == {32}
     niwaki.save(model, tmp_path / "a")
     assert "niwaki" not in (tmp_path / "a" / "config.json").read_text()
@@ -56,7 +56,7 @@ def test_an_even_cut_is_a_plain_config(tmp_path):
 
 def test_adapter_round_trip_is_bit_equal_and_trains(tmp_path):
     model = with_lora(tiny())
-    niwaki.prune_(model, niwaki.Structured(flops=0.6, steps=1), batches())
+    niwaki.prune_(model, niwaki.Structured(flops=0.6, **CUT), batches())
     named = model.peft_config["default"].base_model_name_or_path
     write_adapter(model, tmp_path, tmp_path)
     assert model.peft_config["default"].base_model_name_or_path == named
@@ -115,7 +115,7 @@ def test_the_base_of_an_adapter_is_found(adapter, tmp_path, monkeypatch, named, 
 
 def test_a_pruned_base_and_its_adapter_move_together(tmp_path):
     model = with_lora(tiny())
-    niwaki.prune_(model, niwaki.Structured(flops=0.6, steps=1), batches())
+    niwaki.prune_(model, niwaki.Structured(flops=0.6, **CUT), batches())
     (tmp_path / "here").mkdir()
     write_adapter(model, tmp_path / "here", tmp_path / "here")
     (tmp_path / "here").rename(tmp_path / "there")
@@ -262,7 +262,7 @@ def test_a_missing_layer_is_not_filled_with_noise(tmp_path):
 @pytest.mark.parametrize("layers", [[], None, [{"heads": 9, "neurons": 3}] * 3, [{"neurons": 3}] * 3, ["no"] * 3])
 def test_a_wrong_table_of_shapes_is_refused(layers, tmp_path):
     model = tiny()
-    niwaki.prune_(model, niwaki.Structured(flops=0.7), batches())
+    niwaki.prune_(model, niwaki.Structured(flops=0.7, **CUT), batches())
     niwaki.save(model, tmp_path / "a")
     path = tmp_path / "a" / "config.json"
     config = json.loads(path.read_text())

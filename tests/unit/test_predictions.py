@@ -43,7 +43,7 @@ def test_labels_stand_alone():
 
 
 def test_a_vector_feels_what_turns_it():
-    """The curvature of 1 - cos at the vector itself, (I - u u^T) / |v|^2 u = v / |v|, which its length is no part of."""
+    """The curvature of 1 - cos at the vector itself, (I - u u^T) / |v|^2 with u = v / |v|."""
     v = torch.tensor([[2.0, -1.0, 2.0]])
     u = v[0] / 3
     wanted = (torch.eye(3) - torch.outer(u, u)) / 9

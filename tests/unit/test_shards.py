@@ -16,7 +16,7 @@ from niwaki import checkpoint
 from niwaki.adapters import masks_of
 from niwaki.checkpoint import INDEX, weight_files
 from niwaki.export import export_remote_code
-from tiny import batches, logits, tiny, with_lora
+from tiny import CUT, batches, logits, tiny, with_lora
 
 SMALL = "20KB"
 
@@ -25,7 +25,7 @@ SMALL = "20KB"
 def model(request):
     model = tiny("llama")
     if request.param == "uneven":
-        niwaki.prune_(model, niwaki.Structured(flops=0.6, min_heads=0), batches(family="llama", count=2))
+        niwaki.prune_(model, niwaki.Structured(flops=0.6, min_heads=0, **CUT), batches(family="llama", count=2))
     if request.param == "masked":
         config = niwaki.LayerAdaptive(sparsity=0.5, weight_score="magnitude", allocation="uniform", repair="none")
         niwaki.prune_(model, config, batches(family="llama", count=2))

@@ -14,14 +14,14 @@ import niwaki
 from niwaki.adapters import masks_of
 from niwaki.anatomy import linears_of
 from niwaki.checkpoint import write_adapter
-from tiny import ROWS, batches, logits, tiny, with_lora
+from tiny import CUT, ROWS, batches, logits, tiny, with_lora
 
 
 @pytest.fixture(params=["even", "uneven"])
 def sparse(request):
     model = with_lora(tiny())
     if request.param == "uneven":
-        niwaki.prune_(model, niwaki.Structured(flops=0.7), batches(count=2))
+        niwaki.prune_(model, niwaki.Structured(flops=0.7, **CUT), batches(count=2))
     niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.8), batches(count=2))
     return model
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from niwaki.adapters import merge_, remove_masks_
-from niwaki.anatomy import accepts_of, longest_input, one_a_row, supported_task
+from niwaki.anatomy import longest_input
 from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import DEFAULT_LENGTH, Evaluation
 from niwaki.data import Table, mean_length
 from niwaki.evaluate import check_metric, measures_of
-from niwaki.evaluate.fidelity import fidelity
 from niwaki.progress import library_manners, say
 from niwaki.report import page
 from niwaki.results import Result, write_result
 from niwaki.run.inputs import Inputs, check_labelled, check_out, read_data, read_inputs
+from niwaki.run.likeness import Side, likeness
 from niwaki.run.record import Clock, measure, time_in_turn
 from niwaki.run.tasks import check_asked, note_means, read_tasks
 
@@ -70,7 +69,7 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
             latency=latency,
             layers=[],
             warnings=[],
-            fidelity=_fidelity(other, inputs, other_rows, rows) if request.against else {},
+            fidelity=likeness(Side(dense, other, other_rows), Side(pruned, inputs, rows)) if request.against else {},
         )
         write_result(result, folder / "result.json")
         (folder / "report.html").write_text(page([result]), encoding="utf-8")
@@ -81,17 +80,3 @@ def _check_measured(table: Table, inputs: Inputs) -> None:
     """Refuse data that nothing is measured by."""
     measures_of(inputs.model)  # refuses a model that nothing can be measured of
     check_labelled(table, "eval_data")
-
-
-def _fidelity(dense: Inputs, pruned: Inputs, dense_rows: list[Any], pruned_rows: list[Any]) -> dict[str, float]:
-    """How alike two models are on the same data; nothing where their predictions are not of the same things."""
-    tasks = [supported_task(side.model) for side in (dense, pruned)]
-    outputs = [accepts_of(side.model) for side in (dense, pruned)]
-    whole = [one_a_row(side.model) for side in (dense, pruned)]
-    cut_alike = [row["input_ids"] for row in dense_rows] == [row["input_ids"] for row in pruned_rows]
-    same = tasks[0] is tasks[1] and outputs[0].classes == outputs[1].classes and whole[0] == whole[1]
-    if not dense_rows or not same or not (cut_alike or whole[0]):
-        return {}
-    theirs = dense.batches(dense_rows, sort_by_length=False)
-    ours = pruned.batches(pruned_rows, sort_by_length=False)
-    return fidelity(merge_(dense.model), merge_(pruned.model), theirs, ours)

@@ -19,8 +19,9 @@ from niwaki.results import Result, write_result
 from niwaki.run.checks import check_recipe
 from niwaki.run.inputs import check_out
 from niwaki.run.layers import layers_left
+from niwaki.run.likeness import Side, likeness
 from niwaki.run.record import Clock, time_in_turn
-from niwaki.run.stages import Course, fidelity_of, first_removing, measure_state, run_stages
+from niwaki.run.stages import Course, first_removing, measure_state, run_stages
 from niwaki.run.tasks import read_tasks
 from niwaki.run.work import read_work
 
@@ -78,7 +79,8 @@ def _result(
     before, after = dict(states[first_removing(recipe)]), dict(states[-1])
     latency = time_in_turn(dense, plain, max(1, round(course.work.length)), before, after)
     sizes = {linear.name: linear.size for linear in linears_of(dense)}
-    fidelity = fidelity_of(course.first, course.work, dense, plain)
+    first, last = course.first, course.work
+    found = likeness(Side(dense, first.inputs, first.test_rows), Side(plain, last.inputs, last.test_rows))
     return Result(
         run=clock.environment(recipe),
         recipe=recipe_to_dict(recipe),
@@ -92,5 +94,5 @@ def _result(
         latency=latency,
         layers=layers_left(course.stages, sizes, kept),
         warnings=[warning for stage in course.stages for warning in stage.warnings],
-        fidelity=fidelity,
+        fidelity=found,
     )

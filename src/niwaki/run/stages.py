@@ -17,10 +17,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from niwaki.adapters import merge_, remove_masks_
-from niwaki.anatomy import is_language_model, one_a_row, supported_task
+from niwaki.anatomy import is_language_model
 from niwaki.checkpoint import new_parameters
 from niwaki.config import STAGES, DynamicSparsityTraining, Finetune, Recipe, Stage, Vocabulary
-from niwaki.evaluate.fidelity import fidelity, fidelity_of_words
 from niwaki.evaluate.plain import plain_model
 from niwaki.methods.dynamic import train_dynamic, write_training
 from niwaki.methods.finetune import finetune
@@ -87,19 +86,6 @@ def measure_state(work: Work, plain: nn.Module, tasks: Tasks, number: int) -> di
     if new_parameters(work.model) and not trained:
         record["new_head"] = True
     return record
-
-
-def fidelity_of(first: Work, last: Work, dense: PreTrainedModel, plain: PreTrainedModel) -> dict[str, float]:
-    """How alike `dense` and the model that the stages left are, each on the evaluation data as its tokenizer cuts them.
-
-    Nothing where that makes other tokens of which something is predicted each.
-    """
-    if last.inputs.tokenizer is first.inputs.tokenizer:
-        return fidelity(dense, plain, last.tests)
-    tests = first.tests_in_order(dense), last.tests_in_order(plain)
-    if one_a_row(plain):
-        return fidelity(dense, plain, *tests)
-    return fidelity_of_words(dense, plain, *tests) if supported_task(plain).labels == "token" else {}
 
 
 def _do(work: Work, stage: Stage, folder: Path) -> tuple[Work, StageResult]:

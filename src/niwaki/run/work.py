@@ -32,6 +32,8 @@ class Work:
     training: Batches
     tests: Batches
     """All of the evaluation data."""
+    test_rows: list[dict[str, Any]]
+    """The same, row by row as they stand."""
     length: float
     """Mean number of real tokens of a calibration row as the first tokenizer cuts it: what FLOPs are counted at."""
 
@@ -54,11 +56,6 @@ class Work:
         inputs = dataclasses.replace(self.inputs, tokenizer=tokenizer, quiet=True, protocols={})
         cut = cut_rows(self.recipe, inputs, self.train, self.evaluation)
         return dataclasses.replace(cut, inputs=dataclasses.replace(inputs, quiet=self.quiet), length=self.length)
-
-    def tests_in_order(self, model: PreTrainedModel) -> Batches:
-        """All of the evaluation data for `model`, which has the tokenizer of this work, row by row as they stand."""
-        inputs = dataclasses.replace(self.inputs, model=model, quiet=True)
-        return inputs.batches(inputs.rows(self.evaluation, "validation"), sort_by_length=False)
 
     def described(self) -> dict[str, Any]:
         """The `data` of `result.json`."""
@@ -92,8 +89,18 @@ def cut_rows(recipe: Recipe, inputs: Inputs, train: Table, evaluation: Table) ->
     rows = inputs.rows(train, "train")
     calibration = list(inputs.batches(sample(rows, recipe.calibration_samples, recipe.seed)))
     training = inputs.batches(sample(rows, recipe.train_samples or len(rows), recipe.seed))
-    tests = inputs.batches(inputs.rows(evaluation, "validation"))
-    return Work(recipe, train, evaluation, inputs, calibration, training, tests, mean_length(calibration))
+    tests = inputs.rows(evaluation, "validation")
+    return Work(
+        recipe=recipe,
+        train=train,
+        evaluation=evaluation,
+        inputs=inputs,
+        calibration=calibration,
+        training=training,
+        tests=inputs.batches(tests),
+        test_rows=tests,
+        length=mean_length(calibration),
+    )
 
 
 def _check_apart(recipe: Recipe, train: Table, evaluation: Table) -> None:

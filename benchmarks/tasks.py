@@ -1,0 +1,85 @@
+"""What every task keeps of its quality, by budget, beside uniform widths, magnitude and uniform SparseGPT.
+
+    python benchmarks/tasks.py --name wnut17 --model TAGGER --train-data train.conll --eval-data dev.conll
+
+`--model` is what `niwaki finetune` made for the task, or a sentence encoder as it came, which sees sentences alone. The
+rows of all tasks go into one JSON; runs that it holds already are not done again. `fidelity` is that of the dense model
+on the evaluation data. With `--recover-epochs 1` what is left of `niwaki` at `--recovered` of the FLOPs is trained on
+all training rows, by the dense model's word, without labels.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import niwaki
+from common import arguments, environment, is_done, write
+from niwaki.adapters import merge_, remove_masks_
+from niwaki.anatomy import longest_input
+from niwaki.checkpoint import load_tokenizer
+from niwaki.data import Batches, read_table, sample
+from niwaki.evaluate import fidelity, quality
+from niwaki.run.rows import Cut, cut_table
+
+FLOPS: dict[str, dict[str, Any]] = {"niwaki": {}, "uniform widths": {"allocation": "uniform"}}
+SPARSITY: dict[str, dict[str, Any]] = {
+    "niwaki": {},
+    "magnitude": {"allocation": "uniform", "weight_score": "magnitude", "repair": "none"},
+    "uniform sparsegpt": {"allocation": "uniform", "weight_score": "sparsegpt", "repair": "none"},
+}
+SEEDLESS = ("magnitude",)
+"""Methods that draw nothing: one seed says all."""
+
+
+def main() -> None:
+    parser = arguments("tasks")
+    parser.add_argument("--name", required=True, help="what the task is called in the JSON")
+    parser.add_argument("--flops", type=float, nargs="*", default=[0.7, 0.5, 0.3])
+    parser.add_argument("--sparsity", type=float, nargs="*", default=[0.5, 0.7, 0.8])
+    parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--recover-epochs", type=int, default=0)
+    parser.add_argument("--recovered", type=float, nargs="*", default=[0.5], help="FLOPs at which that is done")
+    asked = parser.parse_args()
+    found = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.is_file() else {"tasks": {}}
+    task = found["tasks"].setdefault(asked.name, {"runs": []})
+    task |= {key: value for key, value in environment(asked).items() if key != "runs"}
+
+    dense, tokenizer = merge_(niwaki.load(asked.model)), load_tokenizer(asked.model, of_words=True)
+    how = Cut(min(asked.max_length, longest_input(dense)))
+    train = cut_table(read_table(asked.train_data), dense, tokenizer, how, "train").rows
+    rows = cut_table(read_table(asked.eval_data, split="validation"), dense, tokenizer, how, "validation").rows
+    tests = Batches(rows, tokenizer, 64)
+    task["dense"] = quality(dense, tests)
+    print(asked.name, "dense", json.dumps(task["dense"]), flush=True)
+
+    def measured(run: dict[str, Any], config: Any) -> None:
+        """One row of the table."""
+        if is_done(task, run) or (run["method"] in SEEDLESS and run["seed"] != asked.seeds[0]):
+            return
+        model = niwaki.load(asked.model)
+        calibration = list(Batches(sample(train, asked.rows, run["seed"]), tokenizer, 32))
+        training = Batches(train, tokenizer, 32) if run["recover_epochs"] else None
+        result = niwaki.prune_(model, config, calibration, training_data=training)
+        plain = merge_(model)
+        remove_masks_(plain)
+        row = {**run, "achieved": result.achieved, "quality": quality(plain, tests)}
+        row["fidelity"] = fidelity(dense, plain, tests)
+        task["runs"].append(row)
+        print(asked.name, json.dumps(row), flush=True)
+        write(asked.out, found)
+
+    for seed, epochs in itertools.product(asked.seeds, dict.fromkeys([0, asked.recover_epochs])):
+        for flops, (name, options) in itertools.product(asked.flops, FLOPS.items()):
+            if not epochs or (name == "niwaki" and flops in asked.recovered):
+                run = {"method": name, "flops": flops, "seed": seed, "recover_epochs": epochs}
+                measured(run, niwaki.Structured(flops=flops, recover_epochs=epochs, seed=seed, **options))
+        for sparsity, (name, options) in itertools.product(asked.sparsity if not epochs else [], SPARSITY.items()):
+            run = {"method": name, "sparsity": sparsity, "seed": seed, "recover_epochs": 0}
+            measured(run, niwaki.LayerAdaptive(sparsity=sparsity, seed=seed, **options))
+    write(asked.out, found)
+
+
+if __name__ == "__main__":
+    main()

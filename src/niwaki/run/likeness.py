@@ -1,0 +1,39 @@
+"""How alike a model is to the one it came from, on the evaluation data, each as its own tokenizer cuts them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from niwaki.anatomy import accepts_of, one_a_row, supported_task
+from niwaki.evaluate.fidelity import fidelity, fidelity_of_words
+from niwaki.run.inputs import Inputs
+
+
+@dataclass(frozen=True)
+class Side:
+    """A plain model, and the rows of the evaluation data as `inputs` cut them, in their order."""
+
+    model: nn.Module
+    inputs: Inputs
+    rows: list[dict[str, Any]]
+
+
+def likeness(dense: Side, pruned: Side) -> dict[str, float]:
+    """The `fidelity` of `result.json`; nothing where the two do not predict the same things of the same places.
+
+    Where texts were cut alike, all predictions are compared; else rows as wholes, or tags word by word.
+    """
+    task, other = (supported_task(side.model) for side in (dense, pruned))
+    classes, others = (accepts_of(side.model).classes for side in (dense, pruned))
+    whole, wholes = (one_a_row(side.model) for side in (dense, pruned))
+    if not dense.rows or task is not other or classes != others or whole != wholes:
+        return {}
+    if [row["input_ids"] for row in dense.rows] == [row["input_ids"] for row in pruned.rows]:
+        return fidelity(dense.model, pruned.model, pruned.inputs.batches(pruned.rows))
+    theirs, ours = (side.inputs.batches(side.rows, sort_by_length=False) for side in (dense, pruned))
+    if whole:
+        return fidelity(dense.model, pruned.model, theirs, ours)
+    return fidelity_of_words(dense.model, pruned.model, theirs, ours) if task.labels == "token" else {}
