@@ -74,6 +74,7 @@ MODELS = {
     "masked adapter": lambda: masked(True),
 }
 WORK = {
+    "niwaki.methods.finetune.task_loss, full": niwaki.Finetune(full=True),
     "niwaki.methods.finetune.task_loss": niwaki.Finetune(lora_rank=4),
     "niwaki.methods.dynamic.stage.task_loss": niwaki.DynamicSparsityTraining(**DYNAMIC, teacher="none", lora_rank=4),
     "niwaki.methods.dynamic.stage.distillation_loss": niwaki.DynamicSparsityTraining(**DYNAMIC, lora_rank=4),
@@ -85,6 +86,9 @@ WORK = {
 def test_an_interrupted_training_leaves_the_model_as_it_came_in(monkeypatch, model, loss):
     data = batches(family="llama" if model == "llama" else "distilbert")
     made, config = MODELS[model](), WORK[loss]
+    if isinstance(config, niwaki.Finetune) and config.full and "adapter" in model:
+        pytest.skip("of a model without an adapter")
+    loss = loss.partition(",")[0]
     for parameter in list(made.parameters())[::3]:
         parameter.requires_grad_(False)
     before, known = state(made), logits(made.eval(), data[0])

@@ -12,7 +12,7 @@ from peft import PeftModel
 
 import niwaki
 from niwaki.adapters import attach_lora
-from niwaki.errors import WorkError
+from niwaki.errors import RequestError, WorkError
 from niwaki.train.loop import task_loss, train_
 from niwaki.train.recover import distillation_loss
 from tiny import ROWS, batches, decoders, logits, tiny, with_lora
@@ -87,6 +87,29 @@ def test_finetuning_learns_and_is_repeatable(family):
         tuned.append(model)
         assert result.details["loss"] < 0.9 * first.details["loss"]
     assert torch.equal(logits(tuned[0], data[0]), logits(tuned[1], data[0]))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_all_weights_are_trained_where_that_is_asked(masked):
+    model, data = tiny(), batches()
+    if masked:
+        niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.5, weight_score="magnitude", repair="none"), data)
+    model.distilbert.embeddings.requires_grad_(False)
+    required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    tuned, done = niwaki.finetune(model, niwaki.Finetune(full=True, epochs=2), data)
+    assert tuned is model
+    assert done.details["loss"] > 0
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == required
+    for name, value in model.state_dict().items():
+        assert name.endswith("bits") or not torch.equal(value, before[name])
+        if masked and name.endswith("lin1.weight"):
+            assert torch.equal(value == 0, before[name] == 0)
+    assert niwaki.Finetune(full=True).rate < niwaki.Finetune().rate
+    with pytest.raises(RequestError, match="full must be asked of a model without an adapter"):
+        niwaki.finetune(with_lora(tiny()), niwaki.Finetune(full=True), data)
+    with pytest.raises(RequestError, match="lora_rank must not be given with full"):
+        niwaki.Finetune(full=True, lora_rank=4)
 
 
 def test_finetuning_goes_on_with_the_adapter_that_is_there():

@@ -70,16 +70,22 @@ def to_train_(model: nn.Module, rank: int, *, seed: int = 0) -> PeftModel:
     return tuned
 
 
-def check_trainable(model: nn.Module, rank: int | None = None) -> None:
+def check_trainable(model: nn.Module, rank: int | None = None, *, full: bool = False) -> None:
     """Refuse, before anything is changed, a model whose adapters, or new ones of this rank, cannot be trained.
+
+    With `full` it is all weights of a model without adapters.
 
     Raises:
         RequestError: the model has no units; what would be trained is in less than float32, where small steps round to
             nothing (new LoRA is in float32 whatever it adapts); an adapter that is merged, switched off or of another
-            rank than was asked, or that has nothing to train.
+            rank than was asked, or that has nothing to train; with `full`, an adapter.
     """
     check_units(model)
-    if isinstance(model, PeftModel):
+    if full:
+        if isinstance(model, PeftModel):
+            raise RequestError("full must be asked of a model without an adapter, got one with; merge it first")
+        trained = dict(model.named_parameters())
+    elif isinstance(model, PeftModel):
         trained = _owned(model)
         _check_adapter_state(model, rank, trained)
     else:

@@ -4,22 +4,39 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from niwaki.config.fields import check_above_zero, check_at_least, check_seed, option
+from niwaki.config.fields import check_above_zero, check_at_least, check_seed, check_unused, option
 
 LORA_RANK = 16
 """Rank of new LoRA where none is asked."""
 
 
+RATE, FULL_RATE = 1e-3, 1e-4
+"""Peak learning rates of LoRA and of all weights where none is asked."""
+
+
 @dataclass(frozen=True)
 class Finetune:
-    """Train LoRA on all linears of the blocks, and the task head; an adapter that is there already is trained on."""
+    """Train the task head and LoRA on all linears of the blocks (an adapter that is there is trained on), or `full`."""
 
     epochs: int = option(1, "Times that the training data are gone through.")
+    full: bool = option(False, "Train all weights in place of LoRA.")
     lora_rank: int = option(LORA_RANK, "Rank of the LoRA factors, whose scale is 2 (lora_alpha = 2 x rank).")
-    learning_rate: float = option(1e-3, "Peak learning rate (AdamW, a tenth of warm-up, then linear to 0).")
+    learning_rate: float | None = option(
+        None,
+        f"Peak learning rate (AdamW, a tenth of warm-up, then linear to 0); {RATE:g} by default, {FULL_RATE:g} of all "
+        "weights.",
+    )
     seed: int = option(0, "Seed of everything that is drawn.")
 
     def __post_init__(self) -> None:
         check_at_least(self, 1, "epochs", "lora_rank")
-        check_above_zero(self, "learning_rate")
+        if self.learning_rate is not None:
+            check_above_zero(self, "learning_rate")
+        if self.full:
+            check_unused(self, "full", "lora_rank")
         check_seed(self)
+
+    @property
+    def rate(self) -> float:
+        """The peak learning rate."""
+        return self.learning_rate or (FULL_RATE if self.full else RATE)

@@ -1,12 +1,14 @@
-"""Fine-tuning with LoRA: what makes the models that Niwaki prunes."""
+"""Fine-tuning, with LoRA or of all weights: what makes the models that Niwaki prunes."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from typing import cast
 
 from peft import PeftModel
 from torch import nn
+from transformers import PreTrainedModel
 
 from niwaki.adapters import check_model, check_trainable
 from niwaki.config import Finetune
@@ -15,16 +17,17 @@ from niwaki.observe import Batch
 from niwaki.results import StageResult
 from niwaki.train.data import training_data
 from niwaki.train.loop import task_loss, train_
-from niwaki.train.undo import adapters_in_training_
+from niwaki.train.undo import adapters_in_training_, weights_in_training_
 
 
 def finetune(
     model: nn.Module, config: Finetune, data: Iterable[Batch], *, progress: bool = False
-) -> tuple[PeftModel, StageResult]:
+) -> tuple[PreTrainedModel | PeftModel, StageResult]:
     """Train LoRA and the task head on `data` (batches with `labels`); returns the `PeftModel` and what was done.
 
-    A plain model gets a new adapter around it; a `PeftModel` trains on the adapters it has. It is in evaluation mode
-    afterwards. A training that fails or is interrupted leaves `model` as it came in.
+    A plain model gets a new adapter around it; a `PeftModel` trains on the adapters it has. With `full` all weights of
+    a plain model are trained, in place, and it is what is returned. It is in evaluation mode afterwards. A training
+    that fails or is interrupted leaves `model` as it came in. Zeros of a model that holds masks stay.
 
     Raises:
         RequestError: before anything is changed: the model is not supported or cannot be trained, or `data` are not
@@ -32,22 +35,26 @@ def finetune(
     """
     started = time.perf_counter()
     check_model(model)
-    check_trainable(model, config.lora_rank)
+    check_trainable(model, config.lora_rank, full=config.full)
     with seeded(config.seed):
         batches = training_data(model, data, labels=True)
-        with adapters_in_training_(model, config.lora_rank, seed=config.seed) as tuned:
+        if config.full:
+            prepared = weights_in_training_(model)
+        else:
+            prepared = adapters_in_training_(model, config.lora_rank, seed=config.seed)
+        with prepared as tuned:
             tuned.train()
             loss = train_(
                 tuned,
                 batches,
                 task_loss,
                 epochs=config.epochs,
-                learning_rate=config.learning_rate,
+                learning_rate=config.rate,
                 seed=config.seed,
                 progress=progress,
             )
             tuned.eval()
-    return tuned, StageResult(
+    return cast("PreTrainedModel | PeftModel", tuned), StageResult(
         name="finetune",
         kind="params",
         requested=1.0,

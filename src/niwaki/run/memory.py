@@ -83,7 +83,8 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch]) -> int:
             # Masked weights, gradients, saliency and its uncertainty in float32; four masks.
             return weights + (4 * 4 + 4) * single + factors + 2 * backward_bytes(model, data)
         case Finetune():
-            return factors + backward_bytes(model, data)
+            # Of all weights: gradients, two moments, and the values to go back to.
+            return (4 * weights if stage.full else factors) + backward_bytes(model, data)
         case _:
             return weights
 

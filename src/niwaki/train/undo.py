@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from peft import PeftModel
 from torch import nn
 
 from niwaki.adapters import to_train_
 
+Trained = TypeVar("Trained", bound=nn.Module)
+
 
 @contextmanager
 def adapters_in_training_(model: nn.Module, rank: int, *, seed: int) -> Iterator[PeftModel]:
-    """The `PeftModel` to train (see `to_train_`); if the body raises, `model` is put back as it came in.
+    """The `PeftModel` to train (see `to_train_`); if the body raises, `model` is put back as it came in."""
+    with _put_back_on_failure_(model, lambda: to_train_(model, rank, seed=seed)) as tuned:
+        yield tuned
+
+
+@contextmanager
+def weights_in_training_(model: nn.Module) -> Iterator[nn.Module]:
+    """`model`, all of whose parameters are trained; if the body raises, it is put back as it came in."""
+    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    with _put_back_on_failure_(model, lambda: model.requires_grad_(True)) as tuned:
+        yield tuned
+    for parameter, needed in required:
+        parameter.requires_grad_(needed)
+
+
+@contextmanager
+def _put_back_on_failure_(model: nn.Module, prepare: Callable[[], Trained]) -> Iterator[Trained]:
+    """What `prepare` makes of `model` to train; if that or the body raises, the model is put back.
 
     Put back are its modules and their types, so that new LoRA and masks are gone; values and gradients of what is
     trained; hooks, buffers, modes and which parameters require gradients.
@@ -24,7 +43,7 @@ def adapters_in_training_(model: nn.Module, rank: int, *, seed: int) -> Iterator
     required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     values = []
     try:
-        tuned = to_train_(model, rank, seed=seed)
+        tuned = prepare()
         values = [(p, p.detach().clone()) for p, _ in required if p.requires_grad]
         yield tuned
     except BaseException:
