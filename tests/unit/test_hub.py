@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from fnmatch import fnmatch
 from pathlib import Path
@@ -11,14 +12,15 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import PeftModel
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 import niwaki
 import niwaki.checkpoint.hub
 from helpers_text import tiny_tokenizer
 from niwaki.adapters import masks_of
-from niwaki.checkpoint import load_tokenizer, write_adapter
-from tiny import batches, logits, tiny, with_lora
+from niwaki.anatomy import pooling_of
+from niwaki.checkpoint import SentenceHead, load_tokenizer, plain_pooling, write_adapter
+from tiny import batches, configs, logits, tiny, with_lora
 
 COMMIT = "0" * 40
 BATCH = batches(count=1)[0]
@@ -127,3 +129,29 @@ def test_a_plain_model_needs_nothing_beside_it(cache, tmp_path):
 def test_what_is_not_there_is_said_in_one_line(cache):
     with pytest.raises(niwaki.RequestError, match="must be a folder, or a Hub model"):
         niwaki.load("someone/nothing")
+
+
+@pytest.mark.parametrize("inside", ["", "0_Transformer"])
+def test_a_sentence_encoder_by_its_id(cache, tmp_path, inside):
+    """With all modules that lie beside the model, also where that has a folder of its own."""
+    torch.manual_seed(0)
+    folder = tmp_path / "encoder"
+    AutoModel.from_config(configs()["bert"]).save_pretrained(folder / inside)
+    tiny_tokenizer().save_pretrained(folder / inside)
+    plain_pooling("cls", 32, 20).write(folder)
+    if inside:
+        modules = json.loads((folder / "modules.json").read_text())
+        modules[0]["path"] = inside
+        (folder / "modules.json").write_text(json.dumps(modules))
+        shutil.move(folder / "sentence_bert_config.json", folder / inside)
+    cache(folder, "someone/encoder")
+    model = niwaki.load("someone/encoder")
+    head = pooling_of(model)
+    assert isinstance(head, SentenceHead)
+    assert head.longest == 20
+    assert set(head.files) == {"modules.json", "sentence_bert_config.json", "1_Pooling/config.json"}
+    with torch.no_grad():
+        states = model(**{key: BATCH[key] for key in ("input_ids", "attention_mask")}).last_hidden_state
+    assert torch.equal(head(states, BATCH["attention_mask"].bool()), states[:, 0])
+    if inside:
+        assert len(load_tokenizer("someone/encoder")) == len(tiny_tokenizer())

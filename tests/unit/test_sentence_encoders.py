@@ -182,6 +182,14 @@ def test_weights_that_are_not_safe(place, tmp_path):
         niwaki.load(tmp_path / "bad")
 
 
+def test_prompts_that_are_not_pooled(place, tmp_path):
+    shutil.copytree(place / "encoder", tmp_path / "bad")
+    path = tmp_path / "bad" / "1_Pooling" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "include_prompt": False}))
+    with pytest.raises(RequestError, match="must pool its prompts like its texts"):
+        niwaki.load(tmp_path / "bad")
+
+
 def test_a_first_module_that_is_no_transformer(place, tmp_path):
     shutil.copytree(place / "encoder", tmp_path / "bad")
     path = tmp_path / "bad" / "modules.json"

@@ -56,7 +56,7 @@ class SentenceHead:
         """A text as the model is to see it, with the prompt of its `role` (`query`, `document`) or the usual one."""
         named = {"query": ("query",), "document": _DOCUMENTS}.get(role or "", ())
         name = next((name for name in named if name in self.prompts), self.prompt)
-        text = f"{self.prompts[name] if name else ''}{text}"
+        text = f"{self.prompts.get(name or '', '')}{text}"
         return text.lower() if self.lower else text
 
     def write(self, folder: Path) -> None:
@@ -98,6 +98,8 @@ def read_sentence_head(folder: Path) -> SentenceHead | None:
     how = _json(reading) if reading else {}
     loaded = tuple(_load(folder, entry) for entry in listed[1:])
     prompts = of_texts.get("prompts") or {}
+    if any(prompts.values()) and not all(getattr(module, "include_prompt", True) for module in loaded):
+        raise RequestError(f"model must pool its prompts like its texts, got {str(folder)!r} that leaves them out")
     return SentenceHead(
         loaded, how.get("max_seq_length"), bool(how.get("do_lower_case")), prompts,
         of_texts.get("default_prompt_name"), files,
