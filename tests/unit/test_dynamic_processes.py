@@ -25,7 +25,7 @@ def train(rank, world, lora):
     options |= {"allocation": "erk", "start_sparsity": 0.1}
     controller = niwaki.DynamicSparsity(**options).attach(model, optimizer, STEPS)
     for step in range(STEPS):
-        batch = {key: value[rank::world] for key, value in batches()[step % 4].items()}
+        batch = {key: value[rank::world] for key, value in batches(4)[step % 4].items()}
         wrapped(**batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()

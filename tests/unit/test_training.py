@@ -23,7 +23,7 @@ from tiny import ROWS, batches, decoders, logits, tiny, with_lora
 def test_recovery_moves_towards_the_dense_model(lora, labels):
     dense = tiny(labels=labels)
     dense = with_lora(dense) if lora else dense
-    data = [{k: v for k, v in batch.items() if k != "labels"} for batch in batches(count=8)]
+    data = [{k: v for k, v in batch.items() if k != "labels"} for batch in batches(count=4)]
     found = {}
     for epochs in (0, 10):
         model = copy.deepcopy(dense)
@@ -83,7 +83,7 @@ def test_finetuning_learns_and_is_repeatable(family):
     first = niwaki.finetune(tiny(family), niwaki.Finetune(learning_rate=3e-3), data)[1]
     tuned = []
     for _ in range(2):
-        model, result = niwaki.finetune(tiny(family), niwaki.Finetune(epochs=12, learning_rate=6e-3), data)
+        model, result = niwaki.finetune(tiny(family), niwaki.Finetune(epochs=8, learning_rate=6e-3), data)
         tuned.append(model)
         assert result.details["loss"] < 0.9 * first.details["loss"]
     assert torch.equal(logits(tuned[0], data[0]), logits(tuned[1], data[0]))
@@ -152,7 +152,7 @@ def test_the_step_is_counted_whether_or_not_it_is_shown(progress, capsys):
         return task_loss(model, batch) * next(losses)
 
     with pytest.raises(WorkError, match="step 3"):
-        train_(tiny(), batches(), loss, epochs=1, learning_rate=1e-6, seed=0, progress=progress)
+        train_(tiny(), batches(4), loss, epochs=1, learning_rate=1e-6, seed=0, progress=progress)
 
 
 def test_the_global_random_state_is_left_alone():
