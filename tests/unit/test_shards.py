@@ -67,6 +67,7 @@ def test_an_adapter_on_a_base_in_shards(tmp_path):
     assert torch.equal(logits(again, batches()[0]), logits(tuned, batches()[0]))
 
 
+@pytest.mark.parametrize("model", ["uneven"], indirect=True)  # a process of its own: once
 def test_remote_code_in_shards(model, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint.write_model, "__defaults__", (None, False, SMALL))
     export_remote_code(model, tmp_path / "out")
