@@ -6,16 +6,18 @@ import copy
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers.pytorch_utils import Conv1D
 
 import niwaki
 from helpers_tasks import OTHERS, batches_of, model_of, said
 from niwaki.adapters import attach_lora, merge_
 from niwaki.anatomy import sites_of
+from niwaki.checkpoint import write_adapter
 from niwaki.data import without_labels
 from niwaki.evaluate import fidelity
 from niwaki.surgery import cut_
-from tiny import ROWS, configs
+from tiny import CUT, ROWS, configs
 
 PAIRS = [
     pytest.param(task, family, id=f"{task.name}-{family}")
@@ -84,6 +86,39 @@ def test_adapters_of_the_task(task):
         niwaki.prune_(model, niwaki.DynamicSparsityTraining(sparsity=0.5, epochs=2, interval=1), data)
     before = said(model, data[0])
     torch.testing.assert_close(said(merge_(copy.deepcopy(model)), data[0]), before, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("typed", [True, False])
+@pytest.mark.parametrize("task", OTHERS, ids=lambda task: task.name)
+def test_what_an_adapter_brings_beside_its_factors(task, typed, tmp_path):
+    """A head that it saves and tokens that it trains, through loading, pruning, merging and keeping it apart."""
+    torch.manual_seed(0)
+    base, batch = model_of(task, "bert"), batches_of(task, 1)[0]
+    base.save_pretrained(tmp_path / "base")
+    words = task.name == "masked"  # its head is tied to the embeddings
+    heads = [] if words else [name for name, _ in base.named_children() if name in ("classifier", "qa_outputs")]
+    config = LoraConfig(
+        task_type=task.peft if typed else None,
+        r=4,
+        target_modules=["query", "value"],
+        modules_to_save=heads or None,
+        trainable_token_indices=None if words else [7, 8, 9],
+    )
+    tuned = get_peft_model(base, config).eval()
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    tuned.save_pretrained(str(tmp_path / "adapter"))
+    model = niwaki.load(tmp_path / "adapter", base_model=str(tmp_path / "base"))
+    assert type(model.get_base_model()) is type(base)
+    torch.testing.assert_close(said(model, batch), said(tuned, batch), rtol=0, atol=1e-5)
+    niwaki.prune_(model, niwaki.Structured(flops=0.8, **CUT), [batch])
+    before = said(model, batch)
+    write_adapter(model, tmp_path / "kept", tmp_path / "kept")
+    torch.testing.assert_close(said(niwaki.load(tmp_path / "kept"), batch), before, rtol=0, atol=1e-5)
+    niwaki.save(model, tmp_path / "merged")
+    torch.testing.assert_close(said(niwaki.load(tmp_path / "merged"), batch), before, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("task", OTHERS, ids=lambda task: task.name)

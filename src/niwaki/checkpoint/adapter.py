@@ -52,16 +52,18 @@ def adapter_config(folder: Path) -> PeftConfig:
 def adapter_head(folder: Path, base: str) -> Head:
     """What the base of an adapter is to be loaded as.
 
-    The adapter's `task_type` decides; without one, whether it brings a classifier's head. The number of labels is that
-    of the rows of the layer that gives the logits.
+    The adapter's `task_type` decides; without one, the head of the base, or whether it brings a classifier's. The
+    number of labels is that of the rows of the layer that gives the logits.
 
     Raises:
         RequestError: see `adapter_config`; an adapter for another task, or that does not fit the head of its base.
     """
     name, config = str(folder), adapter_config(folder)
     task = _task_of_adapter(name, config)
+    of_base = task_of_config(base, read_config(base))
     if task is None or not task.pretraining:
-        brought = task or CLASSIFIER
+        # Without a task_type, a head is that of the base where it has one; else of a classifier, as most are.
+        brought = task or (CLASSIFIER if of_base.pretraining else of_base)
         labels = _labels(base, tensor_shapes_in(folder / _WEIGHTS), brought)
         if labels is not None:
             same = read_config(base).num_labels == labels
@@ -69,7 +71,6 @@ def adapter_head(folder: Path, base: str) -> Head:
             return Head(brought, options, replaces=True)
     if task is BODY:
         return Head(BODY, replaces=True)
-    of_base = task_of_config(base, read_config(base))
     head = own_head(base)
     if task is not None and head.task is not task:
         rule = f"base_model must have a head of the adapter's task_type {task.peft}, which {name!r} does not bring"
