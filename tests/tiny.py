@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
@@ -123,7 +126,15 @@ def auto_class(family: str) -> type:
 
 
 def tiny(family: str = "distilbert", labels: int = 3, seed: int = 0) -> PreTrainedModel:
-    """A random model whose weights (biases too) are large enough that every unit matters."""
+    """A random model whose weights (biases too) are large enough that every unit matters; the global seed is `seed`."""
+    model = copy.deepcopy(_drawn(family, labels, seed))
+    torch.manual_seed(seed)
+    return model
+
+
+@functools.cache
+def _drawn(family: str, labels: int, seed: int) -> PreTrainedModel:
+    """The model of `tiny`, to be copied: drawing one takes much longer."""
     torch.manual_seed(seed)
     config = configs()[family]
     if family not in decoders():
