@@ -126,15 +126,15 @@ def auto_class(family: str) -> type:
 
 
 def tiny(family: str = "distilbert", labels: int = 3, seed: int = 0) -> PreTrainedModel:
-    """A random model whose weights (biases too) are large enough that every unit matters; the global seed is `seed`."""
-    model = copy.deepcopy(_drawn(family, labels, seed))
-    torch.manual_seed(seed)
-    return model
+    """A random model whose weights (biases too) are large enough that every unit matters; later draws go on from it."""
+    model, state = _drawn(family, labels, seed)
+    torch.set_rng_state(state)
+    return copy.deepcopy(model)
 
 
 @functools.cache
-def _drawn(family: str, labels: int, seed: int) -> PreTrainedModel:
-    """The model of `tiny`, to be copied: drawing one takes much longer."""
+def _drawn(family: str, labels: int, seed: int) -> tuple[PreTrainedModel, torch.Tensor]:
+    """The model of `tiny`, to be copied (drawing one takes much longer), and the global random state after it."""
     torch.manual_seed(seed)
     config = configs()[family]
     if family not in decoders():
@@ -144,7 +144,7 @@ def _drawn(family: str, labels: int, seed: int) -> PreTrainedModel:
         for name, parameter in model.named_parameters():
             if "norm" not in name.lower() and "ln_" not in name:
                 parameter.normal_(0, 0.15)
-    return model.eval()
+    return model.eval(), torch.get_rng_state()
 
 
 def with_lora(model: PreTrainedModel, **options: object) -> PeftModel:

@@ -129,8 +129,8 @@ def test_a_model_with_empty_sites_goes_on(family, lora):
     before = _distance(model, dense, family)
     for method in ("bias", "least-squares") if bias_of(sites[0].output) is not None else ("least-squares",):
         refit_(model, dense, batches(count=8, family=family), plan, method)
-        # Biases bring the states nearer, which with so few tokens may cost the logits a little.
-        assert _distance(model, dense, family) < before * (1.1 if method == "bias" else 1.0)
+        before, last = _distance(model, dense, family), before
+        assert before < last
     bounds = {site.name: Bounds.linear(1.0, site.units, site.units if site.fixed else 0) for site in sites}
     cut_(model, ALLOCATORS["global"](scores, bounds, sum(site.units for site in sites) - 30.0))
     assert sum(site.units for site in sites_of(model)) == sum(site.units for site in sites) - 30

@@ -152,6 +152,7 @@ def test_choices_from_files(place, command):
         (["eval"], {"model": "encoder", "data": "choices.jsonl"}, "got prompts with choices"),
         (["prune", "structured"], {"model": "BertModel", "flops": "0.5"}, "finetune first: train a head on them"),
         (["finetune"], {"model": "encoder", "data": "txt"}, "train_data must have labels"),
+        (["finetune"], {"model": "encoder", "data": "jsonl"}, "train_data must have labels"),
     ],
 )  # fmt: skip
 def test_what_contradicts_is_one_line(place, command, words, options, said):

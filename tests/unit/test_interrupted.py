@@ -171,7 +171,7 @@ def test_what_cannot_be_trained_is_refused_before_anything_changes(made, words):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"interval": 1000}, "steps are needed, got 4"),
+        ({"interval": 1000}, "steps are needed, got 8"),
         ({"pattern": "3x1"}, "pattern 3x1 must divide"),
         ({"sparsity": 0.2}, "sparsity must be at least the 0.3000 the model holds, got 0.2"),
         ({"lora_rank": 5}, r"lora_rank must be left out .* \(of rank 4\), got 5"),
@@ -181,7 +181,7 @@ def test_a_schedule_that_cannot_be_kept_is_refused_before_anything_changes(optio
     model = masked(True)
     before = state(model)
     with pytest.raises(niwaki.RequestError, match=words):
-        niwaki.prune_(model, niwaki.DynamicSparsityTraining(**{**DYNAMIC, **options}), batches())
+        niwaki.prune_(model, niwaki.DynamicSparsityTraining(**{**DYNAMIC, **options}), batches(4))
     assert_same(state(model), before)
 
 
@@ -307,9 +307,9 @@ def test_a_resume_that_is_refused_leaves_the_model_without_masks(tmp_path):
 def test_all_that_an_adapter_owns_is_trained_and_put_back(monkeypatch, options, part):
     model = with_lora(tiny(), **options)
     before = state(model)
-    monkeypatch.setattr("niwaki.methods.finetune.task_loss", breaking(task_loss, KeyboardInterrupt(), at=2))
+    monkeypatch.setattr("niwaki.methods.finetune.task_loss", breaking(task_loss, KeyboardInterrupt(), at=3))
     with pytest.raises(KeyboardInterrupt):
-        niwaki.finetune(model, niwaki.Finetune(), batches())
+        niwaki.finetune(model, niwaki.Finetune(), batches(4))
     assert_same(state(model), before)
     monkeypatch.setattr("niwaki.methods.finetune.task_loss", task_loss)
     niwaki.finetune(model, niwaki.Finetune(), batches())

@@ -52,17 +52,16 @@ def load(
     """
     check_choice("dtype", dtype, DTYPES)
     name = place_of_model(str(source))
-    folder, beside = _checked(name), [local_folder(str(source))]
-    adapter = adapter_in(folder)
+    adapter, sources = adapter_in(_checked(name)), [str(source)]
     with seeded(seed):
         if adapter is not None:
             base = _base(adapter, base_model)
-            beside.append(local_folder(base))
+            sources.append(base)
             model: PreTrainedModel | PeftModel = load_adapter(adapter, base, dtype)
         else:
             model = load_plain(name, head_for(name, _as_new(labels)) if labels else own_head(name), dtype)
     model.eval()
-    if task_of(model) is BODY and (found := first_sentence_head(beside)) is not None:
+    if task_of(model) is BODY and (found := first_sentence_head(map(local_folder, sources))) is not None:
         pool_by_(model, found)
     try:
         return cast("PreTrainedModel | PeftModel", model.to(device))  # type: ignore[arg-type]

@@ -112,7 +112,7 @@ def first_sentence_head(folders: Iterable[Path]) -> SentenceHead | None:
 
 
 def plain_pooling(mode: str, width: int, longest: int) -> SentenceHead:
-    """Pooling by `mode` (`niwaki.anatomy.POOLINGS`) and nothing else, for a model of this width and context."""
+    """Pooling by `mode` (`niwaki.config.requests.POOLINGS`) and nothing else, for a model of this width and context."""
     names = (("0", "", "Transformer"), ("1", "1_Pooling", "Pooling"))
     modules = [
         {"idx": number, "name": name, "path": path, "type": f"{_OURS}models.{kind}"}

@@ -26,7 +26,6 @@ from niwaki.checkpoint import NewLabels, agree_on_padding_, load, load_tokenizer
 from niwaki.config import Request
 from niwaki.data import Batches, Table, read_table
 from niwaki.data.running_text import Protocol, text_of
-from niwaki.data.sentences import is_search
 from niwaki.errors import RequestError
 from niwaki.progress import say
 from niwaki.run.rows import Cut, cut_table
@@ -170,7 +169,7 @@ def check_labelled(table: Table, parameter: str) -> None:
     Raises:
         RequestError: naming the columns that were seen.
     """
-    if table.labels is None and not is_search(table):
+    if table.labels is None:
         rule = f"{parameter} must have labels, got none in {table.path!r} among {table.seen()}"
         raise RequestError(f"{rule}; --label-column names them")
 
