@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ import niwaki
 from helpers_text import WORDS, tiny_tokenizer
 from niwaki.adapters import effective_weight
 from niwaki.anatomy import linears_of, sites_of
-from niwaki.cli import main
 from tiny import tiny
 
 
@@ -34,7 +32,7 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def niwaki_command(place, monkeypatch, capsys):
+def niwaki_command(place, typed):
     """Run a command on the language model: exit status, standard output, error lines."""
 
     def run(*words, **changes):
@@ -42,12 +40,7 @@ def niwaki_command(place, monkeypatch, capsys):
         options |= {name.replace("_", "-"): value for name, value in changes.items()}
         given = {name: value for name, value in options.items() if value is not None}
         flags = [word for name, value in given.items() for word in (f"--{name}", *([] if value is True else [value]))]
-        monkeypatch.chdir(place)
-        monkeypatch.setattr(sys, "argv", ["niwaki", *words, *flags])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
+        return typed(place, *words, *flags)
 
     return run
 

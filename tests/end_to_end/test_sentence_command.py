@@ -48,7 +48,7 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def command(place, monkeypatch, capsys):
+def command(place, typed):
     """Run a command: exit status, standard output, error lines."""
 
     def run(*words, model, data="tsv", train=None, **flags):
@@ -56,12 +56,7 @@ def command(place, monkeypatch, capsys):
         sources = ["--eval-data", f"eval.{data}"]
         sources += [] if words[0] == "eval" else ["--train-data", f"train.{train or data}"]
         sources = ["--train-data", f"train.{data}"] if words[0] == "score" else sources
-        monkeypatch.chdir(place)
-        monkeypatch.setattr(sys, "argv", ["niwaki", *words, "--model", model, *sources, "--max-length", "16", *given])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
+        return typed(place, *words, "--model", model, *sources, "--max-length", "16", *given)
 
     return run
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from peft import LoraConfig, get_peft_model
 
 import niwaki
 from helpers_text import tiny_tokenizer
-from niwaki.cli import main
 from tiny import configs, tiny
 
 
@@ -52,19 +50,14 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def command(place, monkeypatch, capsys):
+def command(place, typed):
     """Run a command: exit status, standard output, error lines."""
 
     def run(*words, model, data="tsv", **flags):
         given = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", value)]
         sources = ["--eval-data", f"eval.{data}"]
         sources += [] if words[0] == "eval" else ["--train-data", f"train.{data}"]
-        monkeypatch.chdir(place)
-        monkeypatch.setattr(sys, "argv", ["niwaki", *words, "--model", model, *sources, "--max-length", "16", *given])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
+        return typed(place, *words, "--model", model, *sources, "--max-length", "16", *given)
 
     return run
 
