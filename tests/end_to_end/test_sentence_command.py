@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from transformers import AutoModel
 import niwaki
 from helpers_text import tiny_tokenizer
 from niwaki.checkpoint import plain_pooling
-from niwaki.cli import main
 from tiny import configs
 
 TEXTS = ("a good bright film", "a bad dull plot", "the plot is very very bright .", "not good")
@@ -65,7 +63,7 @@ def result(place, name):
     return json.loads((place / name / "result.json").read_text())
 
 
-def test_a_sentence_encoder_through_every_command(place, command, monkeypatch):
+def test_a_sentence_encoder_through_every_command(place, command, typed):
     """Calibrated on text alone, measured on scored pairs; the library reads what comes out."""
     budgets = {"structured": {"flops": "0.6", "recover_epochs": "1"}, "layer-adaptive": {"sparsity": "0.5"}}
     budgets["dynamic"] = {"sparsity": "0.5", "epochs": "3", "interval": "1"}
@@ -86,12 +84,8 @@ def test_a_sentence_encoder_through_every_command(place, command, monkeypatch):
     assert set(result(place, "found")["pruned"]["quality"]) == {"recall_at_1", "recall_at_10", "mrr"}
     status, _, err = command("score", model="encoder", data="txt", out="scores")
     assert status == 0, err
-    monkeypatch.setattr(
-        sys, "argv", ["niwaki", "export", "--model", "structured", "--to", "remote-code", "--out", "code"]
-    )
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    assert not stopped.value.code
+    status, _, err = typed(place, "export", "--model", "structured", "--to", "remote-code", "--out", "code")
+    assert status == 0, err
     vectors = [
         SentenceTransformer(str(place / name), device="cpu", trust_remote_code=name == "code").encode(TEXTS)
         for name in ("structured", "code")
