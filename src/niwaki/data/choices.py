@@ -60,15 +60,14 @@ def encode_choices(table: Table, tokenizer: Any, max_length: int) -> list[dict[s
     """
     rows = []
     for number, (prompt, *choices) in enumerate(table.texts):
+        why = None
         try:
-            tokens = tokenizer([prompt] * len(choices), choices, truncation="only_first", max_length=max_length)
+            row = dict(tokenizer([prompt] * len(choices), choices, truncation="only_first", max_length=max_length))
         except Exception as error:  # tokenizers raise no class of their own
+            row, why = {"input_ids": []}, error
+        if why or any(len(ids) > max_length for ids in row["input_ids"]):
             rule = f"max_length must leave room for a prompt beside each choice, got {max_length}"
-            raise RequestError(f"{rule} for row {number + 1} of {table.path!r}: {error}") from error
-        row = dict(tokens)
-        if any(len(ids) > max_length for ids in row["input_ids"]):
-            rule = f"max_length must leave room for a prompt beside each choice, got {max_length}"
-            raise RequestError(f"{rule} for row {number + 1} of {table.path!r}")
+            raise RequestError(f"{rule} for row {number + 1} of {table.path!r}") from why
         if table.labels is not None:
             row["labels"] = table.labels[number]
         rows.append(row)

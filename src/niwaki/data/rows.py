@@ -41,12 +41,22 @@ def encode_texts(table: Table, tokenizer: Any, max_length: int) -> list[dict[str
     Raises:
         RequestError: a row without a token.
     """
-    tokens = tokenizer(*_columns(table), truncation=True, max_length=max_length)
-    rows = [{key: values[i] for key, values in tokens.items()} for i in range(table.rows)]
+    return tokenised(table, tokenizer, max_length, *_columns(table))
+
+
+def tokenised(table: Table, tokenizer: Any, max_length: int, *texts: list[str]) -> list[dict[str, Any]]:
+    """A row for every text of a list, or for every pair of two lists, in their order, cut at `max_length` tokens.
+
+    Raises:
+        RequestError: one without a token; `table` is where they come from.
+    """
+    tokens = tokenizer(*texts, truncation=True, max_length=max_length)
+    rows = [{key: values[index] for key, values in tokens.items()} for index in range(len(texts[0]))]
     bare = next((number for number, row in enumerate(rows) if not row["input_ids"]), None)
     if bare is not None:
-        rule = f"text_columns must hold a token in every row, got {table.texts[bare]!r}"
-        raise RequestError(f"{rule} as row {bare + 1} of {table.path!r}")
+        got = tuple(column[bare] for column in texts)
+        row = bare * table.rows // len(rows) + 1  # where a row of the table has several texts, each is one
+        raise RequestError(f"text_columns must hold a token in every text, got {got!r} in row {row} of {table.path!r}")
     return rows
 
 

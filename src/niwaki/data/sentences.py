@@ -8,6 +8,7 @@ from typing import Any
 
 from niwaki.data.batches import ANSWER
 from niwaki.data.labels import to_number
+from niwaki.data.rows import tokenised
 from niwaki.data.table import Table
 from niwaki.errors import RequestError
 
@@ -41,7 +42,8 @@ def encode_sentences(
     With `measured`, pairs carry under `ANSWER` what they are measured by.
 
     Raises:
-        RequestError: pairs to be measured that have no score and are no queries; a score that is no number.
+        RequestError: pairs to be measured that have no score and are no queries; a score that is no number; a text
+            without a token.
     """
     search, pairs = is_search(table), len(table.text_columns) == 2
     if measured and pairs and not search and table.labels is None:
@@ -49,11 +51,7 @@ def encode_sentences(
         raise RequestError(f"{rule} query and positive), got {table.seen()} in {table.path!r}")
     roles = ("query", "document") if search else (None,) * len(table.text_columns)
     texts = [as_read(text, role) for row in table.texts for text, role in zip(row, roles, strict=True)]
-    tokens = tokenizer(texts, truncation=True, max_length=max_length)
-    rows = [{key: values[index] for key, values in tokens.items()} for index in range(len(texts))]
-    bare = next((text for text, row in zip(texts, rows, strict=True) if not row["input_ids"]), None)
-    if bare is not None:
-        raise RequestError(f"text_columns must hold a token in every text, got {bare!r} in {table.path!r}")
+    rows = tokenised(table, tokenizer, max_length, texts)
     if measured and pairs:
         for index, row in enumerate(rows):
             pair, side = divmod(index, 2)

@@ -46,28 +46,29 @@ def embeddings(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bo
             found.append(F.normalize(vectors, dim=-1))
     of: list[OfPair] = [row[ANSWER] for row in batches.rows]
     vectors = torch.cat(found)
-    sides: list[dict[int, int]] = [{}, {}]
-    for index, text in enumerate(of):
-        sides[text.side][text.pair] = index
-    first, second = ([side[pair] for pair in sorted(side)] for side in sides)
-    if of[0].score is not None:
-        cosines = (vectors[first] * vectors[second]).sum(-1)
-        return correlations(cosines.numpy(), np.asarray([of[index].score for index in first]))
-    return _search(vectors, [of[index] for index in first], [of[index] for index in second], first, second)
+    if of[0].score is None:
+        return _search(of, vectors)
+    first, second = ([row for _, row in sorted(rows.items())] for rows in _rows_by_pair(of))
+    cosines = (vectors[first] * vectors[second]).sum(-1)
+    return correlations(cosines.numpy(), np.asarray([of[row].score for row in first]))
 
 
-def _search(
-    vectors: Tensor, queries: list[OfPair], documents: list[OfPair], first: list[int], second: list[int]
-) -> dict[str, float]:
+def _rows_by_pair(of: list[OfPair]) -> tuple[dict[int, int], dict[int, int]]:
+    """Pair -> row of its first, and of its second text."""
+    first, second = ({text.pair: row for row, text in enumerate(of) if text.side == side} for side in (0, 1))
+    return first, second
+
+
+def _search(of: list[OfPair], vectors: Tensor) -> dict[str, float]:
     """Of every query the share of its documents among the k nearest, and 1 / the place of the nearest of its own."""
-    places = {document.text: index for document, index in zip(documents, second, strict=True)}
-    numbers = {text: number for number, text in enumerate(places)}
-    wanted: dict[str, set[int]] = {}
-    asked: dict[str, int] = {}
-    for query, document, index in zip(queries, documents, first, strict=True):
-        wanted.setdefault(query.text, set()).add(numbers[document.text])
-        asked[query.text] = index
-    corpus = vectors[list(places.values())]
+    first, second = _rows_by_pair(of)
+    documents = {of[row].text: row for row in second.values()}
+    numbers = {text: number for number, text in enumerate(documents)}
+    asked = {of[row].text: row for row in first.values()}
+    wanted: dict[str, set[int]] = {text: set() for text in asked}
+    for pair, row in first.items():
+        wanted[of[row].text].add(numbers[of[second[pair]].text])
+    corpus = vectors[list(documents.values())]
     sums = dict.fromkeys(SEARCH_METRICS, 0.0)
     for text, index in asked.items():
         order = torch.argsort(corpus @ vectors[index], descending=True, stable=True).tolist()
