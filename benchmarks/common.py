@@ -17,7 +17,7 @@ import torch
 import niwaki
 from niwaki.adapters import merge_
 from niwaki.checkpoint import load_tokenizer
-from niwaki.data import Batches, read_table, sample
+from niwaki.data import Batches, label_names, read_table, sample
 from niwaki.evaluate import predictions, quality
 from niwaki.run import to_rows
 
@@ -47,18 +47,21 @@ class Bench:
     train: list[dict[str, Any]]
     tests: Batches
     metric: str | None
+    labels: list[str] | None
 
     @classmethod
-    def of(cls, asked: argparse.Namespace) -> Bench:
-        """Read what the flags name."""
-        tokenizer, model = load_tokenizer(asked.model), niwaki.load(asked.model)
-        train = to_rows(read_table(asked.train_data), model, tokenizer, 128)
+    def of(cls, asked: argparse.Namespace, *, new_head: bool = False) -> Bench:
+        """Read what the flags name; with `new_head` the model gets one for the labels of the training data."""
+        table, tokenizer = read_table(asked.train_data), load_tokenizer(asked.model)
+        labels = label_names(table) if new_head else None
+        model = niwaki.load(asked.model, labels=labels)
+        train = to_rows(table, model, tokenizer, 128)
         tests = Batches(to_rows(read_table(asked.eval_data), model, tokenizer, 128), tokenizer, 64)
-        return cls(asked.model, tokenizer, train, tests, asked.metric)
+        return cls(asked.model, tokenizer, train, tests, asked.metric, labels)
 
-    def model(self) -> Any:
-        """A fresh copy of the model as it came."""
-        return niwaki.load(self.name)
+    def model(self, seed: int = 0) -> Any:
+        """A fresh copy of the model as it came; a new head is drawn by `seed`."""
+        return niwaki.load(self.name, labels=self.labels, seed=seed)
 
     def batches(self, rows: int, seed: int) -> Batches:
         """Batches of 32 over `rows` rows of the training data, drawn by `seed`."""

@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--timing", action="store_true", help="measure the cost of a step instead")
     parser.add_argument("--intervals", type=int, nargs="+", default=[100], help="intervals at which it is measured")
     asked = parser.parse_args()
-    bench = Bench.of(asked)
+    bench = Bench.of(asked, new_head=True)
     rows = sample(bench.train, asked.training_rows + HELD_OUT, 0)
     training = Batches(rows[: asked.training_rows], bench.tokenizer, 32)
     held = Batches(rows[asked.training_rows :], bench.tokenizer, 64)
@@ -89,8 +89,7 @@ def trained(
 ) -> dict[str, Any]:
     """One row of the table."""
     method, sparsity, seed = run["method"], run["sparsity"], run["seed"]
-    torch.manual_seed(seed)
-    model = bench.model()
+    model = bench.model(seed)
     started = time.perf_counter()
     if method in STATIC or method in BEFORE:
         calibration = Batches(sample(training.rows, STATIC_ROWS, seed), bench.tokenizer, 32)

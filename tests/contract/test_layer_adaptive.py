@@ -128,7 +128,7 @@ def test_the_weight_gradient_is_that_of_autograd():
         )
 
 
-RUNS = [(allocation, "sparsegpt", "least-squares") for allocation in SPARSITY_ALLOCATIONS]
+RUNS = [(allocation, "alps", "least-squares") for allocation in SPARSITY_ALLOCATIONS]
 RUNS += [("global", score, repair) for score in WEIGHT_SCORES for repair in ("none", "least-squares")]
 
 
@@ -175,7 +175,7 @@ def test_every_family(family):
     assert (logits(model, batch) - before).norm() < (logits(bare, batch) - before).norm()
 
 
-@pytest.mark.parametrize("score", ["magnitude", "sparsegpt"])
+@pytest.mark.parametrize("score", ["magnitude", "sparsegpt", "alps"])
 @pytest.mark.parametrize(("pattern", "sparsity"), [("2:4", 0.5), ("1:4", 0.75), ("4x1", 0.5), ("2x8", 0.6)])
 def test_patterns(pattern, sparsity, score):
     model = with_lora(tiny())
@@ -205,7 +205,7 @@ def test_blocks_go_with_every_allocation(allocation):
         assert ((zeros == 0) | (zeros == 4)).all()
 
 
-@pytest.mark.parametrize("score", ["magnitude", "sparsegpt"])
+@pytest.mark.parametrize("score", ["magnitude", "sparsegpt", "alps"])
 def test_steps_keep_zeros_zero(score):
     model = with_lora(tiny())
     niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.3, weight_score=score), batches(count=2))

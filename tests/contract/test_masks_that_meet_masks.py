@@ -17,7 +17,8 @@ from niwaki.repair.least_squares import Optimum, on_mask
 from tiny import batches, logits, tiny, with_lora
 
 SECOND = [("2:4", 0.5), ("4:8", 0.5), ("4x1", 0.7), ("1x4", 0.7), ("8x8", 0.8), ("unstructured", 0.7)]
-SOLVES = [("sparsegpt", "least-squares"), ("sparsegpt", "none"), ("wanda", "none"), ("magnitude", "least-squares")]
+SOLVES = [(score, "least-squares") for score in ("alps", "sparsegpt", "magnitude")]
+SOLVES += [("sparsegpt", "none"), ("wanda", "none")]
 
 
 def masked(sparsity=0.6):

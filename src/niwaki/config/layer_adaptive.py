@@ -28,7 +28,9 @@ LAYER_SCORES = (
     "sensitivity",
     "random",
 )
-WEIGHT_SCORES = ("magnitude", "wanda", "sparsegpt", "gradient", "random")
+WEIGHT_SCORES = ("magnitude", "wanda", "sparsegpt", "alps", "gradient", "random")
+SOLVED = ("sparsegpt", "alps")
+"""Weight scores that are no numbers of each weight: a solve of the linear chooses, when its turn has come."""
 SPARSITY_ALLOCATIONS = ("inverse-importance", "uniform", "global", "erk", "lamp", "owl", "search")
 AUTO = "auto"
 GRANULARITIES = ("block", "linear")
@@ -51,7 +53,7 @@ class LayerAdaptive(Filter):
         f"How layers are scored, for inverse-importance (fisher by default) and owl (outliers by default): "
         f"{', '.join(LAYER_SCORES)}.",
     )
-    weight_score: str = option("sparsegpt", f"How weights are scored: {', '.join(WEIGHT_SCORES)}.")
+    weight_score: str = option("alps", f"How weights are scored: {', '.join(WEIGHT_SCORES)}.")
     granularity: str | None = option(
         None, "What has an importance of its own, for inverse-importance: block, or linear by default."
     )
@@ -122,6 +124,11 @@ class LayerAdaptive(Filter):
         """Lowest and highest sparsity of a linear."""
         highest = max(0.98, self.sparsity) if self.max_sparsity is None else self.max_sparsity
         return self.min_sparsity or 0.0, highest
+
+    @property
+    def compares_rows(self) -> bool:
+        """Whether the rows of a linear compete for its weights by what an error of their output costs the model."""
+        return self.weight_score == "alps" and not isinstance(self.zero_pattern, NByM)
 
     def resolved(self) -> LayerAdaptive:
         """The same with every default written out that the allocation looks at; what it does not look at stays None."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 
@@ -14,18 +15,21 @@ from niwaki.allocation.profiles import importance_that_decided, profiles_of
 from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Profiles, check_budget
 from niwaki.anatomy import BlockLinear, check_filter, check_units, linears_of, weight_of
 from niwaki.config import LayerAdaptive
+from niwaki.config.layer_adaptive import SOLVED
 from niwaki.config.patterns import Block, NByM
 from niwaki.masks import check_divides, choose
 from niwaki.methods.scores import Scores
 from niwaki.methods.weight_profiles import Scored, score_linears
-from niwaki.observe import Batch, Need, Passes, TokenWeights, need_of, observe
+from niwaki.observe import Batch, Need, Passes, Statistics, TokenWeights, need_of, observe
 from niwaki.observe.moments import with_moments
-from niwaki.repair.least_squares import Optimum, on_mask
+from niwaki.repair.least_squares import Optimum, excess, on_mask
 from niwaki.repair.reconstruct import reconstruct_
 from niwaki.repair.sequential_least_squares import REFIT_PASSES
 from niwaki.results import SiteResult, StageResult
 from niwaki.scoring.layers import LAYER_NEEDS, layer_importance
+from niwaki.scoring.rows import row_scale
 from niwaki.scoring.weights import WEIGHT_NEEDS, WEIGHT_SCORERS, weight_scores
+from niwaki.sparsify.admm import admm_mask
 from niwaki.sparsify.obs import obs_factor, obs_prune
 from niwaki.train.data import TrainingData
 from niwaki.train.recover import in_passes, recover_
@@ -61,12 +65,13 @@ def prune_weights_(
     for step in range(1, meant.steps + 1):
         sparsity = meant.sparsity * (1 - (1 - step / meant.steps) ** 3)
         targets = meant.repair == "least-squares"
-        scored = score_linears(model, linears, meant, batches, weights, weigh=targets, progress=progress)
+        also = Need(token_sizes=targets, output_gradients=meant.compares_rows)
+        scored = score_linears(model, linears, meant, batches, weights, also=also, progress=progress)
         weights = scored.token_weights
         importance = importance or importance_that_decided(meant.rule, scored.profiles)
         zeros = _zeros(meant, sparsity, scored.profiles)
         warnings += _prune_(model, dense, linears, batches, zeros, scored, meant, progress)
-        passes += scored.passes + Passes(REFIT_PASSES * (targets or meant.weight_score == "sparsegpt"))
+        passes += scored.passes + Passes(REFIT_PASSES * (targets or meant.weight_score in SOLVED))
     if meant.recover_epochs and dense is not None:
         passes += in_passes(recover_(model, dense, training, meant, progress=progress), len(batches))
     return _result(linears, meant, importance, warnings, passes, time.perf_counter() - started)
@@ -114,7 +119,7 @@ def _prune_(
 ) -> list[str]:
     """Choose the masks, hold them and refit the weights as `config` asks; returns warnings."""
     mask_for = _chooser(zeros, scored, config)
-    if config.weight_score != "sparsegpt" and config.repair == "none":
+    if config.weight_score not in SOLVED and config.repair == "none":
         for linear in linears:
             apply_mask_(linear.module, mask_for(linear, None)[1])
         return []
@@ -136,7 +141,8 @@ _Chooser = Callable[[BlockLinear, Optimum | None], tuple[Tensor, Tensor]]
 def _chooser(zeros: dict[str, int], scored: Scored, config: LayerAdaptive) -> _Chooser:
     """Linear and its optimum -> pruned weight and mask, with `zeros`; blocks that do not fit are left to the next one.
 
-    The OBS pass chooses as it goes and makes up for what went; other scores are those of the weights as they are.
+    Solves choose and refit at once; other scores are those of the weights as they are. What is repaired has the best
+    values that its mask allows.
     """
     pattern, missing = config.zero_pattern, 0
 
@@ -148,22 +154,38 @@ def _chooser(zeros: dict[str, int], scored: Scored, config: LayerAdaptive) -> _C
                 kept = torch.ones(linear.shape, dtype=torch.bool, device=weight_of(linear.module).device)
             return (kept if best is None else on_mask(best, kept)), kept
         before, wanted = mask_of(linear.module), min(zeros[linear.name] + missing, linear.size)
-        mask = None
-        if config.weight_score != "sparsegpt":
+        if best is not None and config.weight_score in SOLVED:
+            weight, mask = _solved(linear, best, wanted, scored.statistics, config)
+        else:
             found = scored.scores.get(linear.name)
             found = weight_scores(linear, scored.statistics, config) if found is None else found
             by_row = config.weight_score == "wanda"
             mask = choose(found, wanted, pattern, linear.name, before=before, by_row=by_row)
-        weight = mask
-        if best is not None:
-            upper = obs_factor(best.factor).float()
-            weight, mask = obs_prune(best.weight.float(), upper, wanted, pattern, linear.name, mask=mask, before=before)
-        assert weight is not None
-        assert mask is not None
+            weight = mask if best is None else on_mask(best, mask)
         missing = wanted - (linear.size - int(mask.sum())) if isinstance(pattern, Block) else 0
         return weight, mask
 
     return sparsify
+
+
+def _solved(
+    linear: BlockLinear, best: Optimum, zeros: int, statistics: Statistics, config: LayerAdaptive
+) -> tuple[Tensor, Tensor]:
+    """The weight and the mask of the OBS pass; what ADMM makes of them where that is better."""
+    pattern, name, before = config.zero_pattern, linear.name, mask_of(linear.module)
+    # Every row is refitted alone, so its scale decides only how many weights it is worth.
+    scale = row_scale(statistics.linears[name]) if config.compares_rows else torch.ones(1)
+    scale = scale.to(best.weight)[:, None]
+    best = dataclasses.replace(best, weight=best.weight * scale)
+    target, upper = best.weight.float(), obs_factor(best.factor).float()
+    weight, mask = obs_prune(target, upper, zeros, pattern, name, before=before)
+    if config.weight_score == "alps":
+        moments = (best.factor @ best.factor.T).float()
+        other = admm_mask(target, moments, weight, zeros, pattern, name, before=before)
+        refitted = on_mask(best, other, weight)
+        if excess(best, refitted) <= excess(best, weight):
+            return refitted / scale, other
+    return (weight if config.repair == "none" else on_mask(best, mask, weight)) / scale, mask
 
 
 def _result(

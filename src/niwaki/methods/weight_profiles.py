@@ -5,7 +5,7 @@ dynamic sparsity both start here.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from niwaki.allocation.profiles import profiles_of
 from niwaki.allocation.sparsity import Curve, Profiles
 from niwaki.anatomy import BlockLinear, linears_of
 from niwaki.config import LayerAdaptive
+from niwaki.config.layer_adaptive import SOLVED
 from niwaki.observe import Batch, Need, Passes, Statistics, TokenWeights, need_of, observe
 from niwaki.observe.moments import with_moments
 from niwaki.scoring.layers import LAYER_NEEDS, SENSITIVITY, layer_importance
@@ -23,7 +24,7 @@ from niwaki.sparsify.curves import loss_curve
 DATA_RULES = ("inverse-importance", "owl", "search")
 """Allocations that look at calibration data (`global` does where its scores do)."""
 DATA_SCORES = ("wanda", "gradient")
-"""Weight scores made of what one pass through the whole model sums; those of `sparsegpt` are summed layer by layer."""
+"""Weight scores made of what one pass through the whole model sums; those of a solve are summed layer by layer."""
 
 
 @dataclass
@@ -48,21 +49,21 @@ def score_linears(
     data: Sequence[Batch],
     token_weights: TokenWeights | None = None,
     *,
-    weigh: bool = False,
+    also: Need | None = None,
     progress: bool = False,
 ) -> Scored:
     """What the allocation of a resolved `config` is to know of these linears as `model` stands.
 
-    `weigh` asks for token weights, which whole moments need as well; those that are known already are given. Rules that
-    do not look at data make no pass over them.
+    `also` is what else the same pass is to observe. Token weights, which whole moments need as well, are given where
+    they are known already. Rules that do not look at data make no pass over them.
 
     Raises:
         RequestError: no batches for a rule that needs them, or none with labels. WorkError: a sum is not finite.
     """
-    need, statistics = weight_need(config), Statistics()
-    weigh = token_weights is None and (weigh or need.moments)
-    if weigh or looks_at_data(config):
-        asked = need | Need(token_sizes=weigh)
+    also, need, statistics = also or Need(), weight_need(config), Statistics()
+    weigh = token_weights is None and (also.token_sizes or need.moments)
+    if weigh or also.output_gradients or looks_at_data(config):
+        asked = need | replace(also, token_sizes=weigh)
         statistics = observe(model, data, asked, seed=config.seed, progress=progress)
     token_weights = statistics.token_weights if weigh else token_weights
     importance = layer_importance(model, linears, statistics, data, config) if config.layer_score else {}
@@ -75,7 +76,7 @@ def score_linears(
         if config.rule == "global":
             scores[linear.name] = weight_scores(linear, own, config)
         if config.rule == "search":
-            curves[linear.name] = loss_curve(linear, own)
+            curves[linear.name] = loss_curve(linear, own, by_row=config.compares_rows)
     passes = statistics.passes + Passes(float(need.moments))
     if config.layer_score == SENSITIVITY:
         passes += Passes(2.0 * len(linears) * min(ROWS / statistics.rows, 1.0))
@@ -97,7 +98,7 @@ def profile_linears(model: nn.Module, config: LayerAdaptive, data: Iterable[Batc
 def weight_need(config: LayerAdaptive) -> Need:
     """What must be observed for the allocation of a resolved `config`, and for its scores."""
     need = need_of(LAYER_NEEDS, config.layer_score or "")
-    if config.weight_score != "sparsegpt" or config.rule == "global":  # else the OBS pass scores as it goes
+    if config.weight_score not in SOLVED or config.rule == "global":  # else a solve scores as it goes
         need = need | need_of(WEIGHT_NEEDS, config.weight_score)
     return need | Need(moments=True, output_gradients=True) if config.rule == "search" else need
 

@@ -86,11 +86,19 @@ def optimum(linear: BlockLinear, sums: Sums) -> Optimum:
     return Optimum(best[:, 1:], best[:, 0], damped.factor[1:, 1:], mean, damped.damping)
 
 
-def on_mask(best: Optimum, mask: Tensor) -> Tensor:
-    """Of the weights `[out, in]` that are zero where `mask` `[out, in]` is False, that nearest to `best` under H."""
+def excess(best: Optimum, weight: Tensor) -> float:
+    """By how much `weight` `[out, in]` does worse than `best`: `tr((W - W*) H (W - W*)^T)`."""
+    return float(((best.weight - weight) @ best.factor).square().sum())
+
+
+def on_mask(best: Optimum, mask: Tensor, start: Tensor | None = None) -> Tensor:
+    """Of the weights `[out, in]` that are zero where `mask` `[out, in]` is False, that nearest to `best` under H.
+
+    `start` `[out, in]` is where the search begins; what the mask leaves of `best` by default.
+    """
     moments = best.factor @ best.factor.T
     inverse = moments.diagonal().reciprocal()
-    weight = best.weight * mask
+    weight = (best.weight if start is None else start.to(best.weight)) * mask
     residual = ((best.weight - weight) @ moments) * mask
     direction = residual * inverse
     size = (residual * direction).sum(1, keepdim=True)

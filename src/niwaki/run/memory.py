@@ -16,6 +16,7 @@ from torch import nn
 
 from niwaki.anatomy import layers_of, linears_of, predictions_of, sites_of, weight_of
 from niwaki.config import STAGES, DynamicSparsityTraining, Finetune, LayerAdaptive, Stage, Structured
+from niwaki.config.layer_adaptive import SOLVED
 from niwaki.data import token_mask, without_labels
 from niwaki.errors import RequestError
 from niwaki.methods.weight_profiles import looks_at_data, weight_need
@@ -23,6 +24,9 @@ from niwaki.observe import Batch, frozen, to_device
 
 _SOLVES = 5
 """Matrices in float64 of a linear's inputs that a solve holds at once."""
+
+_SEARCHED = 32
+"""Bytes a weight of what a search for the best mask of one linear holds beside that."""
 
 _RANKED = 64
 """Bytes a weight of scores in float64 and their order, over all weights where one threshold is found for them."""
@@ -68,13 +72,16 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch]) -> int:
             return found + max(backward_bytes(model, data), factors * (stage.recover_epochs > 0))
         case LayerAdaptive():
             stage = stage.resolved()
-            solves = stage.weight_score == "sparsegpt" or stage.allocation == "search" or stage.repair != "none"
-            found = single // 8 + (block if solves else _RANKED * max(linear.size for linear in linears))
+            solves = stage.weight_score in SOLVED or stage.allocation == "search" or stage.repair != "none"
+            largest = max(linear.size for linear in linears)
+            found = single // 8 + (block if solves else _RANKED * largest)
+            found += _SEARCHED * largest * (stage.weight_score == "alps")
             found += weights * (stage.steps > 1 or stage.recover_epochs > 0)
             found += _RANKED * single * (stage.allocation in ("global", "lamp"))
             found += 4 * single * (stage.weight_score == "gradient")
             need = weight_need(stage)
-            if stage.repair == "least-squares" or need.task or need.contrast or stage.recover_epochs:
+            backward = need.task or need.contrast or stage.compares_rows
+            if backward or stage.repair == "least-squares" or stage.recover_epochs:
                 found += backward_bytes(model, data)
             elif looks_at_data(stage):
                 found += forward_bytes(model, data)

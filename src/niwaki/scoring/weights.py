@@ -6,7 +6,7 @@ stand in `niwaki.config.layer_adaptive`.
 magnitude: |W|. wanda: |W| * ||x_j||_2 (Sun et al., ICLR 2024). gradient: |W * dL/dW|, L the task loss. sparsegpt: what
 the loss rises by when the weight goes and the rest of its row makes up for it, `1/2 G_ii W_ij^2 / [H^-1]_jj` with H
 the second moment of the input (Frantar & Alistarh, ICML 2023) and G_ii the mean square of the loss gradient at
-output i, so that rows and linears compare. random: the control.
+output i, so that rows and linears compare; alps the same, before its solve. random: the control.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from niwaki.adapters import effective_weight, mask_of
 from niwaki.anatomy import BlockLinear
 from niwaki.config import WEIGHT_SCORES, LayerAdaptive
 from niwaki.config.by_name import by_name
+from niwaki.config.layer_adaptive import SOLVED
 from niwaki.numerics.solve import damped_inverse
 from niwaki.observe import Need, Statistics
 from niwaki.scoring.control import uniform_numbers
@@ -53,6 +54,11 @@ def sparsegpt(linear: BlockLinear, statistics: Statistics, seed: int) -> Tensor:
     return 0.5 * rise
 
 
+def alps(linear: BlockLinear, statistics: Statistics, seed: int) -> Tensor:
+    """That of `sparsegpt`: what a solve changes, it changes for all weights together."""
+    return sparsegpt(linear, statistics, seed)
+
+
 def gradient(linear: BlockLinear, statistics: Statistics, seed: int) -> Tensor:
     """Absolute product of weight and gradient."""
     del seed
@@ -69,7 +75,7 @@ def random(linear: BlockLinear, statistics: Statistics, seed: int) -> Tensor:
 WeightScorer = Callable[[BlockLinear, Statistics, int], Tensor]
 WEIGHT_SCORERS: dict[str, WeightScorer] = by_name(WEIGHT_SCORES, sys.modules[__name__])
 WEIGHT_NEEDS = {
-    "sparsegpt": Need(moments=True, output_gradients=True),
+    **dict.fromkeys(SOLVED, Need(moments=True, output_gradients=True)),
     "gradient": Need(weight_gradients=True),
 }
 

@@ -3,7 +3,7 @@
 For a linear with input second moment H, U the upper Cholesky factor of H^-1: going through the columns j, a weight
 that goes leaves the error `w_j / U_jj`, and the later weights of its row lose `w_j / U_jj * U_j,later` (SparseGPT,
 Frantar & Alistarh, ICML 2023; columns in blocks of 128). What goes is chosen block by block as the lowest
-`w^2 / U_jj^2`, on what earlier columns left of the weights, or is a mask given.
+`w^2 / U_jj^2`, on what earlier columns left of the weights.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ def obs_prune(
     pattern: Pattern,
     name: str,
     *,
-    mask: Tensor | None = None,
     before: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The pruned and refitted weight and its mask, both `[out, in]`.
 
-    `upper` `[in, in]` is U. Without `mask`, exactly `zeros` weights go (to less than a block of weights), the same part
-    of every block of columns, in `pattern`; weights that `before` `[out, in]` does not keep are among them.
+    `upper` `[in, in]` is U. Exactly `zeros` weights go (to less than a block of weights), the same part of every block
+    of columns, in `pattern`; weights that `before` `[out, in]` does not keep are among them.
     """
     weight = weight.clone()
     n, kept = weight.shape[1], torch.ones_like(weight, dtype=torch.bool)
@@ -41,14 +40,10 @@ def obs_prune(
     for start in range(0, n, size):
         stop = min(start + size, n)
         part, corner = weight[:, start:stop].clone(), upper[start:stop, start:stop]
-        if mask is None:
-            scores = part.square() / corner.diagonal().square()
-            here = None if before is None else before[:, start:stop]
-            more = min(max(wanted[stop - 1] - done, 0), part.numel())
-            keep = choose(scores, more, pattern, name, before=here)
-            done += keep.numel() - int(torch.count_nonzero(keep))
-        else:
-            keep = mask[:, start:stop]
+        scores = part.square() / corner.diagonal().square()
+        more = min(max(wanted[stop - 1] - done, 0), part.numel())
+        keep = choose(scores, more, pattern, name, before=None if before is None else before[:, start:stop])
+        done += keep.numel() - int(torch.count_nonzero(keep))
         # Column by column: as rows of the transpose, which lie in one piece.
         columns, open_, errors = part.T.contiguous(), keep.T.contiguous(), torch.empty(part.shape[::-1]).to(part)
         for column in range(stop - start):
