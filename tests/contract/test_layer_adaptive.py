@@ -159,6 +159,21 @@ def test_every_layer_score_allocates(layer_score, granularity):
         assert len({layer.importance for layer in result.layers}) <= 3
 
 
+@pytest.mark.parametrize("strength", [0.0, 0.4])
+def test_the_seed_s_rule_is_drawn_towards_uniform(strength):
+    ratios = {}
+    for given in (strength, 1.0):
+        config = niwaki.LayerAdaptive(
+            sparsity=0.5, layer_score="random", allocation="inverse-importance", importance_strength=given,
+            weight_score="magnitude", repair="none",
+        )  # fmt: skip
+        result = niwaki.prune_(tiny(), config, batches())
+        assert result.details["zeros"] == TOTAL // 2
+        ratios[given] = [layer.ratio for layer in result.layers]
+    for drawn, formula in zip(ratios[strength], ratios[1.0], strict=True):
+        assert drawn == pytest.approx(0.5 + strength * (formula - 0.5), abs=2 / 1024)
+
+
 @pytest.mark.parametrize("family", ROWS)
 def test_every_family(family):
     model, data = tiny(family), batches(count=12, family=family)
@@ -258,6 +273,11 @@ def test_nothing_zeroed_changes_nothing():
         ({"sparsity": 0.5, "granularity": "block"}, "granularity must not be given with allocation search"),
         ({"sparsity": 0.5, "allocation": "owl", "granularity": "block"}, "granularity.*allocation owl"),
         ({"sparsity": 0.5, "allocation": "owl", "importance_power": 2.0}, "importance_power.*allocation owl"),
+        ({"sparsity": 0.5, "allocation": "owl", "importance_strength": 0.5}, "importance_strength.*allocation owl"),
+        (
+            {"sparsity": 0.5, "allocation": "inverse-importance", "importance_strength": 1.5},
+            r"importance_strength must be 0 to 1, got 1\.5",
+        ),
         ({"sparsity": 0.5, "pattern": "2:4", "max_sparsity": 0.9}, "max_sparsity must not be given with pattern 2:4"),
     ],
 )

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import niwaki
-from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, LinearProfile, check_budget, inverse_shape, water_fill
+from niwaki.allocation.sparsity import (
+    SPARSITY_ALLOCATORS,
+    LinearProfile,
+    check_budget,
+    inverse_shape,
+    towards_uniform,
+    water_fill,
+)
 from niwaki.config.layer_adaptive import SPARSITY_ALLOCATIONS
 
 
@@ -75,6 +82,22 @@ def test_unclipped_and_of_equal_sizes_it_is_the_seed_s_code(values, power, amoun
     n = np.full(len(values), 100.0)
     found = water_fill(inverse_shape(np.array(values), power), n, np.zeros(len(n)), np.ones(len(n)), amount * n.sum())
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10_000), st.integers(2, 9), st.floats(0.05, 0.95), st.floats(0, 1))
+def test_the_strength_lies_between_uniform_and_the_formula(seed, count, fraction, strength):
+    profiles = profiles_of(seed, count, 0.1, 0.9)
+    least, most = (sum(getattr(profile, end) for profile in profiles.values()) for end in ("fewest", "most"))
+    zeros = round(least + fraction * (most - least))
+    ends = [SPARSITY_ALLOCATORS[name](profiles, zeros, 1.0) for name in ("uniform", "inverse-importance")]
+    assert towards_uniform(ends[1], profiles, 0.0) == ends[0]
+    assert towards_uniform(ends[1], profiles, 1.0) == ends[1]
+    found = towards_uniform(ends[1], profiles, strength)
+    assert sum(found.values()) == zeros
+    for name, profile in profiles.items():
+        low, high = sorted(end[name] for end in ends)
+        assert max(low - 1, profile.fewest) <= found[name] <= min(high + 1, profile.most)
 
 
 @pytest.mark.parametrize("name", ["inverse-importance", "uniform"])

@@ -4,6 +4,7 @@ Rules that give a shape are made exact by water-filling: every ratio is the shap
 bounds, the factor such that the parameter-weighted sum is the budget; then whole weights, by largest remainder.
 
 inverse-importance: with v = (importance / largest)^power the shape is 1 - v, the seed's; all v equal means uniform.
+What it gives can be drawn towards uniform (`towards_uniform`): alone it empties what matters less.
 global: one threshold over the weights' scores. lamp: the same over w^2 / sum of the w'^2 not smaller (Lee et al., ICLR
 2021). erk: density ~ (out + in) / (out * in) (Evci et al., ICML 2020). owl: densities that differ by 2 lambda = 0.16
 from the least to the most important, in proportion between (Yin et al., ICML 2024, as in their code). search: the
@@ -156,6 +157,16 @@ def inverse_importance(profiles: Profiles, zeros: int, power: float) -> dict[str
     """The seed's formula, exact: the less important, the more zeros."""
     importances = _column(profiles, "importance")
     return _filled(inverse_shape(importances, power), profiles, zeros)
+
+
+def towards_uniform(zeros: dict[str, int], profiles: Profiles, strength: float) -> dict[str, int]:
+    """`strength` of the way from the uniform ratios to those of `zeros`, with as many zeros in all, in the bounds."""
+    sizes = _column(profiles, "size")
+    even, given = (
+        np.array([counts[name] for name in profiles]) / sizes
+        for counts in (uniform(profiles, sum(zeros.values()), 1.0), zeros)
+    )
+    return whole(even + strength * (given - even), profiles, sum(zeros.values()))
 
 
 def erk(profiles: Profiles, zeros: int, power: float) -> dict[str, int]:

@@ -61,6 +61,9 @@ class LayerAdaptive(Filter):
         AUTO, f"How the zeros are shared out: {', '.join(SPARSITY_ALLOCATIONS)}; auto is search, uniform for n:m."
     )
     importance_power: float | None = option(None, "Power of the importance in inverse-importance, 1 by default.")
+    importance_strength: float | None = option(
+        None, "How far inverse-importance goes from uniform (0) to the formula as it is (1, the default)."
+    )
     min_sparsity: float | None = option(None, "Lowest sparsity of a linear, to within a weight, 0 by default.")
     max_sparsity: float | None = option(
         None, "Highest sparsity of a linear, to within a weight, 0.98 by default (or the sparsity asked, if higher)."
@@ -102,10 +105,12 @@ class LayerAdaptive(Filter):
             check_choice("granularity", self.granularity, GRANULARITIES)
         if self.importance_power is not None:
             check_above_zero(self, "importance_power")
+        if self.importance_strength is not None and not 0 <= self.importance_strength <= 1:
+            raise RequestError(f"importance_strength must be 0 to 1, got {self.importance_strength:g}")
         if self.rule not in _LAYER_SCORE:
             check_unused(self, f"allocation {self.rule}", "layer_score")
         if self.rule != "inverse-importance":
-            check_unused(self, f"allocation {self.rule}", "granularity", "importance_power")
+            check_unused(self, f"allocation {self.rule}", "granularity", "importance_power", "importance_strength")
 
     @property
     def zero_pattern(self) -> Pattern:
@@ -140,6 +145,7 @@ class LayerAdaptive(Filter):
             layer_score=self.layer_score or _LAYER_SCORE.get(self.rule),
             granularity=self.granularity or ("linear" if inverse else None),
             importance_power=self.importance_power or (1.0 if inverse else None),
+            importance_strength=1.0 if inverse and self.importance_strength is None else self.importance_strength,
             min_sparsity=lowest if free else None,
             max_sparsity=highest if free else None,
         )

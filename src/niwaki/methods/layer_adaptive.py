@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from niwaki.adapters import apply_mask_, check_unmerged, mask_of, merge_
 from niwaki.allocation.profiles import importance_that_decided, profiles_of
-from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Profiles, check_budget
+from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Profiles, check_budget, towards_uniform
 from niwaki.anatomy import BlockLinear, check_filter, check_units, linears_of, weight_of
 from niwaki.config import LayerAdaptive
 from niwaki.config.layer_adaptive import SOLVED
@@ -104,7 +104,8 @@ def _zeros(config: LayerAdaptive, sparsity: float, profiles: Profiles) -> dict[s
     # An early step of the ramp asks for no fewer zeros than the bounds and the zeros that are there already.
     least = sum(profile.fewest for profile in profiles.values())
     wanted = max(round(sparsity * sum(profile.size for profile in profiles.values())), least)
-    return SPARSITY_ALLOCATORS[config.rule](profiles, wanted, config.importance_power or 1.0)
+    found = SPARSITY_ALLOCATORS[config.rule](profiles, wanted, config.importance_power or 1.0)
+    return found if config.importance_strength is None else towards_uniform(found, profiles, config.importance_strength)
 
 
 def _prune_(

@@ -1,8 +1,8 @@
 """Weight by weight: each linear is sparsified so that it does the dense model's work on the pruned model's own inputs.
 
 The unpruned optimum `W*` of `niwaki.repair.least_squares` is the weight that is then pruned under the same damped
-moments, by the OBS pass of `niwaki.sparsify.obs`: among all weights with the mask, it aims at the least
-`sum w |t - W x|^2 + d |W - W0|^2`. Without targets t is the linear's own output: SparseGPT as published.
+moments: among all weights with so many zeros, the least `sum w |t - W x|^2 + d |W - W0|^2` is aimed at. Without targets
+t is the linear's own output: SparseGPT and ALPS as published.
 """
 
 from __future__ import annotations
