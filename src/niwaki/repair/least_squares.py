@@ -29,8 +29,9 @@ from niwaki.numerics.solve import damp
 
 DAMPING = 1e-2
 """The ridge, as a share of the mean of the diagonal of the moments."""
-STEPS = 40
-"""Conjugate gradients at most; rows whose residual is as good as zero no longer move."""
+STEPS, WARM_STEPS = 40, 10
+"""Conjugate gradients at most, and from a start that is near already; rows whose residual is as good as zero no longer
+move."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +95,7 @@ def excess(best: Optimum, weight: Tensor) -> float:
 def on_mask(best: Optimum, mask: Tensor, start: Tensor | None = None) -> Tensor:
     """Of the weights `[out, in]` that are zero where `mask` `[out, in]` is False, that nearest to `best` under H.
 
-    `start` `[out, in]` is where the search begins; what the mask leaves of `best` by default.
+    `start` `[out, in]` is where the search begins, near already; what the mask leaves of `best` by default.
     """
     moments = best.factor @ best.factor.T
     inverse = moments.diagonal().reciprocal()
@@ -103,7 +104,7 @@ def on_mask(best: Optimum, mask: Tensor, start: Tensor | None = None) -> Tensor:
     direction = residual * inverse
     size = (residual * direction).sum(1, keepdim=True)
     enough = 1e-12 * (best.weight @ moments * best.weight).sum(1, keepdim=True)
-    for _ in range(STEPS):
+    for _ in range(STEPS if start is None else WARM_STEPS):
         moving = size > enough
         if not bool(moving.any()):
             break
