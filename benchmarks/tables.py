@@ -9,6 +9,9 @@ from typing import Any
 
 from common import RESULTS
 
+FIGURES = ("spearman", "micro_f1", "f1")
+"""What a task is told by, where it has several metrics."""
+
 
 def main() -> None:
     by_budget("structured", ("flops",), ("accuracy", _quality, 4), ("cost", lambda r: r["cost"], 1))
@@ -38,6 +41,7 @@ def main() -> None:
     peak, over = ("peak MiB", lambda r: r["peak"], 0), ("over the rule", lambda r: r["over"], 2)
     by_budget("memory", ("layers", "width", "rows"), peak, over)
     seconds = ("seconds a block", lambda r: r["seconds_a_block"], 1)
+    tasks()
     for what, columns in (
         ("sparsegpt", (("cost", lambda r: r["cost"], 1), peak, over)),
         ("blocks", (seconds, peak)),
@@ -82,6 +86,25 @@ def allocations() -> None:
             if all((weight_score, s) in cells for s in columns):
                 means = [f"{statistics.mean(cells[weight_score, s]):.3f}" for s in columns]
                 print(f"| {name} | {' | '.join(means)} |")
+
+
+def tasks() -> None:
+    """One table for each task: what is left of its figure, and how alike dense and pruned are, by budget and method."""
+    path = RESULTS / "tasks.json"
+    if not path.is_file():
+        return
+    for name, task in json.loads(path.read_text(encoding="utf-8"))["tasks"].items():
+        groups: dict[tuple[str, str, str], list[Any]] = {}
+        for run in task["runs"]:
+            kept = f"flops {run['flops']:g}" if "flops" in run else f"sparsity {run['sparsity']:g}"
+            groups.setdefault((kept, run["method"], str(run["recover_epochs"])), []).append(run)
+        metric = next(figure for figure in (*FIGURES, *task["dense"]) if figure in task["dense"])
+        like = next(iter(task["runs"][0]["fidelity"]))
+        print(f"\n{name}, {metric}: dense {task['dense'][metric]:.4f}\n")
+        print(f"| kept | method | recovery | {metric} | {like} |\n| --- | --- | --- | --- | --- |")
+        for group, runs in sorted(groups.items()):
+            cells = (_cell([run[key][of] for run in runs], 4) for key, of in (("quality", metric), ("fidelity", like)))
+            print(f"| {' | '.join([*group, *cells])} |")
 
 
 def _quality(run: Any) -> float:

@@ -56,7 +56,7 @@ def tokenised(table: Table, tokenizer: Any, max_length: int, *texts: list[str]) 
     if bare is not None:
         got = tuple(column[bare] for column in texts)
         row = bare * table.rows // len(rows) + 1  # where a row of the table has several texts, each is one
-        raise RequestError(f"text_columns must hold a token in every text, got {got!r} in row {row} of {table.path!r}")
+        raise RequestError(f"text_columns must hold a token in every row, got {got!r} as row {row} of {table.path!r}")
     return rows
 
 
