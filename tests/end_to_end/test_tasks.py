@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import sys
@@ -10,7 +11,6 @@ import pytest
 
 import niwaki
 from helpers_text import letter_tokenizer, tiny_tokenizer
-from niwaki.cli import main
 from niwaki.data.questions import read_questions
 from niwaki.evaluate import encode_questions, multiple_choice
 from tiny import tiny
@@ -65,18 +65,9 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def niwaki_command(place, monkeypatch, capsys):
+def niwaki_command(place, typed):
     """Run a command where these files are: exit status, standard output, error lines."""
-
-    def run(*words):
-        monkeypatch.chdir(place)
-        monkeypatch.setattr(sys, "argv", ["niwaki", *words])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
-
-    return run
+    return functools.partial(typed, place)
 
 
 @pytest.fixture

@@ -67,7 +67,8 @@ def encode_choices(table: Table, tokenizer: Any, max_length: int) -> list[dict[s
             row, why = {"input_ids": []}, error
         if why or any(len(ids) > max_length for ids in row["input_ids"]):
             rule = f"max_length must leave room for a prompt beside each choice, got {max_length}"
-            raise RequestError(f"{rule} for row {number + 1} of {table.path!r}") from why
+            because = f": {why}" if why else ""
+            raise RequestError(f"{rule} for row {number + 1} of {table.path!r}{because}") from why
         if table.labels is not None:
             row["labels"] = table.labels[number]
         rows.append(row)
