@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any
 
 import torch
@@ -16,9 +17,17 @@ OTHERS = [task for task in TASKS if task.supported and task.name not in ("text-c
 
 
 def model_of(task: Task, family: str, seed: int = 0) -> PreTrainedModel:
-    """A random model of this task, whose units all matter."""
+    """A random model of this task, whose units all matter; later draws go on from it."""
+    model, state = _drawn(task, family, seed)
+    torch.set_rng_state(state)
+    return copy.deepcopy(model)
+
+
+@functools.cache
+def _drawn(task: Task, family: str, seed: int) -> tuple[PreTrainedModel, torch.Tensor]:
+    """The model of `model_of`, to be copied, and the global random state after it."""
     torch.manual_seed(seed)
-    config = copy.deepcopy(configs()[family])
+    config = configs()[family]
     if task.labels in ("token", "span"):
         config.num_labels = 2 if task.labels == "span" else 5
     model = task.auto.from_config(config)  # type: ignore[attr-defined]
@@ -26,7 +35,7 @@ def model_of(task: Task, family: str, seed: int = 0) -> PreTrainedModel:
         for name, parameter in model.named_parameters():
             if "norm" not in name.lower() and "ln_" not in name:
                 parameter.normal_(0, 0.15)
-    return model.eval()
+    return model.eval(), torch.get_rng_state()
 
 
 def batches_of(task: Task, count: int = 4, rows: int = 6, length: int = 12) -> list[dict[str, Any]]:

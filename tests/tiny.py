@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Iterator, Mapping
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -55,16 +56,37 @@ _WIDE = {**_LLAMA, "head_dim": 8}
 _KINDS = ["sliding_attention", "full_attention", "sliding_attention"]
 
 
-def configs() -> dict[str, PreTrainedConfig]:
+class Configs(Mapping[str, PreTrainedConfig]):
+    """The configuration of each model type, a copy to whoever asks for one: making them takes longer than a test."""
+
+    def __init__(self, made: dict[str, PreTrainedConfig]) -> None:
+        self._made = made
+
+    def __getitem__(self, family: str) -> PreTrainedConfig:
+        return copy.deepcopy(self._made[family])
+
+    def __contains__(self, family: object) -> bool:
+        return family in self._made
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+
+@functools.cache
+def configs() -> Configs:
     """Of every model type; all have layers that differ in kind where the type knows several."""
-    return encoders() | decoders()
+    return Configs({**encoders(), **decoders()})
 
 
-def encoders() -> dict[str, PreTrainedConfig]:
+@functools.cache
+def encoders() -> Configs:
     distilbert = DistilBertConfig(
         vocab_size=VOCABULARY, dim=32, n_layers=3, n_heads=4, hidden_dim=48, max_position_embeddings=40
     )
-    return {
+    made = {
         "distilbert": distilbert,
         "bert": BertConfig(**_BERT),
         "roberta": RobertaConfig(**_BERT),
@@ -79,10 +101,12 @@ def encoders() -> dict[str, PreTrainedConfig]:
             layer_types=["full_attention", "sliding_attention", "sliding_attention"],
         ),
     }  # fmt: skip
+    return Configs(made)
 
 
-def decoders() -> dict[str, PreTrainedConfig]:
-    return {
+@functools.cache
+def decoders() -> Configs:
+    made = {
         "llama": LlamaConfig(**_LLAMA),
         "mobilellm": MobileLLMConfig(**_LLAMA, layer_sharing=True, share_embedding=True),
         "mistral": MistralConfig(**_LLAMA, sliding_window=6),
@@ -105,6 +129,7 @@ def decoders() -> dict[str, PreTrainedConfig]:
             bos_token_id=1, eos_token_id=2,
         ),
     }  # fmt: skip
+    return Configs(made)
 
 
 ROWS = (

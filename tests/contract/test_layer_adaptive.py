@@ -176,7 +176,7 @@ def test_the_seed_s_rule_is_drawn_towards_uniform(strength):
 
 @pytest.mark.parametrize("family", ROWS)
 def test_every_family(family):
-    model, data = tiny(family), batches(count=12, family=family)
+    model, data = tiny(family), batches(count=3, rows=24, family=family)
     total = sum(linear.size for linear in linears_of(model))
     assert total == TOTAL or family in decoders() or family == "modernbert"
     dense = copy.deepcopy(model)
@@ -236,9 +236,9 @@ def test_recovery_trains_under_the_mask():
     for epochs in (0, 4):
         model = copy.deepcopy(dense)
         config = niwaki.LayerAdaptive(sparsity=0.9, weight_score="magnitude", repair="none", recover_epochs=epochs)
-        niwaki.prune_(model, config, batches(count=8))
+        niwaki.prune_(model, config, batches(rows=24))
         assert zeros_of(model) == round(0.9 * TOTAL)
-        batch = batches(count=8)[0]
+        batch = batches(rows=24)[0]
         distances.append(float((logits(model, batch) - logits(dense, batch)).norm()))
     assert distances[1] < distances[0]
 

@@ -126,7 +126,7 @@ def test_tokens_weigh_in_the_order_of_the_runs():
 
 @pytest.mark.parametrize("config", [niwaki.Structured(flops=0.6), niwaki.LayerAdaptive(sparsity=0.6)])
 def test_repair_brings_the_pruned_model_nearer(config):
-    data, dense, distances = batches(count=8, family="mobilellm"), tiny("mobilellm"), {}
+    data, dense, distances = batches(rows=24, family="mobilellm"), tiny("mobilellm"), {}
     for repair in ("none", config.repair):
         model = tiny("mobilellm")
         niwaki.prune_(model, type(config)(**{**vars(config), "repair": repair}), data)

@@ -20,7 +20,7 @@ from tiny import batches, logits, tiny, with_lora
 
 def _kl(model, dense):
     total = 0.0
-    for batch in batches(count=8, seed=9):
+    for batch in batches(rows=24, seed=9):
         p, q = (logits(m, batch).log_softmax(-1) for m in (dense, model))
         total += float((p.exp() * (p - q)).sum())
     return total
@@ -32,7 +32,7 @@ def test_each_repair_is_closer_to_the_dense_model(lora):
     distances = {}
     for repair in ("none", "bias", "least-squares"):
         model = copy.deepcopy(dense)
-        niwaki.prune_(model, niwaki.Structured(flops=0.6, repair=repair, steps=1), batches(count=24))
+        niwaki.prune_(model, niwaki.Structured(flops=0.6, repair=repair, steps=1), batches(count=6, rows=24))
         distances[repair] = _kl(model, dense)
     assert distances["least-squares"] < distances["bias"] < distances["none"]
 
@@ -47,7 +47,7 @@ def test_a_duplicated_neuron_is_removed_at_almost_no_cost():
     plan["layer.0.ffn"] = torch.tensor([u for u in range(48) if u != 5])
     cut_(model, plan)
     broken = _kl(model, dense)
-    refit_(model, dense, batches(count=24), plan, "least-squares")
+    refit_(model, dense, batches(count=6, rows=24), plan, "least-squares")
     assert _kl(model, dense) < 0.02 * broken
 
 
