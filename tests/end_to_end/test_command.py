@@ -13,27 +13,16 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors import safe_open
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
-    AlbertConfig,
-    AlbertForSequenceClassification,
     AutoModelForSequenceClassification,
-    BloomConfig,
-    BloomForSequenceClassification,
-    DistilBertConfig,
-    DistilBertForSequenceClassification,
-    GPT2Config,
-    GPT2ForSequenceClassification,
-    PreTrainedTokenizerFast,
 )
 
 import niwaki
 import niwaki.run.demo
+from helpers_command import flags_of
 from niwaki.adapters import merge_
-from niwaki.cli import main
-from tiny import VOCABULARY, batches, logits, tiny, with_lora
+from tiny import batches, logits
 
-WORDS = [f"w{i}" for i in range(VOCABULARY - 4)]
 FILES = {"config.json", "model.safetensors", "recipe.yaml", "result.json", "README.md", "report.html", "tokenizer.json"}
 
 
@@ -44,101 +33,16 @@ def command(*words, cwd=None):
     )
 
 
-@pytest.fixture(scope="session")
-def place(tmp_path_factory):
-    place = tmp_path_factory.mktemp("place")
-    vocabulary = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", model_max_length=40
-    )
-    base = tiny(labels=2)
-    niwaki.save(base, place / "base", fast)
-    with_lora(base).save_pretrained(str(place / "lora"))
-    config = json.loads((place / "lora" / "adapter_config.json").read_text())
-    (place / "lora" / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "../base"}))
-    generator = torch.Generator().manual_seed(0)
-    for name, rows in (("train", 40), ("eval", 20)):
-        lines = ["sentence\tlabel"]
-        for i in range(rows):
-            words = torch.randint(0, len(WORDS), (int(torch.randint(3, 12, (), generator=generator)),))
-            lines.append(" ".join(WORDS[w] for w in words) + f"\t{i % 2}")
-        (place / f"{name}.tsv").write_text("\n".join(lines) + "\n")
-    (place / "empty.tsv").write_text("sentence\tlabel\n")
-    (place / "labels.tsv").write_text("sentence\tlabel\nw1 w2\t7\n")
-    lines = ["sentence\tlabel"]
-    for i in range(60):
-        half = len(WORDS) // 2
-        words = torch.randint(0, half, (6,), generator=generator) + (i % 2) * half
-        lines.append(" ".join(WORDS[w] for w in words) + ("\tlow", "\thigh")[i % 2])
-    (place / "learnable.tsv").write_text("\n".join(lines) + "\n")
-    (place / "full").mkdir()
-    (place / "full" / "mine").write_text("x")
-    _other_models(place, fast)
-    return place
-
-
-def _other_models(place, tokenizer):
-    """A body without a head, and models that are refused: an adapter's wrong base, other kinds, damaged ones."""
-    tiny(labels=2).base_model.save_pretrained(place / "body")
-    wide = DistilBertConfig(vocab_size=VOCABULARY, dim=64, n_layers=3, n_heads=4, hidden_dim=48)
-    DistilBertForSequenceClassification(wide).save_pretrained(place / "wide")
-    small = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48}
-    AlbertForSequenceClassification(AlbertConfig(**small, embedding_size=16)).save_pretrained(place / "albert")
-    GPT2ForSequenceClassification(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=1, n_head=2)).save_pretrained(
-        place / "gpt2"
-    )
-    bloom = BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=1, n_head=2)
-    BloomForSequenceClassification(bloom).save_pretrained(place / "bloom")
-    broken = tiny(labels=2)
-    with torch.no_grad():
-        broken.distilbert.transformer.layer[1].ffn.lin1.weight[0, 0] = torch.nan
-    broken.save_pretrained(place / "broken")
-    for name in ("quantised", "truncated"):
-        tiny(labels=2).save_pretrained(place / name)
-    config = json.loads((place / "quantised" / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
-    (place / "quantised" / "config.json").write_text(json.dumps(config))
-    weights = place / "truncated" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:2000])
-    (place / "unlabelled.txt").write_text("w1 w2\n")
-    tiny(labels=2).save_pretrained(place / "wordless")
-    few = tiny(labels=2)
-    few.resize_token_embeddings(30)
-    few.save_pretrained(place / "wordy")
-    tiny(labels=2).save_pretrained(place / "padless")
-    tokenizer.save_pretrained(place / "padless")
-    config = json.loads((place / "padless" / "tokenizer_config.json").read_text())
-    del config["pad_token"]
-    (place / "padless" / "tokenizer_config.json").write_text(json.dumps(config))
-    for name in ("wordy", "body", "wide", "albert", "gpt2", "bloom", "broken", "quantised", "truncated"):
-        tokenizer.save_pretrained(place / name)
-
-
 def flags(**changes):
-    options = {"model": "lora", "train-data": "train.tsv", "eval-data": "eval.tsv", "out": "out", "flops": "0.5"}
-    options |= {name.replace("_", "-"): value for name, value in changes.items()}
-    given = {name: value for name, value in options.items() if value is not None}
-    return [word for name, value in given.items() for word in (f"--{name}", *([] if value is True else [value]))]
+    options = {"model": "lora", "train_data": "train.tsv", "eval_data": "eval.tsv", "out": "out", "flops": "0.5"}
+    return flags_of(**{**options, **changes})
 
 
 def request(place, **changes):
     return command("prune", "structured", *flags(**changes), cwd=place)
 
 
-def done(monkeypatch, capsys, place, *words):
-    """Run the command in this process (starting Python takes seconds): exit status, standard output, error lines."""
-    monkeypatch.chdir(place)
-    monkeypatch.setattr(sys, "argv", ["niwaki", *map(str, words)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    captured = capsys.readouterr()
-    return stopped.value.code, captured.out, captured.err
-
-
-def test_the_main_job(place, monkeypatch, capsys):
+def test_the_main_job(place, typed):
     first = request(place)
     assert first.returncode == 0, first.stderr
     assert "train: labels 0 is LABEL_0, 1 is LABEL_1" in first.stderr
@@ -155,18 +59,18 @@ def test_the_main_job(place, monkeypatch, capsys):
     with safe_open(out / "model.safetensors", framework="pt") as tensors:
         stored = sum(tensors.get_tensor(key).numel() for key in tensors.keys())  # noqa: SIM118 - not a dict
     assert stored == sum(p.numel() for p in model.parameters())
-    again = done(monkeypatch, capsys, place, "run", out / "recipe.yaml", "--overwrite", "--quiet")
+    again = typed(place, "run", out / "recipe.yaml", "--overwrite", "--quiet")
     assert again == (0, "", "")
     for name, value in niwaki.load(out).state_dict().items():
         assert torch.equal(value, model.state_dict()[name])
-    status, _, err = done(monkeypatch, capsys, place, "report", "out", "--out", "page.html")
+    status, _, err = typed(place, "report", "out", "--out", "page.html")
     assert status == 0, err
     assert "layer.2.ffn" in (place / "page.html").read_text()
 
 
-def test_the_adapter_is_kept(place, monkeypatch, capsys):
+def test_the_adapter_is_kept(place, typed):
     words = flags(out="kept", flops="0.6", keep_adapter=True, text_columns="sentence", quiet=True)
-    assert done(monkeypatch, capsys, place, "prune", "structured", *words)[0] == 0
+    assert typed(place, "prune", "structured", *words)[0] == 0
     tuned = PeftModel.from_pretrained(
         AutoModelForSequenceClassification.from_pretrained(place / "kept"), place / "kept" / "adapter"
     )
@@ -175,29 +79,29 @@ def test_the_adapter_is_kept(place, monkeypatch, capsys):
         torch.testing.assert_close(logits(niwaki.load(whole), batch), logits(tuned, batch))
 
 
-def test_a_latency_budget_is_measured(place, monkeypatch, capsys):
+def test_a_latency_budget_is_measured(place, typed):
     words = flags(out="fast", flops=None, latency="1.0", latency_batch_size="2", latency_length="8", overwrite=True)
-    assert done(monkeypatch, capsys, place, "prune", "structured", *words)[0] == 0
+    assert typed(place, "prune", "structured", *words)[0] == 0
     budget = json.loads((place / "fast" / "result.json").read_text())["stages"][0]["budget"]
     assert budget["kind"] == "latency"
     assert budget["requested"] == 1.0
     assert budget["achieved"] > 0
 
 
-def test_recovery_makes_the_pruned_model_closer(place, monkeypatch, capsys):
+def test_recovery_makes_the_pruned_model_closer(place, typed):
     dense = merge_(niwaki.load(place / "lora"))
     distances = []
     for epochs in (0, 12):
         words = flags(out=f"recovered-{epochs}", flops="0.4", repair="none", recover_epochs=epochs, quiet=True)
-        assert done(monkeypatch, capsys, place, "prune", "structured", *words)[0] == 0
+        assert typed(place, "prune", "structured", *words)[0] == 0
         model = niwaki.load(place / f"recovered-{epochs}")
         distances.append(float((logits(model, (batch := batches(labels=2)[0])) - logits(dense, batch)).square().sum()))
     assert distances[1] < distances[0]
 
 
-def test_finetune_score_eval_and_export(place, monkeypatch, capsys):
+def test_finetune_score_eval_and_export(place, typed):
     def run(*words):
-        status, out, err = done(monkeypatch, capsys, place, *words)
+        status, out, err = typed(place, *words)
         assert status == 0, err
         return out
 
@@ -231,16 +135,16 @@ def test_finetune_score_eval_and_export(place, monkeypatch, capsys):
         assert run("report", "small", "compared", "--out", "both.html") == ""
     for out in ("learnable.tsv", "small/result.json"):
         before = (place / out).read_bytes()
-        status, _, err = done(monkeypatch, capsys, place, "report", "small", "--out", out)
+        status, _, err = typed(place, "report", "small", "--out", out)
         assert status == 2
         assert "a page that Niwaki wrote" in err
         assert (place / out).read_bytes() == before
-    status, _, err = done(monkeypatch, capsys, place, "export", "--model", "small", "--to", "merged", "--out", "small")
+    status, _, err = typed(place, "export", "--model", "small", "--to", "merged", "--out", "small")
     assert status == 2
     assert "must not hold what is read" in err
 
 
-def test_the_demo_on_a_tiny_encoder(place, monkeypatch, capsys):
+def test_the_demo_on_a_tiny_encoder(place, typed, monkeypatch):
     def prepare(folder, seed):
         folder.mkdir()
         shutil.copytree(place / "body", folder / "encoder")
@@ -248,17 +152,17 @@ def test_the_demo_on_a_tiny_encoder(place, monkeypatch, capsys):
         return folder / "encoder", folder / "train.tsv", folder / "train.tsv"
 
     monkeypatch.setattr(niwaki.run.demo, "prepare", prepare)
-    status, out, err = done(monkeypatch, capsys, place, "demo", "--out", "garden")
+    status, out, err = typed(place, "demo", "--out", "garden")
     assert status == 0, err
     assert "as fast as dense" in out
     assert {path.name for path in (place / "garden").iterdir()} == {".niwaki", "data", "finetuned", "half"}
     (place / "garden" / "mine").write_text("x")
-    status, _, err = done(monkeypatch, capsys, place, "demo", "--out", "garden", "--overwrite")
+    status, _, err = typed(place, "demo", "--out", "garden", "--overwrite")
     assert status == 2
     assert "with mine" in err
     again = ["run", "half/recipe.yaml", "--overwrite", "--quiet"]
     before = niwaki.load(place / "garden" / "half").state_dict()
-    assert done(monkeypatch, capsys, place / "garden", *again)[0] == 0
+    assert typed(place / "garden", *again)[0] == 0
     after = niwaki.load(place / "garden" / "half").state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
@@ -335,9 +239,9 @@ def test_interrupted_leaves_nothing(place):
         ({"model": "wordy"}, ["tokenizer", "below 30", "got id"]),
     ],
 )
-def test_wrong_requests_are_one_line_and_write_nothing(place, monkeypatch, capsys, changes, words):
+def test_wrong_requests_are_one_line_and_write_nothing(place, typed, changes, words):
     before = {path.name for path in place.iterdir()}
-    status, _, err = done(monkeypatch, capsys, place, "prune", "structured", *flags(**{"out": "refused", **changes}))
+    status, _, err = typed(place, "prune", "structured", *flags(**{"out": "refused", **changes}))
     lines = [line for line in err.splitlines() if line.startswith("niwaki:")]
     assert status == 2, err
     assert len(lines) == 1
@@ -348,11 +252,11 @@ def test_wrong_requests_are_one_line_and_write_nothing(place, monkeypatch, capsy
 
 
 @pytest.mark.parametrize("compact", [False, True])
-def test_layer_adaptive(place, monkeypatch, capsys, compact):
+def test_layer_adaptive(place, typed, compact):
     out = f"sparse-{compact}"
     flags = ["--model", "lora", "--train-data", "train.tsv", "--eval-data", "eval.tsv", "--sparsity", "0.7"]
     words = ["prune", "layer-adaptive", *flags, "--out", out, *(["--compact"] if compact else [])]
-    status, _, err = done(monkeypatch, capsys, place, *words)
+    status, _, err = typed(place, *words)
     assert status == 0, err
     result = json.loads((place / out / "result.json").read_text())
     budget, model = result["stages"][0]["budget"], niwaki.load(place / out)
@@ -364,7 +268,7 @@ def test_layer_adaptive(place, monkeypatch, capsys, compact):
     assert zeros == round(0.7 * weights) == result["pruned"]["zeros"]
     if compact:
         assert result["pruned"]["size_bytes"] == (place / out / "model.safetensors").stat().st_size
-    status, _, err = done(monkeypatch, capsys, place, "run", f"{out}/recipe.yaml", "--overwrite", "--quiet")
+    status, _, err = typed(place, "run", f"{out}/recipe.yaml", "--overwrite", "--quiet")
     assert status == 0, err
     for name, value in niwaki.load(place / out).state_dict().items():
         assert torch.equal(value, model.state_dict()[name])
@@ -381,9 +285,9 @@ def test_layer_adaptive(place, monkeypatch, capsys, compact):
         (["--sparsity", "0.5", "--layer-score", "fischer"], ["layer_score", "did you mean 'fisher'"]),
     ],
 )
-def test_wrong_sparse_requests_are_one_line(place, monkeypatch, capsys, flags, words):
+def test_wrong_sparse_requests_are_one_line(place, typed, flags, words):
     data = ["--model", "lora", "--train-data", "train.tsv", "--eval-data", "eval.tsv", "--out", "no"]
-    status, _, err = done(monkeypatch, capsys, place, "prune", "layer-adaptive", *data, *flags)
+    status, _, err = typed(place, "prune", "layer-adaptive", *data, *flags)
     assert status == 2, err
     lines = [line for line in err.splitlines() if line.startswith("niwaki:")]
     assert len(lines) == 1
@@ -391,8 +295,8 @@ def test_wrong_sparse_requests_are_one_line(place, monkeypatch, capsys, flags, w
     assert not (place / "no").exists()
 
 
-def test_a_weight_that_is_not_finite_is_failed_work(place, monkeypatch, capsys):
-    status, _, err = done(monkeypatch, capsys, place, "prune", "structured", *flags(model="broken", out="refused"))
+def test_a_weight_that_is_not_finite_is_failed_work(place, typed):
+    status, _, err = typed(place, "prune", "structured", *flags(model="broken", out="refused"))
     assert status == 3
     assert "layer.1.ffn" in err
     assert not (place / "refused").exists()

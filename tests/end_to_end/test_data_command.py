@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 import niwaki
 from helpers_text import tiny_tokenizer
-from niwaki.cli import _spread, main
+from niwaki.cli import _spread
 from tiny import tiny
 
 
@@ -30,15 +29,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def command(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Any:
+def command(place: Path, typed: Any) -> Any:
     """Run a command where these files are: exit status and error lines."""
 
     def run(*words: str) -> tuple[int, str]:
-        monkeypatch.chdir(place)
-        monkeypatch.setattr(sys, "argv", ["niwaki", *words])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        return stopped.value.code, capsys.readouterr().err  # type: ignore[return-value]
+        status, _, err = typed(place, *words)
+        return status, err
 
     return run
 

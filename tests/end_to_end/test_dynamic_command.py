@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from test_command import done, place  # noqa: F401 - a fixture
 
 import niwaki
 from niwaki.methods.dynamic import read_history
@@ -15,13 +14,12 @@ FLAGS = ["--interval", 2, "--batch-size", 8]
 DATA = ["--train-data", "train.tsv", "--eval-data", "eval.tsv"]
 
 
-def run(monkeypatch, capsys, place, *words):  # noqa: F811 - the folder of the fixture
-    status, out, err = done(monkeypatch, capsys, place, "prune", "dynamic", *FLAGS, *words)
-    return status, out, err
+def run(typed, place, *words):
+    return typed(place, "prune", "dynamic", *FLAGS, *words)
 
 
 @pytest.mark.parametrize("model", ["lora", "base"])
-def test_dynamic(place, monkeypatch, capsys, model):  # noqa: F811
+def test_dynamic(place, typed, model):
     out = f"moved-{model}"
     words = [
         "--model",
@@ -37,9 +35,7 @@ def test_dynamic(place, monkeypatch, capsys, model):  # noqa: F811
         "--grow",
         "gradient",
     ]
-    status, said, err = run(
-        monkeypatch, capsys, place, *DATA, *words, "--allocation", "erk", "--reallocation", "within"
-    )
+    status, said, err = run(typed, place, *DATA, *words, "--allocation", "erk", "--reallocation", "within")
     assert status == 0, err
     assert "dynamic: 0.7000 of the blocks' linear weights are zero (0.7 asked)" in said
     assert "updates in 10 steps" in err
@@ -49,13 +45,13 @@ def test_dynamic(place, monkeypatch, capsys, model):  # noqa: F811
     assert stage["zeros"] == round(0.7 * weights) == result["pruned"]["zeros"]
     assert sum(layer["total"] - layer["kept"] for layer in result["layers"]) == stage["zeros"]
     assert len({row.step for row in read_history(place / out / "dynamic.jsonl")}) == stage["updates"]
-    status, _, err = done(monkeypatch, capsys, place, "run", f"{out}/recipe.yaml", "--overwrite", "--quiet")
+    status, _, err = typed(place, "run", f"{out}/recipe.yaml", "--overwrite", "--quiet")
     assert status == 0, err
     for name, value in niwaki.load(place / out).state_dict().items():
         assert torch.equal(value, loaded.state_dict()[name])
 
 
-def test_it_learns_from_labels_and_compacts(place, monkeypatch, capsys):  # noqa: F811
+def test_it_learns_from_labels_and_compacts(place, typed):
     words = [
         "--model",
         "body",
@@ -70,13 +66,13 @@ def test_it_learns_from_labels_and_compacts(place, monkeypatch, capsys):  # noqa
         "--compact",
     ]
     data = ["--train-data", "learnable.tsv", "--eval-data", "learnable.tsv"]
-    status, _, err = run(monkeypatch, capsys, place, *data, *words, "--quiet")
+    status, _, err = run(typed, place, *data, *words, "--quiet")
     assert status == 0, err
     result = json.loads((place / "labelled" / "result.json").read_text())
     assert result["pruned"]["quality"]["accuracy"] > 0.9
 
 
-def test_a_recipe_of_two_stages(place, monkeypatch, capsys):  # noqa: F811
+def test_a_recipe_of_two_stages(place, typed):
     recipe = {
         "model": "lora", "train_data": "train.tsv", "eval_data": "eval.tsv", "out": "staged", "batch_size": 8,
         "stages": [
@@ -85,7 +81,7 @@ def test_a_recipe_of_two_stages(place, monkeypatch, capsys):  # noqa: F811
         ],
     }  # fmt: skip
     (place / "staged.json").write_text(json.dumps(recipe))
-    status, _, err = done(monkeypatch, capsys, place, "run", "staged.json", "--quiet")
+    status, _, err = typed(place, "run", "staged.json", "--quiet")
     assert status == 0, err
     result = json.loads((place / "staged" / "result.json").read_text())
     assert [stage["name"] for stage in result["stages"]] == ["layer-adaptive", "dynamic"]
@@ -103,8 +99,8 @@ def test_a_recipe_of_two_stages(place, monkeypatch, capsys):  # noqa: F811
         (["--sparsity", 0.5, "--teacher", "human"], ["teacher", "dense, none"]),
     ],
 )
-def test_wrong_requests_are_one_line(place, monkeypatch, capsys, flags, words):  # noqa: F811
-    status, _, err = run(monkeypatch, capsys, place, *DATA, "--model", "lora", "--out", "no", *flags)
+def test_wrong_requests_are_one_line(place, typed, flags, words):
+    status, _, err = run(typed, place, *DATA, "--model", "lora", "--out", "no", *flags)
     lines = [line for line in err.splitlines() if line.startswith("niwaki:")]
     assert status == 2, err
     assert len(lines) == 1

@@ -36,11 +36,8 @@ def niwaki_command(place, typed):
     """Run a command on the language model: exit status, standard output, error lines."""
 
     def run(*words, **changes):
-        options = {"model": "llama", "train-data": "train.txt", "eval-data": "eval.txt", "max-length": "16"}
-        options |= {name.replace("_", "-"): value for name, value in changes.items()}
-        given = {name: value for name, value in options.items() if value is not None}
-        flags = [word for name, value in given.items() for word in (f"--{name}", *([] if value is True else [value]))]
-        return typed(place, *words, *flags)
+        options = {"model": "llama", "train_data": "train.txt", "eval_data": "eval.txt", "max_length": "16"}
+        return typed(place, *words, **{**options, **changes})
 
     return run
 

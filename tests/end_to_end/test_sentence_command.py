@@ -50,11 +50,10 @@ def command(place, typed):
     """Run a command: exit status, standard output, error lines."""
 
     def run(*words, model, data="tsv", train=None, **flags):
-        given = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", value)]
         sources = ["--eval-data", f"eval.{data}"]
         sources += [] if words[0] == "eval" else ["--train-data", f"train.{train or data}"]
         sources = ["--train-data", f"train.{data}"] if words[0] == "score" else sources
-        return typed(place, *words, "--model", model, *sources, "--max-length", "16", *given)
+        return typed(place, *words, "--model", model, *sources, "--max-length", "16", **flags)
 
     return run
 

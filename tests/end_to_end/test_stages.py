@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from test_command import done, place  # noqa: F401 - a fixture
 
 import niwaki
 import niwaki.run.stages
@@ -14,7 +13,7 @@ TUNE = {"kind": "finetune", "epochs": 8, "lora_rank": 4, "learning_rate": 0.003}
 
 
 @pytest.fixture
-def run(place, monkeypatch, capsys):  # noqa: F811
+def run(place, typed, monkeypatch):
     """Do a recipe: its result, what was said, and how often a model was measured."""
     measured, measure = [], niwaki.run.stages.measure
 
@@ -27,7 +26,7 @@ def run(place, monkeypatch, capsys):  # noqa: F811
     def run(out, model, *stages, train="learnable.tsv", evaluation="learnable.tsv"):
         recipe = {"model": model, "train_data": train, "eval_data": evaluation, "out": out, "batch_size": 8}
         (place / f"{out}.json").write_text(json.dumps({**recipe, "stages": stages}))
-        status, said, err = done(monkeypatch, capsys, place, "run", f"{out}.json")
+        status, said, err = typed(place, "run", f"{out}.json")
         assert status == 0, err
         return json.loads((place / out / "result.json").read_text()), said, len(measured)
 
@@ -38,7 +37,7 @@ def without_latency(record):
     return {name: value for name, value in record.items() if name != "latency"}
 
 
-def test_pruning_is_held_against_what_it_found_not_against_an_untrained_head(run, place):  # noqa: F811
+def test_pruning_is_held_against_what_it_found_not_against_an_untrained_head(run, place):
     result, said, measured = run("tuned-half", "body", TUNE, {"kind": "structured", "flops": 0.6})
     tuned, half = result["stages"]
     assert result["dense"]["quality"]["accuracy"] > 0.9
@@ -55,7 +54,7 @@ def test_pruning_is_held_against_what_it_found_not_against_an_untrained_head(run
         assert "after finetune" in (place / "tuned-half" / page).read_text()
 
 
-def test_fine_tuning_alone_is_held_against_what_came_in(run, place):  # noqa: F811
+def test_fine_tuning_alone_is_held_against_what_came_in(run, place):
     result, said, measured = run("only-tuned", "body", {**TUNE, "epochs": 1}, {**TUNE, "epochs": 1})
     assert without_latency(result["dense"]) == result["stages"][0]["before"]
     assert result["dense"]["new_head"]
@@ -65,7 +64,7 @@ def test_fine_tuning_alone_is_held_against_what_came_in(run, place):  # noqa: F8
 
 
 @pytest.mark.parametrize("model", ["base", "lora"])
-def test_each_stage_is_measured_as_others_load_it(run, place, model):  # noqa: F811
+def test_each_stage_is_measured_as_others_load_it(run, place, model):
     sparse = {"kind": "layer-adaptive", "sparsity": 0.4, "allocation": "uniform"}
     half = {"kind": "structured", "params": 0.6}
     result, _, measured = run(f"sparse-half-{model}", model, sparse, half, train="train.tsv", evaluation="eval.tsv")

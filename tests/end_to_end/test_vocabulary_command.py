@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import sys
 
 import pytest
 from transformers import AutoTokenizer
@@ -11,7 +11,6 @@ from transformers import AutoTokenizer
 import niwaki
 from helpers_tokenizers import sentences, tokenizer_of
 from niwaki.checkpoint import load_tokenizer
-from niwaki.cli import main
 from tiny import tiny, with_lora
 
 
@@ -41,23 +40,9 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def command(place, monkeypatch, capsys):
-    """Run a command: exit status, standard output, error lines."""
-
-    def run(*words, **options):
-        flags = [
-            word
-            for name, value in options.items()
-            for word in (f"--{name.replace('_', '-')}", *([] if value is True else [value]))
-        ]
-        monkeypatch.chdir(place)
-        monkeypatch.setattr(sys, "argv", ["niwaki", *words, *flags])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        captured = capsys.readouterr()
-        return stopped.value.code, captured.out, captured.err
-
-    return run
+def command(place, typed):
+    """Run a command where these files are: exit status, standard output, error lines."""
+    return functools.partial(typed, place)
 
 
 TEXT = {"model": "llama", "train_data": "train.txt", "eval_data": "known.txt", "max_length": "24"}

@@ -16,6 +16,7 @@ from niwaki.config.fields import (
 )
 from niwaki.config.filter import Filter
 from niwaki.config.patterns import NByM, Pattern, parse_pattern
+from niwaki.config.reconstruct import check_reconstruct, reconstruct_option
 from niwaki.errors import RequestError, check_choice
 
 LAYER_SCORES = (
@@ -71,6 +72,7 @@ class LayerAdaptive(Filter):
     pattern: str = option("unstructured", "unstructured, n:m (n of m neighbours kept, like 2:4) or rxc (like 4x1).")
     steps: int = option(1, "Rounds of observing and pruning, on a cubic ramp of sparsity.")
     repair: str = option("least-squares", f"How what is left is refitted: {', '.join(WEIGHT_REPAIRS)}.")
+    reconstruct: str = reconstruct_option()
     recover_epochs: int = option(0, "Epochs of LoRA training under the masks, distilled from the dense model.")
     recover_learning_rate: float = option(1e-3, "Peak learning rate of that training.")
     seed: int = option(0, "Seed of everything that is drawn.")
@@ -81,6 +83,7 @@ class LayerAdaptive(Filter):
         check_choice("weight_score", self.weight_score, WEIGHT_SCORES)
         check_choice("allocation", self.allocation, (AUTO, *SPARSITY_ALLOCATIONS))
         check_choice("repair", self.repair, WEIGHT_REPAIRS)
+        check_reconstruct(self)
         check_at_least(self, 1, "steps")
         check_at_least(self, 0, "recover_epochs")
         check_above_zero(self, "recover_learning_rate")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from niwaki.config.fields import check_above_zero, check_at_least, check_seed, check_unused, option
 from niwaki.config.filter import Filter
+from niwaki.config.reconstruct import check_reconstruct, reconstruct_option
 from niwaki.errors import RequestError, check_choice
 
 HEAD_SCORES = ("attention-variance", "activation-variance", "fisher", "taylor", "reconstruction", "random")
@@ -53,6 +54,7 @@ class Structured(UnitScores, Filter):
     latency: float | None = option(None, "Fraction of the measured latency to KEEP, in (0, 1].")
     allocation: str = option("global", f"How the budget is shared out: {', '.join(ALLOCATIONS)}.")
     repair: str = option("least-squares", f"How what is left is refitted: {', '.join(REPAIRS)}.")
+    reconstruct: str = reconstruct_option()
     recover_epochs: int = option(0, "Epochs of LoRA training on the training data, distilled from the dense model.")
     recover_learning_rate: float = option(3e-4, "Peak learning rate of that training.")
     steps: int = option(1, "Observations, each followed by a part of the cut, so that later scores see earlier cuts.")
@@ -81,6 +83,7 @@ class Structured(UnitScores, Filter):
             raise RequestError(f"drop_layers must be 0 where sites are spared, got {self.drop_layers}")
         check_choice("allocation", self.allocation, ALLOCATIONS)
         check_choice("repair", self.repair, REPAIRS)
+        check_reconstruct(self)
         if self.by_query_head and self.latency is not None:
             raise RequestError("head_unit must be 'group' with a latency budget, got 'query-head'")
         check_at_least(self, 1, "steps", "latency_batch_size", "latency_length")

@@ -22,6 +22,7 @@ from niwaki.methods.scores import Scores
 from niwaki.methods.weight_profiles import Scored, score_linears
 from niwaki.observe import Batch, Need, Passes, Statistics, TokenWeights, need_of, observe
 from niwaki.observe.moments import with_moments
+from niwaki.repair.block_reconstruction import reconstruction, reconstruction_passes
 from niwaki.repair.least_squares import Optimum, excess, on_mask
 from niwaki.repair.reconstruct import reconstruct_
 from niwaki.repair.sequential_least_squares import REFIT_PASSES
@@ -65,13 +66,15 @@ def prune_weights_(
     for step in range(1, meant.steps + 1):
         sparsity = meant.sparsity * (1 - (1 - step / meant.steps) ** 3)
         targets = meant.repair == "least-squares"
-        also = Need(token_sizes=targets, output_gradients=meant.compares_rows)
+        learns = meant.reconstruct != "none"
+        also = Need(token_sizes=targets, output_gradients=meant.compares_rows or learns)
         scored = score_linears(model, linears, meant, batches, weights, also=also, progress=progress)
         weights = scored.token_weights
         importance = importance or importance_that_decided(meant.rule, scored.profiles)
         zeros = _zeros(meant, sparsity, scored.profiles)
         warnings += _prune_(model, dense, linears, batches, zeros, scored, meant, progress)
         passes += scored.passes + Passes(REFIT_PASSES * (targets or meant.weight_score in SOLVED))
+        passes += reconstruction_passes(meant.reconstruct)
     if meant.recover_epochs and dense is not None:
         passes += in_passes(recover_(model, dense, training, meant, progress=progress), len(batches))
     return _result(linears, meant, importance, warnings, passes, time.perf_counter() - started)
@@ -132,6 +135,7 @@ def _prune_(
         mask_for,
         weights=scored.token_weights if targets else None,
         targets=targets,
+        then=reconstruction(config.reconstruct, scored.statistics, scored.token_weights, config.seed),
         progress=progress,
     )
 

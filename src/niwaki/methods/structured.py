@@ -21,6 +21,7 @@ from niwaki.methods.drop_layers import check_drop, drop_layers_
 from niwaki.methods.scores import Scores
 from niwaki.observe import Batch, Need, Passes, TokenWeights, need_of, observe
 from niwaki.progress import show
+from niwaki.repair.block_reconstruction import reconstruction, reconstruction_passes
 from niwaki.repair.refit import refit_
 from niwaki.repair.sequential_least_squares import REFIT_PASSES
 from niwaki.results import SiteResult, StageResult
@@ -65,7 +66,8 @@ def prune_units_(
     for step in range(1, config.steps + 1):
         sites = sites_of(model, by_head)
         weigh = weights is None and config.repair != "none"
-        need = need_of(UNIT_NEEDS, config.head_score, config.neuron_score) | Need(token_sizes=weigh)
+        also = Need(token_sizes=weigh, output_gradients=config.reconstruct != "none")
+        need = need_of(UNIT_NEEDS, config.head_score, config.neuron_score) | also
         seen = observe(model, batches, need, query_heads=by_head, seed=config.seed, progress=progress)
         scores = score_units(model, sites, seen, batches, config, progress=progress)
         weights = seen.token_weights if weigh else weights
@@ -78,8 +80,12 @@ def prune_units_(
         cut_(model, plan, by_head)
         kept = {name: kept[name][units] for name, units in plan.items()}
         if config.repair != "none":
-            refit_(model, dense, batches, kept, config.repair, weights=weights, query_heads=by_head, progress=progress)
-            passes += Passes(REFIT_PASSES)
+            then = reconstruction(config.reconstruct, seen, weights, config.seed)
+            refit_(
+                model, dense, batches, kept, config.repair,
+                weights=weights, query_heads=by_head, then=then, progress=progress,
+            )  # fmt: skip
+            passes += Passes(REFIT_PASSES) + reconstruction_passes(config.reconstruct)
     if config.recover_epochs:
         passes += in_passes(recover_(model, dense, training, config, progress=progress), len(batches))
     achieved, warnings = _achieved(model, dense, budget, config)

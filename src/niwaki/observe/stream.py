@@ -12,7 +12,9 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -27,6 +29,28 @@ from niwaki.observe.statistics import Batch, at_tokens
 
 class _Seen(Exception):  # noqa: N818 - not an error: it ends a layer's pass that has shown what was wanted
     pass
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """A batch before a layer: its hidden states, the other arguments of the layer, and its real tokens.
+
+    `keep` is `[batch, tokens]`, True at real tokens; `runs` is how often the layer runs in a row.
+    """
+
+    hidden: Tensor
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    keep: Tensor
+    runs: int
+
+    def through(self, layer: Callable[..., Any]) -> Tensor:
+        """The hidden states after all runs of `layer`."""
+        hidden = self.hidden
+        for _ in range(self.runs):
+            output = layer(hidden, *self.args, **self.kwargs)
+            hidden = output[0] if isinstance(output, tuple) else output
+        return hidden
 
 
 class Stream:
@@ -88,19 +112,25 @@ class Stream:
 
         with materialized_weights(layer):
             for number in range(self.batches):
-                batch = self._get("inputs", number)
-                hidden = self._get("hidden", number)["hidden"]
-                (_, *args), kwargs = layer_calls(self.model, batch)[index]
+                turn = self.turn(index, number)
+                hidden = turn.hidden
                 with suppress(_Seen), _noted(inputs, outputs, note), half_in_float32(layer):
-                    for _ in range(self.runs):
-                        output = layer(hidden, *args, **kwargs)
-                        hidden = output[0] if isinstance(output, tuple) else output
+                    hidden = turn.through(layer)
                 if advance:
                     self._put("hidden", number, {"hidden": hidden})
-                keep = token_mask(batch).bool()
-                yield {key: joined([at_tokens(x, keep) for x in values]) for key, values in found.items()}
+                yield {key: joined([at_tokens(x, turn.keep) for x in values]) for key, values in found.items()}
                 for values in found.values():
                     values.clear()
+
+    def turn(self, index: int, number: int) -> Turn:
+        """What layer `index` is called with when batch `number` has its turn."""
+        batch = self._get("inputs", number)
+        (_, *args), kwargs = layer_calls(self.model, batch)[index]
+        return Turn(self.hidden(number), tuple(args), kwargs, token_mask(batch).bool(), self.runs)
+
+    def hidden(self, number: int) -> Tensor:
+        """The hidden states `[batch, tokens, width]` of a batch where it stands."""
+        return self._get("hidden", number)["hidden"]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from niwaki.adapters import apply_mask_
 from niwaki.anatomy import BlockLinear
 from niwaki.observe import Batch, TokenWeights
 from niwaki.repair.least_squares import DAMPING, Optimum, Sums, optimum, store_
-from niwaki.repair.sequential_least_squares import sequential_least_squares_
+from niwaki.repair.sequential_least_squares import AfterLayer, sequential_least_squares_
 
 Sparsify = Callable[[BlockLinear, Optimum], tuple[Tensor, Tensor]]
 """A linear and what is best for it -> its pruned weight and its mask, both `[out, in]`."""
@@ -29,11 +29,12 @@ def reconstruct_(
     *,
     weights: TokenWeights | None = None,
     targets: bool = True,
+    then: AfterLayer | None = None,
     progress: bool = False,
 ) -> list[str]:
     """Give every linear of `model`, when its turn has come, the weight and the mask that `sparsify` says; warnings.
 
-    `weights` say how much each token matters; alike where they are not given.
+    `weights` say how much each token matters; alike where they are not given. `then` is called after each layer.
 
     Raises:
         WorkError: weights that are not finite, or moments that no damping makes invertible; names the linear.
@@ -48,5 +49,5 @@ def reconstruct_(
         apply_mask_(linear.module, mask)
         store_(linear, best, weight)
 
-    sequential_least_squares_(model, dense, data, fit, weights=weights, targets=targets, progress=progress)
+    sequential_least_squares_(model, dense, data, fit, weights=weights, targets=targets, then=then, progress=progress)
     return warnings

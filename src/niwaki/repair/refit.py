@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from niwaki.anatomy import sites_of
 from niwaki.observe import Batch, TokenWeights
 from niwaki.repair.least_squares import fit_, fit_bias_
-from niwaki.repair.sequential_least_squares import sequential_least_squares_
+from niwaki.repair.sequential_least_squares import AfterLayer, sequential_least_squares_
 
 Kept = dict[str, Tensor]
 """Site name -> indices, in the dense model, of the units that are still there."""
@@ -32,22 +32,25 @@ def refit_(
     *,
     weights: TokenWeights | None = None,
     query_heads: bool = False,
+    then: AfterLayer | None = None,
     progress: bool = False,
 ) -> None:
     """Refit `model`, of which the units in `kept` are left, to `dense`, in place; `method` as in `--repair`.
 
     `weights` say how much each token matters (`niwaki.observe.tokens`); alike where they are not given. `query_heads`
-    says what the units are (`niwaki.anatomy.sites_of`).
+    says what the units are (`niwaki.anatomy.sites_of`). `then` is called after each layer.
 
     Raises:
         WorkError: a refitted weight that is not finite, or a solve that no damping saves; names the linear.
     """
     if method == "bias":
-        sequential_least_squares_(model, dense, data, fit_bias_, only_writing=True, weights=weights, progress=progress)
+        sequential_least_squares_(
+            model, dense, data, fit_bias_, only_writing=True, weights=weights, then=then, progress=progress
+        )
         return
     rows = {
         f"layer.{site.layer}.{read.part}": read.rows_of(kept[site.name])
         for site in sites_of(dense, query_heads)
         for read in site.reads
     }
-    sequential_least_squares_(model, dense, data, fit_, rows=rows, weights=weights, progress=progress)
+    sequential_least_squares_(model, dense, data, fit_, rows=rows, weights=weights, then=then, progress=progress)

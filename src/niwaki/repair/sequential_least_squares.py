@@ -29,6 +29,9 @@ from niwaki.repair.least_squares import Sums
 REFIT_PASSES = 5.0
 """About as many forward passes over the data as one call runs, of both models together."""
 
+AfterLayer = Callable[[list[BlockLinear], Stream, Stream], None]
+"""The linears of a layer, the pruned model's stream before the layer and the dense model's after it."""
+
 
 @torch.no_grad()
 def sequential_least_squares_(
@@ -41,6 +44,7 @@ def sequential_least_squares_(
     rows: dict[str, Tensor] | None = None,
     weights: TokenWeights | None = None,
     targets: bool = True,
+    then: AfterLayer | None = None,
     progress: bool = False,
 ) -> None:
     """Call `fit(linear, sums)` for each linear of `model`, bottom-up; it may change the linear, the next sees that.
@@ -48,8 +52,8 @@ def sequential_least_squares_(
     Linears that see the same input are fitted to the same sums. Without `dense` that is `model` as it stands: each
     layer is copied before it is fitted, no more than one at a time. With `only_writing` those that write into the
     residual stream alone. `rows` names, by linear, the rows `[out]` of the dense linear that are still there. `weights`
-    say how much each token matters; without `targets` no sums of targets are made. Both models are in evaluation mode
-    meanwhile.
+    say how much each token matters; without `targets` no sums of targets are made. `then` is called when all linears of
+    a layer have been fitted, and may change the layer. Both models are in evaluation mode meanwhile.
     """
     with evaluation_mode(model, dense or model), ExitStack() as stack:
         ours = linears_of(model, emptied=True)
@@ -73,6 +77,8 @@ def sequential_least_squares_(
                 sums = _sums(group, seen, goals[0] if goals else None, rows or {}, weights)
                 for linear, own in zip(group, sums, strict=True):
                     fit(linear, own)
+            if then is not None and dense_stream is not None:
+                then(here, pruned_stream, dense_stream)
             if index + 1 < len(layers):
                 pruned_stream.advance(index)
 

@@ -1,0 +1,155 @@
+"""Layers that learn: once its linears are fitted, a layer is trained to give what the dense model's layer gives.
+
+Least squares fit a linear as if nothing followed; across the softmax and the activation only gradients see. So the
+layer runs on the pruned model's own hidden states, and AdamW lowers the squared error of what it gives against the
+dense model's hidden states after the layer, over real tokens: block reconstruction, its errors weighted by the diagonal
+of the Fisher information as in BRECQ (Li et al., ICLR 2021), here that of a token times that of a dimension. `kept`
+trains whatever the masks leave of the layer ("A Free Lunch in LLM Compression", 2025); `norms` its norms and biases
+alone (PERP, Zimmer et al., 2023). No labels; one layer and one batch at a time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import get_linear_schedule_with_warmup
+
+from niwaki.anatomy import BlockLinear
+from niwaki.errors import WorkError
+from niwaki.numerics.half import half_in_float32
+from niwaki.observe import Passes, Statistics, TokenWeights
+from niwaki.observe.stream import Stream
+from niwaki.repair.sequential_least_squares import AfterLayer
+
+EPOCHS = 4
+STEP, SMALLEST = 3e-3, 1e-2
+"""Peak learning rate of a tensor as a share of the root of its mean square, by about which AdamW moves each weight; and
+the root below which a tensor (biases that are zero) learns no slower."""
+HELD_OUT = 8
+"""One batch of so many is not learned from: where the layer is no better there after training, it stays as it was."""
+
+Values = dict[str, Tensor]
+"""Parameters of a layer by name, in float32: training in half precision would round small steps to nothing."""
+
+
+def reconstruction(which: str, statistics: Statistics, weights: TokenWeights | None, seed: int) -> AfterLayer | None:
+    """What is to be done after each layer of a refit: `reconstruct_block_`, or nothing for `which` none."""
+    if which == "none":
+        return None
+    return partial(reconstruct_block_, which=which, statistics=statistics, weights=weights, seed=seed)
+
+
+def reconstruction_passes(which: str) -> Passes:
+    """What it costs: its epochs, and the error before and after."""
+    return Passes() if which == "none" else Passes(EPOCHS + 2.0, float(EPOCHS))
+
+
+def reconstruct_block_(
+    linears: Sequence[BlockLinear],
+    pruned: Stream,
+    dense: Stream,
+    *,
+    which: str,
+    statistics: Statistics,
+    weights: TokenWeights | None,
+    seed: int,
+) -> None:
+    """Train the layer of `linears`, before which `pruned` stands and after which `dense` does; `which` as above.
+
+    `weights` and the squared output gradients of `statistics` (those of the linear that writes last) say how much each
+    token and each dimension matters; alike where they are not there. Masks are held, adapters stay as they are.
+
+    Raises:
+        WorkError: an error that is not finite; names the layer.
+    """
+    block = _Block(linears, pruned, dense, statistics, weights)
+    stored = _trained(block.layer, linears, which)
+    batches = list(range(pruned.batches))
+    held = batches[::HELD_OUT] if len(batches) >= HELD_OUT else batches
+    learned = [number for number in batches if number not in held] or batches
+    with half_in_float32(block.layer):
+        values = {name: parameter.detach().float().clone() for name, parameter in stored.items()}
+        before = {number: block.error(number, stored, values) for number in batches}
+        size = max(sum(wanted for _, wanted in before.values()) / len(batches), torch.finfo(torch.float32).tiny)
+        _train(block, stored, values, learned, size, seed)
+        after = sum(float(block.error(number, stored, values)[0]) for number in held)
+    if after < sum(float(before[number][0]) for number in held):
+        for name, parameter in stored.items():
+            parameter.data.copy_(values[name])
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """A layer of the pruned model and what it is to give."""
+
+    linears: Sequence[BlockLinear]
+    pruned: Stream
+    dense: Stream
+    statistics: Statistics
+    weights: TokenWeights | None
+
+    @property
+    def index(self) -> int:
+        return self.linears[0].layer
+
+    @property
+    def layer(self) -> nn.Module:
+        return self.pruned.layers[self.index]
+
+    def error(self, number: int, stored: dict[str, nn.Parameter], values: Values) -> tuple[Tensor, float]:
+        """The squared error of what the layer gives for a batch with these values, and the size of what is wanted."""
+        turn, last = self.pruned.turn(self.index, number), self.linears[-1].name
+        rounded = {name: value.to(stored[name].dtype) for name, value in values.items()}
+        found = turn.through(lambda *args, **kwargs: functional_call(self.layer, rounded, args, kwargs))
+        wanted = self.dense.hidden(number)[turn.keep].float()
+        by_dimension, by_token = torch.ones_like(wanted[0]), torch.ones_like(wanted[:, 0])
+        if last in self.statistics.linears:  # it has units left
+            squares = torch.as_tensor(self.statistics.linears[last].gradient_squares).to(wanted)
+            by_dimension = squares / squares.mean() if squares.any() else by_dimension
+        if self.weights is not None:  # a layer that runs several times has weights for the tokens of each run
+            by_token = self.weights[number][last].to(wanted).reshape(turn.runs, -1)[-1]
+        off = (found[turn.keep].float() - wanted).square() @ by_dimension @ by_token
+        return off, float(wanted.square() @ by_dimension @ by_token)
+
+
+def _trained(layer: nn.Module, linears: Sequence[BlockLinear], which: str) -> dict[str, nn.Parameter]:
+    """The parameters that learn, by their name in the layer: norms and biases; with `kept` the linears' weights too."""
+    matrices = {id(getattr(linear.module, "base_layer", linear.module).weight) for linear in linears}
+    return {
+        name: parameter
+        for name, parameter in layer.named_parameters()
+        if "lora_" not in name
+        and parameter.numel()
+        and (parameter.dim() == 1 or (which == "kept" and id(parameter) in matrices))
+    }
+
+
+def _train(
+    block: _Block, stored: dict[str, nn.Parameter], values: Values, batches: list[int], size: float, seed: int
+) -> None:
+    """Train `values` in place on these batches, whose errors are divided by `size`."""
+    sizes = {name: max(float(value.square().mean().sqrt()), SMALLEST) for name, value in values.items()}
+    optimizer = torch.optim.AdamW(
+        [{"params": [value.requires_grad_()], "lr": STEP * sizes[name]} for name, value in values.items()],
+        weight_decay=0.0,
+    )
+    steps, draw = EPOCHS * len(batches), random.Random(seed)
+    schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
+    for _ in range(EPOCHS):
+        for number in draw.sample(batches, len(batches)):
+            with torch.enable_grad():
+                loss = block.error(number, stored, values)[0] / size
+            if not bool(torch.isfinite(loss)):
+                raise WorkError(f"layer.{block.index}: the error of what it gives is not finite")
+            # Not `backward`: adapters that the layer holds would gather gradients too.
+            gradients = torch.autograd.grad(loss, list(values.values()), allow_unused=True)
+            for value, gradient in zip(values.values(), gradients, strict=True):
+                value.grad = gradient
+            optimizer.step()
+            schedule.step()

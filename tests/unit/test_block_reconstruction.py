@@ -1,0 +1,121 @@
+"""Layers that learn after their refit: masks and adapters are held, and what is no better is not kept."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import niwaki
+from niwaki.adapters import masks_of
+from niwaki.anatomy import layers_of, linears_of
+from niwaki.repair import block_reconstruction
+from niwaki.repair.sequential_least_squares import sequential_least_squares_
+from tiny import ROWS, batches, logits, tiny, with_lora
+
+LEARNED = ("norms", "kept")
+
+
+def learn_(model, dense, data, which):
+    """Every layer learns; none is refitted first."""
+    then = block_reconstruction.reconstruction(which, niwaki.observe.Statistics(), None, 0)
+    sequential_least_squares_(model, dense, data, lambda linear, sums: None, then=then)
+
+
+def distance(model, dense, data):
+    return sum(float((logits(model, batch) - logits(dense, batch)).square().mean()) for batch in data)
+
+
+@pytest.mark.parametrize(
+    ("family", "which"),
+    # Gemma's norms hold what is added to 1.
+    [(name, "kept") for name in ROWS if name != "gemma2"] + [("distilbert", "norms"), ("llama", "norms")],
+)
+def test_norms_and_biases_that_were_moved_are_learned_back(family, which):
+    dense, data = tiny(family), batches(count=8, rows=12, family=family)
+    model = copy.deepcopy(dense)
+    with torch.no_grad():
+        for parameter in (parameter for layer in layers_of(model) for parameter in layer.parameters()):
+            if parameter.dim() == 1:
+                parameter.mul_(1.03)
+    before = distance(model, dense, data)
+    learn_(model, dense, data, which)
+    assert distance(model, dense, data) < 0.9 * before
+    moved = {id(a) for a, b in zip(model.parameters(), dense.parameters(), strict=True) if not torch.equal(a, b)}
+    weights = [linear.module.weight for linear in linears_of(model)]
+    assert any(id(weight) in moved for weight in weights) == (which == "kept")
+
+
+@pytest.mark.parametrize("which", LEARNED)
+def test_masks_hold_and_adapters_stay(which):
+    torch.manual_seed(0)
+    model, data = with_lora(tiny()), batches(count=8)
+    factors = {name: value.clone() for name, value in model.named_parameters() if "lora_" in name}
+    niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.7, weight_score="magnitude", reconstruct=which), data)
+    zeros = sum(int((~mask).sum()) for mask in masks_of(model).values())
+    assert zeros == round(0.7 * sum(linear.size for linear in linears_of(model)))
+    assert all(torch.equal(value, model.get_parameter(name)) for name, value in factors.items())
+    assert {p.requires_grad for n, p in model.named_parameters() if "lora_" in n} == {True}
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_layer_that_is_no_better_after_training_stays_as_it_was(monkeypatch):
+    monkeypatch.setattr(block_reconstruction, "STEP", 10.0)
+    dense, data = tiny(), batches(count=8)
+    model = copy.deepcopy(dense)
+    niwaki.prune_(model, niwaki.Structured(flops=0.7), data)
+    before = copy.deepcopy(model.state_dict())
+    learn_(model, dense, data, "kept")
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("method", ["sparsity", "flops"])
+def test_a_pruned_model_comes_nearer_in_every_layer_and_costs_what_is_told(method):
+    """Real structure to learn: the error of each layer on batches that it learned from."""
+    data, family = batches(count=8, rows=24, family="llama"), "llama"
+    dense, errors, results = tiny(family), {}, {}
+    for which in ("none", "kept"):
+        model = copy.deepcopy(dense)
+        if method == "sparsity":
+            config = niwaki.LayerAdaptive(sparsity=0.8, weight_score="magnitude", reconstruct=which)
+        else:
+            config = niwaki.Structured(flops=0.5, reconstruct=which)
+        results[which] = niwaki.prune_(model, config, data)
+        errors[which] = distance(model, dense, data)
+    assert errors["kept"] < errors["none"]
+    epochs = block_reconstruction.EPOCHS
+    assert results["kept"].forward_passes - results["none"].forward_passes == epochs + 2
+    assert results["kept"].backward_passes - results["none"].backward_passes == epochs
+
+
+def test_same_seed_same_bytes_and_half_precision_stays():
+    data, states = batches(count=8, family="llama"), []
+    for _ in range(2):
+        model = tiny("llama").to(torch.bfloat16)
+        niwaki.prune_(model, niwaki.Structured(flops=0.7, reconstruct="kept", seed=3), data)
+        states.append(model.state_dict())
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+        torch.rand(5)  # what others draw meanwhile
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+def test_an_error_that_is_not_finite_names_the_layer(monkeypatch):
+    monkeypatch.setattr(block_reconstruction, "STEP", float("inf"))
+    dense, data = tiny(), batches(count=8)
+    with pytest.raises(niwaki.WorkError, match=r"layer\.0: the error of what it gives is not finite"):
+        learn_(copy.deepcopy(dense), dense, data, "kept")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"reconstruct": "all"}, "reconstruct must be one of kept, none, norms, got 'all'"),
+        ({"reconstruct": "kept", "repair": "none"}, "reconstruct must be none where repair is none, got 'kept'"),
+    ],
+)
+def test_what_cannot_learn_is_refused(options, said):
+    for method in (niwaki.Structured, niwaki.LayerAdaptive):
+        budget = {"flops": 0.5} if method is niwaki.Structured else {"sparsity": 0.5}
+        with pytest.raises(niwaki.RequestError, match=said):
+            method(**budget, **options)
