@@ -57,8 +57,7 @@ def prune_units_(
     budget = checked_budget(model, config, mean_length(batches))
     dense = merge_(copy.deepcopy(model))
     weights: TokenWeights | None = None
-    importance: dict[str, float] = {}
-    passes = Passes()
+    importance, passes = dict[str, float](), Passes()
     if config.drop_layers:
         seen = drop_layers_(model, batches, config.drop_layers, config.seed, progress=progress)
         weights, passes = seen.token_weights, passes + seen.passes
@@ -66,8 +65,8 @@ def prune_units_(
     for step in range(1, config.steps + 1):
         sites = sites_of(model, by_head)
         weigh = weights is None and config.repair != "none"
-        also = Need(token_sizes=weigh, output_gradients=config.reconstruct != "none")
-        need = need_of(UNIT_NEEDS, config.head_score, config.neuron_score) | also
+        need = need_of(UNIT_NEEDS, config.head_score, config.neuron_score)
+        need = need | Need(token_sizes=weigh, output_gradients=config.reconstruct != "none")
         seen = observe(model, batches, need, query_heads=by_head, seed=config.seed, progress=progress)
         scores = score_units(model, sites, seen, batches, config, progress=progress)
         weights = seen.token_weights if weigh else weights
@@ -75,16 +74,12 @@ def prune_units_(
         importance = importance or importances(scores)
         fraction = 1.0 - (1.0 - budget.fraction) * step / config.steps
         plan = _plan(model, dense, sites, scores, budget, fraction, config)
-        table = plan_table(sites, scores, plan)
-        show(table, progress)
+        show(plan_table(sites, scores, plan), progress)
         cut_(model, plan, by_head)
         kept = {name: kept[name][units] for name, units in plan.items()}
         if config.repair != "none":
-            then = reconstruction(config.reconstruct, seen, weights, config.seed)
-            refit_(
-                model, dense, batches, kept, config.repair,
-                weights=weights, query_heads=by_head, then=then, progress=progress,
-            )  # fmt: skip
+            refit_(model, dense, batches, kept, config.repair, weights=weights, query_heads=by_head,
+                   then=reconstruction(config.reconstruct, seen, weights, config.seed), progress=progress)  # fmt: skip
             passes += Passes(REFIT_PASSES) + reconstruction_passes(config.reconstruct)
     if config.recover_epochs:
         passes += in_passes(recover_(model, dense, training, config, progress=progress), len(batches))
