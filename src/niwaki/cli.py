@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import os
 import re
 import sys
@@ -17,6 +18,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 import click
 import typer
 
+import niwaki
 from niwaki.config import (
     Demo,
     DynamicSparsityTraining,
@@ -37,13 +39,27 @@ prune = typer.Typer(no_args_is_help=True, help="Prune a model to a budget.")
 app.add_typer(prune, name="prune")
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else on standard output.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that Niwaki wrote.")]
 LISTS = ("--text-columns", "--label-names", "--keep-layers", "--spared")
 """Flags that take several words: `--text-columns a b`."""
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"niwaki {niwaki.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _niwaki(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say it.")] = False,
+) -> None:
+    pass
+
+
 def _flags(*configs: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command one flag for every field of these config classes, and --quiet."""
+    """Give a command one flag for every field of these config classes, --quiet and --json."""
     parameters: dict[str, inspect.Parameter] = {}
     for config in configs:
         hints = get_type_hints(config)
@@ -60,7 +76,8 @@ def _flags(*configs: Any) -> Callable[[Callable[..., None]], Callable[..., None]
             parameters[field.name] = inspect.Parameter(
                 field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
             )
-    parameters["quiet"] = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
+    for name, hint in (("quiet", Quiet), ("json", Json)):
+        parameters[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=hint)
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def run(**options: Any) -> None:
@@ -90,48 +107,48 @@ def demo(**options: Any) -> None:
     from niwaki.run import run_demo
 
     request = _made(Demo, options)
-    _say(run_demo(request, options["quiet"]), request.out, options["quiet"])
+    _say(run_demo(request, options["quiet"]), request.out, options)
 
 
 @prune.command()
 @_flags(Recipe, Structured)
 def structured(**options: Any) -> None:
     """Remove whole attention heads and FFN neurons."""
-    _run(_made(Recipe, options, stages=(_made(Structured, options),)), options["quiet"])
+    _run(_made(Recipe, options, stages=(_made(Structured, options),)), options)
 
 
 @prune.command("layer-adaptive")
 @_flags(Recipe, LayerAdaptive)
 def layer_adaptive(**options: Any) -> None:
     """Zero single weights, each layer as many as it can bear."""
-    _run(_made(Recipe, options, stages=(_made(LayerAdaptive, options),)), options["quiet"])
+    _run(_made(Recipe, options, stages=(_made(LayerAdaptive, options),)), options)
 
 
 @prune.command()
 @_flags(Recipe, DynamicSparsityTraining)
 def dynamic(**options: Any) -> None:
     """Zero single weights while training, and let those that matter return."""
-    _run(_made(Recipe, options, stages=(_made(DynamicSparsityTraining, options),)), options["quiet"])
+    _run(_made(Recipe, options, stages=(_made(DynamicSparsityTraining, options),)), options)
 
 
 @prune.command()
 @_flags(Recipe, Vocabulary)
 def vocabulary(**options: Any) -> None:
     """Remove the tokens that the training data do not use; the tokenizer is rewritten."""
-    _run(_made(Recipe, options, stages=(_made(Vocabulary, options),)), options["quiet"])
+    _run(_made(Recipe, options, stages=(_made(Vocabulary, options),)), options)
 
 
 @app.command()
 @_flags(Recipe, Finetune)
 def finetune(**options: Any) -> None:
     """Train LoRA adapters and a task head."""
-    _run(_made(Recipe, options, stages=(_made(Finetune, options),)), options["quiet"])
+    _run(_made(Recipe, options, stages=(_made(Finetune, options),)), options)
 
 
 @app.command()
-def run(recipe: Path, overwrite: Overwrite = False, quiet: Quiet = False) -> None:
+def run(recipe: Path, overwrite: Overwrite = False, quiet: Quiet = False, json: Json = False) -> None:
     """Do what a recipe file asks."""
-    _run(read_recipe(recipe, overwrite), quiet)
+    _run(read_recipe(recipe, overwrite), {"quiet": quiet, "json": json})
 
 
 @app.command()
@@ -142,7 +159,9 @@ def score(**options: Any) -> None:
 
     request = _made(Scoring, options)
     found = run_scoring(request, options["quiet"])
-    if not options["quiet"]:
+    if options["json"]:
+        typer.echo(json.dumps(found, indent=2))
+    elif not options["quiet"]:
         for layer in found["layers"]:
             typer.echo(f"{layer['name']:24} {layer['importance']:.4f} of all importance, {layer['total']} units")
         for linear in found["linears"]:
@@ -157,7 +176,7 @@ def evaluate(**options: Any) -> None:
     from niwaki.run import run_evaluation
 
     request = _made(Evaluation, options)
-    _say(run_evaluation(request, options["quiet"]), request.out, options["quiet"])
+    _say(run_evaluation(request, options["quiet"]), request.out, options)
 
 
 @app.command()
@@ -189,14 +208,19 @@ def report(folders: list[Path], out: Annotated[Path, typer.Option(help="Page to 
         unfinished.write_text(text, encoding="utf-8")
 
 
-def _run(recipe: Recipe, quiet: bool) -> None:
+def _run(recipe: Recipe, options: dict[str, Any]) -> None:
     from niwaki.run import run_recipe
 
-    _say(run_recipe(recipe, quiet), recipe.out, quiet)
+    _say(run_recipe(recipe, options["quiet"]), recipe.out, options)
 
 
-def _say(result: Any, out: str, quiet: bool) -> None:
-    if quiet:
+def _say(result: Any, out: str, options: dict[str, Any]) -> None:
+    if options["json"]:
+        from niwaki.results import as_json
+
+        typer.echo(as_json(result))
+        return
+    if options["quiet"]:
         return
     from niwaki.report import course_lines, shown, stage_lines
 

@@ -74,9 +74,14 @@ class Result:
     schema: int = SCHEMA
 
 
+def as_json(result: Result) -> str:
+    """The text of `result.json`."""
+    return json.dumps(dataclasses.asdict(result), indent=2, allow_nan=False)
+
+
 def write_result(result: Result, path: Path) -> None:
     """Write `result.json`; a value that JSON cannot hold (NaN) is an error, not a surprise for the reader."""
-    path.write_text(json.dumps(dataclasses.asdict(result), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    path.write_text(as_json(result) + "\n", encoding="utf-8")
 
 
 def read_result(path: Path) -> Result:

@@ -68,6 +68,24 @@ def test_the_main_job(place, typed):
     assert "layer.2.ffn" in (place / "page.html").read_text()
 
 
+def test_the_version(place, typed):
+    assert typed(place, "--version") == (0, f"niwaki {niwaki.__version__}\n", "")
+
+
+def test_the_result_as_json(place, typed):
+    """What is on standard output is what stands in the file: nothing more, also where the command would say more."""
+    cheap = {"head_score": "random", "neuron_score": "random", "repair": "none"}
+    asked = {
+        "result.json": ["prune", "structured", *flags(out="said", flops="0.8", json=True, **cheap)],
+        "result.json ": ["eval", "--model", "said", "--eval-data", "eval.tsv", "--out", "said-again", "--json"],
+        "scores.json": ["score", "--model", "lora", "--train-data", "train.tsv", "--out", "said-scores", "--json"],
+    }
+    for (name, words), out in zip(asked.items(), ("said", "said-again", "said-scores"), strict=True):
+        status, said, err = typed(place, *words)
+        assert status == 0, err
+        assert json.loads(said) == json.loads((place / out / name.strip()).read_text())
+
+
 def test_the_adapter_is_kept(place, typed):
     words = flags(out="kept", flops="0.6", keep_adapter=True, text_columns="sentence", quiet=True)
     assert typed(place, "prune", "structured", *words)[0] == 0
