@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -15,6 +17,7 @@ STAGES = [
     Structured(flops=0.5),
     Structured(flops=0.5, recover_epochs=1),
     LayerAdaptive(sparsity=0.5),
+    LayerAdaptive(sparsity=0.5, reconstruct="kept"),
     LayerAdaptive(sparsity=0.5, allocation="lamp", weight_score="wanda"),
     DynamicSparsityTraining(sparsity=0.5),
     Finetune(),
@@ -70,3 +73,9 @@ def test_too_little_is_refused_with_what_is_needed():
         check_memory(2**20, model, STAGES, data, copies=1)
     enough = float(str(e.value).split("at least ")[1].split("GiB")[0]) + 0.1
     check_memory(int(enough * 2**30), model, STAGES[:1], data, copies=1)
+
+
+def test_layers_that_learn_need_more():
+    for stage in (Structured(flops=0.5), LayerAdaptive(sparsity=0.5)):
+        learns = dataclasses.replace(stage, reconstruct="norms")
+        assert needed(tiny(), learns, batches()) > needed(tiny(), stage, batches())

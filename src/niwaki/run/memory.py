@@ -28,6 +28,9 @@ _SOLVES = 5
 _SEARCHED = 32
 """Bytes a weight of what a search for the best mask of one linear holds beside that."""
 
+_LEARNED = 28
+"""Bytes a weight of a layer that learns: float32 values, gradients and two moments, and what masks make of them."""
+
 _RANKED = 64
 """Bytes a weight of scores in float64 and their order, over all weights where one threshold is found for them."""
 
@@ -63,6 +66,11 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch]) -> int:
         sums = 8 * (columns + 1) * (columns + 1 + rows)
         by_layer[linear.layer] = by_layer.get(linear.layer, 0) + sums + 4 * linear.size
     block = max(by_layer.values()) + 8 * _SOLVES * widest
+    if getattr(stage, "reconstruct", "none") != "none":
+        sizes: dict[int, int] = {}
+        for linear in linears:
+            sizes[linear.layer] = sizes.get(linear.layer, 0) + linear.size
+        block += _LEARNED * max(sizes.values())
     factors = 16 * getattr(stage, "lora_rank", 16) * sum(sum(linear.shape) for linear in linears)
     match stage:
         case Structured():
