@@ -43,6 +43,8 @@ RULES = (
     *((rule, None, 1.0) for rule in ("global", "erk", "lamp")),
 )
 """Allocation, layer score where it looks at one, importance power."""
+AT = (0.5, 0.7, 0.8, 0.9, 0.96)
+"""Sparsities at which the curves are measured, once for every budget."""
 HIGHEST = 0.98
 """The highest sparsity of a linear: the default of `niwaki.LayerAdaptive`."""
 
@@ -60,7 +62,7 @@ class Seen:
         self.scores: dict[str, dict[str, Tensor]] = {name: {} for name in WEIGHT_SCORES}
         self.curves: dict[str, Curve] = {}
         for linear, own in with_moments(model, statistics, data, statistics.token_weights):
-            self.curves[linear.name] = loss_curve(linear, own)
+            self.curves[linear.name] = loss_curve(linear, own, AT)
             for name in WEIGHT_SCORES:
                 self.scores[name][linear.name] = WEIGHT_SCORERS[name](linear, own, seed)
 

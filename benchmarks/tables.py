@@ -24,10 +24,13 @@ def main() -> None:
         "layer_adaptive_recovery",
     ):
         by_budget(script, keys, ("quality", _quality, 4), ("KL", lambda r: r["kl"], 4))
+    kl, forward = ("KL", lambda r: r["kl"], 4), ("forward passes", lambda r: r["passes"]["forward"], 1)
+    by_budget("reconstruction", ("sparsity", "flops", "reconstruct"), ("accuracy", _quality, 4), kl, forward)
     by_budget("layer_adaptive_cost", ("sparsity",), ("cost", lambda r: r["cost"], 1))
     allocations()
     held = ("held-out", lambda r: r["held"]["accuracy"], 4)
-    by_budget("dynamic", ("method", "interval", "sparsity"), ("accuracy", _quality, 4), held)
+    for script in ("dynamic", "dynamic_before"):  # before training mixed its rows anew each epoch
+        by_budget(script, ("method", "interval", "sparsity"), ("accuracy", _quality, 4), held)
     by_budget("recovery", ("flops",), ("accuracy", _quality, 4))
     by_budget("scores", ("head_score", "neuron_score", "flops"), ("accuracy", _quality, 4))
     shapes = [(f"torch {shape}", lambda r, s=shape: r["torch"][s], 2) for shape in ("32x64", "1x16")]

@@ -68,7 +68,8 @@ def prune_weights_(
         targets = meant.repair == "least-squares"
         learns = meant.reconstruct != "none"
         also = Need(token_sizes=targets, output_gradients=meant.compares_rows or learns)
-        scored = score_linears(model, linears, meant, batches, weights, also=also, progress=progress)
+        now = dataclasses.replace(meant, sparsity=sparsity)
+        scored = score_linears(model, linears, now, batches, weights, also=also, progress=progress)
         weights = scored.token_weights
         importance = importance or importance_that_decided(meant.rule, scored.profiles)
         zeros = _zeros(meant, sparsity, scored.profiles)

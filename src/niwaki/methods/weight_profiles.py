@@ -19,7 +19,7 @@ from niwaki.observe.moments import with_moments
 from niwaki.scoring.layers import LAYER_NEEDS, SENSITIVITY, layer_importance
 from niwaki.scoring.sensitivity import ROWS
 from niwaki.scoring.weights import WEIGHT_NEEDS, weight_scores
-from niwaki.sparsify.curves import loss_curve
+from niwaki.sparsify.curves import loss_curve, sparsities_around
 
 DATA_RULES = ("inverse-importance", "owl", "search")
 """Allocations that look at calibration data (`global` does where its scores do)."""
@@ -76,7 +76,9 @@ def score_linears(
         if config.rule == "global":
             scores[linear.name] = weight_scores(linear, own, config)
         if config.rule == "search":
-            curves[linear.name] = loss_curve(linear, own, by_row=config.compares_rows)
+            curves[linear.name] = loss_curve(
+                linear, own, sparsities_around(config.sparsity), by_row=config.compares_rows
+            )
     passes = statistics.passes + Passes(float(need.moments))
     if config.layer_score == SENSITIVITY:
         passes += Passes(2.0 * len(linears) * min(ROWS / statistics.rows, 1.0))

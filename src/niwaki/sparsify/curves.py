@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,16 +17,24 @@ from niwaki.observe import Statistics
 from niwaki.scoring.rows import row_scale
 from niwaki.sparsify.obs import DAMPING, obs_factor, obs_prune
 
-CURVE = (0.5, 0.7, 0.8, 0.9, 0.96)
-"""Sparsities at which `search` measures what a linear loses."""
+OFFSETS = (-2.2, -1.35, -0.8, 0.0, 0.8, 1.6)
+"""Of the log odds of a zero, from those that are asked: where `search` measures what a linear loses."""
 
 
-def loss_curve(linear: BlockLinear, statistics: Statistics, *, by_row: bool = False) -> Curve:
+def sparsities_around(sparsity: float) -> tuple[float, ...]:
+    """Where a curve is measured for a model that is to be so sparse: 0.10 to 0.83 for 0.5, 0.50 to 0.98 for 0.9."""
+    wanted = min(max(sparsity, 0.02), 0.999)
+    odds = [wanted / (1 - wanted) * math.exp(offset) for offset in OFFSETS]
+    return tuple(odd / (1 + odd) for odd in odds)
+
+
+def loss_curve(linear: BlockLinear, statistics: Statistics, at: Sequence[float], *, by_row: bool = False) -> Curve:
     """(sparsity, loss) pairs of one linear pruned alone: `1/2 sum_i G_ii (D H D^T)_ii`, D what the OBS pass changes.
 
-    With `by_row` its rows compete for the weights that stay, see `niwaki.scoring.rows`. H is the second moment of the
-    input and G that of the loss gradient at the output, of which the diagonal is taken: the Kronecker-factored Fisher
-    (Martens & Grosse, 2015), which makes the curves of all linears comparable.
+    Measured at the sparsities `at`, known at 0 and 1. With `by_row` its rows compete for the weights that stay, see
+    `niwaki.scoring.rows`. H is the second moment of the input and G that of the loss gradient at the output, of which
+    the diagonal is taken: the Kronecker-factored Fisher (Martens & Grosse, 2015), which makes the curves of all linears
+    comparable.
     """
     sums = statistics.linears[linear.name]
     moments = torch.as_tensor(sums.moments).double() / statistics.tokens
@@ -36,7 +47,7 @@ def loss_curve(linear: BlockLinear, statistics: Statistics, *, by_row: bool = Fa
         return 0.5 * float(gradients @ ((change @ moments) * change).sum(1))
 
     points = [(0.0, 0.0)]
-    for sparsity in CURVE:
+    for sparsity in at:
         pruned, _ = obs_prune(weight * scale, upper, round(sparsity * linear.size), Unstructured(), linear.name)
         points.append((sparsity, loss(weight - pruned / scale)))
     return (*points, (1.0, loss(weight)))
