@@ -71,8 +71,7 @@ def test_a_layer_that_is_no_better_after_training_stays_as_it_was(monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["sparsity", "flops"])
-def test_a_pruned_model_comes_nearer_in_every_layer_and_costs_what_is_told(method):
-    """Real structure to learn: the error of each layer on batches that it learned from."""
+def test_a_pruned_model_comes_nearer_and_costs_what_is_told(method):
     data, family = batches(count=8, rows=24, family="llama"), "llama"
     dense, errors, results = tiny(family), {}, {}
     for which in ("none", "kept"):

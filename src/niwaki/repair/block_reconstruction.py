@@ -24,7 +24,7 @@ from niwaki.anatomy import BlockLinear
 from niwaki.errors import WorkError
 from niwaki.numerics.half import half_in_float32
 from niwaki.observe import Passes, Statistics, TokenWeights
-from niwaki.observe.stream import Stream
+from niwaki.observe.stream import Stream, Turn
 from niwaki.repair.sequential_least_squares import AfterLayer
 
 EPOCHS = 4
@@ -50,6 +50,7 @@ def reconstruction_passes(which: str) -> Passes:
     return Passes() if which == "none" else Passes(EPOCHS + 2.0, float(EPOCHS))
 
 
+@torch.no_grad()
 def reconstruct_block_(
     linears: Sequence[BlockLinear],
     pruned: Stream,
@@ -68,54 +69,73 @@ def reconstruct_block_(
     Raises:
         WorkError: an error that is not finite; names the layer.
     """
-    block = _Block(linears, pruned, dense, statistics, weights)
-    stored = _trained(block.layer, linears, which)
+    layer, last = pruned.layers[linears[0].layer], linears[-1].name
+    block = _Block(
+        linears[0].layer,
+        last,
+        pruned,
+        dense,
+        _trained(layer, linears, which),
+        _by_dimension(statistics, last),
+        weights,
+    )
     batches = list(range(pruned.batches))
     held = batches[::HELD_OUT] if len(batches) >= HELD_OUT else batches
     learned = [number for number in batches if number not in held] or batches
-    with half_in_float32(block.layer):
-        values = {name: parameter.detach().float().clone() for name, parameter in stored.items()}
-        before = {number: block.error(number, stored, values) for number in batches}
-        size = max(sum(wanted for _, wanted in before.values()) / len(batches), torch.finfo(torch.float32).tiny)
-        _train(block, stored, values, learned, size, seed)
-        after = sum(float(block.error(number, stored, values)[0]) for number in held)
-    if after < sum(float(before[number][0]) for number in held):
-        for name, parameter in stored.items():
+    with half_in_float32(layer):
+        values = {name: parameter.detach().float().clone() for name, parameter in block.stored.items()}
+        before = {number: float(block.error(number, values)) for number in batches}
+        size = max(sum(block.size(number) for number in batches) / len(batches), torch.finfo(torch.float32).tiny)
+        _train(block, values, learned, size, seed)
+        after = sum(float(block.error(number, values)) for number in held)
+    if after < sum(before[number] for number in held):
+        for name, parameter in block.stored.items():
             parameter.data.copy_(values[name])
 
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """A layer of the pruned model and what it is to give."""
+    """Layer `index` of the pruned model and what it is to give.
 
-    linears: Sequence[BlockLinear]
+    `last` names the linear that writes last, `stored` holds the parameters that learn by their name in the layer, and
+    `by_dimension` `[width]` says how much each dimension matters.
+    """
+
+    index: int
+    last: str
     pruned: Stream
     dense: Stream
-    statistics: Statistics
+    stored: dict[str, nn.Parameter]
+    by_dimension: Tensor | None
     weights: TokenWeights | None
 
-    @property
-    def index(self) -> int:
-        return self.linears[0].layer
-
-    @property
-    def layer(self) -> nn.Module:
-        return self.pruned.layers[self.index]
-
-    def error(self, number: int, stored: dict[str, nn.Parameter], values: Values) -> tuple[Tensor, float]:
-        """The squared error of what the layer gives for a batch with these values, and the size of what is wanted."""
-        turn, last = self.pruned.turn(self.index, number), self.linears[-1].name
-        rounded = {name: value.to(stored[name].dtype) for name, value in values.items()}
-        found = turn.through(lambda *args, **kwargs: functional_call(self.layer, rounded, args, kwargs))
+    def error(self, number: int, values: Values) -> Tensor:
+        """The weighted squared error of what the layer gives for a batch with these values."""
+        turn, layer = self.pruned.turn(self.index, number), self.pruned.layers[self.index]
+        rounded = {name: value.to(self.stored[name].dtype) for name, value in values.items()}
+        found = turn.through(lambda *args, **kwargs: functional_call(layer, rounded, args, kwargs))
         wanted = self.dense.hidden(number)[turn.keep].float()
-        by_dimension, by_token = torch.ones_like(wanted[0]), torch.ones_like(wanted[:, 0])
-        if last in self.statistics.linears:  # it has units left
-            squares = torch.as_tensor(self.statistics.linears[last].gradient_squares).to(wanted)
-            by_dimension = squares / squares.mean() if squares.any() else by_dimension
+        return self._weighted((found[turn.keep].float() - wanted).square(), turn, number)
+
+    def size(self, number: int) -> float:
+        """The weighted square of what the layer is to give for a batch."""
+        turn = self.pruned.turn(self.index, number)
+        return float(self._weighted(self.dense.hidden(number)[turn.keep].float().square(), turn, number))
+
+    def _weighted(self, squares: Tensor, turn: Turn, number: int) -> Tensor:
+        by_dimension = torch.ones_like(squares[0]) if self.by_dimension is None else self.by_dimension.to(squares)
+        by_token = torch.ones_like(squares[:, 0])
         if self.weights is not None:  # a layer that runs several times has weights for the tokens of each run
-            by_token = self.weights[number][last].to(wanted).reshape(turn.runs, -1)[-1]
-        off = (found[turn.keep].float() - wanted).square() @ by_dimension @ by_token
-        return off, float(wanted.square() @ by_dimension @ by_token)
+            by_token = self.weights[number][self.last].to(squares).reshape(turn.runs, -1)[-1]
+        return squares @ by_dimension @ by_token
+
+
+def _by_dimension(statistics: Statistics, last: str) -> Tensor | None:
+    """How much each output of the linear that writes last matters, 1 in the mean; None where nothing was seen of it."""
+    if last not in statistics.linears:  # it has no units left
+        return None
+    squares = torch.as_tensor(statistics.linears[last].gradient_squares).float()
+    return squares / squares.mean() if squares.any() else None
 
 
 def _trained(layer: nn.Module, linears: Sequence[BlockLinear], which: str) -> dict[str, nn.Parameter]:
@@ -130,9 +150,7 @@ def _trained(layer: nn.Module, linears: Sequence[BlockLinear], which: str) -> di
     }
 
 
-def _train(
-    block: _Block, stored: dict[str, nn.Parameter], values: Values, batches: list[int], size: float, seed: int
-) -> None:
+def _train(block: _Block, values: Values, batches: list[int], size: float, seed: int) -> None:
     """Train `values` in place on these batches, whose errors are divided by `size`."""
     sizes = {name: max(float(value.square().mean().sqrt()), SMALLEST) for name, value in values.items()}
     optimizer = torch.optim.AdamW(
@@ -144,7 +162,7 @@ def _train(
     for _ in range(EPOCHS):
         for number in draw.sample(batches, len(batches)):
             with torch.enable_grad():
-                loss = block.error(number, stored, values)[0] / size
+                loss = block.error(number, values) / size
             if not bool(torch.isfinite(loss)):
                 raise WorkError(f"layer.{block.index}: the error of what it gives is not finite")
             # Not `backward`: adapters that the layer holds would gather gradients too.

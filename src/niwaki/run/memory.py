@@ -7,6 +7,7 @@ optimizer states, and what one batch takes, which is measured on a single row.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,16 +61,15 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch]) -> int:
     weights, linears = weight_bytes(model), linears_of(model)
     single = sum(linear.size for linear in linears)
     widest = max(linear.shape[1] for linear in linears) ** 2
-    by_layer: dict[int, int] = {}
+    by_layer: Counter[int] = Counter()
+    sizes: Counter[int] = Counter()
     for linear in linears:
         rows, columns = linear.shape
         sums = 8 * (columns + 1) * (columns + 1 + rows)
-        by_layer[linear.layer] = by_layer.get(linear.layer, 0) + sums + 4 * linear.size
+        by_layer[linear.layer] += sums + 4 * linear.size
+        sizes[linear.layer] += linear.size
     block = max(by_layer.values()) + 8 * _SOLVES * widest
     if getattr(stage, "reconstruct", "none") != "none":
-        sizes: dict[int, int] = {}
-        for linear in linears:
-            sizes[linear.layer] = sizes.get(linear.layer, 0) + linear.size
         block += _LEARNED * max(sizes.values())
     factors = 16 * getattr(stage, "lora_rank", 16) * sum(sum(linear.shape) for linear in linears)
     match stage:
