@@ -16,18 +16,19 @@ from tiny import configs
 OTHERS = [task for task in TASKS if task.supported and task.name not in ("text-classification", "causal")]
 
 
-def model_of(task: Task, family: str, seed: int = 0) -> PreTrainedModel:
+def model_of(task: Task, family: str, seed: int = 0, layers: int | None = None) -> PreTrainedModel:
     """A random model of this task, whose units all matter; later draws go on from it."""
-    model, state = _drawn(task, family, seed)
+    model, state = _drawn(task, family, seed, layers)
     torch.set_rng_state(state)
     return copy.deepcopy(model)
 
 
 @functools.cache
-def _drawn(task: Task, family: str, seed: int) -> tuple[PreTrainedModel, torch.Tensor]:
+def _drawn(task: Task, family: str, seed: int, layers: int | None) -> tuple[PreTrainedModel, torch.Tensor]:
     """The model of `model_of`, to be copied, and the global random state after it."""
     torch.manual_seed(seed)
     config = configs()[family]
+    config.num_hidden_layers = layers or config.num_hidden_layers
     if task.labels in ("token", "span"):
         config.num_labels = 2 if task.labels == "span" else 5
     model = task.auto.from_config(config)  # type: ignore[attr-defined]

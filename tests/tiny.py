@@ -150,18 +150,19 @@ def auto_class(family: str) -> type:
     return AutoModelForCausalLM if family in decoders() else AutoModelForSequenceClassification
 
 
-def tiny(family: str = "distilbert", labels: int = 3, seed: int = 0) -> PreTrainedModel:
+def tiny(family: str = "distilbert", labels: int = 3, seed: int = 0, layers: int | None = None) -> PreTrainedModel:
     """A random model whose weights (biases too) are large enough that every unit matters; later draws go on from it."""
-    model, state = _drawn(family, labels, seed)
+    model, state = _drawn(family, labels, seed, layers)
     torch.set_rng_state(state)
     return copy.deepcopy(model)
 
 
 @functools.cache
-def _drawn(family: str, labels: int, seed: int) -> tuple[PreTrainedModel, torch.Tensor]:
+def _drawn(family: str, labels: int, seed: int, layers: int | None) -> tuple[PreTrainedModel, torch.Tensor]:
     """The model of `tiny`, to be copied (drawing one takes much longer), and the global random state after it."""
     torch.manual_seed(seed)
     config = configs()[family]
+    config.num_hidden_layers = layers or config.num_hidden_layers
     if family not in decoders():
         config.num_labels = labels
     model = auto_class(family).from_config(config)

@@ -66,7 +66,7 @@ def test_onnx_folder_of_an_adapter(tmp_path, capfd):
 
 def test_onnx_file_of_a_model_with_segments(tmp_path):
     pytest.importorskip("onnxscript")
-    model = uneven(tiny("bert"))
+    model = uneven(tiny("bert", layers=1))
     export_onnx(model, tmp_path / "bert.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["bert.onnx"]
     batch = batches()[0]
@@ -98,7 +98,7 @@ def test_an_onnx_file_of_somebody_else_is_not_replaced(theirs, tmp_path):
 
 def test_onnx_that_differs_is_refused_and_not_left(tmp_path, monkeypatch):
     pytest.importorskip("onnxscript")
-    model = tiny()
+    model = tiny(layers=1)
 
     class Other(onnx._Graph):
         exported = False
