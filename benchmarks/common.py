@@ -72,11 +72,15 @@ class Bench:
         return quality(merge_(model), self.tests, self.metric)
 
 
+def held_out_rows(bench: Bench, asked: argparse.Namespace) -> list[dict[str, Any]]:
+    """Training rows that no calibration of the seeds that are asked sees."""
+    seen = {id(row) for seed in asked.seeds for row in sample(bench.train, asked.rows, seed)}
+    return sample([row for row in bench.train if id(row) not in seen], HELD_OUT, 777)
+
+
 def held_out(bench: Bench, asked: argparse.Namespace) -> Callable[[torch.nn.Module], float]:
     """Pruned model -> KL of the dense model from it, in nats a row, on training rows that no calibration saw."""
-    seen = {id(row) for seed in asked.seeds for row in sample(bench.train, asked.rows, seed)}
-    unseen = [row for row in bench.train if id(row) not in seen]
-    rows = Batches(sample(unseen, HELD_OUT, 777), bench.tokenizer, 64)
+    rows = Batches(held_out_rows(bench, asked), bench.tokenizer, 64)
     wanted = predictions(bench.model(), rows)[0].log_softmax(-1)
 
     def divergence(model: torch.nn.Module) -> float:

@@ -31,7 +31,7 @@ def main() -> None:
     held = ("held-out", lambda r: r["held"]["accuracy"], 4)
     for script in ("dynamic", "dynamic_before"):  # before training mixed its rows anew each epoch
         by_budget(script, ("method", "interval", "sparsity"), ("accuracy", _quality, 4), held)
-    by_budget("recovery", ("flops",), ("accuracy", _quality, 4))
+    by_budget("recovery", ("flops", "sparsity", "full"), ("accuracy", _quality, 4), ("KL", lambda r: r["kl"], 4))
     by_budget("scores", ("head_score", "neuron_score", "flops"), ("accuracy", _quality, 4))
     shapes = [(f"torch {shape}", lambda r, s=shape: r["torch"][s], 2) for shape in ("32x64", "1x16")]
     by_budget("speed", ("budget",), ("accuracy", _quality, 4), ("achieved", lambda r: r["achieved"], 3), *shapes)

@@ -60,3 +60,35 @@ def test_uniform_keeps_the_same_fraction_everywhere():
     scores = {"a": torch.arange(40.0), "b": torch.arange(40.0) * 1000}
     kept = ALLOCATORS["uniform"](scores, {"a": Bounds.linear(1.0, 40, 1), "b": Bounds.linear(1.0, 40, 1)}, 40.0)
     assert len(kept["a"]) == len(kept["b"]) == 20
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.0, 1.0), st.integers(0, 3))
+def test_whole_groups_compete_with_their_units(seed, fraction, minimum):
+    generator = torch.Generator().manual_seed(seed)
+    scores = {name: torch.rand(6, generator=generator).double() for name in "ab"} | {"n": torch.rand(20).double()}
+    costs = torch.tensor([0.0, *(5 + 2.0 * n for n in range(1, 7))]).double()  # 3 groups, 5 / 3 each beside their units
+    grouped = Bounds(costs, minimum, 3, groups=3, group_cost=5 / 3)
+    bounds = {"a": grouped, "b": grouped, "n": Bounds.linear(1.0, 20, 0, 4, True)}
+    least, most = least_cost(bounds), 2 * 17 + 20
+    budget = least + fraction * (most - least)
+    kept = ALLOCATORS["global"](scores, bounds, budget)
+    spent = float(len(kept["n"]))
+    for name in "ab":
+        by_group = [int(((kept[name] // 2) == group).sum()) for group in range(3)]
+        left = [count for count in by_group if count]
+        assert len(set(left)) <= 1
+        assert sum(left) >= min(minimum, 6)
+        spent += 2.0 * sum(left) + 5 / 3 * len(left)
+        for group, count in enumerate(by_group):
+            if count == 1:
+                assert int(scores[name].reshape(3, 2)[group].argmax()) == int(kept[name][kept[name] // 2 == group]) % 2
+    assert spent <= budget * (1 + 1e-9) + 1e-9
+    assert budget - spent < 1 + 1e-9 or len(kept["n"]) == 20
+
+
+def test_the_group_that_is_worth_least_goes_whole():
+    scores = {"a": torch.tensor([5.0, 6, 0.1, 0.2, 7, 5])}
+    bounds = {"a": Bounds(torch.arange(7).double(), 1, 3, groups=3, group_cost=0.0)}
+    assert ALLOCATORS["global"](scores, bounds, 4.0)["a"].tolist() == [0, 1, 4, 5]
+    assert ALLOCATORS["global"](scores, bounds, 2.0)["a"].tolist() == [1, 4]

@@ -1,4 +1,4 @@
-"""What every family with grouped queries owes where query heads go and their keys and values stay."""
+"""What every family with grouped queries owes where query heads go, their keys and values with the last of a group."""
 
 from __future__ import annotations
 
@@ -27,12 +27,16 @@ CACHES = {
 
 
 def _plan(model):
-    """Layer 0 loses the first query head of every group, layer 1 all of them, layer 2 none; some neurons go as well."""
+    """Layer 0 loses the first query head of every group, layer 1 all, layer 2 a group and the second head of the rest.
+
+    Some neurons go as well.
+    """
     plan = {}
     for site in sites_of(model, query_heads=True):
         plan[site.name] = torch.arange(site.units if site.kind == "attention" else 40)
     heads = plan["layer.0.attention"].reshape(4, 2)
-    return plan | {"layer.0.attention": heads[:, 1], "layer.1.attention": torch.arange(0)}
+    none, rest = torch.arange(0), heads[[0, 2, 3], 0]
+    return plan | {"layer.0.attention": heads[:, 1], "layer.1.attention": none, "layer.2.attention": rest}
 
 
 def _mask_(model, plan):
@@ -62,7 +66,7 @@ def test_masked_equals_sliced(family, lora):
     torch.testing.assert_close(logits(model, batch), logits(masked, batch), rtol=0, atol=1e-5)
     torch.testing.assert_close(logits(merge_(model), batch), logits(masked, batch), rtol=0, atol=1e-5)
     assert (logits(model, batch) - dense).abs().max() > 1e-3
-    assert [(site.units, site.heads) for site in sites_of(model)][::2] == [(4, 1), (0, 2), (4, 2)]
+    assert [(site.units, site.heads) for site in sites_of(model)][::2] == [(4, 1), (0, 2), (3, 1)]
 
 
 @pytest.mark.parametrize("cache", CACHES)
@@ -117,27 +121,42 @@ def test_a_table_that_does_not_fit_is_refused(heads, tmp_path):
         niwaki.load(tmp_path / "a")
 
 
+@pytest.mark.parametrize("unit", ["query-head", "both"])
 @pytest.mark.parametrize(("head_score", "neuron_score"), list(zip(HEAD_SCORES, NEURON_SCORES, strict=True)))
-def test_every_score_prunes_to_the_budget(head_score, neuron_score):
+def test_every_score_prunes_to_the_budget(head_score, neuron_score, unit):
     model, data = with_lora(tiny("llama")), batches(family="llama")
     dense = count(model, 9.0)
-    config = niwaki.Structured(params=0.6, head_score=head_score, neuron_score=neuron_score, head_unit="query-head")
+    config = niwaki.Structured(params=0.6, head_score=head_score, neuron_score=neuron_score, head_unit=unit)
     result = niwaki.prune_(model, config, data)
     assert result.achieved == pytest.approx(count(model, 9.0).block_params / dense.block_params, abs=1e-12)
     assert 0.6 - 0.01 < result.achieved <= 0.6
     by_head = sites_of(model, query_heads=True)
-    assert all(site.units in (4, 8) for site in by_head if site.kind == "attention")
+    for site in by_head:
+        if site.kind == "attention":
+            assert site.units in ((4, 8) if unit == "query-head" else (site.groups, 2 * site.groups))
     assert [site.kept for site in result.layers] == [site.units for site in by_head]
 
 
+def test_whole_groups_go_where_that_costs_least():
+    model, data = tiny("llama"), batches(family="llama", count=4)
+    for site in sites_of(model):
+        if site.kind == "attention":
+            site.output.weight.data[:, : site.width] *= 0.01  # the first group does next to nothing
+    result = niwaki.prune_(model, niwaki.Structured(flops=0.85, only="attention"), data)
+    groups = [site.groups for site in sites_of(model, query_heads=True) if site.kind == "attention"]
+    assert sorted(groups)[:2] == [3, 3]
+    assert result.achieved <= 0.85
+
+
 @pytest.mark.parametrize("options", [{"steps": 2}, {"drop_layers": 1}, {"min_heads": 0, "allocation": "uniform"}])
+@pytest.mark.parametrize("unit", ["query-head", "both"])
 @pytest.mark.parametrize("family", [family for family in GROUPED if family in ROWS])
-def test_every_family_is_pruned_and_repaired(family, options):
+def test_every_family_is_pruned_and_repaired(family, unit, options):
     dense, data = tiny(family), batches(count=3, family=family)
     distances = {}
     for repair in ("none", "least-squares"):
         model = copy.deepcopy(dense)
-        config = niwaki.Structured(flops=0.6, head_unit="query-head", repair=repair, **options)
+        config = niwaki.Structured(flops=0.6, head_unit=unit, repair=repair, **options)
         result = niwaki.prune_(model, config, data)
         length = float(torch.cat([batch["attention_mask"].sum(1) for batch in data]).float().mean())
         kept = count(model, length).block_flops / count(dense, length).block_flops
@@ -149,16 +168,20 @@ def test_every_family_is_pruned_and_repaired(family, options):
 
 def test_without_grouped_queries_it_changes_nothing():
     data, found = batches(), []
-    for unit in ("group", "query-head"):
+    for unit in ("group", "query-head", "both"):
         model = tiny("bert")
         niwaki.prune_(model, niwaki.Structured(flops=0.6, head_unit=unit), data)
         found.append(logits(model, data[0]))
-    assert torch.equal(*found)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
-def test_a_latency_budget_is_refused():
-    with pytest.raises(RequestError, match="head_unit must be 'group' with a latency budget, got 'query-head'"):
-        niwaki.Structured(latency=0.5, head_unit="query-head")
+@pytest.mark.parametrize("unit", ["query-head", "both"])
+def test_a_latency_budget_is_refused(unit):
+    with pytest.raises(RequestError, match=f"head_unit must be 'group' with a latency budget, got '{unit}'"):
+        niwaki.Structured(latency=0.5, head_unit=unit)
+    assert not niwaki.Structured(latency=0.5).resolved().by_query_head
+    assert niwaki.Structured(flops=0.5).resolved().head_unit == "both"
 
 
 def test_scores_are_of_query_heads():

@@ -108,17 +108,18 @@ def test_an_interrupted_training_leaves_the_model_as_it_came_in(monkeypatch, mod
 
 
 @pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("full", [False, True])
 @pytest.mark.parametrize(
     "config", [niwaki.Structured(flops=0.6, repair="none"), niwaki.LayerAdaptive(sparsity=0.5, **UNIFORM)], ids=type
 )
-def test_an_interrupted_recovery_leaves_the_model_pruned_without_it(monkeypatch, lora, config):
+def test_an_interrupted_recovery_leaves_the_model_pruned_without_it(monkeypatch, lora, full, config):
     plain, broken = (with_lora(tiny()) if lora else tiny() for _ in range(2))
     niwaki.prune_(plain, config, batches())
     monkeypatch.setattr(
         "niwaki.train.recover.distillation_loss", breaking(recover.distillation_loss, KeyboardInterrupt())
     )
     with pytest.raises(KeyboardInterrupt):
-        niwaki.prune_(broken, dataclasses.replace(config, recover_epochs=1), batches())
+        niwaki.prune_(broken, dataclasses.replace(config, recover_epochs=1, recover_full=full), batches())
     after, before = state(broken), state(plain)
     after["required"], before["required"] = ({k: v[1:] for k, v in s["required"].items()} for s in (after, before))
     assert_same(after, before)
@@ -165,6 +166,19 @@ def test_what_cannot_be_trained_is_refused_before_anything_changes(made, words):
             niwaki.prune_(model, config, batches())
     with pytest.raises(niwaki.RequestError, match=words):
         niwaki.finetune(model, niwaki.Finetune(), batches())
+    assert_same(state(model), before)
+
+
+def test_weights_that_cannot_be_trained_are_refused_before_anything_changes():
+    model = with_lora(tiny())
+    model.base_model.model.distilbert.to(torch.bfloat16)
+    before = state(model)
+    for config in (
+        niwaki.Structured(flops=0.6, recover_epochs=1, recover_full=True),
+        niwaki.LayerAdaptive(sparsity=0.5, recover_epochs=1, recover_full=True),
+    ):
+        with pytest.raises(niwaki.RequestError, match=r"dtype must be float32 to train .*lin.*, got bfloat16"):
+            niwaki.prune_(model, config, batches())
     assert_same(state(model), before)
 
 

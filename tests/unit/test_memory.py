@@ -16,6 +16,7 @@ from tiny import batches, tiny, with_lora
 STAGES = [
     Structured(flops=0.5),
     Structured(flops=0.5, recover_epochs=1),
+    LayerAdaptive(sparsity=0.5, recover_epochs=1, recover_full=True),
     LayerAdaptive(sparsity=0.5),
     LayerAdaptive(sparsity=0.5, reconstruct="kept"),
     LayerAdaptive(sparsity=0.5, allocation="lamp", weight_score="wanda"),
@@ -73,6 +74,15 @@ def test_too_little_is_refused_with_what_is_needed():
         check_memory(2**20, model, STAGES, data, copies=1)
     enough = float(str(e.value).split("at least ")[1].split("GiB")[0]) + 0.1
     check_memory(int(enough * 2**30), model, STAGES[:1], data, copies=1)
+
+
+@pytest.mark.parametrize("stage", [Structured(flops=0.5), LayerAdaptive(sparsity=0.5)], ids=type)
+def test_recovery_of_all_weights_needs_more(stage):
+    model, data = tiny(), batches()
+    lora, full = (
+        needed(model, dataclasses.replace(stage, recover_epochs=1, recover_full=full), data) for full in (False, True)
+    )
+    assert full - lora > weight_bytes(model.distilbert.transformer)
 
 
 def test_layers_that_learn_need_more():

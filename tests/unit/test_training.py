@@ -11,8 +11,11 @@ import torch
 from peft import PeftModel
 
 import niwaki
+from helpers_text import tiny_tokenizer
 from niwaki.adapters import attach_lora
+from niwaki.data import Batches
 from niwaki.errors import RequestError, WorkError
+from niwaki.train.data import hold_out
 from niwaki.train.loop import task_loss, train_
 from niwaki.train.recover import distillation_loss
 from tiny import ROWS, batches, decoders, logits, tiny, with_lora
@@ -33,6 +36,72 @@ def test_recovery_moves_towards_the_dense_model(lora, labels):
         assert isinstance(model, PeftModel) == lora
         assert lora or not any("lora" in name for name, _ in model.named_parameters())
     assert found[10] < 0.9 * found[0]
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("asked", [niwaki.Structured(flops=0.4), niwaki.LayerAdaptive(sparsity=0.8)])
+def test_all_weights_that_are_left_recover_where_that_is_asked(asked, lora):
+    dense, data = tiny(), batches(count=4)
+    dense = with_lora(dense) if lora else dense
+    dense.get_input_embeddings().requires_grad_(False)
+    found = {}
+    for epochs in (0, 10):
+        model = copy.deepcopy(dense)
+        options = {"recover_full": True, "recover_learning_rate": 2e-3} if epochs else {}
+        niwaki.prune_(model, dataclasses.replace(asked, recover_epochs=epochs, **options), data)
+        found[epochs] = sum(float(distillation_loss(model, dense, batch).detach()) for batch in data), model
+    assert found[10][0] < 0.9 * found[0][0]
+    before, after = (dict(found[epochs][1].named_parameters()) for epochs in (0, 10))
+    assert {name: p.requires_grad for name, p in after.items()} == {name: p.requires_grad for name, p in before.items()}
+    assert torch.equal(*(found[epochs][1].get_input_embeddings().weight for epochs in (0, 10)))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name for name in before if ".lin1." in name or "_layer_norm" in name} <= moved
+    masks = [niwaki.adapters.masks_of(found[epochs][1]) for epochs in (0, 10)]
+    assert masks[0].keys() == masks[1].keys()
+    assert all(torch.equal(mask, masks[1][name]) for name, mask in masks[0].items())
+
+
+def test_it_is_the_best_on_held_out_batches_that_stays():
+    model, data = tiny(), batches(count=4)
+    before = copy.deepcopy(model.state_dict())
+    train_(model, data, task_loss, epochs=2, learning_rate=10.0, seed=0, held_out=data[:1])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    train_(model, data, task_loss, epochs=2, learning_rate=1e-3, seed=0, held_out=data)
+    assert not all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("count", "held"), [(7, 0), (8, 1), (17, 2), (400, 16)])
+@pytest.mark.parametrize("rows", [False, True])
+def test_an_eighth_is_held_out_of_a_recovery(count, held, rows):
+    data = [{"input_ids": torch.tensor([[number]])} for number in range(count)]
+    if rows:
+        data = Batches(
+            [{"input_ids": [number], "attention_mask": [1]} for number in range(2 * count)], tiny_tokenizer(), 2
+        )
+    training, kept = hold_out(data, 3)
+    numbers = [sorted(int(n) for batch in part for n in batch["input_ids"].flatten()) for part in (training, kept)]
+    assert (len(training), len(kept)) == (count - held, held)
+    assert sorted(numbers[0] + numbers[1]) == list(range(2 * count if rows else count))
+
+
+@pytest.mark.parametrize("asked", [niwaki.Structured(flops=0.6), niwaki.LayerAdaptive(sparsity=0.5)])
+def test_every_step_of_pruning_has_its_share_of_recovery(asked):
+    passes = []
+    for epochs in (0, 3):
+        config = dataclasses.replace(asked, steps=3, recover_epochs=epochs)
+        result = niwaki.prune_(tiny(), config, batches(count=2), training_data=batches(count=9))
+        passes.append((result.forward_passes, result.backward_passes))
+    trained, looked = 3 * 8 / 2, 3 * 5 * 1 / 2
+    assert passes[1] == (passes[0][0] + 2 * (trained + looked), passes[0][1] + trained)
+
+
+@pytest.mark.parametrize("asked", [niwaki.Structured(flops=0.6), niwaki.LayerAdaptive(sparsity=0.5)])
+def test_the_rate_of_recovery_is_that_of_what_is_trained(asked):
+    rates = [dataclasses.replace(asked, recover_epochs=1, recover_full=full).recover_rate for full in (False, True)]
+    assert rates[0] > rates[1] == niwaki.Finetune(full=True).rate
+    assert dataclasses.replace(asked, recover_learning_rate=0.5).recover_rate == 0.5
+    with pytest.raises(RequestError, match="recover_full must not be given with recover_epochs 0"):
+        dataclasses.replace(asked, recover_full=True)
 
 
 @pytest.mark.parametrize("asked", [niwaki.Structured(flops=0.6), niwaki.LayerAdaptive(sparsity=0.5)])
@@ -162,3 +231,19 @@ def test_the_global_random_state_is_left_alone():
     train_(tiny().train(), batches(), task_loss, epochs=1, learning_rate=1e-3, seed=0)
     torch.manual_seed(5)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_training_in_parts_sees_every_batch():
+    numbers = [{"input_ids": torch.tensor([[number]])} for number in range(6)]
+    seen = []
+
+    def loss_of(model, batch):
+        seen.append(int(batch["input_ids"]))
+        return model.weight.sum() * 0
+
+    for part in range(3):
+        train_(torch.nn.Linear(1, 1), numbers, loss_of, epochs=2 / 3, learning_rate=1.0, seed=0, before=4 * part)
+    whole, seen = seen, []
+    train_(torch.nn.Linear(1, 1), numbers, loss_of, epochs=2, learning_rate=1.0, seed=0)
+    assert whole == seen
+    assert sorted(seen) == sorted([*range(6), *range(6)])

@@ -1,6 +1,13 @@
 """LoRA seen as part of the weight: what the forward pass uses, attached, masked and merged without loss."""
 
-from niwaki.adapters.attach import attach_lora, check_trainable, forget_initialisation_, to_train_
+from niwaki.adapters.attach import (
+    attach_lora,
+    check_trainable,
+    check_weights_trainable,
+    forget_initialisation_,
+    to_train_,
+    weights_to_train_,
+)
 from niwaki.adapters.check import check_adapter, check_adapters, check_model, check_unmerged
 from niwaki.adapters.effective import (
     adapter_bias,
@@ -29,6 +36,7 @@ __all__ = [
     "check_model",
     "check_trainable",
     "check_unmerged",
+    "check_weights_trainable",
     "dense_weight",
     "effective_bias",
     "effective_weight",
@@ -43,4 +51,5 @@ __all__ = [
     "set_effective_bias_",
     "set_effective_weight_",
     "to_train_",
+    "weights_to_train_",
 ]

@@ -15,6 +15,7 @@ from niwaki.adapters.masked_lora import mask_adapters_
 from niwaki.anatomy import (
     body_of,
     check_units,
+    layers_of,
     sites_of,
     supported_task,
     unwrap,
@@ -70,6 +71,28 @@ def to_train_(model: nn.Module, rank: int, *, seed: int = 0) -> PeftModel:
     return tuned
 
 
+def weights_to_train_(model: nn.Module) -> nn.Module:
+    """`model`, of which all weights that are left in the blocks require gradients, and what `to_train_` would train.
+
+    Of a plain model that is its task head.
+    """
+    trained = _with_blocks(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+    return model
+
+
+def _with_blocks(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of the blocks but for adapters that are not active, and what is trained beside them, by name."""
+    beside = _owned(model) if isinstance(model, PeftModel) else _of_heads(unwrap(model))
+    blocks = {id(parameter) for layer in layers_of(model) for parameter in layer.parameters()}
+    return beside | {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if id(parameter) in blocks and not any(part.startswith("lora_") for part in name.split("."))
+    }
+
+
 def check_trainable(model: nn.Module, rank: int | None = None, *, full: bool = False) -> None:
     """Refuse, before anything is changed, a model whose adapters, or new ones of this rank, cannot be trained.
 
@@ -89,9 +112,21 @@ def check_trainable(model: nn.Module, rank: int | None = None, *, full: bool = F
         trained = _owned(model)
         _check_adapter_state(model, rank, trained)
     else:
-        inner = unwrap(model)
-        heads = {name: getattr(inner, name) for name in _head_names(inner)}
-        trained = {f"{head}.{name}": p for head, part in heads.items() for name, p in part.named_parameters()}
+        trained = _of_heads(unwrap(model))
+    _check_float32(trained)
+
+
+def check_weights_trainable(model: nn.Module) -> None:
+    """Refuse, before anything is changed, a model that `weights_to_train_` cannot be asked of.
+
+    Raises:
+        RequestError: see `check_trainable`.
+    """
+    check_trainable(model)
+    _check_float32(_with_blocks(model))
+
+
+def _check_float32(trained: dict[str, nn.Parameter]) -> None:
     for name, parameter in trained.items():
         if parameter.dtype in (torch.bfloat16, torch.float16):
             kind = str(parameter.dtype).removeprefix("torch.")
@@ -127,6 +162,12 @@ def _owned(model: PeftModel) -> dict[str, nn.Parameter]:
         if (owners & active) if owners else (bias and not original):
             found[name] = parameter
     return found
+
+
+def _of_heads(inner: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters of the task head that is trained with new adapters, by name."""
+    heads = {name: getattr(inner, name) for name in _head_names(inner)}
+    return {f"{head}.{name}": p for head, part in heads.items() for name, p in part.named_parameters()}
 
 
 def _head_names(inner: nn.Module) -> list[str]:

@@ -6,7 +6,7 @@ the whole model. A budget is met when `fixed + cost of what is kept <= fraction 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -32,12 +32,17 @@ are fastest where their sizes fill the tiles of the hardware."""
 
 @dataclass(frozen=True, eq=False)
 class Budget:
-    """Costs of one kind. `costs` is `[units + 1]` for each site by name; `fraction` is what to keep."""
+    """Costs of one kind. `costs` is `[units + 1]` for each site by name; `fraction` is what to keep.
+
+    `groups` has, for each site whose units lie in groups that may go whole, how many these are, and what each saves
+    then beside its units.
+    """
 
     kind: str
     fraction: float
     costs: dict[str, Tensor]
     fixed: float
+    groups: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     @property
     def total(self) -> float:
@@ -46,7 +51,14 @@ class Budget:
 
     def kept(self, sites: list[Site]) -> float:
         """Fraction of the total that these sites cost."""
-        return (self.fixed + sum(float(self.costs[site.name][site.units]) for site in sites)) / self.total
+        return (self.fixed + sum(float(self.costs_of(site)[-1]) for site in sites)) / self.total
+
+    def costs_of(self, site: Site) -> Tensor:
+        """`[units + 1]`: what 0, 1, ... units of a site cost as it stands, some of its groups gone, perhaps."""
+        costs = self.costs[site.name][: site.units + 1].clone()
+        groups, saved = self.groups.get(site.name, (0, 0.0))
+        costs[1:] -= saved * (groups - site.groups) if groups else 0.0
+        return costs
 
     def left_for_sites(self, fraction: float) -> float:
         """What the sites may cost together when `fraction` of the total is kept."""
@@ -59,8 +71,8 @@ class Budget:
             RequestError: naming the least fraction that can be asked.
         """
         cost = least_cost(bounds)
-        if not any(bound.widths[0] for bound in bounds.values()):
-            cost = min(b.cost(1 if b.remainder else b.widths[1]) for b in bounds.values() if b.units)
+        if not any(bound.shapes[0].units for bound in bounds.values()):
+            cost = min(b.cost(1) if b.remainder else b.shapes[1].cost for b in bounds.values() if b.units)
         least = (self.fixed + cost) / self.total
         if self.fraction < least - 1e-12:
             # Rounded up: the figure that is named must itself be accepted.
@@ -81,16 +93,18 @@ def budget_of(model: nn.Module, config: Structured, length: float) -> Budget:
     if kind == "latency":
         table = latency_table(model, config.latency_batch_size, config.latency_length)
         return Budget(kind, fraction, table.costs, table.fixed)
-    costs = {}
+    costs, groups = {}, {}
     for site in sites:
         unit = unit_flops(site, length) if kind == "flops" else float(unit_params(site))
         common = common_flops(site, length) if kind == "flops" else float(common_params(site))
         costs[site.name] = Bounds.linear(unit, site.units, 0).costs
         costs[site.name][1:] += common
+        if site.in_groups and config.by_group:
+            groups[site.name] = site.groups, common / site.groups
     # Norms and output biases are parameters that no site owns.
     owned = sum(float(cost[-1]) for cost in costs.values())
     fixed = count(model, length).block_params - owned if kind == "params" else 0.0
-    return Budget(kind, fraction, costs, fixed)
+    return Budget(kind, fraction, costs, fixed, groups)
 
 
 def _check_widths(sites: list[Site], config: Structured) -> None:
@@ -107,12 +121,14 @@ def bounds_of(sites: list[Site], budget: Budget, config: Structured) -> dict[str
     """Costs, minimum widths and multiples of every site as it stands."""
     bounds = {}
     for site in sites:
-        costs = budget.costs[site.name][: site.units + 1]
+        costs = budget.costs_of(site)
         if not config.may_cut(site):
             bounds[site.name] = Bounds(costs, site.units, site.groups, groups=site.groups)
         elif site.kind == "attention":
             least = site.units if site.fixed else config.min_heads
-            bounds[site.name] = Bounds(costs, least, site.groups, groups=site.groups)
+            # One fraction of everything is no question of groups.
+            saved = None if config.allocation == "uniform" else budget.groups.get(site.name, (0, None))[1]
+            bounds[site.name] = Bounds(costs, least, site.groups, groups=site.groups, group_cost=saved)
         else:
             exact = config.round_to is None and budget.kind != "latency"
             bounds[site.name] = Bounds(costs, config.min_neurons, config.round_to or aligned(site.units), exact)

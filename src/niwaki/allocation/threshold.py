@@ -10,14 +10,23 @@ is never exceeded, and what is left of it is smaller than any step that was not 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from niwaki.allocation.bounds import Bounds
+from niwaki.allocation.bounds import Bounds, Shape
 from niwaki.config.structured import ALLOCATIONS
 
 Allocator = Callable[[dict[str, Tensor], dict[str, Bounds], float], dict[str, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Choice:
+    """A shape that a site may have, and the sum of the scores that it keeps."""
+
+    shape: Shape
+    value: float
 
 
 def global_threshold(scores: dict[str, Tensor], bounds: dict[str, Bounds], budget: float) -> dict[str, Tensor]:
@@ -25,88 +34,100 @@ def global_threshold(scores: dict[str, Tensor], bounds: dict[str, Bounds], budge
 
     `scores[name]` is `[units]`, none negative; `budget` is in the unit of the costs and at least `least_cost`.
     """
-    ranked = {name: _ranked(score, bounds[name].groups) for name, score in scores.items()}
-    values = {name: score[ranked[name]].double() for name, score in scores.items()}
-    kept = {name: bound.widths[0] for name, bound in bounds.items()}
-    left = budget * (1 + 1e-12) - sum(bounds[name].cost(width) for name, width in kept.items())
-    steps = [(slope, name, width) for name in scores for slope, width in _hull(values[name], bounds[name])]
+    choices = {name: _choices(score.double(), bounds[name]) for name, score in scores.items()}
+    taken = dict.fromkeys(scores, 0)
+    left = budget * (1 + 1e-12) - sum(offers[0].shape.cost for offers in choices.values())
+    steps = [(slope, name, index) for name in scores for slope, index in _hull(choices[name])]
     closed: set[str] = set()
-    for _, name, width in sorted(steps, key=lambda step: -step[0]):
-        price = bounds[name].cost(width) - bounds[name].cost(kept[name])
+    for _, name, index in sorted(steps, key=lambda step: -step[0]):
+        price = choices[name][index].shape.cost - choices[name][taken[name]].shape.cost
         if name in closed or price > left:
             closed.add(name)
             continue
-        kept[name], left = width, left - price
-    _spend_(kept, left, bounds, values)
-    return {name: ranked[name][: kept[name]].sort().values for name in scores}
+        taken[name], left = index, left - price
+    shapes = _spend(choices, taken, left, scores, bounds)
+    return {name: _units(score, bounds[name], shapes[name]) for name, score in scores.items()}
 
 
-def _ranked(score: Tensor, groups: int) -> Tensor:
-    """Units, the best first; where they lie in groups the best of every group, then the second of every group, ..."""
-    best = torch.argsort(score.reshape(groups, -1), dim=1, descending=True, stable=True)
-    return (best + torch.arange(groups)[:, None] * best.shape[1]).T.flatten()
+def _choices(score: Tensor, bounds: Bounds) -> list[_Choice]:
+    """What may be kept of a site, cost and value rising: what costs more than another and is worth less is left out."""
+    found: list[_Choice] = []
+    for shape in bounds.shapes:
+        value = float(score[_units(score, bounds, shape)].sum())
+        if not found or value >= found[-1].value * (1 - 1e-12):
+            found.append(_Choice(shape, value))
+    return found
 
 
-def _hull(values: Tensor, bounds: Bounds) -> list[tuple[float, int]]:
-    """Slope and width of each step along the upper concave hull of (cost, value), slopes falling."""
-    value = [0.0, *values.cumsum(0).tolist()]
-    cost = bounds.costs.tolist()
-    hull: list[tuple[float, int]] = [(float("inf"), bounds.widths[0])]
-    for width in bounds.widths[1:]:
+def _units(score: Tensor, bounds: Bounds, shape: Shape) -> Tensor:
+    """The best units of this shape, sorted: of every group that stays its best, and the groups worth most by these."""
+    if not shape.units:
+        return torch.arange(0)
+    best, order = score.reshape(bounds.groups, -1).sort(dim=1, descending=True, stable=True)
+    each, over = divmod(shape.units, shape.groups)
+    units = order + torch.arange(bounds.groups)[:, None] * best.shape[1]
+    groups = best[:, :each].sum(1).argsort(descending=True, stable=True)[: shape.groups]
+    rest = units[:, each : each + 1].flatten()[:over]
+    return torch.cat([units[groups, :each].flatten(), rest]).sort().values
+
+
+def _hull(choices: list[_Choice]) -> list[tuple[float, int]]:
+    """Slope and index of each step along the upper concave hull of (cost, value), slopes falling."""
+    hull: list[tuple[float, int]] = [(float("inf"), 0)]
+    for index, choice in enumerate(choices[1:], start=1):
         while True:
-            base = hull[-1][1]
-            gain, price = value[width] - value[base], cost[width] - cost[base]
+            base = choices[hull[-1][1]]
+            gain, price = choice.value - base.value, choice.shape.cost - base.shape.cost
             slope = gain / price if price > 0 else float("inf")
             if len(hull) == 1 or slope < hull[-1][0]:
                 break
             hull.pop()
-        hull.append((slope, width))
+        hull.append((slope, index))
     return hull[1:]
 
 
-def _spend_(kept: dict[str, int], left: float, bounds: dict[str, Bounds], values: dict[str, Tensor]) -> None:
-    """Spend what is left: on whole steps below the hull, the best first, then on a few more units of one site.
-
-    That one is the narrowest of those with the cheapest units: they use the budget up best, and an odd width slows a
-    matrix product down by a share of itself.
-    """
-    while offer := _best_offer(kept, left, bounds, values, _next_width):
-        name, width, price = offer
-        kept[name], left = width, left - price
-    price_of = {n: b.cost(w) - b.cost(kept[n]) for n, b in bounds.items() if (w := _next_unit(b, kept[n])) is not None}
-    cheapest = [name for name, price in price_of.items() if price <= min(price_of.values()) * (1 + 1e-9)]
-    narrowest = sorted(cheapest, key=lambda name: kept[name])[:1]
-    while offer := _best_offer(kept, left, {name: bounds[name] for name in narrowest}, values, _next_unit):
-        name, width, price = offer
-        kept[name], left = width, left - price
-
-
-def _best_offer(
-    kept: dict[str, int],
+def _spend(
+    choices: dict[str, list[_Choice]],
+    taken: dict[str, int],
     left: float,
+    scores: dict[str, Tensor],
     bounds: dict[str, Bounds],
-    values: dict[str, Tensor],
-    next_of: Callable[[Bounds, int], int | None],
-) -> tuple[str, int, float] | None:
-    """Name, width and price of the affordable step with most score per cost, or None."""
+) -> dict[str, Shape]:
+    """The shapes once what is left is spent: on whole steps below the hull, the best first, then on a few more units.
+
+    These are of one site, the narrowest of those with the cheapest units: they use the budget up best, and an odd width
+    slows a matrix product down by a share of itself.
+    """
+    while offer := _best_offer(choices, taken, left):
+        name, price = offer
+        taken[name], left = taken[name] + 1, left - price
+    shapes = {name: choices[name][index].shape for name, index in taken.items()}
+    price_of = {
+        name: bound.cost(shapes[name].units + 1) - bound.cost(shapes[name].units)
+        for name, bound in bounds.items()
+        if bound.remainder and shapes[name].units < bound.units
+    }
+    cheapest = [name for name, price in price_of.items() if price <= min(price_of.values()) * (1 + 1e-9)]
+    for name in sorted(cheapest, key=lambda name: shapes[name].units)[:1]:
+        bound, width = bounds[name], shapes[name].units
+        while width < bound.units and (price := bound.cost(width + 1) - bound.cost(width)) <= left:
+            width, left = width + 1, left - price
+        shapes[name] = Shape(bound.cost(width), width, 1)
+    return shapes
+
+
+def _best_offer(choices: dict[str, list[_Choice]], taken: dict[str, int], left: float) -> tuple[str, float] | None:
+    """Name and price of the affordable next step with most score per cost, or None."""
     best, offer = -1.0, None
-    for name, bound in bounds.items():
-        width = next_of(bound, kept[name])
-        price = bound.cost(width) - bound.cost(kept[name]) if width is not None else float("inf")
-        if width is None or price > left:
+    for name, index in taken.items():
+        if index + 1 == len(choices[name]):
             continue
-        slope = float(values[name][kept[name] : width].sum()) / max(price, 1e-300)
-        if slope > best:
-            best, offer = slope, (name, width, price)
+        here, there = choices[name][index : index + 2]
+        price = there.shape.cost - here.shape.cost
+        slope = (there.value - here.value) / max(price, 1e-300)
+        if price <= left and slope > best:
+            best, offer = slope, (name, price)
     return offer
-
-
-def _next_width(bound: Bounds, width: int) -> int | None:
-    return next((wider for wider in bound.widths if wider > width), None)
-
-
-def _next_unit(bound: Bounds, width: int) -> int | None:
-    return width + 1 if bound.remainder and width < bound.units else None
 
 
 def uniform(scores: dict[str, Tensor], bounds: dict[str, Bounds], budget: float) -> dict[str, Tensor]:
@@ -121,6 +142,12 @@ def uniform(scores: dict[str, Tensor], bounds: dict[str, Bounds], budget: float)
         price[order.flip(0)] = bounds[name].costs.diff()
         ranks[name] = rank * price
     return global_threshold(ranks, bounds, budget)
+
+
+def _ranked(score: Tensor, groups: int) -> Tensor:
+    """Units, the best first; where they lie in groups the best of every group, then the second of every group, ..."""
+    best = torch.argsort(score.reshape(groups, -1), dim=1, descending=True, stable=True)
+    return (best + torch.arange(groups)[:, None] * best.shape[1]).T.flatten()
 
 
 ALLOCATORS: dict[str, Allocator] = dict(zip(ALLOCATIONS, (global_threshold, uniform), strict=True))

@@ -9,6 +9,7 @@ GPT-2's `Conv1D` stores `[in, out]`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, cast
 
@@ -23,46 +24,64 @@ from niwaki.numerics.layout import is_transposed, to_out_in
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """A linear into the units of a site: its name in the family's row, its path in the layer, the module, `rows`.
+    """A linear into the units of a site: its name in the family's row, its path in the layer, the module, its runs.
 
-    `common` `[rows]` are those that no unit owns: they stay as long as a unit does.
+    `sizes` are the rows that a unit has in each run. A run of size 0 has `shared` rows that no unit owns: those of the
+    `groups` in which the units lie, one group after another.
     """
 
     part: str
     path: str
     module: nn.Module
-    rows: Tensor
-    common: Tensor
+    units: int
+    sizes: tuple[int, ...]
+    shared: int
+    groups: int
+    by_unit: bool
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """`[units, rows of a unit]`, the rows that each owns."""
+        if self.by_unit:
+            return torch.arange(self.units * sum(self.sizes)).reshape(self.units, sum(self.sizes))
+        runs = [start + torch.arange(self.units * size).reshape(self.units, size) for start, size in self._runs]
+        return torch.cat(runs, 1)
+
+    @cached_property
+    def common(self) -> Tensor:
+        """`[rows]`, those that no unit owns: they stay as long as a unit of their group does."""
+        runs = [start + torch.arange(self.shared) for start, size in self._runs if not size]
+        return torch.cat([torch.arange(0), *runs])
+
+    @property
+    def _runs(self) -> list[tuple[int, int]]:
+        """Where each run starts, and the rows of a unit in it."""
+        lengths = [self.units * size if size else self.shared for size in self.sizes]
+        return list(zip(accumulate(lengths[:-1], initial=0), self.sizes, strict=True))
 
     def rows_of(self, units: Tensor) -> Tensor:
         """The rows that these units need, in the order in which they lie in the weight."""
-        return torch.cat([self.rows[units].flatten(), self.common]).sort().values
+        groups = (units // max(1, self.units // self.groups)).unique()
+        common = self.common.reshape(self.sizes.count(0), self.groups, self.shared // self.groups)[:, groups]
+        return torch.cat([self.rows[units].flatten(), common.flatten()]).sort().values
 
 
 def projection(
-    reads: Reads, layer: nn.Module, units: int, widths: dict[str, int], name: str, common: int = 0
+    reads: Reads, layer: nn.Module, units: int, widths: dict[str, int], name: str, common: int = 0, groups: int = 1
 ) -> Projection:
     """The projection that `reads` describes; `widths` is the number of rows that a unit has in a run of each letter.
 
-    A run of width 0 has `common` rows that no unit owns.
+    A run of width 0 has `common` rows that no unit owns, but one of the `groups`.
 
     Raises:
         RequestError: rows that are not those of the units.
     """
     module = layer.get_submodule(reads.path)
-    sizes = [widths[letter] for letter in reads.order]
-    shared = torch.arange(0)
-    if reads.by_unit:
-        rows = torch.arange(units * sum(sizes)).reshape(units, sum(sizes))
-    else:
-        lengths = [units * size if size else common for size in sizes]
-        runs = list(zip(accumulate(lengths[:-1], initial=0), lengths, sizes, strict=True))
-        rows = torch.cat([start + torch.arange(units * size).reshape(units, size) for start, _, size in runs], 1)
-        shared = torch.cat([shared, *(start + torch.arange(length) for start, length, size in runs if not size)])
-    wanted, found = rows.numel() + shared.numel(), weight_of(module).shape[0]
+    sizes = tuple(widths[letter] for letter in reads.order)
+    wanted, found = sum(units * size if size else common for size in sizes), weight_of(module).shape[0]
     if found != wanted:
         raise RequestError(f"{name}.{reads.path} must have {wanted} rows for {units} units, got {found}")
-    return Projection(reads.part, reads.path, module, rows, shared)
+    return Projection(reads.part, reads.path, module, units, sizes, common, groups, reads.by_unit)
 
 
 def columns_of(units: Tensor, width: int) -> Tensor:

@@ -2,8 +2,9 @@
 
 A *unit* owns `width` consecutive columns of the site's output projection, and rows of its input projections (see
 `niwaki.anatomy.projections`). It is a neuron, or an attention head; under grouped-query attention it is a key/value
-head with all the query heads that share it, or, where `query_heads` is asked, each of these query heads. Then keys and
-values stay, and every group has to keep as many of its query heads as the others.
+head with all the query heads that share it, or, where `query_heads` is asked, each of these query heads. Then the
+keys and values of a group stay as long as one of its query heads does, and every group that stays has to keep as many
+of them as the others.
 """
 
 from __future__ import annotations
@@ -170,7 +171,7 @@ def _site(kind: Kind, index: int, layer: nn.Module, model: PreTrainedModel, unit
         heads=unit.heads,
         in_groups=unit.in_groups,
         groups=unit.groups,
-        reads=tuple(projection(read, layer, units, unit.rows, name, unit.common) for read in reads),
+        reads=tuple(projection(read, layer, units, unit.rows, name, unit.common, unit.groups) for read in reads),
         output=output,
         residual_sum=None if total is None else layer.get_submodule(total),
         attention=layer.get_submodule(family.attention) if attention else None,

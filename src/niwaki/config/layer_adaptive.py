@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 from niwaki.config.fields import (
     check_above_zero,
@@ -17,6 +18,7 @@ from niwaki.config.fields import (
 from niwaki.config.filter import Filter
 from niwaki.config.patterns import NByM, Pattern, parse_pattern
 from niwaki.config.reconstruct import check_reconstruct, reconstruct_option
+from niwaki.config.recovery import Recovery
 from niwaki.errors import RequestError, check_choice
 
 LAYER_SCORES = (
@@ -41,12 +43,14 @@ _LAYER_SCORE = {"inverse-importance": "fisher", "owl": "outliers"}
 
 
 @dataclass(frozen=True)
-class LayerAdaptive(Filter):
+class LayerAdaptive(Filter, Recovery):
     """Zero single weights of the blocks' linears (or n:m groups, or blocks of weights) until `sparsity` of them are.
 
     An option that is None is the allocation's own; one that the allocation does not look at is refused when given.
     `resolved` says what is meant in the end.
     """
+
+    LORA_RATE: ClassVar[float] = 1e-3
 
     sparsity: float = required("Fraction of the blocks' linear weights that become zero, in [0, 1).")
     layer_score: str | None = option(
@@ -73,8 +77,6 @@ class LayerAdaptive(Filter):
     steps: int = option(1, "Rounds of observing and pruning, on a cubic ramp of sparsity.")
     repair: str = option("least-squares", f"How what is left is refitted: {', '.join(WEIGHT_REPAIRS)}.")
     reconstruct: str = reconstruct_option()
-    recover_epochs: int = option(0, "Epochs of LoRA training under the masks, distilled from the dense model.")
-    recover_learning_rate: float = option(1e-3, "Peak learning rate of that training.")
     seed: int = option(0, "Seed of everything that is drawn.")
 
     def __post_init__(self) -> None:
@@ -85,8 +87,7 @@ class LayerAdaptive(Filter):
         check_choice("repair", self.repair, WEIGHT_REPAIRS)
         check_reconstruct(self)
         check_at_least(self, 1, "steps")
-        check_at_least(self, 0, "recover_epochs")
-        check_above_zero(self, "recover_learning_rate")
+        self.check_recovery()
         check_seed(self)
         found, rule = self.zero_pattern, self.rule
         if isinstance(found, NByM):

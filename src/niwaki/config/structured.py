@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
-from niwaki.config.fields import check_above_zero, check_at_least, check_seed, check_unused, option
+from niwaki.config.fields import check_at_least, check_seed, check_unused, option
 from niwaki.config.filter import Filter
 from niwaki.config.reconstruct import check_reconstruct, reconstruct_option
+from niwaki.config.recovery import Recovery
 from niwaki.errors import RequestError, check_choice
 
 HEAD_SCORES = ("attention-variance", "activation-variance", "fisher", "taylor", "reconstruction", "random")
-HEAD_UNITS = ("group", "query-head")
+HEAD_UNITS = ("auto", "both", "group", "query-head")
 NEURON_SCORES = ("activation", "activation-variance", "fisher", "taylor", "reconstruction", "random")
 ALLOCATIONS = ("global", "uniform")
 REPAIRS = ("none", "bias", "least-squares")
@@ -25,9 +28,9 @@ class UnitScores:
     neuron_score: str = option("reconstruction", f"How neurons are scored: {', '.join(NEURON_SCORES)}.")
 
     head_unit: str = option(
-        "group",
-        "What a head is under grouped queries: group (a key/value head with its query heads) or query-head (every "
-        "group keeps as many).",
+        "auto",
+        "What a head is under grouped queries: group (a key/value head with its query heads), query-head (every group "
+        "keeps as many) or both, which compete; auto is both where something is cut, but group for a latency budget.",
     )
 
     def __post_init__(self) -> None:
@@ -38,16 +41,23 @@ class UnitScores:
     @property
     def by_query_head(self) -> bool:
         """Whether query heads go one by one, where several share a key and a value head."""
-        return self.head_unit == "query-head"
+        return self.head_unit in ("query-head", "both")
+
+    @property
+    def by_group(self) -> bool:
+        """Whether whole groups of query heads go."""
+        return self.head_unit != "query-head"
 
 
 @dataclass(frozen=True)
-class Structured(UnitScores, Filter):
+class Structured(UnitScores, Filter, Recovery):
     """Remove whole attention heads and FFN neurons until a budget is met.
 
     Exactly one of `flops`, `params` (of the transformer blocks) and `latency` (of the whole model, as measured on this
     machine) is given: the fraction to KEEP, in (0, 1].
     """
+
+    LORA_RATE: ClassVar[float] = 3e-4
 
     flops: float | None = option(None, "Fraction of the blocks' FLOPs to KEEP, in (0, 1].")
     params: float | None = option(None, "Fraction of the blocks' parameters to KEEP, in (0, 1].")
@@ -55,8 +65,6 @@ class Structured(UnitScores, Filter):
     allocation: str = option("global", f"How the budget is shared out: {', '.join(ALLOCATIONS)}.")
     repair: str = option("least-squares", f"How what is left is refitted: {', '.join(REPAIRS)}.")
     reconstruct: str = reconstruct_option()
-    recover_epochs: int = option(0, "Epochs of LoRA training on the training data, distilled from the dense model.")
-    recover_learning_rate: float = option(3e-4, "Peak learning rate of that training.")
     steps: int = option(1, "Observations, each followed by a part of the cut, so that later scores see earlier cuts.")
     round_to: int | None = option(
         None,
@@ -84,16 +92,21 @@ class Structured(UnitScores, Filter):
         check_choice("allocation", self.allocation, ALLOCATIONS)
         check_choice("repair", self.repair, REPAIRS)
         check_reconstruct(self)
-        if self.by_query_head and self.latency is not None:
-            raise RequestError("head_unit must be 'group' with a latency budget, got 'query-head'")
+        if self.latency is not None and self.head_unit not in ("auto", "group"):
+            raise RequestError(f"head_unit must be 'group' with a latency budget, got {self.head_unit!r}")
         check_at_least(self, 1, "steps", "latency_batch_size", "latency_length")
-        check_at_least(self, 0, "min_heads", "min_neurons", "recover_epochs", "drop_layers")
-        check_above_zero(self, "recover_learning_rate")
+        check_at_least(self, 0, "min_heads", "min_neurons", "drop_layers")
+        self.check_recovery()
         check_seed(self)
         if self.round_to is not None:
             check_at_least(self, 1, "round_to")
         if self.latency is None:
             check_unused(self, f"a budget in {kind}", "latency_batch_size", "latency_length")
+
+    def resolved(self) -> Structured:
+        """The same with the units that are meant written out; the latency of single query heads is not measured."""
+        auto = "both" if self.latency is None else "group"
+        return dataclasses.replace(self, head_unit=auto if self.head_unit == "auto" else self.head_unit)
 
     @property
     def budget(self) -> tuple[str, float]:

@@ -81,7 +81,7 @@ def _table(model: PreTrainedModel) -> dict[str, Any]:
             paths = linear_paths(family, site.kind)
             for path, linear in zip(paths, (*site.inputs, site.output), strict=True):
                 linears[path] = list(weight_of(linear).shape)
-        numbers = stale_numbers(attention, family, attention.units)
+        numbers = stale_numbers(attention, family, attention.units, attention.units)
         shapes.append({"linears": linears, "numbers": numbers, "empty_attention": not attention.units})
     return {
         "layers": shapes_of(model),

@@ -30,7 +30,7 @@ def check_drop(sites: list[Site], budget: Budget, count: int) -> None:
     costs = {site.layer: 0.0 for site in sites if site.units}
     for site in sites:
         if site.layer in costs:
-            costs[site.layer] += float(budget.costs[site.name][site.units])
+            costs[site.layer] += float(budget.costs_of(site)[-1])
     unit = max(float(budget.costs[site.name].diff()[: site.units].max()) for site in sites if site.units)
     # What is dropped is not known yet: the dearest layers may be.
     gone, most = -unit, 0

@@ -33,7 +33,7 @@ from niwaki.scoring.weights import WEIGHT_NEEDS, WEIGHT_SCORERS, weight_scores
 from niwaki.sparsify.admm import admm_mask
 from niwaki.sparsify.obs import obs_factor, obs_prune
 from niwaki.train.data import TrainingData
-from niwaki.train.recover import in_passes, recover_
+from niwaki.train.recover import recover_
 
 
 def prune_weights_(
@@ -76,8 +76,8 @@ def prune_weights_(
         warnings += _prune_(model, dense, linears, batches, zeros, scored, meant, progress)
         passes += scored.passes + Passes(REFIT_PASSES * (targets or meant.weight_score in SOLVED))
         passes += reconstruction_passes(meant.reconstruct)
-    if meant.recover_epochs and dense is not None:
-        passes += in_passes(recover_(model, dense, training, meant, progress=progress), len(batches))
+        if meant.recover_epochs and dense is not None:
+            passes += recover_(model, dense, training, meant, len(batches), step=step, progress=progress)
     return _result(linears, meant, importance, warnings, passes, time.perf_counter() - started)
 
 

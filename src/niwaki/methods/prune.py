@@ -57,7 +57,7 @@ def prune_(
         recovery = recovery_data(model, config, training_data, batches)
         if isinstance(config, LayerAdaptive):
             return prune_weights_(model, config, batches, recovery, progress=progress)
-        return prune_units_(model, config, batches, recovery, progress=progress)
+        return prune_units_(model, config.resolved(), batches, recovery, progress=progress)
 
 
 def _sparing(

@@ -29,7 +29,7 @@ from niwaki.scoring.units import UNIT_NEEDS, score_units
 from niwaki.surgery import Plan, cut_, plan_table
 from niwaki.surgery.plan import importances
 from niwaki.train.data import TrainingData
-from niwaki.train.recover import in_passes, recover_
+from niwaki.train.recover import recover_
 
 LATENCY_TOLERANCE = 0.05
 """A latency budget is met when the measured ratio is within this share of the one that was asked."""
@@ -81,8 +81,8 @@ def prune_units_(
             refit_(model, dense, batches, kept, config.repair, weights=weights, query_heads=by_head,
                    then=reconstruction(config.reconstruct, seen, weights, config.seed), progress=progress)  # fmt: skip
             passes += Passes(REFIT_PASSES) + reconstruction_passes(config.reconstruct)
-    if config.recover_epochs:
-        passes += in_passes(recover_(model, dense, training, config, progress=progress), len(batches))
+        if config.recover_epochs:
+            passes += recover_(model, dense, training, config, len(batches), step=step, progress=progress)
     achieved, warnings = _achieved(model, dense, budget, config)
     after = sites_of(model, by_head)
     return StageResult(

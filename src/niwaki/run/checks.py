@@ -37,7 +37,7 @@ def check_recipe(work: Work) -> None:
 def _check_stage(work: Work, stage: Stage) -> None:
     match stage:
         case Structured() if stage.latency is None:
-            checked_budget(work.model, stage, work.length)
+            checked_budget(work.model, stage.resolved(), work.length)
         case DynamicSparsityTraining():
             plan_schedule(stage, stage.epochs * len(work.training))
         case Vocabulary():

@@ -32,6 +32,12 @@ _SEARCHED = 32
 _LEARNED = 28
 """Bytes a weight of a layer that learns: float32 values, gradients and two moments, and what masks make of them."""
 
+_FACTOR = 20
+"""Bytes a parameter of LoRA: its value, gradient and two moments, and the best value where one is kept."""
+
+_RECOVERED = 24
+"""Bytes a weight of blocks that recover: gradient, two moments, the value to go back to, the best, the masked one."""
+
 _RANKED = 64
 """Bytes a weight of scores in float64 and their order, over all weights where one threshold is found for them."""
 
@@ -71,13 +77,16 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch]) -> int:
     block = max(by_layer.values()) + 8 * _SOLVES * widest
     if getattr(stage, "reconstruct", "none") != "none":
         block += _LEARNED * max(sizes.values())
-    factors = 16 * getattr(stage, "lora_rank", 16) * sum(sum(linear.shape) for linear in linears)
+    factors = _FACTOR * getattr(stage, "lora_rank", 16) * sum(sum(linear.shape) for linear in linears)
+    recovered = 0
+    if getattr(stage, "recover_epochs", 0):
+        recovered = _RECOVERED * single if getattr(stage, "recover_full", False) else factors
     match stage:
         case Structured():
             sums = sum(4 * weight_of(site.output).shape[0] ** 2 for site in sites_of(model))
             found = weights + sums + block
             found += weights if stage.latency is not None else 0
-            return found + max(backward_bytes(model, data), factors * (stage.recover_epochs > 0))
+            return found + max(backward_bytes(model, data), recovered)
         case LayerAdaptive():
             stage = stage.resolved()
             solves = stage.weight_score in SOLVED or stage.allocation == "search" or stage.repair != "none"
@@ -93,7 +102,7 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch]) -> int:
                 found += backward_bytes(model, data)
             elif looks_at_data(stage):
                 found += forward_bytes(model, data)
-            return found + factors * (stage.recover_epochs > 0)
+            return found + recovered
         case DynamicSparsityTraining():
             # Masked weights, gradients, saliency and its uncertainty in float32; four masks.
             return weights + (4 * 4 + 4) * single + factors + 2 * backward_bytes(model, data)

@@ -48,12 +48,13 @@ def cut_(model: nn.Module, plan: Plan, query_heads: bool = False) -> None:
 def remove_units_(model: nn.Module, plan: Plan, query_heads: bool = False) -> None:
     """Remove every unit that `plan` does not keep; the config still says what it said.
 
-    With `query_heads` the units of grouped attention are query heads (see `niwaki.anatomy.sites_of`); keys and values
-    go with the last of them.
+    With `query_heads` the units of grouped attention are query heads (see `niwaki.anatomy.sites_of`); the keys and
+    values of a group go with the last of them.
     """
     family = family_of(unwrap(model))
     layers = layers_of(model)
-    for site, whole in zip(sites_of(model, query_heads), sites_of(model), strict=True):
+    sites = sites_of(model)
+    for site, whole in zip(sites_of(model, query_heads) if query_heads else sites, sites, strict=True):
         units = plan[site.name]
         if len(units) == site.units:
             continue
@@ -61,11 +62,12 @@ def remove_units_(model: nn.Module, plan: Plan, query_heads: bool = False) -> No
             site = whole
         if site.fixed:
             raise RequestError(f"{site.name}: the heads of {family.model_types[0]} models cannot be removed")
+        groups = len((units // (site.units // site.groups)).unique()) if site.in_groups else len(units)
         for read in site.reads:
             _slice_(read.module, read.rows_of(units), axis=0)
         _slice_(site.output, columns_of(units, site.width), axis=1)
         if site.attention is not None:
-            set_numbers_(site.attention, stale_numbers(site, family, len(units)))
+            set_numbers_(site.attention, stale_numbers(site, family, len(units), groups))
         if not len(units):
             _take_off_adapters_(model, layers[site.layer], linear_paths(family, site.kind))
             if is_transposed(site.output):
@@ -74,10 +76,13 @@ def remove_units_(model: nn.Module, plan: Plan, query_heads: bool = False) -> No
                 _replace_attention_(layers[site.layer], family)
 
 
-def stale_numbers(site: Site, family: Family, units: int) -> dict[str, int]:
-    """The integers that the attention module of `site` keeps about its heads, as they are with so many units."""
-    groups, of_group = (site.groups, units // site.groups) if site.in_groups else (units, site.heads)
+def stale_numbers(site: Site, family: Family, units: int, groups: int) -> dict[str, int]:
+    """The integers that the attention module of `site` keeps about its heads, as they are with so many units.
+
+    `groups` is the number of key and value heads.
+    """
     heads = units * site.heads
+    of_group = heads // groups if groups else site.heads
     found = {"units": groups, "heads": heads, "columns": units * site.width, "heads_of_unit": of_group}
     return {name: found[what] for name, what in family.stale.items()}
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from niwaki.anatomy import sites_of
+from niwaki.anatomy import Site, sites_of
 from niwaki.errors import RequestError
 from niwaki.surgery.cut import remove_units_
+from niwaki.surgery.plan import Plan
 
 
 def apply_shapes_(model: nn.Module, shapes: list[dict[str, int]]) -> None:
@@ -20,6 +21,14 @@ def apply_shapes_(model: nn.Module, shapes: list[dict[str, int]]) -> None:
     if not isinstance(shapes, list) or len(shapes) * 2 != len(sites):
         found = len(shapes) if isinstance(shapes, list) else repr(shapes)
         raise RequestError(f"shapes must have one entry for each of {len(sites) // 2} layers, got {found}")
+    with torch.device("cpu"):  # what stays is known by its numbers, which the meta device does not hold
+        plan = _plan(sites, shapes)
+        _thin_groups_(model, shapes)
+        remove_units_(model, plan)
+
+
+def _plan(sites: list[Site], shapes: list[dict[str, int]]) -> Plan:
+    """The first units of every site, as many as the table says."""
     plan = {}
     for site in sites:
         key = "heads" if site.kind == "attention" else "neurons"
@@ -27,12 +36,13 @@ def apply_shapes_(model: nn.Module, shapes: list[dict[str, int]]) -> None:
         if not isinstance(units, int) or not 0 <= units <= site.units:
             raise RequestError(f"shapes: {site.name} must have 0 to {site.units} {key}, got {units!r}")
         plan[site.name] = torch.arange(units)
-    _thin_groups_(model, shapes)
-    remove_units_(model, plan)
+    return plan
 
 
 def _thin_groups_(model: nn.Module, shapes: list[dict[str, int]]) -> None:
     """Leave each group of query heads as many as a table says, where it does."""
+    if not any("query_heads" in shape for shape in shapes):
+        return
     plan = {}
     for site in sites_of(model, query_heads=True):
         plan[site.name] = torch.arange(site.units)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 
 from torch import nn
 
-from niwaki.adapters import check_trainable
+from niwaki.adapters import check_trainable, check_weights_trainable
 from niwaki.anatomy import accepts_of
 from niwaki.config import LayerAdaptive, Structured
 from niwaki.data import Batches, checked_batches
@@ -14,6 +15,8 @@ from niwaki.observe import Batch
 
 TrainingData = Batches | list[Batch]
 """What is trained on: rows, which make other batches each epoch, or batches as they are."""
+MOST_HELD_OUT = 16
+"""Batches at most that are not trained on, to see by them which step was the best."""
 
 
 def training_data(model: nn.Module, data: Iterable[Batch], *, labels: bool, name: str = "data") -> TrainingData:
@@ -41,7 +44,24 @@ def recovery_data(
     """
     if not config.recover_epochs:
         return calibration
-    check_trainable(model)
+    if config.recover_full:
+        check_weights_trainable(model)
+    else:
+        check_trainable(model)
     if given is None:
         return calibration
     return training_data(model, given, labels=False, name="training_data")
+
+
+def hold_out(data: TrainingData, seed: int) -> tuple[TrainingData, list[Batch]]:
+    """`data` without an eighth of it, at most `MOST_HELD_OUT` batches, and these; none of fewer than 8 batches."""
+    count = min(len(data) // 8, MOST_HELD_OUT)
+    if not count:
+        return data, []
+    if not isinstance(data, Batches):
+        held = set(random.Random(seed).sample(range(len(data)), count))
+        return [batch for i, batch in enumerate(data) if i not in held], [data[i] for i in sorted(held)]
+    held = set(random.Random(seed).sample(range(len(data.rows)), count * data.batch_size))
+    parts = [[row for i, row in enumerate(data.rows) if (i in held) == within] for within in (False, True)]
+    training, kept = (Batches(rows, data.tokenizer, data.batch_size) for rows in parts)
+    return training, list(kept)

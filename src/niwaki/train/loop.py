@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +15,9 @@ from niwaki.data import Batches
 from niwaki.errors import RequestError, WorkError
 from niwaki.numerics.half import half_in_float32
 from niwaki.numerics.seeds import seeded
-from niwaki.observe import Batch
+from niwaki.observe import Batch, to_device
 from niwaki.progress import bar
+from niwaki.train.best import Best
 from niwaki.train.data import TrainingData
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -23,6 +26,8 @@ Attach = Callable[[torch.optim.Optimizer, int], Callable[[], object]]
 """Given the optimizer and the number of steps of a training, what is to be called after every step."""
 
 MAX_GRADIENT_NORM = 1.0
+CHECKS = 4
+"""Times that the loss on held-out batches is measured once training has begun."""
 
 
 def task_loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -35,16 +40,21 @@ def train_(
     data: TrainingData,
     loss_of: Loss,
     *,
-    epochs: int,
+    epochs: float,
     learning_rate: float,
     seed: int,
     attach: Attach | None = None,
+    held_out: Sequence[Batch] = (),
+    before: int = 0,
     progress: bool = False,
 ) -> float:
     """Train in place; returns the mean loss of the last epoch.
 
-    Each epoch goes through `data` anew: the rows of `Batches` in other batches, batches in another order. The model is
-    trained in the mode (dropout on or off) it is in. The global random state is left as it was.
+    Each epoch goes through `data` anew: the rows of `Batches` in other batches, batches in another order; a fraction of
+    one is a part of them. The model is trained in the mode (dropout on or off) it is in. With batches `held_out`, what
+    is trained ends as it was when its loss on them was lowest: it is measured before the first step and after every
+    quarter of all steps. `before` batches, in the order that the seed draws, were trained on earlier. The global random
+    state is left as it was.
 
     Raises:
         RequestError: something to train is in less than float32, where small steps round to nothing (LoRA is in
@@ -56,40 +66,59 @@ def train_(
             raise RequestError(f"dtype must be float32 to train {name}, got {kind}")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=learning_rate)
-    steps = epochs * len(data)
+    steps = steps_of(data, epochs)
     after_step = attach(optimizer, steps) if attach else None
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
-    draw, mean, step = random.Random(seed), 0.0, 0
+    losses = deque[float](maxlen=len(data))
     optimizer.zero_grad()  # of whatever was done with the model before
     shown = bar(total=steps, phase="train", unit="steps", progress=progress)
     try:
         with half_in_float32(model), seeded(seed), shown:
-            for _ in range(epochs):
-                losses = []
-                for batch in _epoch(data, draw):
-                    step += 1
-                    loss = _backward(model, batch, loss_of, step)
-                    torch.nn.utils.clip_grad_norm_(trained, MAX_GRADIENT_NORM)
-                    optimizer.step()
-                    if after_step:
-                        after_step()
-                    schedule.step()
-                    optimizer.zero_grad()
-                    losses.append(loss)
-                    shown.update()
-                    shown.set_postfix(loss=f"{loss:.3f}")
-                mean = sum(losses) / len(losses)
+            best = Best(trained, lambda: _loss_on(held_out, model, loss_of)) if held_out else None
+            for step, batch in enumerate(islice(_epochs(data, seed), before, before + steps), start=1):
+                losses.append(_backward(model, batch, loss_of, step))
+                torch.nn.utils.clip_grad_norm_(trained, MAX_GRADIENT_NORM)
+                optimizer.step()
+                if after_step:
+                    after_step()
+                schedule.step()
+                optimizer.zero_grad()
+                shown.update()
+                shown.set_postfix(loss=f"{losses[-1]:.3f}")
+                if best and step in {steps * part // CHECKS for part in range(1, CHECKS + 1)}:
+                    best.look()
+            if best:
+                best.put_back_()
     finally:
         optimizer.zero_grad()
-    return mean
+    return sum(losses) / len(losses)
 
 
-def _epoch(data: TrainingData, draw: random.Random) -> Iterator[Batch]:
-    """All of `data` once, in an order that is drawn."""
-    if isinstance(data, Batches):
-        yield from data.shuffled(draw.getrandbits(32))
-        return
-    yield from draw.sample(data, len(data))
+def steps_of(data: TrainingData, epochs: float) -> int:
+    """Batches that so many epochs over `data` train on."""
+    return max(1, round(epochs * len(data)))
+
+
+def looks(held_out: Sequence[Batch]) -> int:
+    """Batches that the loss on `held_out` is taken on, in all."""
+    return (CHECKS + 1) * len(held_out)
+
+
+def _epochs(data: TrainingData, seed: int) -> Iterator[Batch]:
+    """All of `data`, again and again, each time in an order that is drawn."""
+    draw = random.Random(seed)
+    while True:
+        if isinstance(data, Batches):
+            yield from data.shuffled(draw.getrandbits(32))
+        else:
+            yield from draw.sample(data, len(data))
+
+
+@torch.no_grad()
+def _loss_on(batches: Sequence[Batch], model: nn.Module, loss_of: Loss) -> float:
+    """The mean loss over `batches`, without gradients."""
+    device = next(model.parameters()).device
+    return sum(float(loss_of(model, to_device(batch, device))) for batch in batches) / len(batches)
 
 
 def _backward(model: nn.Module, batch: Batch, loss_of: Loss, step: int) -> float:
@@ -99,7 +128,7 @@ def _backward(model: nn.Module, batch: Batch, loss_of: Loss, step: int) -> float
         WorkError: it is not finite.
     """
     device = next(model.parameters()).device
-    loss = loss_of(model, {k: v.to(device) if isinstance(v, Tensor) else v for k, v in batch.items()})
+    loss = loss_of(model, to_device(batch, device))
     if not bool(torch.isfinite(loss)):
         raise WorkError(f"training: the loss is not finite at step {step}; lower the learning rate")
     loss.backward()

@@ -1,4 +1,4 @@
-"""Recovery: a pruned model learns from the dense one it came from, through LoRA.
+"""Recovery: a pruned model learns from the dense one it came from, through LoRA or by all weights that are left.
 
 The loss is `T^2 * KL(dense / T || pruned / T)` on the logits (Hinton et al., 2015; what stands for it where a model
 gives no classes is said in `niwaki.anatomy.predictions`) plus the squared error of every layer's hidden states, over
@@ -9,17 +9,18 @@ they stand (CoFi, Xia et al., ACL 2022, without its layer map). No labels are ne
 from __future__ import annotations
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 
-from niwaki.adapters import merge_
+from niwaki.adapters import merge_, weights_to_train_
 from niwaki.anatomy import evaluation_mode, predictions_of
 from niwaki.config import LayerAdaptive, Structured
 from niwaki.config.finetune import LORA_RANK
 from niwaki.data import token_mask, without_labels
 from niwaki.observe import Batch, Passes
-from niwaki.train.data import TrainingData
-from niwaki.train.loop import train_
-from niwaki.train.undo import adapters_in_training_
+from niwaki.train.data import TrainingData, hold_out
+from niwaki.train.loop import looks, steps_of, train_
+from niwaki.train.undo import adapters_in_training_, weights_in_training_
 
 TEMPERATURE = 2.0
 
@@ -29,48 +30,55 @@ def recover_(
     dense: nn.Module,
     data: TrainingData,
     config: Structured | LayerAdaptive,
+    batches: int,
     *,
+    step: int = 1,
     progress: bool = False,
-) -> int:
-    """Train `model` in place towards `dense` for `config.recover_epochs` over `data`; returns the number of steps.
+) -> Passes:
+    """Train `model` in place towards `dense` over `data` for part `step` of the `config.steps` of the epochs asked.
 
-    The adapters of a `PeftModel` are trained as they are; a plain model gets LoRA that is merged at the end. Which
-    parameters require gradients is afterwards as it was. A recovery that fails or is interrupted leaves `model` as it
-    came in: pruned and refitted, without what was half trained.
+    Some batches are held out, where there are enough: what is trained ends as it was when its loss there was lowest.
+    The adapters of a `PeftModel` are trained as they are; a plain model gets LoRA that is merged at the end. With
+    `recover_full` it is all weights that the blocks have left that are trained, adapters with them. Which parameters
+    require gradients is afterwards as it was. A recovery that fails or is interrupted leaves `model` as it came in:
+    pruned and refitted, without what was half trained.
+
+    Returns what it cost in passes over calibration data of so many `batches`.
 
     Raises:
         WorkError: a loss that is not finite.
     """
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    training, held_out = hold_out(data, config.seed)
+    epochs = config.recover_epochs / config.steps
 
     def loss_of(student: nn.Module, batch: Batch) -> Tensor:
         return distillation_loss(student, dense, batch)
 
-    with adapters_in_training_(model, LORA_RANK, seed=config.seed) as student:
-        # Dropout would hide from what is left of the model what it has to make up for.
-        with evaluation_mode(student, dense):
-            train_(
-                student,
-                data,
-                loss_of,
-                epochs=config.recover_epochs,
-                learning_rate=config.recover_learning_rate,
-                seed=config.seed,
-                progress=progress,
-            )
-        if student is not model:
+    if config.recover_full:
+        prepared = weights_in_training_(model, weights_to_train_)
+    else:
+        prepared = adapters_in_training_(model, LORA_RANK, seed=config.seed)
+    # Dropout would hide from what is left of the model what it has to make up for.
+    with prepared as student, evaluation_mode(student, dense):
+        train_(
+            student,
+            training,
+            loss_of,
+            epochs=epochs,
+            learning_rate=config.recover_rate,
+            seed=config.seed,
+            held_out=held_out,
+            before=(step - 1) * steps_of(training, epochs),
+            progress=progress,
+        )
+        if isinstance(student, PeftModel) and student is not model:
             merge_(student)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(required[name])
-    return config.recover_epochs * len(data)
-
-
-def in_passes(steps: int, batches: int) -> Passes:
-    """What `steps` of recovery cost in passes over calibration data of so many batches.
-
-    The dense model runs forward beside the one that is trained.
-    """
-    return Passes(2 * steps / batches, steps / batches)
+    trained, looked = steps_of(training, epochs), looks(held_out)
+    # The dense model runs forward beside the one that is trained.
+    return Passes(2 * (trained + looked) / batches, trained / batches)
 
 
 def distillation_loss(student: nn.Module, teacher: nn.Module, batch: Batch) -> Tensor:

@@ -23,10 +23,15 @@ def adapters_in_training_(model: nn.Module, rank: int, *, seed: int) -> Iterator
 
 
 @contextmanager
-def weights_in_training_(model: nn.Module) -> Iterator[nn.Module]:
-    """`model`, all of whose parameters are trained; if the body raises, it is put back as it came in."""
+def weights_in_training_(
+    model: nn.Module, to_train_: Callable[[nn.Module], nn.Module] = lambda model: model.requires_grad_(True)
+) -> Iterator[nn.Module]:
+    """`model`, whose parameters are trained: all, or those that `to_train_` lets require gradients.
+
+    If the body raises, it is put back as it came in.
+    """
     required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    with _put_back_on_failure_(model, lambda: model.requires_grad_(True)) as tuned:
+    with _put_back_on_failure_(model, lambda: to_train_(model)) as tuned:
         yield tuned
     for parameter, needed in required:
         parameter.requires_grad_(needed)

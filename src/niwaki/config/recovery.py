@@ -1,0 +1,40 @@
+"""How a pruned model may learn from the dense one: options of every method that prunes before it trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from niwaki.config.fields import check_above_zero, check_at_least, check_unused, option
+from niwaki.config.finetune import FULL_RATE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recovery:
+    """Training on unlabelled rows, taught by the dense model."""
+
+    LORA_RATE: ClassVar[float]
+    """Peak learning rate of LoRA where none is asked."""
+
+    recover_epochs: int = option(0, "Epochs of training on the training data, distilled from the dense model.")
+    recover_full: bool = option(False, "Train all weights that are left in the blocks in place of LoRA.")
+    recover_learning_rate: float | None = option(
+        None, "Peak learning rate of that training; by default 3e-4 for units, 1e-3 under masks, 1e-4 of all weights."
+    )
+
+    def check_recovery(self) -> None:
+        """Refuse a training that cannot be.
+
+        Raises:
+            RequestError: epochs below 0, a rate that is not above 0, full without any epoch.
+        """
+        check_at_least(self, 0, "recover_epochs")
+        if self.recover_learning_rate is not None:
+            check_above_zero(self, "recover_learning_rate")
+        if not self.recover_epochs:
+            check_unused(self, "recover_epochs 0", "recover_full")
+
+    @property
+    def recover_rate(self) -> float:
+        """The peak learning rate."""
+        return self.recover_learning_rate or (FULL_RATE if self.recover_full else self.LORA_RATE)

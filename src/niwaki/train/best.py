@@ -1,0 +1,29 @@
+"""The best of a training: what is trained, as it was when its loss on held-out batches was lowest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+
+class Best:
+    """The values of `trained` at the lowest loss that was measured; the first is measured at once."""
+
+    def __init__(self, trained: Sequence[nn.Parameter], measure: Callable[[], float]) -> None:
+        self.trained, self.measure = trained, measure
+        self.lowest, self.values = float("inf"), list[torch.Tensor]()
+        self.look()
+
+    def look(self) -> None:
+        """Measure the loss; keep a copy of the values where none was as low. A loss that is not finite never is."""
+        loss = self.measure()
+        if loss < self.lowest:
+            self.lowest = loss
+            self.values = [parameter.detach().clone() for parameter in self.trained]
+
+    def put_back_(self) -> None:
+        """Give `trained` the best values."""
+        for parameter, value in zip(self.trained, self.values, strict=False):
+            parameter.data.copy_(value)
