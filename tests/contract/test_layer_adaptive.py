@@ -230,6 +230,33 @@ def test_steps_keep_zeros_zero(score):
     assert all(not bool((mask & ~first[name]).any()) for name, mask in masks_of(model).items())
 
 
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("family", ["distilbert", "llama", "mobilellm", "gpt_neox"])
+def test_a_layer_that_is_looked_at_once_is_refitted_too(family, lora):
+    dense, data = tiny(family), batches(count=4, rows=24, family=family)
+    dense = with_lora(dense) if lora else dense
+    distances, passes = {}, {}
+    ways = {"fast": {"fast": True}, "slow": {}, "bare": {"weight_score": "wanda", "repair": "none"}}
+    for name, options in ways.items():
+        model = copy.deepcopy(dense)
+        result = niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.6, **options), data)
+        assert result.achieved == pytest.approx(0.6, abs=1e-3)
+        distances[name] = sum(float((logits(model, b) - logits(dense, b)).norm()) for b in data)
+        passes[name] = result.forward_passes
+    assert distances["fast"] < 0.9 * distances["bare"]
+    assert (passes["fast"], passes["slow"]) == (5.0, 7.0)
+
+
+def test_the_lowest_layer_is_the_same_but_for_what_follows_in_it():
+    """At once, the projections that see the layer's own input see what they would see one after the other."""
+    models = [tiny(), tiny()]
+    for model, fast in zip(models, (False, True), strict=True):
+        niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.5, fast=fast), batches(count=4))
+    first, second = (model.distilbert.transformer.layer[0] for model in models)
+    assert torch.equal(first.attention.q_lin.weight, second.attention.q_lin.weight)
+    assert not torch.equal(first.ffn.lin1.weight, second.ffn.lin1.weight)
+
+
 def test_recovery_trains_under_the_mask():
     dense = tiny()
     distances = []
@@ -270,6 +297,10 @@ def test_nothing_zeroed_changes_nothing():
         ({"sparsity": 0.5, "min_sparsity": 0.8, "max_sparsity": 0.6}, "in order"),
         ({"sparsity": 0.5, "layer_score": "fisher"}, "layer_score must not be given with allocation search"),
         ({"sparsity": 0.5, "allocation": "uniform", "layer_score": "random"}, "layer_score.*allocation uniform"),
+        (
+            {"sparsity": 0.5, "weight_score": "wanda", "repair": "none", "fast": True},
+            "fast must not be given with weight_score wanda and repair none",
+        ),
         ({"sparsity": 0.5, "granularity": "block"}, "granularity must not be given with allocation search"),
         ({"sparsity": 0.5, "allocation": "owl", "granularity": "block"}, "granularity.*allocation owl"),
         ({"sparsity": 0.5, "allocation": "owl", "importance_power": 2.0}, "importance_power.*allocation owl"),

@@ -76,6 +76,7 @@ class LayerAdaptive(Filter, Recovery):
     pattern: str = option("unstructured", "unstructured, n:m (n of m neighbours kept, like 2:4) or rxc (like 4x1).")
     steps: int = option(1, "Rounds of observing and pruning, on a cubic ramp of sparsity.")
     repair: str = option("least-squares", f"How what is left is refitted: {', '.join(WEIGHT_REPAIRS)}.")
+    fast: bool = option(False, "Look at each layer once in place of once a group of linears: some 5 passes, not 7.")
     reconstruct: str = reconstruct_option()
     seed: int = option(0, "Seed of everything that is drawn.")
 
@@ -86,6 +87,8 @@ class LayerAdaptive(Filter, Recovery):
         check_choice("allocation", self.allocation, (AUTO, *SPARSITY_ALLOCATIONS))
         check_choice("repair", self.repair, WEIGHT_REPAIRS)
         check_reconstruct(self)
+        if self.repair == "none" and self.weight_score not in SOLVED:
+            check_unused(self, f"weight_score {self.weight_score} and repair none", "fast")
         check_at_least(self, 1, "steps")
         self.check_recovery()
         check_seed(self)

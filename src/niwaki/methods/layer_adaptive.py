@@ -25,7 +25,7 @@ from niwaki.observe.moments import with_moments
 from niwaki.repair.block_reconstruction import reconstruction, reconstruction_passes
 from niwaki.repair.least_squares import Optimum, excess, on_mask
 from niwaki.repair.reconstruct import reconstruct_
-from niwaki.repair.sequential_least_squares import REFIT_PASSES
+from niwaki.repair.sequential_least_squares import AT_ONCE_PASSES, REFIT_PASSES
 from niwaki.results import SiteResult, StageResult
 from niwaki.scoring.layers import LAYER_NEEDS, layer_importance
 from niwaki.scoring.rows import row_scale
@@ -74,8 +74,9 @@ def prune_weights_(
         importance = importance or importance_that_decided(meant.rule, scored.profiles)
         zeros = _zeros(meant, sparsity, scored.profiles)
         warnings += _prune_(model, dense, linears, batches, zeros, scored, meant, progress)
-        passes += scored.passes + Passes(REFIT_PASSES * (targets or meant.weight_score in SOLVED))
-        passes += reconstruction_passes(meant.reconstruct)
+        refit = AT_ONCE_PASSES if meant.fast else REFIT_PASSES
+        passes += scored.passes + Passes(refit * (targets or meant.weight_score in SOLVED))
+        passes += reconstruction_passes(meant.reconstruct, len(batches))
         if meant.recover_epochs and dense is not None:
             passes += recover_(model, dense, training, meant, len(batches), step=step, progress=progress)
     return _result(linears, meant, importance, warnings, passes, time.perf_counter() - started)
@@ -136,6 +137,7 @@ def _prune_(
         mask_for,
         weights=scored.token_weights if targets else None,
         targets=targets,
+        at_once=config.fast,
         then=reconstruction(config.reconstruct, scored.statistics, scored.token_weights, config.seed),
         progress=progress,
     )

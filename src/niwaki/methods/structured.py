@@ -80,7 +80,7 @@ def prune_units_(
         if config.repair != "none":
             refit_(model, dense, batches, kept, config.repair, weights=weights, query_heads=by_head,
                    then=reconstruction(config.reconstruct, seen, weights, config.seed), progress=progress)  # fmt: skip
-            passes += Passes(REFIT_PASSES) + reconstruction_passes(config.reconstruct)
+            passes += Passes(REFIT_PASSES) + reconstruction_passes(config.reconstruct, len(batches))
         if config.recover_epochs:
             passes += recover_(model, dense, training, config, len(batches), step=step, progress=progress)
     achieved, warnings = _achieved(model, dense, budget, config)

@@ -45,9 +45,18 @@ def reconstruction(which: str, statistics: Statistics, weights: TokenWeights | N
     return partial(reconstruct_block_, which=which, statistics=statistics, weights=weights, seed=seed)
 
 
-def reconstruction_passes(which: str) -> Passes:
-    """What it costs: its epochs, and the error before and after."""
-    return Passes() if which == "none" else Passes(EPOCHS + 2.0, float(EPOCHS))
+def reconstruction_passes(which: str, batches: int) -> Passes:
+    """What it costs of so many batches: its epochs, and the error before and after on those that are held out."""
+    learned, held = _parts(batches)
+    trained, measured = EPOCHS * len(learned) / batches, 2 * len(held) / batches
+    return Passes() if which == "none" else Passes(trained + measured, trained)
+
+
+def _parts(batches: int) -> tuple[list[int], list[int]]:
+    """Numbers of the batches that are learned from, and of those that are held out: all are both where they are few."""
+    numbers = list(range(batches))
+    held = numbers[::HELD_OUT] if batches >= HELD_OUT else numbers
+    return [number for number in numbers if number not in held] or numbers, held
 
 
 @torch.no_grad()
@@ -79,16 +88,14 @@ def reconstruct_block_(
         _by_dimension(statistics, last),
         weights,
     )
-    batches = list(range(pruned.batches))
-    held = batches[::HELD_OUT] if len(batches) >= HELD_OUT else batches
-    learned = [number for number in batches if number not in held] or batches
+    learned, held = _parts(pruned.batches)
     with half_in_float32(layer):
         values = {name: parameter.detach().float().clone() for name, parameter in block.stored.items()}
-        before = {number: float(block.error(number, values)) for number in batches}
-        size = max(sum(block.size(number) for number in batches) / len(batches), torch.finfo(torch.float32).tiny)
+        before = sum(float(block.error(number, values)) for number in held)
+        size = max(sum(block.size(number) for number in learned) / len(learned), torch.finfo(torch.float32).tiny)
         _train(block, values, learned, size, seed)
         after = sum(float(block.error(number, values)) for number in held)
-    if after < sum(before[number] for number in held):
+    if after < before:
         for name, parameter in block.stored.items():
             parameter.data.copy_(values[name])
 

@@ -29,12 +29,14 @@ def reconstruct_(
     *,
     weights: TokenWeights | None = None,
     targets: bool = True,
+    at_once: bool = False,
     then: AfterLayer | None = None,
     progress: bool = False,
 ) -> list[str]:
     """Give every linear of `model`, when its turn has come, the weight and the mask that `sparsify` says; warnings.
 
-    `weights` say how much each token matters; alike where they are not given. `then` is called after each layer.
+    `weights` say how much each token matters; alike where they are not given. With `at_once` a layer is looked at once,
+    see `sequential_least_squares_`. `then` is called after each layer.
 
     Raises:
         WorkError: weights that are not finite, or moments that no damping makes invertible; names the linear.
@@ -49,5 +51,7 @@ def reconstruct_(
         apply_mask_(linear.module, mask)
         store_(linear, best, weight)
 
-    sequential_least_squares_(model, dense, data, fit, weights=weights, targets=targets, then=then, progress=progress)
+    sequential_least_squares_(
+        model, dense, data, fit, weights=weights, targets=targets, at_once=at_once, then=then, progress=progress
+    )
     return warnings

@@ -26,8 +26,8 @@ from niwaki.observe.stream import Stream
 from niwaki.progress import bar
 from niwaki.repair.least_squares import Sums
 
-REFIT_PASSES = 5.0
-"""About as many forward passes over the data as one call runs, of both models together."""
+REFIT_PASSES, AT_ONCE_PASSES = 5.0, 3.0
+"""About as many forward passes over the data as one call runs, of both models together; that of a layer at once."""
 
 AfterLayer = Callable[[list[BlockLinear], Stream, Stream], None]
 """The linears of a layer, the pruned model's stream before the layer and the dense model's after it."""
@@ -44,6 +44,7 @@ def sequential_least_squares_(
     rows: dict[str, Tensor] | None = None,
     weights: TokenWeights | None = None,
     targets: bool = True,
+    at_once: bool = False,
     then: AfterLayer | None = None,
     progress: bool = False,
 ) -> None:
@@ -52,8 +53,10 @@ def sequential_least_squares_(
     Linears that see the same input are fitted to the same sums. Without `dense` that is `model` as it stands: each
     layer is copied before it is fitted, no more than one at a time. With `only_writing` those that write into the
     residual stream alone. `rows` names, by linear, the rows `[out]` of the dense linear that are still there. `weights`
-    say how much each token matters; without `targets` no sums of targets are made. `then` is called when all linears of
-    a layer have been fitted, and may change the layer. Both models are in evaluation mode meanwhile.
+    say how much each token matters; without `targets` no sums of targets are made. With `at_once` the sums of all
+    linears of a layer are made in one pass, before one of them is fitted: they see what the layers below give, but not
+    what was fitted in their own (SparseGPT goes so). `then` is called when all linears of a layer have been fitted, and
+    may change the layer. Both models are in evaluation mode meanwhile.
     """
     with evaluation_mode(model, dense or model), ExitStack() as stack:
         ours = linears_of(model, emptied=True)
@@ -67,15 +70,13 @@ def sequential_least_squares_(
             if dense is None and dense_stream is not None:
                 layer, wanted = copy.deepcopy((pruned_stream.layers[index], here))
                 dense_stream.layers = {index: layer}
-            for group in _groups(here):
-                if only_writing and not group[0].writes:
-                    continue
-                looks = [(pruned_stream, _seen_of(group, pruned_stream.layers[index], targets))]
+            groups = [group for group in _groups(here) if group[0].writes or not only_writing]
+            for together in [groups] if at_once else [[group] for group in groups]:
+                looks = [(pruned_stream, _seen_of(together, pruned_stream.layers[index], targets))]
                 if dense_stream is not None:
-                    looks.append((dense_stream, _goal_of(group, wanted, dense_stream.layers[index])))
+                    looks.append((dense_stream, _goal_of(together, wanted, dense_stream.layers[index])))
                 seen, *goals = (stream.seen(index, look.inputs, look.outputs, look.advance) for stream, look in looks)
-                sums = _sums(group, seen, goals[0] if goals else None, rows or {}, weights)
-                for linear, own in zip(group, sums, strict=True):
+                for linear, own in _sums(together, seen, goals[0] if goals else None, rows or {}, weights):
                     fit(linear, own)
             if then is not None and dense_stream is not None:
                 then(here, pruned_stream, dense_stream)
@@ -110,67 +111,88 @@ class _Look:
         (self.outputs if place is layer else self.inputs)[key] = place
 
 
-def _goal_of(group: list[BlockLinear], wanted: list[BlockLinear], layer: nn.Module) -> _Look:
-    """What to see of the dense model's `layer`: what its linears of `group` give, by part.
+def _goal_of(groups: list[list[BlockLinear]], wanted: list[BlockLinear], layer: nn.Module) -> _Look:
+    """What to see of the dense model's `layer`: what its linears of `groups` give, by part.
 
     With the residual where they write into it. The last group of a layer carries the dense model on to the next.
     """
-    parts = {linear.part for linear in group}
-    dense = [linear for linear in wanted if linear.part in parts]
-    first = dense[0]
-    look = _Look(advance=first.writes and first.site.kind == "ffn")
-    if _summed(first):
-        look.at_sum(first.site, layer, first.part)
-    else:
-        look.outputs = {linear.part: linear.module for linear in dense}
+    look = _Look()
+    for group in groups:
+        parts = {linear.part for linear in group}
+        dense = [linear for linear in wanted if linear.part in parts]
+        first = dense[0]
+        look.advance |= first.writes and first.site.kind == "ffn"
+        if _summed(first):
+            look.at_sum(first.site, layer, first.part)
+        else:
+            look.outputs |= {linear.part: linear.module for linear in dense}
     return look
 
 
-def _seen_of(group: list[BlockLinear], layer: nn.Module, targets: bool) -> _Look:
-    """What to see of the pruned model's `layer`: the input of `group`, and what gives the residual where it counts."""
-    first, look = group[0], _Look()
-    if targets and _summed(first):
-        look.at_sum(first.site, layer, "sum")
-        look.outputs["y"] = first.module
-    look.inputs["x"] = first.module
+def _seen_of(groups: list[list[BlockLinear]], layer: nn.Module, targets: bool) -> _Look:
+    """What to see of the pruned model's `layer`: the input of each group; what gives the residual where that counts."""
+    look = _Look()
+    for first, *_ in groups:
+        if targets and _summed(first):
+            look.at_sum(first.site, layer, f"{first.part} sum")
+            look.outputs[f"{first.part} y"] = first.module
+        look.inputs[f"{first.part} x"] = first.module
     return look
 
 
 def _sums(
-    group: list[BlockLinear],
+    groups: list[list[BlockLinear]],
     seen: Iterator[dict[str, Tensor]],
     goals: Iterator[dict[str, Tensor]] | None,
     rows: dict[str, Tensor],
     weights: TokenWeights | None,
-) -> list[Sums]:
-    """The sums of each linear of `group` over all batches, from what was seen of its input and of its target."""
+) -> list[tuple[BlockLinear, Sums]]:
+    """Each linear of `groups` with its sums over all batches, from what was seen of its input and of its target."""
     # Strict, so that both streams come to their end and take their hooks away.
     pairs = zip(seen, repeat(None) if goals is None else goals, strict=goals is not None)
 
     def parts() -> Iterator[dict[str, Tensor]]:
         for batch, (own, goal) in enumerate(pairs):
-            part = {"x": torch.cat([own["x"].new_ones(len(own["x"]), 1), own["x"]], 1).float()}
-            for linear in group:
-                if weights is not None:
-                    part[f"{linear.part} weight"] = weights[batch][linear.name].sqrt()[:, None]
-                if goal is not None:
-                    # Of what is to stand in the residual stream, the residual itself is there already.
-                    target = goal[linear.part].float()
-                    if "y" in own:
-                        target = target - (own["sum"].float() - own["y"].float())
-                    part[linear.part] = target[:, rows[linear.name]] if linear.name in rows else target
+            part = {}
+            for group in groups:
+                first = group[0].part
+                x = own[f"{first} x"]
+                part[f"{first} x"] = torch.cat([x.new_ones(len(x), 1), x], 1).float()
+                for linear in group:
+                    if weights is not None:
+                        part[f"{linear.part} weight"] = weights[batch][linear.name].sqrt()[:, None]
+                    if goal is not None:
+                        # Of what is to stand in the residual stream, the residual itself is there already.
+                        target = goal[linear.part].float()
+                        if f"{first} y" in own:
+                            target = target - (own[f"{first} sum"].float() - own[f"{first} y"].float())
+                        part[linear.part] = target[:, rows[linear.name]] if linear.name in rows else target
             yield part
 
-    columns, device = group[0].shape[1] + 1, weight_of(group[0].module).device
-    moments = [torch.zeros(columns, columns, dtype=torch.double, device=device) for _ in group]
-    cross: list[Tensor | float] = [0.0] * len(group)
+    found = [(linear, _Added(linear, goals is not None), group[0].part) for group in groups for linear in group]
     for piece in rebatch(parts()):
-        for number, linear in enumerate(group):
-            x, target = piece["x"], piece.get(linear.part)
-            if weights is not None:
-                root = piece[f"{linear.part} weight"]
-                x, target = x * root, None if target is None else target * root
-            moments[number] += gram(x)
-            if target is not None:
-                cross[number] = cross[number] + (target.T @ x).double()
-    return [Sums(m, None if goals is None else torch.as_tensor(c)) for m, c in zip(moments, cross, strict=True)]
+        for linear, added, first in found:
+            added.add(piece[f"{first} x"], piece.get(linear.part), piece.get(f"{linear.part} weight"))
+    return [(linear, added.sums()) for linear, added, _ in found]
+
+
+class _Added:
+    """The sums of one linear as they grow."""
+
+    def __init__(self, linear: BlockLinear, targets: bool) -> None:
+        columns, device = linear.shape[1] + 1, weight_of(linear.module).device
+        self.moments = torch.zeros(columns, columns, dtype=torch.double, device=device)
+        self.cross: Tensor | float = 0.0
+        self.targets = targets
+
+    def add(self, x: Tensor, target: Tensor | None, root: Tensor | None) -> None:
+        """Tokens by rows; `root` is the root of what each counts, 1 without."""
+        if root is not None:
+            x, target = x * root, None if target is None else target * root
+        self.moments += gram(x)
+        if target is not None:
+            self.cross = self.cross + (target.T @ x).double()
+
+    def sums(self) -> Sums:
+        """All that was added."""
+        return Sums(self.moments, torch.as_tensor(self.cross) if self.targets else None)
