@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from common import Bench, arguments, is_done, note, resumed
 from niwaki.adapters import apply_mask_, effective_weight, merge_, remove_masks_
-from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Curve, LinearProfile
+from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Curve, LinearProfile, Profiles, towards_uniform
 from niwaki.anatomy import BlockLinear, linears_of
 from niwaki.config import LAYER_SCORES
+from niwaki.config.layer_adaptive import AUTO
 from niwaki.config.patterns import Unstructured
 from niwaki.masks import choose
+from niwaki.methods.importance_strength import best_strength
 from niwaki.observe import Batch, Need, observe
 from niwaki.observe.moments import with_moments
 from niwaki.repair.least_squares import Optimum
@@ -34,15 +36,18 @@ from niwaki.sparsify.obs import obs_factor, obs_prune
 WEIGHT_SCORES = ("magnitude", "wanda", "sparsegpt")
 OF_THE_SEED = ("output-gradient", "activation-magnitude")
 """The layer scores of the text that Niwaki grew from."""
-RULES = (
+DRAWN = (*OF_THE_SEED, "gradient-activation", "fisher")
+"""Layer scores whose strength is chosen as well, by what diverges least on drawn rows."""
+RULES: tuple[tuple[str, str | None, float | str], ...] = (
     ("search", None, 1.0),
     ("uniform", None, 1.0),
     *(("inverse-importance", score, power) for score in OF_THE_SEED for power in (0.5, 1.0, 2.0)),
+    *(("inverse-importance", score, AUTO) for score in DRAWN),
     *(("inverse-importance", score, 1.0) for score in LAYER_SCORES if score not in OF_THE_SEED),
     ("owl", "outliers", 1.0),
     *((rule, None, 1.0) for rule in ("global", "erk", "lamp")),
 )
-"""Allocation, layer score where it looks at one, importance power."""
+"""Allocation, layer score where it looks at one, importance power (`auto`: 1, at the strength that diverges least)."""
 AT = (0.5, 0.7, 0.8, 0.9, 0.96)
 """Sparsities at which the curves are measured, once for every budget."""
 HIGHEST = 0.98
@@ -53,7 +58,7 @@ class Seen:
     """What one observation of the dense model tells every rule: layer scores, weight scores, loss curves."""
 
     def __init__(self, model: nn.Module, data: Sequence[Batch], seed: int) -> None:
-        linears = linears_of(model)
+        self.seed, linears = seed, linears_of(model)
         need = Need(output_gradients=True, task_gradients=True, token_sizes=True)
         statistics = observe(model, data, need, seed=seed)
         self.weights = {linear.name: effective_weight(linear.module).clone() for linear in linears}
@@ -125,9 +130,27 @@ def main() -> None:
                     if is_done(found, run):
                         continue
                     wanted = round(sparsity * sum(profile.size for profile in profiles.values()))
-                    zeros = SPARSITY_ALLOCATORS[allocation](profiles, wanted, power)
+                    if power == AUTO:
+                        zeros, run["strength"] = drawn_zeros(bench, seen, profiles, wanted, weight_score, calibration)
+                    else:
+                        zeros = SPARSITY_ALLOCATORS[allocation](profiles, wanted, power)
                     model = prune(bench, seen, zeros, weight_score, calibration)
                     note(found, {**run, "quality": bench.quality(model)}, asked.out)
+
+
+def drawn_zeros(
+    bench: Bench, seen: Seen, profiles: Profiles, wanted: int, weight_score: str, data: Sequence[Batch]
+) -> tuple[dict[str, int], float]:
+    """The zeros of inverse-importance at the strength that `importance_strength="auto"` chooses, and that strength."""
+    ranks = "wanda" if weight_score == "sparsegpt" else weight_score
+    formula = SPARSITY_ALLOCATORS["inverse-importance"](profiles, wanted, 1.0)
+    model = bench.model()
+
+    def mask_for(linear: BlockLinear, zeros: int) -> Tensor:
+        return choose(seen.scores[ranks][linear.name], zeros, Unstructured(), linear.name, by_row=ranks == "wanda")
+
+    strength = best_strength(model, linears_of(model), formula, profiles, mask_for, data, seen.seed)
+    return towards_uniform(formula, profiles, strength), strength
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def allocations() -> None:
         return
     rows: dict[str, dict[tuple[str, float], list[float]]] = {}
     for run in json.loads(path.read_text(encoding="utf-8"))["runs"]:
-        looked_at = f" {run['layer_score']}, power {run['importance_power']:g}" if run["layer_score"] else ""
+        looked_at = f" {run['layer_score']}, power {run['importance_power']}" if run["layer_score"] else ""
         cells = rows.setdefault(run["allocation"] + looked_at, {})
         cells.setdefault((run["weight_score"], run["sparsity"]), []).append(_quality(run))
     for weight_score in dict.fromkeys(score for cells in rows.values() for score, _ in cells):

@@ -73,6 +73,8 @@ def _flags(*configs: Any) -> Callable[[Callable[..., None]], Callable[..., None]
                 names = (f"--{field.name.replace('_', '-')}",)
             elif any(getattr(kind, "__origin__", None) is tuple for kind in get_args(hint)):
                 hint = list[str] | None
+            elif {float, str} <= set(get_args(hint)):  # a number or a name
+                hint = str | None
             default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
             annotation = Annotated[hint, typer.Option(*names, help=field.metadata["help"])]
             parameters[field.name] = inspect.Parameter(

@@ -13,6 +13,7 @@ import niwaki
 from niwaki.adapters import effective_weight, masks_of, remove_masks_
 from niwaki.anatomy import linears_of, weight_of
 from niwaki.config.layer_adaptive import LAYER_SCORES, SPARSITY_ALLOCATIONS, WEIGHT_SCORES
+from niwaki.methods.importance_strength import STRENGTHS
 from niwaki.observe import Need, observe
 from niwaki.observe.moments import input_moments
 from niwaki.scoring.layers import LAYER_SCORERS
@@ -174,6 +175,27 @@ def test_the_seed_s_rule_is_drawn_towards_uniform(strength):
         assert drawn == pytest.approx(0.5 + strength * (formula - 0.5), abs=2 / 1024)
 
 
+@pytest.mark.parametrize("score", ["magnitude", "wanda", "sparsegpt"])
+def test_the_strength_that_diverges_least_is_found_and_told(score):
+    config = niwaki.LayerAdaptive(
+        sparsity=0.6, layer_score="activation-magnitude", allocation="inverse-importance", weight_score=score,
+        importance_strength="auto", repair="none",
+    )  # fmt: skip
+    data, found = batches(), {}
+    for strength in ("auto", *STRENGTHS):
+        model = tiny()
+        result = niwaki.prune_(model, dataclasses.replace(config, importance_strength=strength), data)
+        assert result.details["zeros"] == round(0.6 * TOTAL)
+        p, q = (torch.cat([logits(m, batch) for batch in data]).log_softmax(-1) for m in (tiny(), model))
+        found[strength] = float((p.exp() * (p - q)).sum(-1).mean()), [layer.kept for layer in result.layers]
+        if strength == "auto":
+            told = result.details["importance_strength"]
+            assert result.forward_passes == pytest.approx(1 + 6 + 5 * (score == "sparsegpt"))
+    assert found["auto"][1] == found[told][1]
+    if score != "sparsegpt":
+        assert found["auto"][0] <= min(found[strength][0] for strength in STRENGTHS) + 1e-6
+
+
 @pytest.mark.parametrize("family", ROWS)
 def test_every_family(family):
     model, data = tiny(family), batches(count=3, rows=24, family=family)
@@ -307,7 +329,11 @@ def test_nothing_zeroed_changes_nothing():
         ({"sparsity": 0.5, "allocation": "owl", "importance_strength": 0.5}, "importance_strength.*allocation owl"),
         (
             {"sparsity": 0.5, "allocation": "inverse-importance", "importance_strength": 1.5},
-            r"importance_strength must be 0 to 1, got 1\.5",
+            r"importance_strength must be 0 to 1 or auto, got 1\.5",
+        ),
+        (
+            {"sparsity": 0.5, "allocation": "inverse-importance", "importance_strength": "some"},
+            "importance_strength must be 0 to 1 or auto, got some",
         ),
         ({"sparsity": 0.5, "pattern": "2:4", "max_sparsity": 0.9}, "max_sparsity must not be given with pattern 2:4"),
     ],

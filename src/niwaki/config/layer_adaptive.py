@@ -24,6 +24,7 @@ from niwaki.errors import RequestError, check_choice
 LAYER_SCORES = (
     "output-gradient",
     "activation-magnitude",
+    "gradient-activation",
     "fisher",
     "block-influence",
     "outliers",
@@ -66,8 +67,10 @@ class LayerAdaptive(Filter, Recovery):
         AUTO, f"How the zeros are shared out: {', '.join(SPARSITY_ALLOCATIONS)}; auto is search, uniform for n:m."
     )
     importance_power: float | None = option(None, "Power of the importance in inverse-importance, 1 by default.")
-    importance_strength: float | None = option(
-        None, "How far inverse-importance goes from uniform (0) to the formula as it is (1, the default)."
+    importance_strength: float | str | None = option(
+        None,
+        "How far inverse-importance goes from uniform (0) to the formula as it is (1, the default); auto: whichever of "
+        "0, 0.25, 0.5, 0.75 and 1 diverges least from the dense model.",
     )
     min_sparsity: float | None = option(None, "Lowest sparsity of a linear, to within a weight, 0 by default.")
     max_sparsity: float | None = option(
@@ -112,8 +115,8 @@ class LayerAdaptive(Filter, Recovery):
             check_choice("granularity", self.granularity, GRANULARITIES)
         if self.importance_power is not None:
             check_above_zero(self, "importance_power")
-        if self.importance_strength is not None and not 0 <= self.importance_strength <= 1:
-            raise RequestError(f"importance_strength must be 0 to 1, got {self.importance_strength:g}")
+        if self.importance_strength not in (None, AUTO):
+            object.__setattr__(self, "importance_strength", _strength(self.importance_strength))
         if self.rule not in _LAYER_SCORE:
             check_unused(self, f"allocation {self.rule}", "layer_score")
         if self.rule != "inverse-importance":
@@ -156,3 +159,18 @@ class LayerAdaptive(Filter, Recovery):
             min_sparsity=lowest if free else None,
             max_sparsity=highest if free else None,
         )
+
+
+def _strength(given: float | str | None) -> float:
+    """The strength as a number; the command gives text.
+
+    Raises:
+        RequestError: it is none from 0 to 1.
+    """
+    try:
+        strength = float(given or 0.0)
+    except ValueError:
+        strength = float("nan")
+    if not 0 <= strength <= 1:
+        raise RequestError(f"importance_strength must be 0 to 1 or {AUTO}, got {given}")
+    return strength

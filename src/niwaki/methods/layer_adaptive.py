@@ -15,9 +15,10 @@ from niwaki.allocation.profiles import importance_that_decided, profiles_of
 from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Profiles, check_budget, towards_uniform
 from niwaki.anatomy import BlockLinear, check_filter, check_units, linears_of, weight_of
 from niwaki.config import LayerAdaptive
-from niwaki.config.layer_adaptive import SOLVED
+from niwaki.config.layer_adaptive import AUTO, SOLVED
 from niwaki.config.patterns import Block, NByM
 from niwaki.masks import check_divides, choose
+from niwaki.methods.importance_strength import best_strength, strength_passes
 from niwaki.methods.scores import Scores
 from niwaki.methods.weight_profiles import Scored, score_linears
 from niwaki.observe import Batch, Need, Passes, Statistics, TokenWeights, need_of, observe
@@ -72,6 +73,9 @@ def prune_weights_(
         scored = score_linears(model, linears, now, batches, weights, also=also, progress=progress)
         weights = scored.token_weights
         importance = importance or importance_that_decided(meant.rule, scored.profiles)
+        if meant.importance_strength == AUTO:  # what the first step finds holds for all
+            meant = _with_strength(model, linears, meant, sparsity, scored, batches)
+            passes += strength_passes(scored.statistics.rows)
         zeros = _zeros(meant, sparsity, scored.profiles)
         warnings += _prune_(model, dense, linears, batches, zeros, scored, meant, progress)
         refit = AT_ONCE_PASSES if meant.fast else REFIT_PASSES
@@ -110,7 +114,33 @@ def _zeros(config: LayerAdaptive, sparsity: float, profiles: Profiles) -> dict[s
     least = sum(profile.fewest for profile in profiles.values())
     wanted = max(round(sparsity * sum(profile.size for profile in profiles.values())), least)
     found = SPARSITY_ALLOCATORS[config.rule](profiles, wanted, config.importance_power or 1.0)
-    return found if config.importance_strength is None else towards_uniform(found, profiles, config.importance_strength)
+    strength = config.importance_strength
+    return towards_uniform(found, profiles, strength) if isinstance(strength, float) else found
+
+
+def _with_strength(
+    model: nn.Module,
+    linears: Sequence[BlockLinear],
+    config: LayerAdaptive,
+    sparsity: float,
+    scored: Scored,
+    data: Sequence[Batch],
+) -> LayerAdaptive:
+    """`config` with the strength that is best for its formula."""
+    formula = _zeros(config, sparsity, scored.profiles)
+    ranked = dataclasses.replace(config, weight_score="wanda") if config.weight_score in SOLVED else config
+
+    def mask_for(linear: BlockLinear, zeros: int) -> Tensor:
+        return _ranked_mask(linear, weight_scores(linear, scored.statistics, ranked), zeros, ranked)
+
+    strength = best_strength(model, linears, formula, scored.profiles, mask_for, data, config.seed)
+    return dataclasses.replace(config, importance_strength=strength)
+
+
+def _ranked_mask(linear: BlockLinear, scores: Tensor, zeros: int, config: LayerAdaptive) -> Tensor:
+    """The mask of the highest scores; Wanda compares those of a row."""
+    by_row, before = config.weight_score == "wanda", mask_of(linear.module)
+    return choose(scores, zeros, config.zero_pattern, linear.name, before=before, by_row=by_row)
 
 
 def _prune_(
@@ -161,14 +191,13 @@ def _chooser(zeros: dict[str, int], scored: Scored, config: LayerAdaptive) -> _C
             if kept is None:
                 kept = torch.ones(linear.shape, dtype=torch.bool, device=weight_of(linear.module).device)
             return (kept if best is None else on_mask(best, kept)), kept
-        before, wanted = mask_of(linear.module), min(zeros[linear.name] + missing, linear.size)
+        wanted = min(zeros[linear.name] + missing, linear.size)
         if best is not None and config.weight_score in SOLVED:
             weight, mask = _solved(linear, best, wanted, scored.statistics, config)
         else:
             found = scored.scores.get(linear.name)
             found = weight_scores(linear, scored.statistics, config) if found is None else found
-            by_row = config.weight_score == "wanda"
-            mask = choose(found, wanted, pattern, linear.name, before=before, by_row=by_row)
+            mask = _ranked_mask(linear, found, wanted, config)
             weight = mask if best is None else on_mask(best, mask)
         missing = wanted - (linear.size - int(mask.sum())) if isinstance(pattern, Block) else 0
         return weight, mask
@@ -213,6 +242,8 @@ def _result(
     total = sum(layer.total for layer in layers)
     zeros = sum(layer.total - layer.kept for layer in layers)
     achieved, asked = zeros / total, config.sparsity
+    drawn = config.importance_strength
+    strength = {} if drawn is None else {"importance_strength": drawn}
     if isinstance(config.zero_pattern, NByM):  # a sparsity of what may be cut
         asked *= sum(linear.size for linear in linears if config.may_cut(linear.site)) / total
     if isinstance(config.zero_pattern, NByM) and zeros > round(asked * total):
@@ -230,7 +261,7 @@ def _result(
         backward_passes=passes.backward,
         layers=tuple(layers),
         warnings=tuple(warnings),
-        details={"zeros": zeros, "weights": total},
+        details={"zeros": zeros, "weights": total} | strength,
     )
 
 

@@ -3,12 +3,12 @@
 A higher score means a more important linear. Their names stand in `niwaki.config.layer_adaptive`.
 
 output-gradient: mean |dL/dy| at the output y, by hooks, so frozen layers count (the seed's). activation-magnitude: mean
-|y| (the seed's). fisher: `1/2 sum_ij G_ii W_ij^2 H_jj`, the loss rise under the diagonal Kronecker-factored Fisher if
-all its weights went, per weight. block-influence: 1 - cos of what enters and leaves the block (ShortGPT, Men et al.,
-2024). outliers: share of the |W| * ||x|| of a whole block that are above 5 times their mean (OWL, Yin et al., ICML
-2024). spectrum: one over the power-law exponent of the eigenvalues of W^T W, by Hill's estimator on their upper half,
-data-free (AlphaPruning, Lu et al., NeurIPS 2024). random: the control. `sensitivity`, which runs the model, is in its
-own file.
+|y| (the seed's). gradient-activation: the product of the two. fisher: `1/2 sum_ij G_ii W_ij^2 H_jj`, the loss rise
+under the diagonal Kronecker-factored Fisher if all its weights went, per weight. block-influence: 1 - cos of what
+enters and leaves the block (ShortGPT, Men et al., 2024). outliers: share of the |W| * ||x|| of a whole block that are
+above 5 times their mean (OWL, Yin et al., ICML 2024). spectrum: one over the power-law exponent of the eigenvalues of
+W^T W, by Hill's estimator on their upper half, data-free (AlphaPruning, Lu et al., NeurIPS 2024). random: the control.
+`sensitivity`, which runs the model, is in its own file.
 """
 
 from __future__ import annotations
@@ -43,6 +43,12 @@ def activation_magnitude(linears: Linears, statistics: Statistics, seed: int) ->
     """Mean absolute output."""
     del seed
     return {x.name: statistics.linears[x.name].activation_size / (statistics.tokens * x.shape[0]) for x in linears}
+
+
+def gradient_activation(linears: Linears, statistics: Statistics, seed: int) -> dict[str, float]:
+    """Mean absolute gradient at the output times its mean size."""
+    sizes = activation_magnitude(linears, statistics, seed)
+    return {name: size * sizes[name] for name, size in output_gradient(linears, statistics, seed).items()}
 
 
 def fisher(linears: Linears, statistics: Statistics, seed: int) -> dict[str, float]:
@@ -101,6 +107,7 @@ LAYER_SCORERS: dict[str, LayerScorer] = by_name(
 )
 LAYER_NEEDS = {
     "output-gradient": Need(task_gradients=True),
+    "gradient-activation": Need(task_gradients=True),
     "fisher": Need(output_gradients=True),
 }
 

@@ -8,7 +8,8 @@ data drawn by the seed.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -44,9 +45,13 @@ def drawn_rows(data: Sequence[Batch], rows: int, seed: int) -> list[Batch]:
     ]
 
 
-@torch.no_grad()
-def sensitivity(model: nn.Module, linears: Sequence[BlockLinear], data: Sequence[Batch], seed: int) -> dict[str, float]:
-    """Mean divergence by the name of the linear, over `ROWS` drawn rows, twice for each linear.
+Divergence = Callable[[Sequence[tuple[BlockLinear, Tensor]]], float]
+"""Linears, each with a mask `[out, in]`, True where a weight stays -> how far the predictions go without the others."""
+
+
+@contextmanager
+def divergence_of(model: nn.Module, data: Sequence[Batch], seed: int) -> Iterator[Divergence]:
+    """While open: the mean divergence of the model's predictions from those of all weights, over `ROWS` drawn rows.
 
     Raises:
         RequestError: no rows.
@@ -58,28 +63,43 @@ def sensitivity(model: nn.Module, linears: Sequence[BlockLinear], data: Sequence
             found.append(predictions_of(model, model(**batch), token_mask(batch).bool()))
         return joined(found).double()
 
-    with frozen(model, with_gradients=False) as device:
+    def without(masks: Sequence[tuple[BlockLinear, Tensor]]) -> float:
+        with ExitStack() as hooks:
+            for linear, kept in masks:
+                hook = linear.module.register_forward_hook(_without(linear, kept))
+                hooks.callback(hook.remove)
+            return max(0.0, float(outputs().divergence_from(dense).mean()))
+
+    with torch.no_grad(), frozen(model, with_gradients=False) as device:
         drawn = drawn_rows(data, ROWS, seed)
         batches = [to_device(without_labels(batch), device) for batch in drawn]
         dense = outputs()
-        scores = {}
-        for linear in linears:
-            losses = []
-            for sparsity in SPARSITIES:
-                hook = linear.module.register_forward_hook(_without_smallest(linear, sparsity))
-                try:
-                    losses.append(max(0.0, float(outputs().divergence_from(dense).mean())))
-                finally:
-                    hook.remove()
-            scores[linear.name] = sum(losses) / len(losses)
-    return scores
+        yield without
 
 
-def _without_smallest(linear: BlockLinear, sparsity: float) -> Callable[..., Tensor]:
-    """A forward hook that takes away what the smallest weights of a linear give."""
-    weight = effective_weight(linear.module)
-    kept = choose(weight.abs(), round(sparsity * linear.size), Unstructured(), linear.name)
-    lost = (weight * ~kept).to(weight_of(linear.module).dtype)
+def sensitivity(model: nn.Module, linears: Sequence[BlockLinear], data: Sequence[Batch], seed: int) -> dict[str, float]:
+    """Mean divergence by the name of the linear, over `ROWS` drawn rows, twice for each linear.
+
+    Raises:
+        RequestError: no rows.
+    """
+    with divergence_of(model, data, seed) as without:
+        return {
+            linear.name: sum(without([(linear, _largest(linear, sparsity))]) for sparsity in SPARSITIES)
+            / len(SPARSITIES)
+            for linear in linears
+        }
+
+
+def _largest(linear: BlockLinear, sparsity: float) -> Tensor:
+    """The mask of all weights but the smallest."""
+    size = effective_weight(linear.module).abs()
+    return choose(size, round(sparsity * linear.size), Unstructured(), linear.name)
+
+
+def _without(linear: BlockLinear, kept: Tensor) -> Callable[..., Tensor]:
+    """A forward hook that takes away what the weights of a linear give that are not `kept`."""
+    lost = (effective_weight(linear.module) * ~kept).to(weight_of(linear.module).dtype)
 
     def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output - F.linear(args[0], lost)
