@@ -13,6 +13,7 @@ from peft import PeftModel
 import niwaki
 from helpers_text import tiny_tokenizer
 from niwaki.adapters import attach_lora
+from niwaki.config.recovery import RECOVER_LOSSES
 from niwaki.data import Batches
 from niwaki.errors import RequestError, WorkError
 from niwaki.train.data import hold_out
@@ -128,6 +129,21 @@ def test_padding_alone_is_nothing_to_distil(family):
     loss.backward()
     assert bool(loss.isfinite())
     assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in student.parameters())
+
+
+@pytest.mark.parametrize("family", ["distilbert", "llama"])
+def test_the_loss_of_recovery_is_the_sum_of_its_parts(family):
+    student, teacher, batch = tiny(family, seed=1), tiny(family, seed=2), batches(family=family)[0]
+    with torch.no_grad():
+        both, *parts = (distillation_loss(student, teacher, batch, which) for which in RECOVER_LOSSES)
+    assert float(both) == pytest.approx(sum(map(float, parts)), rel=1e-5)
+    assert all(float(part) > 0 for part in parts)
+    with pytest.raises(
+        RequestError, match="recover_loss must be one of both, hidden-states, predictions, got 'logits'"
+    ):
+        niwaki.Structured(flops=0.5, recover_epochs=1, recover_loss="logits")
+    with pytest.raises(RequestError, match="recover_loss must not be given with recover_epochs 0"):
+        niwaki.Structured(flops=0.5, recover_loss="predictions")
 
 
 def test_padding_does_not_matter_to_distillation():

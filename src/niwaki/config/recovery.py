@@ -7,6 +7,9 @@ from typing import ClassVar
 
 from niwaki.config.fields import check_above_zero, check_at_least, check_unused, option
 from niwaki.config.finetune import FULL_RATE
+from niwaki.errors import check_choice
+
+RECOVER_LOSSES = ("both", "predictions", "hidden-states")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +21,7 @@ class Recovery:
 
     recover_epochs: int = option(0, "Epochs of training on the training data, distilled from the dense model.")
     recover_full: bool = option(False, "Train all weights that are left in the blocks in place of LoRA.")
+    recover_loss: str = option("both", f"What is learned from the dense model: {', '.join(RECOVER_LOSSES)}.")
     recover_learning_rate: float | None = option(
         None, "Peak learning rate of that training; by default 3e-4 for units, 1e-3 under masks, 1e-4 of all weights."
     )
@@ -26,13 +30,14 @@ class Recovery:
         """Refuse a training that cannot be.
 
         Raises:
-            RequestError: epochs below 0, a rate that is not above 0, full without any epoch.
+            RequestError: epochs below 0, a rate not above 0, an unknown loss; full, or a loss, without any epoch.
         """
         check_at_least(self, 0, "recover_epochs")
+        check_choice("recover_loss", self.recover_loss, RECOVER_LOSSES)
         if self.recover_learning_rate is not None:
             check_above_zero(self, "recover_learning_rate")
         if not self.recover_epochs:
-            check_unused(self, "recover_epochs 0", "recover_full")
+            check_unused(self, "recover_epochs 0", "recover_full", "recover_loss")
 
     @property
     def recover_rate(self) -> float:

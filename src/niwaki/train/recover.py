@@ -8,6 +8,8 @@ they stand (CoFi, Xia et al., ACL 2022, without its layer map). No labels are ne
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
@@ -53,7 +55,7 @@ def recover_(
     epochs = config.recover_epochs / config.steps
 
     def loss_of(student: nn.Module, batch: Batch) -> Tensor:
-        return distillation_loss(student, dense, batch)
+        return distillation_loss(student, dense, batch, config.recover_loss)
 
     if config.recover_full:
         prepared = weights_in_training_(model, weights_to_train_)
@@ -81,18 +83,27 @@ def recover_(
     return Passes(2 * (trained + looked) / batches, trained / batches)
 
 
-def distillation_loss(student: nn.Module, teacher: nn.Module, batch: Batch) -> Tensor:
-    """Divergence of the logits plus relative error of the hidden states of one batch; a scalar, 0 for padding alone."""
+def distillation_loss(student: nn.Module, teacher: nn.Module, batch: Batch, which: str = "both") -> Tensor:
+    """Divergence of the predictions plus relative error of the hidden states of one batch, or one of them; a scalar.
+
+    `which` as in `RECOVER_LOSSES`. 0 for padding alone.
+    """
     inputs, keep = without_labels(batch), token_mask(batch).bool()
+    states = which != "predictions"
     with torch.no_grad():
-        wanted = teacher(**inputs, output_hidden_states=True)
-    found = student(**inputs, output_hidden_states=True)
+        wanted = teacher(**inputs, output_hidden_states=states)
+    found = student(**inputs, output_hidden_states=states)
     dense, own = (predictions_of(student, outputs, keep).float() for outputs in (wanted, found))
-    loss = own.divergence_from(dense, TEMPERATURE).sum() / max(1, len(own.values))
-    pairs = list(zip(found.hidden_states[1:], wanted.hidden_states[1:], strict=True))
-    smallest = torch.finfo(loss.dtype).tiny
-    error = loss.new_zeros(())
-    for a, b in pairs:
-        size = b[keep].float().square().sum().clamp_min(smallest)
-        error = error + (a[keep] - b[keep]).float().square().sum() / size
-    return loss + error / len(pairs)
+    loss = own.values.new_zeros(())
+    if which != "hidden-states":
+        loss = own.divergence_from(dense, TEMPERATURE).sum() / max(1, len(own.values))
+    return loss + _relative_error(found.hidden_states, wanted.hidden_states, keep) if states else loss
+
+
+def _relative_error(found: Sequence[Tensor], wanted: Sequence[Tensor], keep: Tensor) -> Tensor:
+    """Mean over the layers of the squared error at real tokens relative to the size of what is wanted; a scalar."""
+    errors = []
+    for a, b in zip(found[1:], wanted[1:], strict=True):
+        size = b[keep].float().square().sum().clamp_min(torch.finfo(torch.float32).tiny)
+        errors.append((a[keep] - b[keep]).float().square().sum() / size)
+    return torch.stack(errors).mean()
