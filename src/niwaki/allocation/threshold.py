@@ -1,10 +1,11 @@
 """One threshold for all sites: units stay in order of score per cost until the budget is used up.
 
-For each site let V(k) be the sum of its k best scores and C(k) the cost of keeping k units. The steps along the upper
-concave hull of the points (C, V) are taken in order of their slope dV / dC: the greedy answer to the multiple-choice
-knapsack, which is the best there is whenever the budget falls between two steps (Sinha & Zoltners, "The multiple-choice
-knapsack problem", 1979). Where all units of a site cost the same, this is one threshold on score per cost. The budget
-is never exceeded, and what is left of it is smaller than any step that was not taken.
+Each site may have some shapes (so many units, see `niwaki.allocation.bounds`): let V be the sum of the best scores that
+a shape keeps and C what it costs. The steps along the upper concave hull of a site's points (C, V) are taken in order
+of their slope dV / dC: the greedy answer to the multiple-choice knapsack, which is the best there is whenever the
+budget falls between two steps (Sinha & Zoltners, "The multiple-choice knapsack problem", 1979). Where all units of a
+site cost the same, this is one threshold on score per cost. The budget is never exceeded, and what is left of it is
+smaller than any step that was not taken.
 """
 
 from __future__ import annotations
@@ -21,6 +22,30 @@ from niwaki.config.structured import ALLOCATIONS
 Allocator = Callable[[dict[str, Tensor], dict[str, Bounds], float], dict[str, Tensor]]
 
 
+class _Ranked:
+    """The units of a site by score, the best of each group first, and what they are worth together."""
+
+    def __init__(self, score: Tensor, groups: int) -> None:
+        best, order = score.double().reshape(groups, -1).sort(dim=1, descending=True, stable=True)
+        self.units = order + torch.arange(groups)[:, None] * order.shape[1]
+        self.sums = torch.cat([best.new_zeros(groups, 1), best.cumsum(1)], 1)
+
+    def _groups(self, shape: Shape) -> Tensor:
+        """The groups that are worth most in this shape."""
+        worth = self.sums[:, shape.units // shape.groups]
+        return worth.argsort(descending=True, stable=True)[: shape.groups]
+
+    def value(self, shape: Shape) -> float:
+        """The sum of the scores that a shape keeps."""
+        return float(self.sums[self._groups(shape), shape.units // shape.groups].sum()) if shape.units else 0.0
+
+    def kept(self, shape: Shape) -> Tensor:
+        """The units that a shape keeps, sorted: of every group that stays its best."""
+        if not shape.units:
+            return torch.arange(0)
+        return self.units[self._groups(shape), : shape.units // shape.groups].flatten().sort().values
+
+
 @dataclass(frozen=True, eq=False)
 class _Choice:
     """A shape that a site may have, and the sum of the scores that it keeps."""
@@ -34,7 +59,8 @@ def global_threshold(scores: dict[str, Tensor], bounds: dict[str, Bounds], budge
 
     `scores[name]` is `[units]`, none negative; `budget` is in the unit of the costs and at least `least_cost`.
     """
-    choices = {name: _choices(score.double(), bounds[name]) for name, score in scores.items()}
+    ranked = {name: _Ranked(score, bounds[name].groups) for name, score in scores.items()}
+    choices = {name: _choices(ranked[name], bounds[name]) for name in scores}
     taken = dict.fromkeys(scores, 0)
     left = budget * (1 + 1e-12) - sum(offers[0].shape.cost for offers in choices.values())
     steps = [(slope, name, index) for name in scores for slope, index in _hull(choices[name])]
@@ -45,30 +71,17 @@ def global_threshold(scores: dict[str, Tensor], bounds: dict[str, Bounds], budge
             closed.add(name)
             continue
         taken[name], left = index, left - price
-    shapes = _spend(choices, taken, left, scores, bounds)
-    return {name: _units(score, bounds[name], shapes[name]) for name, score in scores.items()}
+    return {name: ranked[name].kept(shape) for name, shape in _spend(choices, taken, left, bounds).items()}
 
 
-def _choices(score: Tensor, bounds: Bounds) -> list[_Choice]:
+def _choices(ranked: _Ranked, bounds: Bounds) -> list[_Choice]:
     """What may be kept of a site, cost and value rising: what costs more than another and is worth less is left out."""
     found: list[_Choice] = []
     for shape in bounds.shapes:
-        value = float(score[_units(score, bounds, shape)].sum())
+        value = ranked.value(shape)
         if not found or value >= found[-1].value * (1 - 1e-12):
             found.append(_Choice(shape, value))
     return found
-
-
-def _units(score: Tensor, bounds: Bounds, shape: Shape) -> Tensor:
-    """The best units of this shape, sorted: of every group that stays its best, and the groups worth most by these."""
-    if not shape.units:
-        return torch.arange(0)
-    best, order = score.reshape(bounds.groups, -1).sort(dim=1, descending=True, stable=True)
-    each, over = divmod(shape.units, shape.groups)
-    units = order + torch.arange(bounds.groups)[:, None] * best.shape[1]
-    groups = best[:, :each].sum(1).argsort(descending=True, stable=True)[: shape.groups]
-    rest = units[:, each : each + 1].flatten()[:over]
-    return torch.cat([units[groups, :each].flatten(), rest]).sort().values
 
 
 def _hull(choices: list[_Choice]) -> list[tuple[float, int]]:
@@ -87,11 +100,7 @@ def _hull(choices: list[_Choice]) -> list[tuple[float, int]]:
 
 
 def _spend(
-    choices: dict[str, list[_Choice]],
-    taken: dict[str, int],
-    left: float,
-    scores: dict[str, Tensor],
-    bounds: dict[str, Bounds],
+    choices: dict[str, list[_Choice]], taken: dict[str, int], left: float, bounds: dict[str, Bounds]
 ) -> dict[str, Shape]:
     """The shapes once what is left is spent: on whole steps below the hull, the best first, then on a few more units.
 
@@ -134,7 +143,8 @@ def uniform(scores: dict[str, Tensor], bounds: dict[str, Bounds], budget: float)
     """Keep the same fraction of every site: the threshold falls on each unit's rank within its site."""
     ranks = {}
     for name, score in scores.items():
-        order = _ranked(score, bounds[name].groups).flip(0)
+        # The best of every group, then the second of every group, ...; from the end.
+        order = _Ranked(score, bounds[name].groups).units.T.flatten().flip(0)
         rank = torch.empty(len(score), dtype=torch.double)
         rank[order] = (torch.arange(len(score), dtype=torch.double) + 0.5) / len(score)
         # Score per cost is the rank, whatever the unit costs.
@@ -142,12 +152,6 @@ def uniform(scores: dict[str, Tensor], bounds: dict[str, Bounds], budget: float)
         price[order.flip(0)] = bounds[name].costs.diff()
         ranks[name] = rank * price
     return global_threshold(ranks, bounds, budget)
-
-
-def _ranked(score: Tensor, groups: int) -> Tensor:
-    """Units, the best first; where they lie in groups the best of every group, then the second of every group, ..."""
-    best = torch.argsort(score.reshape(groups, -1), dim=1, descending=True, stable=True)
-    return (best + torch.arange(groups)[:, None] * best.shape[1]).T.flatten()
 
 
 ALLOCATORS: dict[str, Allocator] = dict(zip(ALLOCATIONS, (global_threshold, uniform), strict=True))
