@@ -141,6 +141,28 @@ def test_a_model_with_empty_sites_goes_on(family, lora):
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        niwaki.Structured(flops=0.6),
+        niwaki.LayerAdaptive(sparsity=0.5, reconstruct="norms"),
+        niwaki.LayerAdaptive(sparsity=0.5, fast=True, weight_score="sparsegpt", allocation="uniform"),
+        niwaki.LayerAdaptive(sparsity=0.5, weight_score="magnitude", repair="none"),
+    ],
+    ids=lambda config: f"{config.repair}-{getattr(config, 'weight_score', 'units')}",
+)
+@pytest.mark.parametrize("gone", ["layer.1.ffn", "layer.2.attention"])
+@pytest.mark.parametrize("family", ["bert", "llama", "gpt2"])
+def test_a_model_that_lost_a_site_is_pruned_further(family, gone, config, tmp_path):
+    model, data = tiny(family), batches(family=family, count=2)
+    cut_(model, {site.name: torch.arange(0 if site.name == gone else site.units) for site in sites_of(model)})
+    result = niwaki.prune_(model, config, data)
+    assert result.achieved == pytest.approx(result.requested, abs=0.06)
+    assert next(site.units for site in sites_of(model) if site.name == gone) == 0
+    niwaki.save(model, tmp_path / "a")
+    assert torch.equal(logits(niwaki.load(tmp_path / "a"), data[0]), logits(model, data[0]))
+
+
 def _distance(model, dense, family):
     data = batches(count=1, rows=24, seed=9, family=family)
     return sum(float((logits(model, batch) - logits(dense, batch)).square().sum()) for batch in data)

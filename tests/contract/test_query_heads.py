@@ -16,7 +16,7 @@ from niwaki.config import HEAD_SCORES, NEURON_SCORES
 from niwaki.errors import RequestError
 from niwaki.export import export_remote_code
 from niwaki.surgery import cut_
-from tiny import ROWS, auto_class, batches, decoders, logits, tiny, with_lora
+from tiny import CUT, ROWS, auto_class, batches, decoders, logits, tiny, with_lora
 
 GROUPED = [family for family in decoders() if heads_of_unit(tiny(family)) > 1]
 CACHES = {
@@ -148,8 +148,51 @@ def test_whole_groups_go_where_that_costs_least():
     assert result.achieved <= 0.85
 
 
-@pytest.mark.parametrize("options", [{"steps": 2}, {"drop_layers": 1}, {"min_heads": 0, "allocation": "uniform"}])
-@pytest.mark.parametrize("unit", ["query-head", "both"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"params": 0.87, "only": "attention"},
+        {"params": 0.78, "only": "attention", "steps": 2},
+        {"params": 0.38, "min_heads": 4, "steps": 2},
+        {"params": 0.81, "min_heads": 4, "steps": 4, "only": "attention"},
+        {"flops": 0.5, "steps": 3, "head_unit": "query-head", "min_heads": 0},
+        {"params": 0.4, "steps": 2, "allocation": "uniform"},
+        {"params": 0.6, "steps": 2, "allocation": "uniform", "head_unit": "query-head"},
+    ],
+)
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_said_of_the_budget_is_so_after_every_step(family, options, seed):
+    """Also where all layers end alike, with one query head a group: from then on each head is a unit of its own."""
+    data, kind, scores = batches(family=family), next(iter(options)), CUT
+    length = float(torch.cat([batch["attention_mask"].sum(1) for batch in data]).float().mean())
+    model = tiny(family)
+    dense = count(model, length)
+    if "only" in options:
+        scores = {"repair": "none"}
+        for site in sites_of(model):
+            if site.kind == "attention":  # the second head of every group does next to nothing
+                site.output.weight.data.unflatten(1, (site.units, site.heads, -1))[:, :, 1] *= 1e-3
+    result = niwaki.prune_(model, niwaki.Structured(**options, **scores, seed=seed), data)
+    found = count(model, length)
+    real = {"params": found.block_params / dense.block_params, "flops": found.block_flops / dense.block_flops}
+    assert result.achieved == pytest.approx(real[kind], abs=1e-9)
+    assert result.achieved <= options[kind] + 1e-9
+
+
+def test_uniform_widths_are_of_groups():
+    assert niwaki.Structured(flops=0.5, allocation="uniform").resolved().head_unit == "group"
+    with pytest.raises(RequestError, match="head_unit must be 'group' or 'query-head' with allocation uniform"):
+        niwaki.Structured(flops=0.5, allocation="uniform", head_unit="both")
+
+
+@pytest.mark.parametrize(
+    ("unit", "options"),
+    [
+        *((unit, options) for unit in ("query-head", "both") for options in ({"steps": 2}, {"drop_layers": 1})),
+        ("query-head", {"min_heads": 0, "allocation": "uniform"}),
+    ],
+)
 @pytest.mark.parametrize("family", [family for family in GROUPED if family in ROWS])
 def test_every_family_is_pruned_and_repaired(family, unit, options):
     dense, data = tiny(family), batches(count=3, family=family)

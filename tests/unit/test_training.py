@@ -13,13 +13,15 @@ from peft import PeftModel
 import niwaki
 from helpers_text import tiny_tokenizer
 from niwaki.adapters import attach_lora
+from niwaki.anatomy import linears_of
 from niwaki.config.recovery import RECOVER_LOSSES
 from niwaki.data import Batches
 from niwaki.errors import RequestError, WorkError
+from niwaki.train import recover
 from niwaki.train.data import hold_out
 from niwaki.train.loop import task_loss, train_
 from niwaki.train.recover import distillation_loss
-from tiny import ROWS, batches, decoders, logits, tiny, with_lora
+from tiny import CUT, ROWS, batches, decoders, logits, tiny, with_lora
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -94,6 +96,30 @@ def test_every_step_of_pruning_has_its_share_of_recovery(asked):
         passes.append((result.forward_passes, result.backward_passes))
     trained, looked = 3 * 8 / 2, 3 * 5 * 1 / 2
     assert passes[1] == (passes[0][0] + 2 * (trained + looked), passes[0][1] + trained)
+
+
+def test_more_steps_than_batches_train_no_more_than_was_asked(monkeypatch):
+    ran = []
+    real = recover.distillation_loss
+    monkeypatch.setattr(
+        recover, "distillation_loss", lambda *args: (ran.append(torch.is_grad_enabled()), real(*args))[1]
+    )
+    for count, trained in ((2, 2), (9, 8)):
+        ran.clear()
+        config = niwaki.Structured(flops=0.6, steps=10, recover_epochs=1, **CUT)
+        result = niwaki.prune_(tiny(), config, batches(count=2), training_data=batches(count=count))
+        assert sum(ran) == trained
+        assert result.backward_passes == trained / 2
+        assert result.forward_passes == 10 + 2 * len(ran) / 2
+
+
+def test_what_masks_hide_does_not_decay():
+    model, data = tiny(), batches(count=4)
+    niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.5, weight_score="magnitude", repair="none"), data)
+    linears = [linear.module for linear in linears_of(model)]
+    hidden = [linear.weight.detach()[~linear.mask].clone() for linear in linears]
+    niwaki.finetune(model, niwaki.Finetune(full=True, epochs=2, learning_rate=1e-2), data)
+    assert all(torch.equal(linear.weight[~linear.mask], value) for linear, value in zip(linears, hidden, strict=True))
 
 
 @pytest.mark.parametrize("asked", [niwaki.Structured(flops=0.6), niwaki.LayerAdaptive(sparsity=0.5)])
@@ -257,8 +283,8 @@ def test_a_training_in_parts_sees_every_batch():
         seen.append(int(batch["input_ids"]))
         return model.weight.sum() * 0
 
-    for part in range(3):
-        train_(torch.nn.Linear(1, 1), numbers, loss_of, epochs=2 / 3, learning_rate=1.0, seed=0, before=4 * part)
+    for part in range(1, 6):
+        train_(torch.nn.Linear(1, 1), numbers, loss_of, epochs=2, learning_rate=1.0, seed=0, part=(part, 5))
     whole, seen = seen, []
     train_(torch.nn.Linear(1, 1), numbers, loss_of, epochs=2, learning_rate=1.0, seed=0)
     assert whole == seen

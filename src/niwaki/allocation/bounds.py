@@ -26,7 +26,8 @@ class Bounds:
     `multiple`, so that the budget is used up.
 
     Units lie in `groups` of equal size, one after another. All groups keep as many of them: `groups` divides
-    `multiple`. With a `group_cost` whole groups may go, each of which saves that much beside the cost of its units.
+    `multiple`, and there is no `remainder` where there are several. With a `group_cost` whole groups may go, each of
+    which saves that much beside the cost of its units.
     """
 
     costs: Tensor
@@ -56,16 +57,22 @@ class Bounds:
 
     @property
     def shapes(self) -> list[Shape]:
-        """All that is allowed, the cheapest first."""
+        """All that is allowed, the cheapest first.
+
+        Of several groups what the cheapest can be cut out of: a cut in several steps has to get there.
+        """
         if self.group_cost is None or not self.units:
             return [Shape(self.cost(width), width, self.groups) for width in self.widths]
-        found = [] if self.minimum else [Shape(0.0, 0, 0)]
+        found = []
         for groups in range(1, self.groups + 1):
             gone = (self.groups - groups) * self.group_cost
             for each in range(1, self.units // self.groups + 1):
                 if groups * each >= min(self.minimum, self.units):
                     found.append(Shape(self.cost(groups * each) - gone, groups * each, groups))
-        return sorted(found, key=lambda shape: shape.cost)
+        least = min(found, key=lambda shape: shape.cost)
+        each = least.units // least.groups
+        found = [shape for shape in found if shape.groups >= least.groups and shape.units // shape.groups >= each]
+        return sorted([*([] if self.minimum else [Shape(0.0, 0, 0)]), *found], key=lambda shape: shape.cost)
 
     def cost(self, width: int) -> float:
         """Cost of keeping `width` units, all groups among them."""

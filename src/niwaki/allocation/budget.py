@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from niwaki.allocation import Bounds, least_cost
@@ -34,15 +35,15 @@ are fastest where their sizes fill the tiles of the hardware."""
 class Budget:
     """Costs of one kind. `costs` is `[units + 1]` for each site by name; `fraction` is what to keep.
 
-    `groups` has, for each site whose units lie in groups that may go whole, how many these are, and what each saves
-    then beside its units.
+    `group_savings` has, for each site whose units lie in groups, how many these were, and what each that goes whole
+    saves beside its units.
     """
 
     kind: str
     fraction: float
     costs: dict[str, Tensor]
     fixed: float
-    groups: dict[str, tuple[int, float]] = field(default_factory=dict)
+    group_savings: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     @property
     def total(self) -> float:
@@ -56,8 +57,11 @@ class Budget:
     def costs_of(self, site: Site) -> Tensor:
         """`[units + 1]`: what 0, 1, ... units of a site cost as it stands, some of its groups gone, perhaps."""
         costs = self.costs[site.name][: site.units + 1].clone()
-        groups, saved = self.groups.get(site.name, (0, 0.0))
-        costs[1:] -= saved * (groups - site.groups) if groups else 0.0
+        if site.name in self.group_savings:
+            before, saved = self.group_savings[site.name]
+            # Where every group has one head left in all layers, each is a unit of its own from then on.
+            left = site.groups if site.in_groups else torch.arange(1, site.units + 1)
+            costs[1:] -= saved * (before - left)
         return costs
 
     def left_for_sites(self, fraction: float) -> float:
@@ -93,18 +97,18 @@ def budget_of(model: nn.Module, config: Structured, length: float) -> Budget:
     if kind == "latency":
         table = latency_table(model, config.latency_batch_size, config.latency_length)
         return Budget(kind, fraction, table.costs, table.fixed)
-    costs, groups = {}, {}
+    costs, savings = {}, {}
     for site in sites:
         unit = unit_flops(site, length) if kind == "flops" else float(unit_params(site))
         common = common_flops(site, length) if kind == "flops" else float(common_params(site))
         costs[site.name] = Bounds.linear(unit, site.units, 0).costs
         costs[site.name][1:] += common
-        if site.in_groups and config.by_group:
-            groups[site.name] = site.groups, common / site.groups
+        if site.in_groups:
+            savings[site.name] = site.groups, common / site.groups
     # Norms and output biases are parameters that no site owns.
     owned = sum(float(cost[-1]) for cost in costs.values())
     fixed = count(model, length).block_params - owned if kind == "params" else 0.0
-    return Budget(kind, fraction, costs, fixed, groups)
+    return Budget(kind, fraction, costs, fixed, savings)
 
 
 def _check_widths(sites: list[Site], config: Structured) -> None:
@@ -126,8 +130,7 @@ def bounds_of(sites: list[Site], budget: Budget, config: Structured) -> dict[str
             bounds[site.name] = Bounds(costs, site.units, site.groups, groups=site.groups)
         elif site.kind == "attention":
             least = site.units if site.fixed else config.min_heads
-            # One fraction of everything is no question of groups.
-            saved = None if config.allocation == "uniform" else budget.groups.get(site.name, (0, None))[1]
+            saved = budget.group_savings[site.name][1] if site.in_groups and config.by_group else None
             bounds[site.name] = Bounds(costs, least, site.groups, groups=site.groups, group_cost=saved)
         else:
             exact = config.round_to is None and budget.kind != "latency"

@@ -30,7 +30,8 @@ class UnitScores:
     head_unit: str = option(
         "auto",
         "What a head is under grouped queries: group (a key/value head with its query heads), query-head (every group "
-        "keeps as many) or both, which compete; auto is both where something is cut, but group for a latency budget.",
+        "keeps as many) or both, which compete; auto is both where something is cut, but group for a latency budget "
+        "and for uniform widths.",
     )
 
     def __post_init__(self) -> None:
@@ -70,7 +71,9 @@ class Structured(UnitScores, Filter, Recovery):
         None,
         "Keep neurons in multiples of this; by default of 8 to 64 by the width, but for a last few.",
     )
-    min_heads: int = option(1, "Heads that every layer keeps; 0 lets a layer lose its whole attention.")
+    min_heads: int = option(
+        1, "Heads (units as in head_unit) that every layer keeps; 0 lets a layer lose its whole attention."
+    )
     min_neurons: int = option(1, "Neurons that every layer keeps; 0 lets a layer lose its whole FFN.")
     drop_layers: int = option(0, "Layers that go whole, those that change what passes through them least.")
     latency_batch_size: int = option(32, "Rows in a batch for the latency budget.")
@@ -94,6 +97,8 @@ class Structured(UnitScores, Filter, Recovery):
         check_reconstruct(self)
         if self.latency is not None and self.head_unit not in ("auto", "group"):
             raise RequestError(f"head_unit must be 'group' with a latency budget, got {self.head_unit!r}")
+        if self.allocation == "uniform" and self.head_unit == "both":
+            raise RequestError("head_unit must be 'group' or 'query-head' with allocation uniform, got 'both'")
         check_at_least(self, 1, "steps", "latency_batch_size", "latency_length")
         check_at_least(self, 0, "min_heads", "min_neurons", "drop_layers")
         self.check_recovery()
@@ -105,7 +110,7 @@ class Structured(UnitScores, Filter, Recovery):
 
     def resolved(self) -> Structured:
         """The same with the units that are meant written out; the latency of single query heads is not measured."""
-        auto = "both" if self.latency is None else "group"
+        auto = "both" if self.latency is None and self.allocation == "global" else "group"
         return dataclasses.replace(self, head_unit=auto if self.head_unit == "auto" else self.head_unit)
 
     @property

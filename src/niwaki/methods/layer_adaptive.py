@@ -186,7 +186,7 @@ def _chooser(zeros: dict[str, int], scored: Scored, config: LayerAdaptive) -> _C
 
     def sparsify(linear: BlockLinear, best: Optimum | None) -> tuple[Tensor, Tensor]:
         nonlocal missing
-        if not config.may_cut(linear.site):
+        if not (linear.size and config.may_cut(linear.site)):  # a site without units has a bias to refit
             kept = mask_of(linear.module)
             if kept is None:
                 kept = torch.ones(linear.shape, dtype=torch.bool, device=weight_of(linear.module).device)

@@ -132,7 +132,8 @@ class _Block:
     def _weighted(self, squares: Tensor, turn: Turn, number: int) -> Tensor:
         by_dimension = torch.ones_like(squares[0]) if self.by_dimension is None else self.by_dimension.to(squares)
         by_token = torch.ones_like(squares[:, 0])
-        if self.weights is not None:  # a layer that runs several times has weights for the tokens of each run
+        # A layer that runs several times has weights for the tokens of each run; one that has no units left has none.
+        if self.weights is not None and self.last in self.weights[number]:
             by_token = self.weights[number][self.last].to(squares).reshape(turn.runs, -1)[-1]
         return squares @ by_dimension @ by_token
 

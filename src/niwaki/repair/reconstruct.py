@@ -48,7 +48,8 @@ def reconstruct_(
         if best.damping > DAMPING:
             warnings.append(f"{linear.name}: damping was raised to {best.damping:g} for the moments to be factorised")
         weight, mask = sparsify(linear, best)
-        apply_mask_(linear.module, mask)
+        if linear.size:
+            apply_mask_(linear.module, mask)
         store_(linear, best, weight)
 
     sequential_least_squares_(

@@ -119,13 +119,13 @@ def _goal_of(groups: list[list[BlockLinear]], wanted: list[BlockLinear], layer: 
     look = _Look()
     for group in groups:
         parts = {linear.part for linear in group}
-        dense = [linear for linear in wanted if linear.part in parts]
-        first = dense[0]
+        theirs = [linear for linear in wanted if linear.part in parts]
+        first = theirs[0]
         look.advance |= first.writes and first.site.kind == "ffn"
         if _summed(first):
             look.at_sum(first.site, layer, first.part)
         else:
-            look.outputs |= {linear.part: linear.module for linear in dense}
+            look.outputs |= {linear.part: linear.module for linear in theirs}
     return look
 
 
@@ -151,6 +151,7 @@ def _sums(
     # Strict, so that both streams come to their end and take their hooks away.
     pairs = zip(seen, repeat(None) if goals is None else goals, strict=goals is not None)
 
+    # By part: the target of a linear under its own name, beside it its `weight`; `x` under the first of its group.
     def parts() -> Iterator[dict[str, Tensor]]:
         for batch, (own, goal) in enumerate(pairs):
             part = {}
@@ -159,7 +160,7 @@ def _sums(
                 x = own[f"{first} x"]
                 part[f"{first} x"] = torch.cat([x.new_ones(len(x), 1), x], 1).float()
                 for linear in group:
-                    if weights is not None:
+                    if weights is not None and linear.name in weights[batch]:  # without units it has no gradients
                         part[f"{linear.part} weight"] = weights[batch][linear.name].sqrt()[:, None]
                     if goal is not None:
                         # Of what is to stand in the residual stream, the residual itself is there already.

@@ -24,6 +24,6 @@ class Best:
             self.values = [parameter.detach().clone() for parameter in self.trained]
 
     def put_back_(self) -> None:
-        """Give `trained` the best values."""
-        for parameter, value in zip(self.trained, self.values, strict=False):
+        """Give `trained` the best values; where no loss was finite they stay as they are."""
+        for parameter, value in zip(self.trained, self.values or self.trained, strict=True):
             parameter.data.copy_(value)

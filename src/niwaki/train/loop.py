@@ -6,6 +6,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from transformers import get_linear_schedule_with_warmup
 
 from niwaki.data import Batches
 from niwaki.errors import RequestError, WorkError
+from niwaki.masks import MaskedLinear
 from niwaki.numerics.half import half_in_float32
 from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch, to_device
@@ -40,21 +42,21 @@ def train_(
     data: TrainingData,
     loss_of: Loss,
     *,
-    epochs: float,
+    epochs: int,
     learning_rate: float,
     seed: int,
     attach: Attach | None = None,
     held_out: Sequence[Batch] = (),
-    before: int = 0,
+    part: tuple[int, int] = (1, 1),
     progress: bool = False,
 ) -> float:
     """Train in place; returns the mean loss of the last epoch.
 
-    Each epoch goes through `data` anew: the rows of `Batches` in other batches, batches in another order; a fraction of
-    one is a part of them. The model is trained in the mode (dropout on or off) it is in. With batches `held_out`, what
-    is trained ends as it was when its loss on them was lowest: it is measured before the first step and after every
-    quarter of all steps. `before` batches, in the order that the seed draws, were trained on earlier. The global random
-    state is left as it was.
+    Each epoch goes through `data` anew: the rows of `Batches` in other batches, batches in another order. Of `part`
+    (number, of how many) only that part of all steps is made, with a schedule of its own; 0 where it has none. The
+    model is trained in the mode (dropout on or off) it is in. With batches `held_out`, what is trained ends as it was
+    when its loss on them was lowest: it is measured before the first step and after every quarter of the steps. What
+    masks hide does not decay. The global random state is left as it was.
 
     Raises:
         RequestError: something to train is in less than float32, where small steps round to nothing (LoRA is in
@@ -65,8 +67,11 @@ def train_(
             kind = str(parameter.dtype).removeprefix("torch.")
             raise RequestError(f"dtype must be float32 to train {name}, got {kind}")
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=learning_rate)
-    steps = steps_of(data, epochs)
+    optimizer = torch.optim.AdamW(_groups(model, trained), lr=learning_rate)
+    within = steps_of(data, epochs, part)
+    steps = len(within)
+    if not steps:
+        return 0.0
     after_step = attach(optimizer, steps) if attach else None
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
     losses = deque[float](maxlen=len(data))
@@ -75,7 +80,7 @@ def train_(
     try:
         with half_in_float32(model), seeded(seed), shown:
             best = Best(trained, lambda: _loss_on(held_out, model, loss_of)) if held_out else None
-            for step, batch in enumerate(islice(_epochs(data, seed), before, before + steps), start=1):
+            for step, batch in enumerate(islice(_epochs(data, seed), within.start, within.stop), start=1):
                 losses.append(_backward(model, batch, loss_of, step))
                 torch.nn.utils.clip_grad_norm_(trained, MAX_GRADIENT_NORM)
                 optimizer.step()
@@ -85,7 +90,7 @@ def train_(
                 optimizer.zero_grad()
                 shown.update()
                 shown.set_postfix(loss=f"{losses[-1]:.3f}")
-                if best and step in {steps * part // CHECKS for part in range(1, CHECKS + 1)}:
+                if best and step in _checked(steps):
                     best.look()
             if best:
                 best.put_back_()
@@ -94,14 +99,32 @@ def train_(
     return sum(losses) / len(losses)
 
 
-def steps_of(data: TrainingData, epochs: float) -> int:
-    """Batches that so many epochs over `data` train on."""
-    return max(1, round(epochs * len(data)))
+def steps_of(data: TrainingData, epochs: int, part: tuple[int, int] = (1, 1)) -> range:
+    """The steps that part (number, of how many) of so many epochs over `data` makes; all parts together make all."""
+    number, parts = part
+    total = epochs * len(data)
+    return range(total * (number - 1) // parts, total * number // parts)
 
 
-def looks(held_out: Sequence[Batch]) -> int:
-    """Batches that the loss on `held_out` is taken on, in all."""
-    return (CHECKS + 1) * len(held_out)
+def looks(held_out: Sequence[Batch], steps: int) -> int:
+    """Batches that the loss on `held_out` is taken on, in all of so many steps."""
+    return (1 + len(_checked(steps))) * len(held_out)
+
+
+def _checked(steps: int) -> set[int]:
+    """The steps after which the loss on held-out batches is measured."""
+    return {steps * part // CHECKS for part in range(1, CHECKS + 1)} - {0}
+
+
+def _groups(model: nn.Module, trained: list[nn.Parameter]) -> list[dict[str, Any]]:
+    """What is trained, for the optimizer: masked weights apart, whose hidden values are to stay."""
+    masked = {id(module.weight) for module in model.modules() if isinstance(module, MaskedLinear)}
+    parts = ([p for p in trained if (id(p) in masked) == inside] for inside in (False, True))
+    return [
+        {"params": part, **({"weight_decay": 0.0} if inside else {})}
+        for part, inside in zip(parts, (False, True), strict=True)
+        if part
+    ]
 
 
 def _epochs(data: TrainingData, seed: int) -> Iterator[Batch]:

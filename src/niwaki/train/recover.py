@@ -52,7 +52,10 @@ def recover_(
     """
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     training, held_out = hold_out(data, config.seed)
-    epochs = config.recover_epochs / config.steps
+    epochs, part = config.recover_epochs, (step, config.steps)
+    steps = len(steps_of(training, epochs, part))
+    if not steps:
+        return Passes()
 
     def loss_of(student: nn.Module, batch: Batch) -> Tensor:
         return distillation_loss(student, dense, batch, config.recover_loss)
@@ -71,16 +74,15 @@ def recover_(
             learning_rate=config.recover_rate,
             seed=config.seed,
             held_out=held_out,
-            before=(step - 1) * steps_of(training, epochs),
+            part=part,
             progress=progress,
         )
         if isinstance(student, PeftModel) and student is not model:
             merge_(student)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(required[name])
-    trained, looked = steps_of(training, epochs), looks(held_out)
     # The dense model runs forward beside the one that is trained.
-    return Passes(2 * (trained + looked) / batches, trained / batches)
+    return Passes(2 * (steps + looks(held_out, steps)) / batches, steps / batches)
 
 
 def distillation_loss(student: nn.Module, teacher: nn.Module, batch: Batch, which: str = "both") -> Tensor:
