@@ -252,28 +252,29 @@ def test_steps_keep_zeros_zero(score):
     assert all(not bool((mask & ~first[name]).any()) for name, mask in masks_of(model).items())
 
 
-@pytest.mark.parametrize("lora", [False, True])
-@pytest.mark.parametrize("family", ["distilbert", "llama", "mobilellm", "gpt_neox"])
+@pytest.mark.parametrize(("family", "lora"), [("distilbert", True), ("llama", False), ("mobilellm", False)])
 def test_a_layer_that_is_looked_at_once_is_refitted_too(family, lora):
     dense, data = tiny(family), batches(count=4, rows=24, family=family)
     dense = with_lora(dense) if lora else dense
     distances, passes = {}, {}
-    ways = {"fast": {"fast": True}, "slow": {}, "bare": {"weight_score": "wanda", "repair": "none"}}
+    solved = {"weight_score": "sparsegpt", "allocation": "uniform"}
+    ways = {"fast": {"fast": True, **solved}, "slow": solved, "bare": {"repair": "none", **solved}}
     for name, options in ways.items():
         model = copy.deepcopy(dense)
         result = niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.6, **options), data)
         assert result.achieved == pytest.approx(0.6, abs=1e-3)
         distances[name] = sum(float((logits(model, b) - logits(dense, b)).norm()) for b in data)
         passes[name] = result.forward_passes
-    assert distances["fast"] < 0.9 * distances["bare"]
-    assert (passes["fast"], passes["slow"]) == (5.0, 7.0)
+    assert distances["slow"] < distances["fast"] < distances["bare"]
+    assert (passes["fast"], passes["slow"]) == (4.0, 6.0)
 
 
 def test_the_lowest_layer_is_the_same_but_for_what_follows_in_it():
     """At once, the projections that see the layer's own input see what they would see one after the other."""
     models = [tiny(), tiny()]
     for model, fast in zip(models, (False, True), strict=True):
-        niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.5, fast=fast), batches(count=4))
+        config = niwaki.LayerAdaptive(sparsity=0.5, fast=fast, allocation="uniform")
+        niwaki.prune_(model, config, batches(count=4))
     first, second = (model.distilbert.transformer.layer[0] for model in models)
     assert torch.equal(first.attention.q_lin.weight, second.attention.q_lin.weight)
     assert not torch.equal(first.ffn.lin1.weight, second.ffn.lin1.weight)

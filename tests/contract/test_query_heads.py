@@ -161,7 +161,7 @@ def test_whole_groups_go_where_that_costs_least():
     ],
 )
 @pytest.mark.parametrize("family", ["llama", "gemma2"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [2, 5])
 def test_what_is_said_of_the_budget_is_so_after_every_step(family, options, seed):
     """Also where all layers end alike, with one query head a group: from then on each head is a unit of its own."""
     data, kind, scores = batches(family=family), next(iter(options)), CUT

@@ -23,6 +23,8 @@ from niwaki.train.loop import task_loss, train_
 from niwaki.train.recover import distillation_loss
 from tiny import CUT, ROWS, batches, decoders, logits, tiny, with_lora
 
+MAGNITUDE = niwaki.LayerAdaptive(sparsity=0.8, weight_score="magnitude", allocation="uniform", repair="none")
+
 
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("labels", [1, 3])
@@ -42,7 +44,7 @@ def test_recovery_moves_towards_the_dense_model(lora, labels):
 
 
 @pytest.mark.parametrize("lora", [False, True])
-@pytest.mark.parametrize("asked", [niwaki.Structured(flops=0.4), niwaki.LayerAdaptive(sparsity=0.8)])
+@pytest.mark.parametrize("asked", [niwaki.Structured(flops=0.4, **CUT), MAGNITUDE])
 def test_all_weights_that_are_left_recover_where_that_is_asked(asked, lora):
     dense, data = tiny(), batches(count=4)
     dense = with_lora(dense) if lora else dense
@@ -87,7 +89,7 @@ def test_an_eighth_is_held_out_of_a_recovery(count, held, rows):
     assert sorted(numbers[0] + numbers[1]) == list(range(2 * count if rows else count))
 
 
-@pytest.mark.parametrize("asked", [niwaki.Structured(flops=0.6), niwaki.LayerAdaptive(sparsity=0.5)])
+@pytest.mark.parametrize("asked", [niwaki.Structured(flops=0.6, **CUT), MAGNITUDE])
 def test_every_step_of_pruning_has_its_share_of_recovery(asked):
     passes = []
     for epochs in (0, 3):

@@ -92,9 +92,13 @@ def _groups(linears: list[BlockLinear]) -> list[list[BlockLinear]]:
     return list(groups.values())
 
 
-def _summed(linear: BlockLinear) -> bool:
-    """Whether the linear writes into a residual stream that can be seen."""
-    return linear.writes and linear.site.residual_sum is not None
+def _summed(linear: BlockLinear, groups: list[list[BlockLinear]]) -> bool:
+    """Whether the linear is to make good what is wrong in the residual stream: it writes into one that can be seen.
+
+    Of several that are fitted at once it is the first alone: two would make it good twice.
+    """
+    first = next((group[0] for group in groups if group[0].writes), None)
+    return linear is first and linear.site.residual_sum is not None
 
 
 @dataclass
@@ -122,7 +126,7 @@ def _goal_of(groups: list[list[BlockLinear]], wanted: list[BlockLinear], layer: 
         theirs = [linear for linear in wanted if linear.part in parts]
         first = theirs[0]
         look.advance |= first.writes and first.site.kind == "ffn"
-        if _summed(first):
+        if _summed(group[0], groups):
             look.at_sum(first.site, layer, first.part)
         else:
             look.outputs |= {linear.part: linear.module for linear in theirs}
@@ -133,7 +137,7 @@ def _seen_of(groups: list[list[BlockLinear]], layer: nn.Module, targets: bool) -
     """What to see of the pruned model's `layer`: the input of each group; what gives the residual where that counts."""
     look = _Look()
     for first, *_ in groups:
-        if targets and _summed(first):
+        if targets and _summed(first, groups):
             look.at_sum(first.site, layer, f"{first.part} sum")
             look.outputs[f"{first.part} y"] = first.module
         look.inputs[f"{first.part} x"] = first.module
