@@ -29,8 +29,7 @@ def main() -> None:
     by_budget("layer_adaptive_cost", ("sparsity",), ("cost", lambda r: r["cost"], 1))
     allocations()
     held = ("held-out", lambda r: r["held"]["accuracy"], 4)
-    for script in ("dynamic", "dynamic_before"):  # before training mixed its rows anew each epoch
-        by_budget(script, ("method", "interval", "sparsity"), ("accuracy", _quality, 4), held)
+    by_budget("dynamic", ("method", "interval", "sparsity"), ("accuracy", _quality, 4), held)
     by_budget("recovery", ("flops", "sparsity", "full"), ("accuracy", _quality, 4), ("KL", lambda r: r["kl"], 4))
     by_budget("scores", ("head_score", "neuron_score", "flops"), ("accuracy", _quality, 4))
     shapes = [(f"torch {shape}", lambda r, s=shape: r["torch"][s], 2) for shape in ("32x64", "1x16")]
