@@ -21,7 +21,6 @@ def main() -> None:
         "sparsegpt_uniform",
         "layer_adaptive_cola",
         "layer_adaptive_rte",
-        "layer_adaptive_recovery",
     ):
         by_budget(script, keys, ("quality", _quality, 4), ("KL", lambda r: r["kl"], 4))
     kl, forward = ("KL", lambda r: r["kl"], 4), ("forward passes", lambda r: r["passes"]["forward"], 1)
