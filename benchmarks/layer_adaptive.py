@@ -29,9 +29,7 @@ def main() -> None:
     for name in OPTIONS[:4]:
         parser.add_argument(f"--{name.replace('_', '-')}", nargs="+", default=[getattr(default, name)])
     parser.add_argument("--importance-power", type=float, nargs="+", default=[None])
-    parser.add_argument("--recover-epochs", type=int, default=0)
     parser.add_argument("--timed", action="store_true")
-    parser.add_argument("--train-samples", type=int, default=None, help="rows that recovery trains on; all by default")
     asked = parser.parse_args()
 
     bench = Bench.of(asked)
@@ -40,17 +38,15 @@ def main() -> None:
     for values in itertools.product(*(getattr(asked, name) for name in OPTIONS)):
         options = dict(zip(OPTIONS, values, strict=True))
         seed = options.pop("seeds")
-        config = niwaki.LayerAdaptive(**options, recover_epochs=asked.recover_epochs, seed=seed)
+        config = niwaki.LayerAdaptive(**options, seed=seed)
         calibration = bench.batches(asked.rows, seed)
-        training = bench.batches(asked.train_samples or len(bench.train), seed) if asked.recover_epochs else None
         model = bench.model()
         one_pass = forward_and_backward(model, calibration) if asked.timed else 1.0
-        result = niwaki.prune_(model, config, calibration, training_data=training)
+        result = niwaki.prune_(model, config, calibration)
         plain = merge_(model)
         remove_masks_(plain)
         run = {
             **options,
-            "recover_epochs": asked.recover_epochs,
             "seed": seed,
             "achieved": result.achieved,
             "zeros": sum(int((weight_of(linear.module) == 0).sum()) for linear in linears_of(plain)),

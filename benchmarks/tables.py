@@ -15,7 +15,7 @@ FIGURES = ("spearman", "micro_f1", "f1")
 
 def main() -> None:
     by_budget("structured", ("flops",), ("accuracy", _quality, 4), ("cost", lambda r: r["cost"], 1))
-    keys = ("repair", "allocation", "weight_score", "recover_epochs", "sparsity")
+    keys = ("repair", "allocation", "weight_score", "sparsity")
     for script in (
         "layer_adaptive",
         "sparsegpt_uniform",
@@ -76,7 +76,9 @@ def allocations() -> None:
         return
     rows: dict[str, dict[tuple[str, float], list[float]]] = {}
     for run in json.loads(path.read_text(encoding="utf-8"))["runs"]:
-        looked_at = f" {run['layer_score']}, power {run['importance_power']}" if run["layer_score"] else ""
+        power = run["importance_power"]
+        shown = power if isinstance(power, str) else f"{power:g}"
+        looked_at = f" {run['layer_score']}, power {shown}" if run["layer_score"] else ""
         cells = rows.setdefault(run["allocation"] + looked_at, {})
         cells.setdefault((run["weight_score"], run["sparsity"]), []).append(_quality(run))
     for weight_score in dict.fromkeys(score for cells in rows.values() for score, _ in cells):

@@ -2,6 +2,7 @@
 
 from niwaki.adapters.attach import (
     attach_lora,
+    check_float32,
     check_trainable,
     check_weights_trainable,
     forget_initialisation_,
@@ -33,6 +34,7 @@ __all__ = [
     "bias_of",
     "check_adapter",
     "check_adapters",
+    "check_float32",
     "check_model",
     "check_trainable",
     "check_unmerged",

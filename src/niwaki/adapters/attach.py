@@ -113,7 +113,7 @@ def check_trainable(model: nn.Module, rank: int | None = None, *, full: bool = F
         _check_adapter_state(model, rank, trained)
     else:
         trained = _of_heads(unwrap(model))
-    _check_float32(trained)
+    check_float32(trained)
 
 
 def check_weights_trainable(model: nn.Module) -> None:
@@ -123,10 +123,15 @@ def check_weights_trainable(model: nn.Module) -> None:
         RequestError: see `check_trainable`.
     """
     check_trainable(model)
-    _check_float32(_with_blocks(model))
+    check_float32(_with_blocks(model))
 
 
-def _check_float32(trained: dict[str, nn.Parameter]) -> None:
+def check_float32(trained: dict[str, nn.Parameter]) -> None:
+    """Refuse to train, by name, what is in less than float32, where small steps round to nothing.
+
+    Raises:
+        RequestError: naming the first.
+    """
     for name, parameter in trained.items():
         if parameter.dtype in (torch.bfloat16, torch.float16):
             kind = str(parameter.dtype).removeprefix("torch.")

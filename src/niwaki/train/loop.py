@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers import get_linear_schedule_with_warmup
 
+from niwaki.adapters import check_float32
 from niwaki.data import Batches
-from niwaki.errors import RequestError, WorkError
+from niwaki.errors import WorkError
 from niwaki.masks import MaskedLinear
 from niwaki.numerics.half import half_in_float32
 from niwaki.numerics.seeds import seeded
@@ -62,11 +63,9 @@ def train_(
         RequestError: something to train is in less than float32, where small steps round to nothing (LoRA is in
             float32 whatever it adapts). WorkError: a loss that is not finite.
     """
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
-            kind = str(parameter.dtype).removeprefix("torch.")
-            raise RequestError(f"dtype must be float32 to train {name}, got {kind}")
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    check_float32(named)
+    trained = list(named.values())
     optimizer = torch.optim.AdamW(_groups(model, trained), lr=learning_rate)
     within = steps_of(data, epochs, part)
     steps = len(within)
@@ -119,12 +118,11 @@ def _checked(steps: int) -> set[int]:
 def _groups(model: nn.Module, trained: list[nn.Parameter]) -> list[dict[str, Any]]:
     """What is trained, for the optimizer: masked weights apart, whose hidden values are to stay."""
     masked = {id(module.weight) for module in model.modules() if isinstance(module, MaskedLinear)}
-    parts = ([p for p in trained if (id(p) in masked) == inside] for inside in (False, True))
-    return [
-        {"params": part, **({"weight_decay": 0.0} if inside else {})}
-        for part, inside in zip(parts, (False, True), strict=True)
-        if part
+    groups = [
+        {"params": [parameter for parameter in trained if id(parameter) not in masked]},
+        {"params": [parameter for parameter in trained if id(parameter) in masked], "weight_decay": 0.0},
     ]
+    return [group for group in groups if group["params"]]
 
 
 def _epochs(data: TrainingData, seed: int) -> Iterator[Batch]:
