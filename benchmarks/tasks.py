@@ -5,7 +5,7 @@
 `--model` is what `niwaki finetune` made for the task, or a sentence encoder as it came, which sees sentences alone. The
 rows of all tasks go into one JSON; runs that it holds already are not done again. `fidelity` is that of the dense model
 on the evaluation data. With `--recover-epochs 1` what is left of `niwaki` at `--recovered` of the FLOPs is trained on
-all training rows, by the dense model's word, without labels.
+all training rows, or those of `--recovery-data`, by the dense model's word, without labels.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--recover-epochs", type=int, default=0)
     parser.add_argument("--recovered", type=float, nargs="*", default=[0.5], help="FLOPs at which that is done")
+    parser.add_argument("--recover-full", action="store_true", help="all weights left in the blocks, not LoRA")
+    parser.add_argument("--recovery-data", help="what recovery learns from; the training data by default")
     asked = parser.parse_args()
     found = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.is_file() else {"tasks": {}}
     task = found["tasks"].setdefault(asked.name, {"runs": []})
@@ -51,16 +53,17 @@ def main() -> None:
     train = cut_table(read_table(asked.train_data), dense, tokenizer, how, "train").rows
     rows = cut_table(read_table(asked.eval_data, split="validation"), dense, tokenizer, how, "validation").rows
     tests = Batches(rows, tokenizer, 64)
+    recovery = cut_table(read_table(asked.recovery_data or asked.train_data), dense, tokenizer, how, "train").rows
     task["dense"] = quality(dense, tests)
     print(asked.name, "dense", json.dumps(task["dense"]), flush=True)
 
     def measured(run: dict[str, Any], config: Any) -> None:
         """One row of the table."""
-        if is_done(task, run) or (run["method"] in SEEDLESS and run["seed"] != asked.seeds[0]):
+        if is_done(task, run) or (run["method"] in SEEDLESS and run["seed"]):
             return
         model = niwaki.load(asked.model)
         calibration = list(Batches(sample(train, asked.rows, run["seed"]), tokenizer, 32))
-        training = Batches(train, tokenizer, 32) if run["recover_epochs"] else None
+        training = Batches(recovery, tokenizer, 32) if run["recover_epochs"] else None
         result = niwaki.prune_(model, config, calibration, training_data=training)
         plain = merge_(model)
         remove_masks_(plain)
@@ -73,10 +76,13 @@ def main() -> None:
     for seed, epochs in itertools.product(asked.seeds, dict.fromkeys([0, asked.recover_epochs])):
         for flops, (name, options) in itertools.product(asked.flops, FLOPS.items()):
             if not epochs or (name == "niwaki" and flops in asked.recovered):
-                run = {"method": name, "flops": flops, "seed": seed, "recover_epochs": epochs}
-                measured(run, niwaki.Structured(flops=flops, recover_epochs=epochs, seed=seed, **options))
+                run = {"method": name, "flops": flops, "seed": seed, "rows": asked.rows, "recover_epochs": epochs}
+                if epochs:
+                    options = {**options, "recover_epochs": epochs, "recover_full": asked.recover_full}
+                    run |= {"recover_full": asked.recover_full, "recovery_rows": len(recovery)}
+                measured(run, niwaki.Structured(flops=flops, seed=seed, **options))
         for sparsity, (name, options) in itertools.product(asked.sparsity if not epochs else [], SPARSITY.items()):
-            run = {"method": name, "sparsity": sparsity, "seed": seed, "recover_epochs": 0}
+            run = {"method": name, "sparsity": sparsity, "seed": seed, "rows": asked.rows, "recover_epochs": 0}
             measured(run, niwaki.LayerAdaptive(sparsity=sparsity, seed=seed, **options))
     write(asked.out, found)
 

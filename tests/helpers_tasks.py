@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from niwaki.anatomy import TASKS, Task, predictions_of
 from niwaki.data import token_mask, without_labels
-from tiny import configs
+from tiny import configs, shorten_
 
 OTHERS = [task for task in TASKS if task.supported and task.name not in ("text-classification", "causal")]
 
@@ -28,7 +28,8 @@ def _drawn(task: Task, family: str, seed: int, layers: int | None) -> tuple[PreT
     """The model of `model_of`, to be copied, and the global random state after it."""
     torch.manual_seed(seed)
     config = configs()[family]
-    config.num_hidden_layers = layers or config.num_hidden_layers
+    if layers:
+        shorten_(config, layers)
     if task.labels in ("token", "span"):
         config.num_labels = 2 if task.labels == "span" else 5
     model = task.auto.from_config(config)  # type: ignore[attr-defined]

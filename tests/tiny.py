@@ -162,7 +162,8 @@ def _drawn(family: str, labels: int, seed: int, layers: int | None) -> tuple[Pre
     """The model of `tiny`, to be copied (drawing one takes much longer), and the global random state after it."""
     torch.manual_seed(seed)
     config = configs()[family]
-    config.num_hidden_layers = layers or config.num_hidden_layers
+    if layers:
+        shorten_(config, layers)
     if family not in decoders():
         config.num_labels = labels
     model = auto_class(family).from_config(config)
@@ -171,6 +172,14 @@ def _drawn(family: str, labels: int, seed: int, layers: int | None) -> tuple[Pre
             if "norm" not in name.lower() and "ln_" not in name:
                 parameter.normal_(0, 0.15)
     return model.eval(), torch.get_rng_state()
+
+
+def shorten_(config: PreTrainedConfig, layers: int) -> None:
+    """Let a model of this configuration have its first `layers` layers alone."""
+    config.num_hidden_layers = layers
+    for name in ("layer_types", "no_rope_layers"):
+        if getattr(config, name, None):
+            setattr(config, name, getattr(config, name)[:layers])
 
 
 def with_lora(model: PreTrainedModel, **options: object) -> PeftModel:
@@ -193,7 +202,7 @@ def transposed(model: torch.nn.Module) -> bool:
 
 
 def batches(
-    count: int = 2, rows: int = 6, length: int = 12, labels: int = 3, seed: int = 1, family: str = "distilbert"
+    count: int = 1, rows: int = 12, length: int = 12, labels: int = 3, seed: int = 1, family: str = "distilbert"
 ) -> list[dict]:
     """Batches with real padding on the right, and labels; those of a language model are its next tokens."""
     generator = torch.Generator().manual_seed(seed)

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar, cast
 
-import datasets
 from huggingface_hub import utils as hub
 from rich.console import Console
 from rich.table import Table
@@ -80,6 +79,8 @@ def library_manners(quiet: bool) -> Iterator[None]:
 
 def _bars_drawn() -> dict[str, bool]:
     """Library -> whether it draws bars."""
+    import datasets  # here: it takes a second to import
+
     return {
         "transformers": transformers_logging.is_progress_bar_enabled(),
         "huggingface_hub": not hub.are_progress_bars_disabled(),
@@ -89,6 +90,8 @@ def _bars_drawn() -> dict[str, bool]:
 
 def _draw_bars(wanted: dict[str, bool]) -> None:
     """Tell each library whether to draw bars, Transformers first: it tells huggingface_hub the same."""
+    import datasets
+
     switches = {
         "transformers": (transformers_logging.disable_progress_bar, transformers_logging.enable_progress_bar),
         "huggingface_hub": (hub.disable_progress_bars, hub.enable_progress_bars),

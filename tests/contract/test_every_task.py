@@ -29,7 +29,7 @@ PAIRS = [
 
 @pytest.mark.parametrize(("task", "family"), PAIRS)
 def test_masked_equals_sliced(task, family):
-    model, batch = model_of(task, family), batches_of(task, 1)[0]
+    model, batch = model_of(task, family, layers=2), batches_of(task, 1)[0]
     masked = copy.deepcopy(model)
     plan = {}
     for site, other in zip(sites_of(model), sites_of(masked), strict=True):
@@ -48,7 +48,7 @@ def test_masked_equals_sliced(task, family):
 @pytest.mark.parametrize(("task", "family"), PAIRS)
 def test_pruned_saved_and_loaded(task, family, tmp_path):
     """Cut, then masked; what is saved loads as it was, by Niwaki and, after `import niwaki`, by Transformers."""
-    dense, data = model_of(task, family), batches_of(task, 2)
+    dense, data = model_of(task, family, layers=2), batches_of(task, 1, rows=12)
     model = copy.deepcopy(dense)
     done = niwaki.prune_(model, niwaki.Structured(flops=0.8), data)
     assert done.achieved <= 0.8 + 1e-9
@@ -66,7 +66,7 @@ def test_pruned_saved_and_loaded(task, family, tmp_path):
 
 @pytest.mark.parametrize("task", OTHERS, ids=lambda task: task.name)
 def test_repair_and_recovery_bring_the_pruned_model_nearer(task):
-    dense, data = model_of(task, "bert"), batches_of(task, 6)
+    dense, data = model_of(task, "bert", layers=2), batches_of(task, 3, rows=12)
     distances = {}
     for name, options in {"none": {"repair": "none"}, "refit": {}, "recovered": {"recover_epochs": 3}}.items():
         model = copy.deepcopy(dense)
@@ -80,7 +80,7 @@ def test_repair_and_recovery_bring_the_pruned_model_nearer(task):
 @pytest.mark.parametrize("task", OTHERS, ids=lambda task: task.name)
 def test_adapters_of_the_task(task):
     """LoRA with the task's own PEFT type is pruned attached, trained under moving masks, merged."""
-    model, data = attach_lora(model_of(task, "bert"), 4), batches_of(task)
+    model, data = attach_lora(model_of(task, "bert", layers=2), 4), batches_of(task, 2)
     niwaki.prune_(model, niwaki.Structured(flops=0.6), data)
     if task.labels != "none":
         niwaki.prune_(model, niwaki.DynamicSparsityTraining(sparsity=0.5, epochs=2, interval=1), data)
@@ -93,7 +93,7 @@ def test_adapters_of_the_task(task):
 def test_what_an_adapter_brings_beside_its_factors(task, typed, tmp_path):
     """A head that it saves and tokens that it trains, through loading, pruning, merging and keeping it apart."""
     torch.manual_seed(0)
-    base, batch = model_of(task, "bert"), batches_of(task, 1)[0]
+    base, batch = model_of(task, "bert", layers=2), batches_of(task, 1)[0]
     base.save_pretrained(tmp_path / "base")
     words = task.name == "masked"  # its head is tied to the embeddings
     heads = [] if words else [name for name, _ in base.named_children() if name in ("classifier", "qa_outputs")]
@@ -123,7 +123,7 @@ def test_what_an_adapter_brings_beside_its_factors(task, typed, tmp_path):
 
 @pytest.mark.parametrize("task", OTHERS, ids=lambda task: task.name)
 def test_scores_from_labels_and_without(task):
-    model, data = model_of(task, "distilbert"), batches_of(task)
+    model, data = model_of(task, "distilbert", layers=2), batches_of(task, 1)
     bare = [without_labels(batch) for batch in data]
     assert niwaki.score(model, bare)
     asked = niwaki.Structured(flops=0.5, head_score="fisher", neuron_score="fisher")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -95,11 +96,16 @@ def _model(family, lora):
 
 
 @pytest.mark.parametrize("plan_of", [_uneven_plan, _emptying_plan])
-@pytest.mark.parametrize("lora", ["plain", "lora", "rslora", "two adapters", "query and value"])
-@pytest.mark.parametrize("family", configs())
+@pytest.mark.parametrize(
+    ("family", "lora"),
+    [
+        *itertools.product(configs(), ["plain", "lora"]),
+        *itertools.product(ROWS, ["rslora", "two adapters", "query and value"]),
+    ],
+)
 def test_masked_equals_sliced(family, lora, plan_of):
     model = _model(family, lora)
-    plan, batch = plan_of(model), batches(family=family)[0]
+    plan, batch = plan_of(model), batches(rows=6, family=family)[0]
     masked = _masked_logits(model, plan, batch)
     assert (masked - logits(model, batch)).abs().max() > 1e-3
     cut_(model, plan)
@@ -262,7 +268,7 @@ def test_budget_is_met_and_never_exceeded(family, kind):
     data = batches(family=family)
     length = mean_length(data)
     before = count(model, length)
-    result = niwaki.prune_(model, niwaki.Structured(**{kind: 0.7}, steps=2), data)
+    result = niwaki.prune_(model, niwaki.Structured(**{kind: 0.7}, steps=2, repair="none"), data)
     after = count(model, length)
     measured = after.block_flops / before.block_flops if kind == "flops" else after.block_params / before.block_params
     assert measured == pytest.approx(result.achieved, abs=1e-12)

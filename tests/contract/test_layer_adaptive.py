@@ -137,7 +137,7 @@ RUNS += [("global", score, repair) for score in WEIGHT_SCORES for repair in ("no
 def test_the_zeros_asked_are_the_zeros_delivered(allocation, score, repair):
     model = with_lora(tiny())
     config = niwaki.LayerAdaptive(sparsity=0.613, allocation=allocation, weight_score=score, repair=repair)
-    result = niwaki.prune_(model, config, batches(count=2))
+    result = niwaki.prune_(model, config, batches())
     wanted = round(0.613 * TOTAL)
     assert result.details["zeros"] == wanted
     assert result.achieved == pytest.approx(wanted / TOTAL, abs=1e-12)
@@ -153,7 +153,7 @@ def test_every_layer_score_allocates(layer_score, granularity):
         sparsity=0.5, layer_score=layer_score, granularity=granularity, allocation="inverse-importance",
         min_sparsity=0.2, max_sparsity=0.9,
     )  # fmt: skip
-    result = niwaki.prune_(model, config, batches(count=2))
+    result = niwaki.prune_(model, config, batches())
     assert zeros_of(model) == TOTAL // 2
     assert all(0.19 < layer.ratio < 0.91 for layer in result.layers)
     if granularity == "block":
@@ -198,7 +198,7 @@ def test_the_strength_that_diverges_least_is_found_and_told(score):
 
 @pytest.mark.parametrize("family", ROWS)
 def test_every_family(family):
-    model, data = tiny(family), batches(count=3, rows=24, family=family)
+    model, data = tiny(family), batches(rows=72, family=family)
     total = sum(linear.size for linear in linears_of(model))
     assert total == TOTAL or family in decoders() or family == "modernbert"
     dense = copy.deepcopy(model)
@@ -217,7 +217,7 @@ def test_every_family(family):
 def test_patterns(pattern, sparsity, score):
     model = with_lora(tiny())
     config = niwaki.LayerAdaptive(sparsity=sparsity, pattern=pattern, weight_score=score, allocation="uniform")
-    result = niwaki.prune_(model, config, batches(count=2))
+    result = niwaki.prune_(model, config, batches())
     unit = 1 if ":" in pattern else int(pattern[0]) * int(pattern[2])
     assert 0 <= round(sparsity * TOTAL) - zeros_of(model) < unit
     assert result.details["zeros"] == zeros_of(model)
@@ -235,7 +235,7 @@ def test_patterns(pattern, sparsity, score):
 def test_blocks_go_with_every_allocation(allocation):
     model = with_lora(tiny())
     config = niwaki.LayerAdaptive(sparsity=0.6, pattern="4x1", allocation=allocation)
-    result = niwaki.prune_(model, config, batches(count=2))
+    result = niwaki.prune_(model, config, batches())
     assert 0 <= round(0.6 * TOTAL) - result.details["zeros"] < 4
     for linear in linears_of(model):
         zeros = (effective_weight(linear.module) == 0).reshape(-1, 4, linear.shape[1]).sum(1)
@@ -245,9 +245,9 @@ def test_blocks_go_with_every_allocation(allocation):
 @pytest.mark.parametrize("score", ["magnitude", "sparsegpt", "alps"])
 def test_steps_keep_zeros_zero(score):
     model = with_lora(tiny())
-    niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.3, weight_score=score), batches(count=2))
+    niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.3, weight_score=score), batches())
     first = masks_of(model)
-    niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.7, weight_score=score, steps=3), batches(count=2))
+    niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.7, weight_score=score, steps=3), batches())
     assert zeros_of(model) == round(0.7 * TOTAL)
     assert all(not bool((mask & ~first[name]).any()) for name, mask in masks_of(model).items())
 

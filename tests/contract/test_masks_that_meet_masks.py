@@ -23,7 +23,7 @@ SOLVES += [("sparsegpt", "none"), ("wanda", "none")]
 
 @pytest.fixture(scope="module")
 def masked():
-    model = with_lora(tiny())
+    model = with_lora(tiny(layers=2))
     niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.6, weight_score="magnitude", repair="none"), batches())
     return model
 
@@ -98,7 +98,7 @@ def test_rows_are_as_even_as_what_is_zero_already_lets_them_be(zeros):
 @pytest.mark.parametrize("family", ["distilbert", "gpt2"])
 def test_what_is_left_of_a_masked_model_is_fitted_under_its_masks(family):
     distances = {}
-    dense, data = tiny(family), batches(count=4, rows=24, family=family)
+    dense, data = tiny(family), batches(count=1, rows=96, family=family)
     niwaki.prune_(dense, niwaki.LayerAdaptive(sparsity=0.7, weight_score="magnitude", repair="none"), data)
     for repair in ("none", "least-squares"):
         model = copy.deepcopy(dense)

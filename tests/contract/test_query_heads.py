@@ -138,7 +138,7 @@ def test_every_score_prunes_to_the_budget(head_score, neuron_score, unit):
 
 
 def test_whole_groups_go_where_that_costs_least():
-    model, data = tiny("llama"), batches(family="llama", count=4)
+    model, data = tiny("llama"), batches(rows=24, family="llama")
     for site in sites_of(model):
         if site.kind == "attention":
             site.output.weight.data[:, : site.width] *= 0.01  # the first group does next to nothing
@@ -195,7 +195,7 @@ def test_uniform_widths_are_of_groups():
 )
 @pytest.mark.parametrize("family", [family for family in GROUPED if family in ROWS])
 def test_every_family_is_pruned_and_repaired(family, unit, options):
-    dense, data = tiny(family), batches(count=3, family=family)
+    dense, data = tiny(family), batches(rows=18, family=family)
     distances = {}
     for repair in ("none", "least-squares"):
         model = copy.deepcopy(dense)

@@ -7,9 +7,11 @@ import torch
 
 import niwaki
 from niwaki.anatomy import linears_of, weight_of
+from niwaki.config.patterns import Unstructured
 from niwaki.methods import weight_profiles
 from niwaki.observe import Need, observe
 from niwaki.observe.moments import with_moments
+from niwaki.sparsify import obs
 from niwaki.sparsify.curves import loss_curve, sparsities_around
 from tiny import batches, tiny
 
@@ -37,6 +39,19 @@ def test_a_curve_rises_to_the_loss_of_the_whole_linear(by_row):
         by_output = ((weight @ sums.moments) * weight).sum(1) / statistics.tokens
         whole = 0.5 * float(sums.gradient_squares.double() @ by_output) / statistics.rows
         assert curve[-1] == (1.0, pytest.approx(whole, rel=1e-4))
+
+
+@pytest.mark.parametrize("together", [2**23, 2 * 40 * 300, 1])
+def test_several_numbers_of_zeros_at_once_are_each_alone(together, monkeypatch):
+    monkeypatch.setattr(obs, "TOGETHER", together)
+    generator = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(40, 300, generator=generator), torch.randn(900, 300, generator=generator)
+    upper = obs.obs_factor(torch.linalg.cholesky((x.T @ x).double())).float()
+    zeros = [0, 100, 6000, 7001, 11999, 12000]
+    for count, found in zip(zeros, obs.obs_prune_each(weight, upper, zeros, "it"), strict=True):
+        alone, mask = obs.obs_prune(weight, upper, count, Unstructured(), "it")
+        assert int((found == 0).sum()) == int((~mask).sum()) == count
+        torch.testing.assert_close(found, alone, rtol=0, atol=1e-5)
 
 
 def test_each_step_measures_around_its_own_sparsity(monkeypatch):

@@ -31,7 +31,7 @@ def start(model, steps=10, learning_rate=1e-2, **options):
 
 
 def run(model, controller, optimizer, steps, first=0):
-    data = batches()
+    data = batches(count=2, rows=6)
     for step in range(first, first + steps):
         model(**data[step % len(data)]).loss.backward()
         optimizer.step()
@@ -61,7 +61,7 @@ def test_the_captured_gradient_is_that_of_full_finetuning(kind):
     elif kind != "full":
         model = with_lora(model)
     controller, _ = start(model, schedule="constant")
-    batch = batches()[0]
+    batch = batches(rows=6)[0]
     model(**batch).loss.backward()
     wanted, found = dense_gradients(model, [batch]), controller.capture.take()
     assert set(found) == set(wanted)
@@ -101,9 +101,9 @@ def test_gradient_checkpointing_gives_the_same_gradient(reentrant):
 
 
 def test_micro_batches_are_one_batch():
-    halves = [{k: v[part] for k, v in batches()[0].items()} for part in (slice(0, 3), slice(3, 6))]
+    halves = [{k: v[part] for k, v in batches(rows=6)[0].items()} for part in (slice(0, 3), slice(3, 6))]
     found = []
-    for data in ([batches()[0]], halves):
+    for data in ([batches(rows=6)[0]], halves):
         model = with_lora(tiny()).double()
         controller, optimizer = start(model, schedule="constant", grow="gradient", interval=1, window=1)
         for _ in range(3):
@@ -129,7 +129,7 @@ def test_a_step_that_the_scaler_skips_changes_nothing():
     plain = with_lora(tiny())
     adam = torch.optim.AdamW([p for p in plain.parameters() if p.requires_grad], 1e-3)
     other = niwaki.DynamicSparsity(**options).attach(plain, adam, 10)
-    for step, batch in enumerate(itertools.chain(batches(4), batches(4, seed=3))):
+    for step, batch in enumerate(itertools.chain(batches(count=4, rows=6), batches(4, seed=3))):
         scaler.scale(model(**batch).loss).backward()
         skipped = step in (1, 4)
         if skipped:
@@ -207,7 +207,7 @@ def test_finished_it_is_an_ordinary_masked_model(tmp_path, lora):
     run(model, controller, optimizer, 10)
     controller.finish()
     model.eval()
-    batch, masks = batches()[0], masks_of(model)
+    batch, masks = batches(rows=6)[0], masks_of(model)
     assert controller.zeros == round(0.6 * controller.total)
     assert not optimizer._optimizer_step_pre_hooks
     assert not optimizer._optimizer_step_post_hooks
@@ -226,7 +226,7 @@ def test_finished_it_is_an_ordinary_masked_model(tmp_path, lora):
     assert torch.equal(logits(plain.eval(), batch), logits(merged, batch))
     zeros = sum(int((weight_of(linear.module) == 0).sum()) for linear in linears_of(plain))
     assert zeros == controller.zeros
-    niwaki.prune_(model, niwaki.Structured(flops=0.7, repair="none"), batches())
+    niwaki.prune_(model, niwaki.Structured(flops=0.7, repair="none"), batches(count=2, rows=6))
 
 
 @pytest.mark.parametrize("lora", [True, False])
@@ -240,7 +240,7 @@ def test_sparsity_zero_is_the_plain_training(lora):
         controller = (
             niwaki.DynamicSparsity(**{**OPTIONS, "sparsity": 0.0}).attach(model, optimizer, 8) if moving else None
         )
-        for batch in batches() * 2:
+        for batch in batches(count=2, rows=6) * 2:
             model(**batch).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -302,7 +302,7 @@ def test_a_checkpoint_of_the_adapter_loads_with_its_masks(tmp_path):
     save_controller(controller, tmp_path / "adapter")
     controller.finish()
     loaded = niwaki.load(tmp_path / "adapter")
-    batch = batches()[0]
+    batch = batches(rows=6)[0]
     torch.testing.assert_close(logits(loaded, batch), logits(model.eval(), batch))
     assert all(torch.equal(mask, controller.masks[name]) for name, mask in masks_of(loaded).items())
 
@@ -311,7 +311,7 @@ def test_a_checkpoint_of_the_adapter_loads_with_its_masks(tmp_path):
 def test_what_is_not_finite_names_the_linear(part):
     model = with_lora(tiny())
     controller, optimizer = start(model, interval=1, window=1, drop="magnitude", grow="gradient")
-    model(**batches()[0]).loss.backward()
+    model(**batches(rows=6)[0]).loss.backward()
     if part == "gradient":
         controller.capture.sums["layer.1.up"][0, 0] = torch.nan
         with pytest.raises(niwaki.WorkError, match=r"layer\.1\.up.*gradient.*not finite"):
@@ -328,7 +328,7 @@ def test_bfloat16_counts_are_exact():
     model = tiny().bfloat16()
     controller, optimizer = start(model, grow="gradient", drop="magnitude")
     for _ in range(10):
-        model(**batches()[0]).loss.backward()
+        model(**batches(rows=6)[0]).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         controller.step()

@@ -70,7 +70,7 @@ def test_onnx_file_of_a_model_with_segments(tmp_path):
     export_onnx(model, tmp_path / "bert.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["bert.onnx"]
     batch = batches()[0]
-    segments = (torch.arange(12) > 4).long().expand(6, 12).contiguous()
+    segments = (torch.arange(12) > 4).long().expand(12, 12).contiguous()
     names, found = run_onnx(tmp_path / "bert.onnx", {**batch, "token_type_ids": segments})
     assert names == ["input_ids", "attention_mask", "token_type_ids"]
     with torch.no_grad():

@@ -136,7 +136,7 @@ def test_masks_that_move_leave_what_is_spared(options, lora):
 
 
 def test_masks_that_move_count_the_zeros_that_stay():
-    model, data = tiny(), batches()
+    model, data = tiny(), batches(count=2)
     niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.3), data)
     linears = [linear for linear in linears_of(model) if linear.site.kind == "attention"]
     before = [torch.as_tensor(mask_of(linear.module)).clone() for linear in linears]

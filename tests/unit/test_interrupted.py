@@ -61,7 +61,7 @@ def breaking(loss, error, at=2):
 
 def masked(lora):
     model = with_lora(tiny()) if lora else tiny()
-    niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.3, **UNIFORM), batches(count=1))
+    niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.3, **UNIFORM), batches(count=1, rows=6))
     return model
 
 
@@ -84,7 +84,7 @@ WORK = {
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("loss", WORK)
 def test_an_interrupted_training_leaves_the_model_as_it_came_in(monkeypatch, model, loss):
-    data = batches(family="llama" if model == "llama" else "distilbert")
+    data = batches(count=2, rows=6, family="llama" if model == "llama" else "distilbert")
     made, config = MODELS[model](), WORK[loss]
     if isinstance(config, niwaki.Finetune) and config.full and "adapter" in model:
         pytest.skip("of a model without an adapter")
@@ -114,12 +114,14 @@ def test_an_interrupted_training_leaves_the_model_as_it_came_in(monkeypatch, mod
 )
 def test_an_interrupted_recovery_leaves_the_model_pruned_without_it(monkeypatch, lora, full, config):
     plain, broken = (with_lora(tiny()) if lora else tiny() for _ in range(2))
-    niwaki.prune_(plain, config, batches())
+    niwaki.prune_(plain, config, batches(count=2, rows=6))
     monkeypatch.setattr(
         "niwaki.train.recover.distillation_loss", breaking(recover.distillation_loss, KeyboardInterrupt())
     )
     with pytest.raises(KeyboardInterrupt):
-        niwaki.prune_(broken, dataclasses.replace(config, recover_epochs=1, recover_full=full), batches())
+        niwaki.prune_(
+            broken, dataclasses.replace(config, recover_epochs=1, recover_full=full), batches(count=2, rows=6)
+        )
     after, before = state(broken), state(plain)
     after["required"], before["required"] = ({k: v[1:] for k, v in s["required"].items()} for s in (after, before))
     assert_same(after, before)
@@ -163,9 +165,9 @@ def test_what_cannot_be_trained_is_refused_before_anything_changes(made, words):
         niwaki.DynamicSparsityTraining(**DYNAMIC),
     ):
         with pytest.raises(niwaki.RequestError, match=words):
-            niwaki.prune_(model, config, batches())
+            niwaki.prune_(model, config, batches(count=2, rows=6))
     with pytest.raises(niwaki.RequestError, match=words):
-        niwaki.finetune(model, niwaki.Finetune(), batches())
+        niwaki.finetune(model, niwaki.Finetune(), batches(count=2, rows=6))
     assert_same(state(model), before)
 
 
@@ -178,7 +180,7 @@ def test_weights_that_cannot_be_trained_are_refused_before_anything_changes():
         niwaki.LayerAdaptive(sparsity=0.5, recover_epochs=1, recover_full=True),
     ):
         with pytest.raises(niwaki.RequestError, match=r"dtype must be float32 to train .*lin.*, got bfloat16"):
-            niwaki.prune_(model, config, batches())
+            niwaki.prune_(model, config, batches(count=2, rows=6))
     assert_same(state(model), before)
 
 
@@ -195,7 +197,7 @@ def test_a_schedule_that_cannot_be_kept_is_refused_before_anything_changes(optio
     model = masked(True)
     before = state(model)
     with pytest.raises(niwaki.RequestError, match=words):
-        niwaki.prune_(model, niwaki.DynamicSparsityTraining(**{**DYNAMIC, **options}), batches(4))
+        niwaki.prune_(model, niwaki.DynamicSparsityTraining(**{**DYNAMIC, **options}), batches(count=4, rows=6))
     assert_same(state(model), before)
 
 
@@ -203,7 +205,7 @@ def own_loop(model, steps, options=DYNAMIC):
     """A training of one's own, `steps` of 10."""
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
     controller = niwaki.DynamicSparsity(**options).attach(model, optimizer, 10)
-    for batch in (batches() * 3)[:steps]:
+    for batch in (batches(count=2, rows=6) * 3)[:steps]:
         model(**batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -265,7 +267,7 @@ def test_a_copy_of_a_moving_model_is_moved_and_watched_by_nobody():
     controller.arm()
     controller.capture.arm(True)
     another = copy.deepcopy(model)
-    another(**batches()[0]).loss.backward()
+    another(**batches(rows=6)[0]).loss.backward()
     assert not controller.capture.sums
     second, _ = own_loop(other, 10)
     assert controller.state == second.state == "attached"
@@ -323,10 +325,10 @@ def test_all_that_an_adapter_owns_is_trained_and_put_back(monkeypatch, options, 
     before = state(model)
     monkeypatch.setattr("niwaki.methods.finetune.task_loss", breaking(task_loss, KeyboardInterrupt(), at=3))
     with pytest.raises(KeyboardInterrupt):
-        niwaki.finetune(model, niwaki.Finetune(), batches(4))
+        niwaki.finetune(model, niwaki.Finetune(), batches(count=4, rows=6))
     assert_same(state(model), before)
     monkeypatch.setattr("niwaki.methods.finetune.task_loss", task_loss)
-    niwaki.finetune(model, niwaki.Finetune(), batches())
+    niwaki.finetune(model, niwaki.Finetune(), batches(count=2, rows=6))
     changed = {n for n, value in model.named_parameters() if not torch.equal(value, before["tensors"][n])}
     assert any(name.endswith(part) for name in changed)
     assert not any(name.endswith("q_lin.base_layer.weight") or "original_module" in name for name in changed)

@@ -66,7 +66,7 @@ def test_a_stage_needs_what_is_there_before_it_starts(stage, lora):
 
 
 def test_too_little_is_refused_with_what_is_needed():
-    model, data = tiny(), batches()
+    model, data = tiny(), batches(count=2, rows=6)
     assert weight_bytes(model) > 4 * sum(p.numel() for p in model.parameters()) - 1
     check_memory(2**40, model, STAGES, data, copies=1)
     words = r"max_memory must be at least \d+\.\d\dGiB for structured .*6 rows"
@@ -78,7 +78,7 @@ def test_too_little_is_refused_with_what_is_needed():
 
 @pytest.mark.parametrize("stage", [Structured(flops=0.5), LayerAdaptive(sparsity=0.5)], ids=type)
 def test_recovery_of_all_weights_needs_more(stage):
-    model, data = tiny(), batches()
+    model, data = tiny(), batches(count=2, rows=6)
     lora, full = (
         needed(model, dataclasses.replace(stage, recover_epochs=1, recover_full=full), data) for full in (False, True)
     )
@@ -88,4 +88,4 @@ def test_recovery_of_all_weights_needs_more(stage):
 def test_layers_that_learn_need_more():
     for stage in (Structured(flops=0.5), LayerAdaptive(sparsity=0.5)):
         learns = dataclasses.replace(stage, reconstruct="norms")
-        assert needed(tiny(), learns, batches()) > needed(tiny(), stage, batches())
+        assert needed(tiny(), learns, batches(count=2, rows=6)) > needed(tiny(), stage, batches(count=2, rows=6))

@@ -33,13 +33,15 @@ def shuffled(data: list[dict]) -> DataLoader:
 
 
 def pruned(model, config):
-    niwaki.prune_(model, config, shuffled(batches()))
+    niwaki.prune_(model, config, shuffled(batches(count=2, rows=6)))
     return model
 
 
 UNIFORM = {"allocation": "uniform", "weight_score": "magnitude", "repair": "none"}
 WORK = {
-    "finetune": lambda model: niwaki.finetune(model, niwaki.Finetune(lora_rank=4), shuffled(batches()))[0],
+    "finetune": lambda model: niwaki.finetune(model, niwaki.Finetune(lora_rank=4), shuffled(batches(count=2, rows=6)))[
+        0
+    ],
     "structured": lambda model: pruned(model, niwaki.Structured(flops=0.6, repair="none", recover_epochs=1)),
     "layer-adaptive": lambda model: pruned(model, niwaki.LayerAdaptive(sparsity=0.5, recover_epochs=1, **UNIFORM)),
     "dynamic": lambda model: pruned(
@@ -79,8 +81,8 @@ def test_no_other_verb_changes_the_global_state(tmp_path):
     model, config = with_lora(tiny()), niwaki.LayerAdaptive(sparsity=0.5, **UNIFORM)
     elsewhere(3)
     before = state()
-    niwaki.score(model, shuffled(batches(count=1)))
-    niwaki.score(model, shuffled(batches(count=1)), config)
+    niwaki.score(model, shuffled(batches(count=1, rows=6)))
+    niwaki.score(model, shuffled(batches(count=1, rows=6)), config)
     niwaki.save(model, tmp_path / "out")
     niwaki.merge_(model)
     assert state() == before

@@ -31,7 +31,7 @@ MAGNITUDE = niwaki.LayerAdaptive(sparsity=0.8, weight_score="magnitude", allocat
 def test_recovery_moves_towards_the_dense_model(lora, labels):
     dense = tiny(labels=labels)
     dense = with_lora(dense) if lora else dense
-    data = [{k: v for k, v in batch.items() if k != "labels"} for batch in batches(count=4)]
+    data = [{k: v for k, v in batch.items() if k != "labels"} for batch in batches(count=4, rows=6)]
     found = {}
     for epochs in (0, 10):
         model = copy.deepcopy(dense)
@@ -186,7 +186,7 @@ def test_padding_does_not_matter_to_distillation():
 
 @pytest.mark.parametrize("family", ROWS)
 def test_finetuning_learns_and_is_repeatable(family):
-    data = batches(count=4, family=family)
+    data = batches(count=4, rows=6, family=family)
     for batch in data:
         if family in decoders():  # a word, again and again
             batch["input_ids"] = batch["input_ids"][:, :1] * batch["attention_mask"]

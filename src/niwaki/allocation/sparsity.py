@@ -231,23 +231,20 @@ def search(profiles: Profiles, zeros: int, power: float) -> dict[str, int]:
     """The least sum of the measured losses: linears are filled in order of loss per zero."""
     del power
     grid = np.linspace(0, 1, 1001)
-    steps: list[tuple[float, str, float]] = []
-    for name, profile in profiles.items():
+    sizes, low = (np.array([getattr(profile, name) for profile in profiles.values()]) for name in ("size", "low"))
+    slopes, inside = [], []
+    for profile in profiles.values():
         at, loss = (np.array(column) for column in zip(*profile.curve, strict=True))
         # The root of a loss that is quadratic in the error is close to linear between measured points.
         fine = np.interp(grid, at, np.sqrt(np.maximum(loss, 0))) ** 2
-        slopes = np.maximum.accumulate(np.diff(fine)) / profile.size
-        for start, end, slope in zip(grid, grid[1:], slopes, strict=False):
-            inside = min(end, profile.high) - max(start, profile.low)
-            if inside > 0:
-                steps.append((float(slope), name, inside))
-    ratios = {name: profile.low for name, profile in profiles.items()}
-    left = zeros - sum(ratio * profiles[name].size for name, ratio in ratios.items())
-    for _, name, inside in sorted(steps, key=lambda step: step[0]):
-        taken = max(0.0, min(inside, left / profiles[name].size))
-        ratios[name] += taken
-        left -= taken * profiles[name].size
-    return whole(np.array(list(ratios.values())), profiles, zeros)
+        slopes.append(np.maximum.accumulate(np.diff(fine)) / profile.size)
+        inside.append(np.clip(np.minimum(grid[1:], profile.high) - np.maximum(grid[:-1], profile.low), 0, None))
+    order = np.argsort(slopes, axis=None, kind="stable")
+    room = (np.array(inside) * sizes[:, None]).flatten()
+    before = np.concatenate([[0.0], room[order].cumsum()[:-1]])
+    taken = np.empty_like(room)
+    taken[order] = np.clip(zeros - low @ sizes - before, 0, room[order])
+    return whole(low + taken.reshape(len(sizes), -1).sum(1) / sizes, profiles, zeros)
 
 
 SPARSITY_ALLOCATORS: dict[str, Callable[[Profiles, int, float], dict[str, int]]] = by_name(

@@ -7,8 +7,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 from torch import Tensor, nn
 
 from niwaki.errors import RequestError
@@ -46,6 +44,8 @@ def classes(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool 
 
     The correlation with something constant is 0.
     """
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef  # here: it takes a second to import
+
     logits, labels = predictions(model, batches, progress)
     chosen, truth = logits.argmax(-1).numpy(), labels.numpy()
     constant = bool((chosen == chosen[0]).all() or (truth == truth[0]).all())
@@ -64,6 +64,8 @@ def choices(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool 
 
 def several(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = False) -> dict[str, float]:
     """`SEVERAL_METRICS`, a label holding where its probability is above `THRESHOLD`; a label never met counts 0."""
+    from sklearn.metrics import accuracy_score, f1_score  # here: it takes a second to import
+
     logits, labels = predictions(model, batches, progress)
     chosen, truth = (logits.sigmoid() > THRESHOLD).long().numpy(), labels.long().numpy()
     zero = cast(Any, 0.0)
@@ -82,6 +84,8 @@ def numbers(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool 
 
 def correlations(values: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     """`NUMBER_METRICS` of two rows of numbers; that with something constant is 0."""
+    from scipy.stats import pearsonr, spearmanr  # here: it takes a second to import
+
     if (values == values[0]).all() or (truth == truth[0]).all():
         return dict.fromkeys(NUMBER_METRICS, 0.0)
     pearson, spearman = cast(Any, pearsonr(values, truth)), cast(Any, spearmanr(values, truth))

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
-from seqeval.metrics import f1_score, precision_score, recall_score
 from torch import nn
 
 from niwaki.anatomy import unwrap
@@ -49,5 +48,7 @@ def tags(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = F
     accuracy = {"token_accuracy": right / count}
     if not of_entities(names.values()):
         return accuracy
+    from seqeval.metrics import f1_score, precision_score, recall_score  # here: it takes a second to import
+
     scores: dict[str, Any] = {"f1": f1_score, "precision": precision_score, "recall": recall_score}
     return {name: float(score(truth, found, zero_division=0)) for name, score in scores.items()} | accuracy

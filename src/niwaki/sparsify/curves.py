@@ -11,11 +11,10 @@ from torch import Tensor
 from niwaki.adapters import effective_weight
 from niwaki.allocation.sparsity import Curve
 from niwaki.anatomy import BlockLinear
-from niwaki.config.patterns import Unstructured
 from niwaki.numerics.solve import damp
 from niwaki.observe import Statistics
 from niwaki.scoring.rows import row_scale
-from niwaki.sparsify.obs import DAMPING, obs_factor, obs_prune
+from niwaki.sparsify.obs import DAMPING, obs_factor, obs_prune_each
 
 OFFSETS = (-2.2, -1.35, -0.8, 0.0, 0.8, 1.6)
 """Of the log odds of a zero, from those that are asked: where `search` measures what a linear loses."""
@@ -46,8 +45,6 @@ def loss_curve(linear: BlockLinear, statistics: Statistics, at: Sequence[float],
     def loss(change: Tensor) -> float:
         return 0.5 * float(gradients @ ((change @ moments) * change).sum(1))
 
-    points = [(0.0, 0.0)]
-    for sparsity in at:
-        pruned, _ = obs_prune(weight * scale, upper, round(sparsity * linear.size), Unstructured(), linear.name)
-        points.append((sparsity, loss(weight - pruned / scale)))
-    return (*points, (1.0, loss(weight)))
+    pruned = obs_prune_each(weight * scale, upper, [round(sparsity * linear.size) for sparsity in at], linear.name)
+    points = ((sparsity, loss(weight - one / scale)) for sparsity, one in zip(at, pruned, strict=True))
+    return ((0.0, 0.0), *points, (1.0, loss(weight)))

@@ -8,12 +8,17 @@ Frantar & Alistarh, ICML 2023; columns in blocks of 128). What goes is chosen bl
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Iterator, Sequence
+
 import torch
 from torch import Tensor
 
-from niwaki.masks import Block, NByM, Pattern, choose
+from niwaki.masks import Block, NByM, Pattern, Unstructured, choose
 
 BLOCK = 128
+TOGETHER = 2**23
+"""Weights of the copies that are pruned in one sweep."""
 DAMPING = 1e-2
 """Of the second moments, as a share of the mean of their diagonal."""
 
@@ -32,23 +37,53 @@ def obs_prune(
     `upper` `[in, in]` is U. Exactly `zeros` weights go (to less than a block of weights), the same part of every block
     of columns, in `pattern`; weights that `before` `[out, in]` does not keep are among them.
     """
+    wanted, done = _zeros_up_to(zeros, weight, before), 0
+
+    def choose_part(start: int, stop: int, scores: Tensor) -> Tensor:
+        nonlocal done
+        more = min(max(wanted[stop - 1] - done, 0), scores.numel())
+        keep = choose(scores, more, pattern, name, before=None if before is None else before[:, start:stop])
+        done += keep.numel() - int(torch.count_nonzero(keep))
+        return keep
+
+    return _sweep(weight, upper, _block_size(pattern), choose_part)
+
+
+def obs_prune_each(weight: Tensor, upper: Tensor, zeros: Sequence[int], name: str) -> Iterator[Tensor]:
+    """The weight `[out, in]` that `obs_prune` gives for each of several numbers of `zeros`, unstructured.
+
+    Copies of a small weight are pruned in one sweep, as rows of one matrix: no row looks at another but for the mask.
+    """
+    together = max(TOGETHER // max(weight.numel(), 1), 1)
+    for first in range(0, len(zeros), together):
+        wanted = [_zeros_up_to(count, weight, None) for count in zeros[first : first + together]]
+        copies = weight.repeat(len(wanted), 1)
+        pruned, _ = _sweep(copies, upper, BLOCK, functools.partial(_choose_each, wanted, name))
+        yield from pruned.chunk(len(wanted))
+
+
+def _choose_each(wanted: Sequence[Sequence[int]], name: str, start: int, stop: int, scores: Tensor) -> Tensor:
+    """What stays of a part of the columns of each copy; `wanted` are the zeros of each up to each column."""
+    parts = zip(scores.chunk(len(wanted)), wanted, strict=True)
+    counted = [(part, up_to[stop - 1] - (up_to[start - 1] if start else 0)) for part, up_to in parts]
+    return torch.cat([choose(part, count, Unstructured(), name) for part, count in counted])
+
+
+def _sweep(
+    weight: Tensor, upper: Tensor, size: int, choose_part: Callable[[int, int, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The pruned weight and its mask; `choose_part(start, stop, scores)` says what stays of a part of the columns."""
     weight = weight.clone()
     n, kept = weight.shape[1], torch.ones_like(weight, dtype=torch.bool)
-    size = _block_size(pattern)
-    wanted = _zeros_up_to(zeros, weight, before)
-    done = 0
     for start in range(0, n, size):
         stop = min(start + size, n)
         part, corner = weight[:, start:stop].clone(), upper[start:stop, start:stop]
-        scores = part.square() / corner.diagonal().square()
-        more = min(max(wanted[stop - 1] - done, 0), part.numel())
-        keep = choose(scores, more, pattern, name, before=None if before is None else before[:, start:stop])
-        done += keep.numel() - int(torch.count_nonzero(keep))
+        keep = choose_part(start, stop, part.square() / corner.diagonal().square())
         # Column by column: as rows of the transpose, which lie in one piece.
-        columns, open_, errors = part.T.contiguous(), keep.T.contiguous(), torch.empty(part.shape[::-1]).to(part)
-        for column in range(stop - start):
-            errors[column] = (columns[column] / corner[column, column]).masked_fill_(open_[column], 0.0)
-            columns[column + 1 :].addr_(corner[column, column + 1 :], errors[column], alpha=-1)
+        columns, errors = part.T.contiguous(), torch.empty(part.shape[::-1]).to(part)
+        for column, stays in enumerate(keep.T.contiguous().unbind()):
+            error = torch.div(columns[column], corner[column, column], out=errors[column]).masked_fill_(stays, 0.0)
+            columns[column + 1 :].addr_(corner[column, column + 1 :], error, alpha=-1)
         weight[:, start:stop] = torch.where(keep, columns.T, 0.0)
         kept[:, start:stop] = keep
         weight[:, stop:] -= errors.T @ upper[start:stop, stop:]
@@ -59,9 +94,9 @@ def _zeros_up_to(zeros: int, weight: Tensor, before: Tensor | None) -> list[int]
     """How many weights are zero up to each column: those that were, and the same part of the others everywhere."""
     rows, n = weight.shape
     gone = torch.zeros(n, dtype=torch.long) if before is None else (~before).sum(0).cpu()
-    still = (rows - gone).cumsum(0)
-    more = max(zeros - int(gone.sum()), 0)
-    return [int(g) + round(more * int(s) / max(int(still[-1]), 1)) for g, s in zip(gone.cumsum(0), still, strict=True)]
+    still, gone = (rows - gone).cumsum(0).tolist(), gone.cumsum(0).tolist()
+    more = max(zeros - gone[-1], 0)
+    return [there + round(more * open_ / max(still[-1], 1)) for there, open_ in zip(gone, still, strict=True)]
 
 
 def _block_size(pattern: Pattern) -> int:

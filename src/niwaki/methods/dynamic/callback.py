@@ -6,12 +6,12 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.table import Table
 from torch import nn
 from torch.utils.data import DataLoader, Subset
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from niwaki.config import DynamicSparsityConfig
 from niwaki.errors import RequestError
@@ -25,6 +25,9 @@ from niwaki.methods.weight_profiles import DATA_RULES
 from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch
 from niwaki.progress import say, show
+
+if TYPE_CHECKING:  # they take a second to import
+    from transformers import Trainer, TrainingArguments
 
 CALIBRATION_ROWS = 2048
 """Rows of the training data that an allocation which needs data looks at."""
