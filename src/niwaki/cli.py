@@ -189,13 +189,14 @@ def export(
     to: Annotated[str, typer.Option(help="onnx, merged or remote-code.")],
     out: Annotated[str, typer.Option(help="Folder to write; for onnx also a file that ends in .onnx.")],
     base_model: Annotated[str | None, typer.Option(help="Base of the adapter.")] = None,
+    quantize: Annotated[str, typer.Option(help="none or, for onnx, int8.")] = "none",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a model for those who do not have Niwaki."""
     from niwaki.run import run_export
 
-    run_export(model, to, out, base_model, overwrite, quiet)
+    run_export(model, to, out, base_model, quantize, overwrite, quiet)
     if not quiet:
         typer.echo(f"written to {out}")
 

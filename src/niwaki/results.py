@@ -71,6 +71,8 @@ class Result:
     warnings: list[str]
     fidelity: dict[str, float] = field(default_factory=dict)
     """How alike pruned and dense are on the evaluation data, see `niwaki.evaluate.fidelity`."""
+    engine: str = "pytorch"
+    """Where quality, size and latency were measured; with the bits where they are not those of the checkpoint."""
     schema: int = SCHEMA
 
 
@@ -95,7 +97,7 @@ def read_result(path: Path) -> Result:
     except (OSError, ValueError) as error:
         raise RequestError(f"DIR must hold a result.json that reads, got {str(path)!r}: {error}") from error
     known = {f.name for f in dataclasses.fields(Result)}
-    needed = known - {"fidelity"}  # younger than the schema
+    needed = known - {"fidelity", "engine"}  # younger than the schema
     if not isinstance(found, dict) or found.get("schema") != SCHEMA or not needed <= set(found) <= known:
         schema = found.get("schema") if isinstance(found, dict) else None
         rule = f"DIR must hold a result.json of schema {SCHEMA} as Niwaki writes it"

@@ -34,7 +34,7 @@ def classifier(family, padding=0, labels=3, layers=None):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_batches_that_check_an_export_fit_the_model(family, padding):
     model = classifier(family, padding)
-    for batch in export.onnx._padded_batches(model, None):
+    for batch in export.onnx.check.padded_batches(model, None):
         ids, mask = batch["input_ids"], batch["attention_mask"].bool()
         assert 0 <= ids.min() <= ids.max() < VOCABULARY
         assert 5 <= ids.shape[1] <= longest_input(model) or ids.shape[1] in (5, 11)
@@ -48,7 +48,7 @@ def test_the_batches_that_check_an_export_fit_the_model(family, padding):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_row_has_the_same_answer_among_others(family):
     model = classifier(family)
-    batch = export.onnx._padded_batches(model, None)[-1]
+    batch = export.onnx.check.padded_batches(model, None)[-1]
     with torch.no_grad():
         together = model(**{key: value for key, value in batch.items() if key != "token_type_ids"}).logits
         for row, ids in enumerate(batch["input_ids"]):

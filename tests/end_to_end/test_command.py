@@ -157,6 +157,14 @@ def test_finetune_score_eval_and_export(place, typed):
         assert status == 2
         assert "a page that Niwaki wrote" in err
         assert (place / out).read_bytes() == before
+    status, _, err = typed(place, "export", "--model", "small", "--to", "merged", "--out", "m8", "--quantize", "int8")
+    assert (status, "quantize must be none for to merged, got 'int8'" in err) == (2, True)
+    measured = ["eval", "--model", "small", "--eval-data", "learnable.tsv", "--out", "in-engine"]
+    status, _, err = typed(place, *measured, "--quantize", "int8")
+    assert (status, "quantize must be none for engine pytorch" in err) == (2, True)
+    run(*measured, "--engine", "onnxruntime", "--quantize", "int8")
+    there = json.loads((place / "in-engine" / "result.json").read_text())
+    assert there["engine"] == "onnxruntime int8"
     status, _, err = typed(place, "export", "--model", "small", "--to", "merged", "--out", "small")
     assert status == 2
     assert "must not hold what is read" in err

@@ -20,7 +20,10 @@ from helpers_text import tiny_tokenizer
 from niwaki.adapters import masks_of, merge_
 from niwaki.anatomy import sites_of
 from niwaki.checkpoint import shapes_of
+from niwaki.evaluate import quality
 from niwaki.export import export_merged, export_onnx, export_remote_code, onnx, remote_code
+from niwaki.export.onnx import graph
+from niwaki.export.onnx.engine import in_onnxruntime
 from niwaki.surgery import cut_
 from niwaki.surgery.modeling_niwaki import EmptyAttention, PrunedForSequenceClassification
 from tiny import batches, configs, logits, tiny, with_lora
@@ -100,17 +103,41 @@ def test_onnx_that_differs_is_refused_and_not_left(tmp_path, monkeypatch):
     pytest.importorskip("onnxscript")
     model = tiny(layers=1)
 
-    class Other(onnx._Graph):
+    class Other(graph.Graph):
         exported = False
 
         def forward(self, input_ids, attention_mask):
             (found,) = super().forward(input_ids, attention_mask)
             return (found if torch.compiler.is_exporting() else found + 0.125,)
 
-    monkeypatch.setattr(onnx, "_Graph", Other)
+    monkeypatch.setattr(graph, "Graph", Other)
     with pytest.raises(niwaki.WorkError, match=r"0\.0001.*0\.125"):
         export_onnx(model, tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_attention_is_one_node_with_the_heads_of_its_layer_and_int8_keeps_zeros(tmp_path):
+    pytest.importorskip("onnxscript")
+    from onnx import load, numpy_helper
+
+    model = tiny("bert", layers=2)
+    cut_(model, {site.name: torch.arange(site.units - site.layer) for site in sites_of(model)})
+    niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.5, weight_score="magnitude", repair="none"), batches())
+    export_onnx(model, tmp_path / "a.onnx")
+    nodes = [node for node in load(str(tmp_path / "a.onnx")).graph.node if node.op_type == "MultiHeadAttention"]
+    assert [{a.name: a.i for a in node.attribute}["num_heads"] for node in nodes] == [4, 3]
+    export_onnx(model, tmp_path / "b", tiny_tokenizer(), quantization="int8")
+    assert {path.name for path in (tmp_path / "b").iterdir()} >= {"model_quantized.onnx", "config.json"}
+    file = tmp_path / "b" / "model_quantized.onnx"
+    assert onnx._is_ours(file)
+    segments = torch.zeros_like(batches()[0]["input_ids"])
+    _, found = run_onnx(file, {**batches()[0], "token_type_ids": segments})
+    wanted = logits(model, batches()[0])
+    assert 0 < (found - wanted).norm() < 0.2 * wanted.norm()
+    rounded = load(str(file)).graph
+    assert "MatMul" not in {node.op_type for node in rounded.node}
+    weights = [numpy_helper.to_array(tensor) for tensor in rounded.initializer if tensor.data_type == 3]
+    assert sum(int((weight == 0).sum()) for weight in weights) >= sum(int((~m).sum()) for m in masks_of(model).values())
 
 
 def test_onnx_without_its_packages(tmp_path, monkeypatch):
@@ -262,3 +289,16 @@ def test_the_shipped_module_is_the_exported_one_but_for_the_class(tmp_path):
         built = PrunedForSequenceClassification(config)
     assert shapes_of(built) == config.niwaki["layers"]
     assert isinstance(built.distilbert.transformer.layer[2].attention, EmptyAttention)
+
+
+def test_what_is_measured_in_onnxruntime_is_what_it_gives():
+    pytest.importorskip("onnxscript")
+    model, data, sizes = with_lora(tiny("bert", layers=1)), batches(), {}
+    before = copy.deepcopy(model.state_dict())
+    for quantization, least, most in (("none", 0, 1e-5), ("int8", 1e-4, 0.2)):
+        there, sizes[quantization] = in_onnxruntime(model, quantization=quantization)
+        found, wanted = logits(there, data[0]), logits(model, data[0])
+        assert least <= float((found - wanted).norm() / wanted.norm()) < most
+        assert quality(there, data).keys() == quality(model, data).keys()
+    assert sizes["int8"] < sizes["none"]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -11,8 +11,10 @@ import types
 import warnings
 from pathlib import Path
 
+import datasets  # noqa: F401 - what libraries do as they are imported, here and sklearn, is theirs
 import numpy as np
 import pytest
+import sklearn.metrics  # noqa: F401
 import torch
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers.utils import logging as transformers_logging

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from niwaki.config.dynamic import DynamicSparsityTraining
+from niwaki.config.engine import ENGINES, QUANTIZATIONS, check_engine
 from niwaki.config.fields import bytes_of, check_at_least, check_seed, option, required
 from niwaki.config.finetune import Finetune
 from niwaki.config.layer_adaptive import GRANULARITIES, LAYER_SCORES, WEIGHT_SCORES, LayerAdaptive
@@ -196,9 +197,14 @@ class Evaluation(Measured):
     latency_length: int | None = option(
         None, f"Tokens in a row for the timing; by default the data's mean, {DEFAULT_LENGTH} without --eval-data."
     )
+    engine: str = option("pytorch", f"Where the models run: {', '.join(ENGINES)}.")
+    quantize: str = option("none", f"Bits of the weights there: {', '.join(QUANTIZATIONS)} (onnxruntime).")
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_engine(self.engine, self.quantize)
+        if self.engine != "pytorch" and self.tasks is not None:
+            raise RequestError(f"tasks must be asked with engine pytorch, got {self.engine!r}")
         if self.eval_data is None and self.tasks is None:
             raise RequestError("eval_data or tasks must be given, got neither")
         if self.eval_data is None and self.metric is not None:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 
+from torch import nn
+
 from niwaki.adapters import merge_, remove_masks_
-from niwaki.anatomy import longest_input
+from niwaki.anatomy import is_language_model, longest_input
 from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import DEFAULT_LENGTH, Evaluation
 from niwaki.data import Table, mean_length
-from niwaki.evaluate import check_metric, measures_of
+from niwaki.errors import RequestError
+from niwaki.evaluate import check_metric, measures_of, size_bytes
+from niwaki.export.onnx.engine import in_onnxruntime
 from niwaki.progress import library_manners, say
 from niwaki.report import page
 from niwaki.results import Result, write_result
+from niwaki.run.exporting import say_bits
 from niwaki.run.inputs import Inputs, check_labelled, check_out, read_data, read_inputs
 from niwaki.run.likeness import Side, likeness
 from niwaki.run.record import Clock, measure, time_in_turn
@@ -47,16 +52,18 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
         dense = merge_(other.model) if request.against else pruned
         for side in {pruned, dense}:
             remove_masks_(side)
+        pruned, size = _placed(pruned, inputs, request, quiet)
+        dense, other_size = _placed(dense, other, request, True) if request.against else (pruned, size)
         if tests:
             length = mean_length(tests)
         else:
             length = request.latency_length or min(DEFAULT_LENGTH, longest_input(pruned))
             say(f"flops and latency: at {length} tokens a row, as there is no eval_data", quiet)
-        after = measure(pruned, tests, length, request.metric)
+        after = measure(pruned, tests, length, request.metric, size)
         note_means(after, tasks.measure(pruned, inputs))
         before = dict(after)
         if request.against:
-            before = measure(dense, other_tests, length, request.metric)
+            before = measure(dense, other_tests, length, request.metric, other_size)
             note_means(before, tasks.measure(dense, other))
         latency = time_in_turn(dense, pruned, request.latency_length or max(1, round(length)), before, after)
         result = Result(
@@ -69,11 +76,23 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
             latency=latency,
             layers=[],
             warnings=[],
+            engine=request.engine if request.quantize == "none" else f"{request.engine} {request.quantize}",
             fidelity=likeness(Side(dense, other, other_rows), Side(pruned, inputs, rows)) if request.against else {},
         )
         write_result(result, folder / "result.json")
         (folder / "report.html").write_text(page([result]), encoding="utf-8")
     return result
+
+
+def _placed(plain: nn.Module, inputs: Inputs, request: Evaluation, quiet: bool) -> tuple[nn.Module, int]:
+    """The model where the request wants it to run, and its bytes there."""
+    if request.engine == "pytorch":
+        return plain, size_bytes(plain)
+    if is_language_model(plain):
+        raise RequestError(f"engine must be pytorch for a language model, got {request.engine!r}")
+    if request.quantize == "int8":
+        say_bits(quiet)
+    return in_onnxruntime(plain, inputs.tokenizer, request.quantize)
 
 
 def _check_measured(table: Table, inputs: Inputs) -> None:

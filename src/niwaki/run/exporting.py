@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from niwaki.anatomy import unwrap
 from niwaki.checkpoint import agree_on_padding_, load, load_tokenizer, new_parameters
+from niwaki.config.engine import QUANTIZATIONS
 from niwaki.errors import RequestError, check_choice
 from niwaki.export import EXPORTS
-from niwaki.progress import library_manners
+from niwaki.export.onnx.quantize import saturates
+from niwaki.progress import library_manners, say
 from niwaki.run.inputs import check_out
 
 
 def run_export(
-    model: str, to: str, out: str, base_model: str | None = None, overwrite: bool = False, quiet: bool = False
+    model: str,
+    to: str,
+    out: str,
+    base_model: str | None = None,
+    quantize: str = "none",
+    overwrite: bool = False,
+    quiet: bool = False,
 ) -> None:
     """Write `model` to `out` in the form that `to` names, see `niwaki.export`.
 
@@ -19,6 +27,9 @@ def run_export(
         RequestError: the request is wrong. WorkError: what was written does not compute what the model does.
     """
     check_choice("to", to, EXPORTS)
+    check_choice("quantize", quantize, QUANTIZATIONS)
+    if quantize != "none" and to != "onnx":
+        raise RequestError(f"quantize must be none for to {to}, got {quantize!r}")
     check_out(out, model, base_model)
     with library_manners(quiet):
         loaded = load(model, base_model, dtype="float32" if to == "onnx" else "auto")
@@ -27,4 +38,13 @@ def run_export(
             raise RequestError(f"model must have a trained task head, got {model!r} without {fresh[0]}")
         tokenizer = load_tokenizer(model, base_model)
         agree_on_padding_(loaded, tokenizer)
-        EXPORTS[to](loaded, out, tokenizer, overwrite)
+        options = {"quantization": quantize} if to == "onnx" else {}
+        EXPORTS[to](loaded, out, tokenizer, overwrite, **options)
+    if quantize == "int8":
+        say_bits(quiet)
+
+
+def say_bits(quiet: bool) -> None:
+    """Say so where a weight in int8 has fewer bits."""
+    if saturates():
+        say("int8: weights have 7 bits, as sums of 8 overflow on a processor without VNNI, such as this one", quiet)

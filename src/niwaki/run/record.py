@@ -40,10 +40,12 @@ class Clock:
         }
 
 
-def measure(model: nn.Module, batches: Batches | None, length: float, metric: str | None) -> dict[str, Any]:
+def measure(
+    model: nn.Module, batches: Batches | None, length: float, metric: str | None, size: int | None = None
+) -> dict[str, Any]:
     """Quality (nothing without batches that have labels), exact counts and size of a plain model.
 
-    `length` is the mean number of real tokens.
+    `length` is the mean number of real tokens; `size` its bytes where they are not those of its tensors.
     """
     counts = count(model, length)
     return {
@@ -52,7 +54,7 @@ def measure(model: nn.Module, batches: Batches | None, length: float, metric: st
         "embedding_params": counts.embedding_params,
         "head_params": counts.head_params,
         "flops": counts.block_flops,
-        "size_bytes": size_bytes(model),
+        "size_bytes": size_bytes(model) if size is None else size,
         "zeros": counts.zeros,
     }
 

@@ -1,0 +1,90 @@
+"""ONNX: one file, checked with onnxruntime on padded batches before it takes its name."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from niwaki.adapters import remove_masks_
+from niwaki.anatomy import check_task, is_language_model
+from niwaki.checkpoint import forget_, merged
+from niwaki.checkpoint.folder import atomic_file, atomic_folder
+from niwaki.config.engine import QUANTIZATIONS
+from niwaki.errors import RequestError, WorkError, check_choice
+from niwaki.export.onnx.check import padded_batches, run
+from niwaki.export.onnx.graph import MARK, write_graph
+from niwaki.export.onnx.quantize import quantize
+
+_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+
+
+def export_onnx(
+    model: nn.Module, path: str | Path, tokenizer: Any = None, overwrite: bool = False, quantization: str = "none"
+) -> None:
+    """Write an ONNX model: `input_ids`, `attention_mask` (`token_type_ids` where there are segments) -> what it says.
+
+    All inputs are int64 `[batch, sequence]`, both free; `[batch, choices, sequence]` where a model chooses among texts.
+    Outputs are float32 and called as in Transformers: `logits`; `start_logits` and `end_logits`; `last_hidden_state`. A
+    `path` that ends in `.onnx` is that one file; else a folder with `model.onnx`, `config.json` and the tokenizer. The
+    file is run by onnxruntime on padded batches of several shapes before it takes its name. Attention is one node,
+    where the model lets it be. With `quantization` int8 weights are rounded to int8, per output, and activations as
+    they come, see `niwaki.export.onnx.quantize`; in a folder the file is called `model_quantized.onnx`.
+
+    Raises:
+        RequestError: the packages of `niwaki[onnx]` are missing; `path` exists (with `overwrite`: and is not what
+            Niwaki wrote); the model is too large for one file, or a language model.
+        WorkError: logits that differ from PyTorch's by more than `niwaki.export.onnx.check.TOLERANCE`, or that are
+            not finite in int8.
+    """
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RequestError(f"to onnx needs {', '.join(missing)}, not installed; do: pip install niwaki[onnx]")
+    if is_language_model(model):
+        raise RequestError("to must be merged or remote-code for a language model (its cache has no graph), got 'onnx'")
+    check_choice("quantize", quantization, QUANTIZATIONS)
+    plain = copy.deepcopy(merged(model)).eval().cpu().float()
+    remove_masks_(plain)
+    check_task(plain)
+    target = Path(path)
+    if target.suffix != ".onnx":
+        with atomic_folder(target, overwrite) as folder:
+            name = "model.onnx" if quantization == "none" else "model_quantized.onnx"
+            _write(plain, folder / name, tokenizer, quantization)
+            forget_(plain.config)
+            plain.config.save_pretrained(folder)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
+        return
+    with atomic_file(target, overwrite, _is_ours, "an ONNX model") as file:
+        _write(plain, file, tokenizer, quantization)
+
+
+def _write(plain: PreTrainedModel, file: Path, tokenizer: Any, quantization: str) -> None:
+    if quantization == "none":
+        write_graph(plain, file, tokenizer)
+        return
+    with tempfile.TemporaryDirectory() as place:
+        exact = Path(place) / "model.onnx"
+        write_graph(plain, exact, tokenizer)
+        quantize(exact, file)
+    if not all(
+        bool(value.isfinite().all()) for found in run(file, padded_batches(plain, tokenizer)) for value in found
+    ):
+        raise WorkError(f"onnx: what the model gives in {quantization} is not finite")
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a file is an ONNX model that Niwaki wrote."""
+    import onnx
+
+    try:
+        found = onnx.load(str(file), load_external_data=False)
+    except Exception:  # whatever it is, and whatever protobuf says of it
+        return False
+    return any(entry.key == MARK for entry in found.metadata_props)

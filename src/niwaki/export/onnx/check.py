@@ -1,0 +1,66 @@
+"""Batches to try an exported graph on, and what ONNX Runtime makes of them."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from niwaki.anatomy import longest_input, supported_task
+
+TOLERANCE = 1e-4
+"""Largest difference of a logit between onnxruntime and PyTorch."""
+_CHECKED = ((1, 5), (1, 16), (2, 11), (5, 24), (8, 32))
+
+
+def run(file: Path, batches: list[dict[str, Tensor]]) -> list[list[Tensor]]:
+    """What the graph in `file` gives for each batch, in the order of its outputs."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    given = (session.run(None, {name: value.numpy() for name, value in batch.items()}) for batch in batches)
+    return [[torch.from_numpy(found) for found in each] for each in given]
+
+
+def padded_batches(model: PreTrainedModel, tokenizer: Any) -> list[dict[str, Tensor]]:
+    """Random tokens `[batch, length]` of several shapes; every row but the first is padded on the right.
+
+    No token of a row is the padding id, by which some models count positions, and others find the end of a row.
+    """
+    config, longest = cast(Any, model.config), longest_input(model)
+    generator = torch.Generator().manual_seed(0)
+    padding = _padding(model)
+    words = [token for token in range(config.vocab_size) if token != padding]
+    words = torch.tensor(words[min(5, len(words) - 1) :])
+    batches = []
+    for rows, length in _CHECKED:
+        length = min(length, longest)
+        ids = words[torch.randint(len(words), (rows, length), generator=generator)]
+        lengths = torch.randint(1, length + 1, (rows, 1), generator=generator)
+        lengths[0] = length
+        mask = (torch.arange(length)[None] < lengths).long()
+        batch = {"input_ids": torch.where(mask.bool(), ids, padding), "attention_mask": mask}
+        if _has_segments(model, tokenizer):
+            batch["token_type_ids"] = (torch.arange(length)[None] >= lengths // 2).long() * mask
+        if supported_task(model).labels == "choice":  # each row twice
+            batch = {name: value[:, None].repeat(1, 2, 1) for name, value in batch.items()}
+        batches.append(batch)
+    return batches
+
+
+def _padding(model: PreTrainedModel) -> int:
+    """The padding id of the model's config; 0 where it has none, or one that is not in its vocabulary."""
+    padding = cast(Any, model.config).pad_token_id
+    return padding if padding is not None and 0 <= padding < cast(Any, model.config).vocab_size else 0
+
+
+def _has_segments(model: PreTrainedModel, tokenizer: Any) -> bool:
+    """Whether the model tells a second segment from the first, and its tokenizer says which tokens are in it."""
+    if "token_type_ids" not in inspect.signature(model.forward).parameters:
+        return False
+    several = int(getattr(model.config, "type_vocab_size", 1)) > 1
+    return several and (tokenizer is None or "token_type_ids" in tokenizer.model_input_names)
