@@ -300,5 +300,8 @@ def test_what_is_measured_in_onnxruntime_is_what_it_gives():
         found, wanted = logits(there, data[0]), logits(model, data[0])
         assert least <= float((found - wanted).norm() / wanted.norm()) < most
         assert quality(there, data).keys() == quality(model, data).keys()
+        whole = {"input_ids": data[0]["input_ids"][:1]}
+        with torch.no_grad():
+            assert torch.equal(there(**whole).logits, there(**whole, attention_mask=whole["input_ids"] * 0 + 1).logits)
     assert sizes["int8"] < sizes["none"]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -38,9 +38,9 @@ def in_onnxruntime(model: nn.Module, tokenizer: Any = None, quantization: str = 
     inputs, outputs = ([put.name for put in puts] for puts in (session.get_inputs(), session.get_outputs()))
 
     def forward(**batch: Tensor) -> ModelOutput:
-        missing = torch.zeros_like(batch["input_ids"])  # segments, where the data have none
-        given = {name: batch.get(name, missing).numpy() for name in inputs}
-        found = session.run(outputs, given)
+        ids = batch["input_ids"]
+        known = {"attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids), **batch}
+        found = session.run(outputs, {name: known[name].numpy() for name in inputs})
         return ModelOutput({name: torch.from_numpy(value) for name, value in zip(outputs, found, strict=True)})
 
     there = copy.deepcopy(merged(model)).float().cpu()
