@@ -18,7 +18,7 @@ import niwaki
 from niwaki.adapters import merge_
 from niwaki.checkpoint import load_tokenizer
 from niwaki.data import Batches, label_names, read_table, sample
-from niwaki.evaluate import predictions, quality
+from niwaki.evaluate import model_latency, predictions, quality
 from niwaki.run import to_rows
 
 RESULTS = Path(__file__).parent / "results"
@@ -124,6 +124,19 @@ def note(found: dict[str, Any], run: dict[str, Any], path: Path) -> None:
     print(json.dumps(run), flush=True)
     found.setdefault("runs", []).append(run)
     write(path, found)
+
+
+SHAPES = ((32, 64), (1, 16))
+"""Batch, length: where models are timed."""
+
+
+def speedups(slower: torch.nn.Module, faster: torch.nn.Module) -> dict[str, float]:
+    """How many times as fast as the first the second is at each of `SHAPES`, the median of pairs timed in turn."""
+    found = {}
+    for rows, length in SHAPES:
+        timed = model_latency(slower, faster, length, (rows,), 25 if rows > 1 else 300)
+        found[f"{rows}x{length}"] = timed[f"batch_{rows}"]["speedup"]
+    return found
 
 
 def forward_and_backward(model: torch.nn.Module, batches: Batches) -> float:

@@ -3,7 +3,8 @@
     python benchmarks/layer_errors.py --model ADAPTER --train-data train.tsv --eval-data dev.tsv --rows 512 --seeds 0
 
 All linears have the same sparsity, and the moments of the dense model, tokens weighted as `niwaki.observe.tokens` says.
-`obs` is the sweep of SparseGPT, `obs, exact` the best values on its mask, `admm` what `--weight-score alps` ends at.
+`obs` is the sweep of SparseGPT, `obs, exact` the best values on its mask, `admm` those on the mask of ADMM, as
+`--weight-score alps` has it but for rows that compete by what their errors cost.
 `admm, swaps` goes on from there by 1-swaps (after SparseSwaps, 2025), in the linears of `--swapped` alone: the weights
 that cost least go, those that gain most return, each with the rest of its row refitted exactly, as many at once as
 make the whole better. It is here, not in the library, for what it costs.

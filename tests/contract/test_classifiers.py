@@ -11,7 +11,7 @@ from niwaki import export
 from niwaki.anatomy import is_regression, longest_input, task_of
 from niwaki.checkpoint.task import output_layer
 from niwaki.export import export_onnx
-from tiny import VOCABULARY, configs
+from tiny import VOCABULARY, configs, shorten_
 
 FAMILIES = [name for name in configs() if name not in ("mobilellm", "llama4_text")]
 """But for those of which there is no classifier."""
@@ -21,9 +21,7 @@ def classifier(family, padding=0, labels=3, layers=None):
     config = configs()[family]
     config.num_labels = labels
     if layers is not None:
-        config.num_hidden_layers = layers
-        if getattr(config, "layer_types", None):
-            config.layer_types = config.layer_types[:layers]
+        shorten_(config, layers)
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_config(config).eval()
     model.config.pad_token_id = padding

@@ -126,7 +126,7 @@ def test_attention_is_one_node_with_the_heads_of_its_layer_and_int8_keeps_zeros(
     export_onnx(model, tmp_path / "a.onnx")
     nodes = [node for node in load(str(tmp_path / "a.onnx")).graph.node if node.op_type == "MultiHeadAttention"]
     assert [{a.name: a.i for a in node.attribute}["num_heads"] for node in nodes] == [4, 3]
-    export_onnx(model, tmp_path / "b", tiny_tokenizer(), quantization="int8")
+    export_onnx(model, tmp_path / "b", tiny_tokenizer(), quantize="int8")
     assert {path.name for path in (tmp_path / "b").iterdir()} >= {"model_quantized.onnx", "config.json"}
     file = tmp_path / "b" / "model_quantized.onnx"
     assert onnx._is_ours(file)
@@ -295,8 +295,8 @@ def test_what_is_measured_in_onnxruntime_is_what_it_gives():
     pytest.importorskip("onnxscript")
     model, data, sizes = with_lora(tiny("bert", layers=1)), batches(), {}
     before = copy.deepcopy(model.state_dict())
-    for quantization, least, most in (("none", 0, 1e-5), ("int8", 1e-4, 0.2)):
-        there, sizes[quantization] = in_onnxruntime(model, quantization=quantization)
+    for quantize, least, most in (("none", 0, 1e-5), ("int8", 1e-4, 0.2)):
+        there, sizes[quantize] = in_onnxruntime(model, quantize=quantize)
         found, wanted = logits(there, data[0]), logits(model, data[0])
         assert least <= float((found - wanted).norm() / wanted.norm()) < most
         assert quality(there, data).keys() == quality(model, data).keys()

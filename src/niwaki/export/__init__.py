@@ -2,7 +2,7 @@
 
 Every export has the signature `(model, path, tokenizer, overwrite)`. `model` is a plain model or a `PeftModel`, whose
 adapters are merged in a copy; `path` is the folder to write, new or empty, or with `overwrite` one that holds only what
-Niwaki wrote (for ONNX, which takes a `quantization` too, also the name of a file that ends in `.onnx`). What is written
+Niwaki wrote (for ONNX, which takes `quantize` too, also the name of a file that ends in `.onnx`). What is written
 takes its name at the end, whole, or not at all.
 """
 

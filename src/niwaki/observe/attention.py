@@ -14,15 +14,15 @@ may see, itself and what came before it. The heads of one unit are taken togethe
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 from niwaki.anatomy import Site, family_of, unwrap
+from niwaki.anatomy.attention import attention_by, for_every_query_head
 from niwaki.observe.statistics import UnitSums
 
 _NAME = "niwaki_observed"
@@ -39,8 +39,7 @@ def _observed_attention(
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    shared = query.shape[1] // max(1, key.shape[1])
-    key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
+    key, value = for_every_query_head(query, key, value)
     scores = query @ key.transpose(2, 3) * scale
     if softcap is not None:
         scores = softcap * torch.tanh(scores / softcap)
@@ -73,19 +72,16 @@ def attention_seen(
             sums[site.name].attention += attention_moments(seen.float(), keep, site)
 
         hooks.append(site.attention.register_forward_hook(add))
-    before, asked = inner.config._attn_implementation or "eager", bool(inner.config.output_attentions)
+    asked, by_us = bool(inner.config.output_attentions), family_of(inner).attention_interface
     try:
-        if family_of(inner).attention_interface:
-            AttentionInterface.register(_NAME, _observed_attention)
-            AttentionMaskInterface.register(_NAME, eager_mask)
-            inner.set_attn_implementation(_NAME)
-        else:
-            inner.config.output_attentions = True
-        yield
+        with ExitStack() as stack:
+            if by_us:
+                stack.enter_context(attention_by(inner, _NAME, _observed_attention, eager_mask))
+            else:
+                inner.config.output_attentions = True
+            yield
     finally:
-        if family_of(inner).attention_interface:
-            inner.set_attn_implementation(before)
-        else:
+        if not by_us:
             inner.config.output_attentions = asked
         for hook in hooks:
             hook.remove()

@@ -52,8 +52,9 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
         dense = merge_(other.model) if request.against else pruned
         for side in {pruned, dense}:
             remove_masks_(side)
-        pruned, size = _placed(pruned, inputs, request, quiet)
-        dense, other_size = _placed(dense, other, request, True) if request.against else (pruned, size)
+        say_bits(request.quantize, quiet)
+        pruned, size = _placed(pruned, inputs, request)
+        dense, other_size = _placed(dense, other, request) if request.against else (pruned, size)
         if tests:
             length = mean_length(tests)
         else:
@@ -84,14 +85,12 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
     return result
 
 
-def _placed(plain: nn.Module, inputs: Inputs, request: Evaluation, quiet: bool) -> tuple[nn.Module, int]:
+def _placed(plain: nn.Module, inputs: Inputs, request: Evaluation) -> tuple[nn.Module, int]:
     """The model where the request wants it to run, and its bytes there."""
     if request.engine == "pytorch":
         return plain, size_bytes(plain)
     if is_language_model(plain):
         raise RequestError(f"engine must be pytorch for a language model, got {request.engine!r}")
-    if request.quantize == "int8":
-        say_bits(quiet)
     return in_onnxruntime(plain, inputs.tokenizer, request.quantize)
 
 

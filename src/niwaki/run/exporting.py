@@ -38,13 +38,12 @@ def run_export(
             raise RequestError(f"model must have a trained task head, got {model!r} without {fresh[0]}")
         tokenizer = load_tokenizer(model, base_model)
         agree_on_padding_(loaded, tokenizer)
-        options = {"quantization": quantize} if to == "onnx" else {}
+        options = {"quantize": quantize} if to == "onnx" else {}
         EXPORTS[to](loaded, out, tokenizer, overwrite, **options)
-    if quantize == "int8":
-        say_bits(quiet)
+    say_bits(quantize, quiet)
 
 
-def say_bits(quiet: bool) -> None:
+def say_bits(quantize: str, quiet: bool) -> None:
     """Say so where a weight in int8 has fewer bits."""
-    if saturates():
+    if quantize == "int8" and saturates():
         say("int8: weights have 7 bits, as sums of 8 overflow on a processor without VNNI, such as this one", quiet)

@@ -19,13 +19,13 @@ from niwaki.config.engine import QUANTIZATIONS
 from niwaki.errors import RequestError, WorkError, check_choice
 from niwaki.export.onnx.check import padded_batches, run
 from niwaki.export.onnx.graph import MARK, write_graph
-from niwaki.export.onnx.quantize import quantize
+from niwaki.export.onnx.quantize import to_int8
 
 _PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
 def export_onnx(
-    model: nn.Module, path: str | Path, tokenizer: Any = None, overwrite: bool = False, quantization: str = "none"
+    model: nn.Module, path: str | Path, tokenizer: Any = None, overwrite: bool = False, quantize: str = "none"
 ) -> None:
     """Write an ONNX model: `input_ids`, `attention_mask` (`token_type_ids` where there are segments) -> what it says.
 
@@ -33,7 +33,7 @@ def export_onnx(
     Outputs are float32 and called as in Transformers: `logits`; `start_logits` and `end_logits`; `last_hidden_state`. A
     `path` that ends in `.onnx` is that one file; else a folder with `model.onnx`, `config.json` and the tokenizer. The
     file is run by onnxruntime on padded batches of several shapes before it takes its name. Attention is one node,
-    where the model lets it be. With `quantization` int8 weights are rounded to int8, per output, and activations as
+    where the model lets it be. With `quantize` int8 weights are rounded to int8, per output, and activations as
     they come, see `niwaki.export.onnx.quantize`; in a folder the file is called `model_quantized.onnx`.
 
     Raises:
@@ -47,36 +47,36 @@ def export_onnx(
         raise RequestError(f"to onnx needs {', '.join(missing)}, not installed; do: pip install niwaki[onnx]")
     if is_language_model(model):
         raise RequestError("to must be merged or remote-code for a language model (its cache has no graph), got 'onnx'")
-    check_choice("quantize", quantization, QUANTIZATIONS)
+    check_choice("quantize", quantize, QUANTIZATIONS)
     plain = copy.deepcopy(merged(model)).eval().cpu().float()
     remove_masks_(plain)
     check_task(plain)
     target = Path(path)
     if target.suffix != ".onnx":
         with atomic_folder(target, overwrite) as folder:
-            name = "model.onnx" if quantization == "none" else "model_quantized.onnx"
-            _write(plain, folder / name, tokenizer, quantization)
+            name = "model.onnx" if quantize == "none" else "model_quantized.onnx"
+            _write(plain, folder / name, tokenizer, quantize)
             forget_(plain.config)
             plain.config.save_pretrained(folder)
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
         return
     with atomic_file(target, overwrite, _is_ours, "an ONNX model") as file:
-        _write(plain, file, tokenizer, quantization)
+        _write(plain, file, tokenizer, quantize)
 
 
-def _write(plain: PreTrainedModel, file: Path, tokenizer: Any, quantization: str) -> None:
-    if quantization == "none":
+def _write(plain: PreTrainedModel, file: Path, tokenizer: Any, quantize: str) -> None:
+    if quantize == "none":
         write_graph(plain, file, tokenizer)
         return
     with tempfile.TemporaryDirectory() as place:
         exact = Path(place) / "model.onnx"
         write_graph(plain, exact, tokenizer)
-        quantize(exact, file)
+        to_int8(exact, file)
     if not all(
         bool(value.isfinite().all()) for found in run(file, padded_batches(plain, tokenizer)) for value in found
     ):
-        raise WorkError(f"onnx: what the model gives in {quantization} is not finite")
+        raise WorkError(f"onnx: what the model gives in {quantize} is not finite")
 
 
 def _is_ours(file: Path) -> bool:

@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import repeat_kv
+from transformers import PreTrainedModel
 from transformers.masking_utils import sdpa_mask
+
+from niwaki.anatomy import family_of
+from niwaki.anatomy.attention import attention_by, for_every_query_head
 
 _NAME = "niwaki-onnx"
 
@@ -23,17 +25,11 @@ _NAME = "niwaki-onnx"
 @contextmanager
 def attention_as_one_node(model: PreTrainedModel) -> Iterator[None]:
     """While open, `model` can be exported and not run: where it can, its attention is one node."""
-    before = model.config._attn_implementation
-    if before != "sdpa" or not model._can_set_attn_implementation():
+    if model.config._attn_implementation != "sdpa" or not family_of(model).attention_interface:
         yield
         return
-    AttentionInterface.register(_NAME, _attend)
-    AttentionMaskInterface.register(_NAME, sdpa_mask)
-    model.set_attn_implementation(_NAME)
-    try:
+    with attention_by(model, _NAME, _attend, sdpa_mask):
         yield
-    finally:
-        model.set_attn_implementation(before)
 
 
 def _attend(
@@ -48,8 +44,7 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """As attention functions of Transformers: `[batch, heads, length, width]` -> `[batch, length, heads, width]`."""
     del unused
-    groups = getattr(module, "num_key_value_groups", 1)
-    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    key, value = for_every_query_head(query, key, value)
     batch, heads, length, width = query.shape
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     bias = attention_mask

@@ -16,7 +16,7 @@ from niwaki.checkpoint import merged
 from niwaki.export.onnx import export_onnx
 
 
-def in_onnxruntime(model: nn.Module, tokenizer: Any = None, quantization: str = "none") -> tuple[PreTrainedModel, int]:
+def in_onnxruntime(model: nn.Module, tokenizer: Any = None, quantize: str = "none") -> tuple[PreTrainedModel, int]:
     """A model like `model` that runs in ONNX Runtime, on as many threads as PyTorch has, and the bytes of its file.
 
     It has the configuration and the weights of `model`, with adapters merged; what it gives is what the graph gives.
@@ -26,13 +26,14 @@ def in_onnxruntime(model: nn.Module, tokenizer: Any = None, quantization: str = 
     """
     import onnxruntime
 
+    there = copy.deepcopy(merged(model)).float().cpu()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     # Threads that spin while they wait would slow what else is timed in turn.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "model.onnx"
-        export_onnx(model, file, tokenizer, quantization=quantization)
+        export_onnx(there, file, tokenizer, quantize=quantize)
         size = file.stat().st_size
         session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
     inputs, outputs = ([put.name for put in puts] for puts in (session.get_inputs(), session.get_outputs()))
@@ -43,6 +44,5 @@ def in_onnxruntime(model: nn.Module, tokenizer: Any = None, quantization: str = 
         found = session.run(outputs, {name: known[name].numpy() for name in inputs})
         return ModelOutput({name: torch.from_numpy(value) for name, value in zip(outputs, found, strict=True)})
 
-    there = copy.deepcopy(merged(model)).float().cpu()
     cast(Any, there).forward = forward
     return there, size

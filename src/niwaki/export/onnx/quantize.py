@@ -20,7 +20,7 @@ def saturates() -> bool:
     return not getattr(torch.cpu, "_is_vnni_supported", lambda: False)()
 
 
-def quantize(source: Path, target: Path) -> None:
+def to_int8(source: Path, target: Path) -> None:
     """Write `target`, the graph of `source` with weights in int8."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
