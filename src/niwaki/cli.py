@@ -186,10 +186,10 @@ def evaluate(**options: Any) -> None:
 @app.command()
 def export(
     model: Annotated[str, typer.Option(help="What to export: a folder that Niwaki wrote, or any --model.")],
-    to: Annotated[str, typer.Option(help="onnx, merged or remote-code.")],
-    out: Annotated[str, typer.Option(help="Folder to write; for onnx also a file that ends in .onnx.")],
+    to: Annotated[str, typer.Option(help="onnx, gguf, merged or remote-code.")],
+    out: Annotated[str, typer.Option(help="Folder to write; also a file that ends in .onnx or .gguf.")],
     base_model: Annotated[str | None, typer.Option(help="Base of the adapter.")] = None,
-    quantize: Annotated[str, typer.Option(help="none or, for onnx, int8.")] = "none",
+    quantize: Annotated[str, typer.Option(help="none; for onnx int8; for gguf f16, q8_0, q4_0, q4_1.")] = "none",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:

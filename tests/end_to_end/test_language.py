@@ -10,8 +10,10 @@ import torch
 
 import niwaki
 from helpers_text import WORDS, tiny_tokenizer
+from helpers_tokenizers import tokenizer_of
 from niwaki.adapters import effective_weight
 from niwaki.anatomy import linears_of, sites_of
+from niwaki.surgery import cut_
 from tiny import tiny
 
 
@@ -98,6 +100,33 @@ def test_finetuning_then_dynamic_sparsity(place, niwaki_command):
     )
     assert status == 0, err
     assert result_of(place, "moved")["stages"][0]["budget"]["achieved"] == pytest.approx(0.5, abs=1e-4)
+
+
+def test_gguf(place, niwaki_command, typed):
+    model = tiny("llama")
+    model.resize_token_embeddings(620)
+    niwaki.save(model, place / "bytes", tokenizer_of("byte-level"))
+    plan = {site.name: torch.arange(site.units - site.layer) for site in sites_of(model)}
+    cut_(model, plan)
+    niwaki.save(model, place / "cut", tokenizer_of("byte-level"))
+    status, _, err = typed(place, "export", "--model", "cut", "--to", "gguf", "--out", "cut-f16", "--quantize", "f16")
+    assert status == 0, err
+    assert "llama.cpp: perplexity of a trial text" in err
+    assert {path.name for path in (place / "cut-f16").iterdir()} == {".niwaki", "model-F16.gguf"}
+    engine = {"engine": "llama.cpp", "quantize": "f16", "train_data": None, "model": "cut", "against": "bytes"}
+    status, _, err = niwaki_command("eval", out="in-llama-cpp", **engine)
+    assert status == 0, err
+    there = result_of(place, "in-llama-cpp")
+    status, _, err = niwaki_command("eval", out="in-pytorch", **engine | {"engine": "pytorch", "quantize": None})
+    here = result_of(place, "in-pytorch")
+    assert there["engine"] == "llama.cpp f16"
+    assert there["pruned"]["size_bytes"] < 0.6 * here["pruned"]["size_bytes"]
+    for side in ("dense", "pruned"):
+        values = [result[side]["quality"]["perplexity"] for result in (there, here)]
+        assert values[0] == pytest.approx(values[1], rel=0.01)
+    assert "decode" in there["latency"]
+    status, _, err = niwaki_command("eval", out="x", **engine | {"quantize": "q8_0"})
+    assert (status, "needs rows that 32 divides" in err, (place / "x").exists()) == (2, True, False)
 
 
 def test_recovery_and_a_latency_budget(place, niwaki_command):

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from niwaki.errors import RequestError, check_choice
 
-ENGINES = ("pytorch", "onnxruntime")
-QUANTIZATIONS = ("none", "int8")
+ROUNDINGS = {
+    "pytorch": ("none",),
+    "onnxruntime": ("none", "int8"),
+    "llama.cpp": ("none", "f16", "q8_0", "q4_0", "q4_1"),
+}
+"""How an engine can hold weights; `none` is float32."""
+ENGINES = tuple(ROUNDINGS)
+QUANTIZATIONS = tuple(dict.fromkeys(name for names in ROUNDINGS.values() for name in names))
+_WRITTEN_FOR = {"onnx": "onnxruntime", "gguf": "llama.cpp"}
+"""The engine of a form of export; the others are PyTorch's."""
 
 
 def check_engine(engine: str, quantize: str) -> None:
@@ -15,6 +23,21 @@ def check_engine(engine: str, quantize: str) -> None:
         RequestError: with the choices.
     """
     check_choice("engine", engine, ENGINES)
+    _check(f"engine {engine}", ROUNDINGS[engine], quantize)
+
+
+def check_quantization(to: str, quantize: str) -> None:
+    """Refuse bits that what is exported to the form `to` has not.
+
+    Raises:
+        RequestError: with the choices.
+    """
+    _check(f"to {to}", ROUNDINGS[_WRITTEN_FOR.get(to, "pytorch")], quantize)
+
+
+def _check(where: str, has: tuple[str, ...], quantize: str) -> None:
     check_choice("quantize", quantize, QUANTIZATIONS)
-    if quantize != "none" and engine == "pytorch":
-        raise RequestError(f"quantize must be none for engine pytorch, got {quantize!r}; engine onnxruntime has it")
+    if quantize not in has:
+        others = [engine for engine, names in ROUNDINGS.items() if quantize in names]
+        rule = f"quantize must be {' or '.join(has)} for {where}"
+        raise RequestError(f"{rule}, got {quantize!r}; engine {' and '.join(others)} has it")

@@ -198,7 +198,7 @@ class Evaluation(Measured):
         None, f"Tokens in a row for the timing; by default the data's mean, {DEFAULT_LENGTH} without --eval-data."
     )
     engine: str = option("pytorch", f"Where the models run: {', '.join(ENGINES)}.")
-    quantize: str = option("none", f"Bits of the weights there: {', '.join(QUANTIZATIONS)} (onnxruntime).")
+    quantize: str = option("none", f"Bits of the weights there: {', '.join(QUANTIZATIONS)}, as the engine has them.")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,6 +1,7 @@
 """What a model is worth as it stands: quality, latency, size."""
 
 from niwaki.evaluate.fidelity import fidelity
+from niwaki.evaluate.generation import greedy
 from niwaki.evaluate.harness import find_tasks, harness_scores
 from niwaki.evaluate.latency import PairedTiming, model_latency, paired, random_inputs, speedup
 from niwaki.evaluate.latency_table import LatencyTable, latency_table
@@ -31,6 +32,7 @@ __all__ = [
     "encode_questions",
     "fidelity",
     "find_tasks",
+    "greedy",
     "harness_scores",
     "latency_table",
     "log_likelihoods",

@@ -12,14 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from niwaki.anatomy import evaluation_mode, longest_input, supported_task, unwrap
+from niwaki.anatomy import evaluation_mode, is_language_model, longest_input, supported_task, unwrap
 from niwaki.errors import RequestError
+from niwaki.evaluate.generation import feed
 from niwaki.evaluate.plain import plain_model
 
 _FEWEST = 3
 """Rounds that are timed however long they take."""
 _LONG = 60.0
 """Seconds after which `result.json` is content with the rounds there are: long calls vary less, in proportion."""
+
+_DECODED = 16
+"""Tokens that are fed one by one."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,10 @@ class PairedTiming:
     pruned_ms: float
     speedup: float
     rounds: int
+
+    def to_dict(self, calls: int = 1) -> dict[str, float]:
+        """As in `result.json`, where what was timed are so many calls."""
+        return {"dense_ms": self.dense_ms / calls, "pruned_ms": self.pruned_ms / calls, "speedup": self.speedup}
 
 
 def paired(
@@ -109,6 +117,9 @@ def model_latency(
 ) -> dict[str, Any]:
     """The `latency` object of `result.json`: both models on the same random tokens `[batch, length]`, no padding.
 
+    Of language models also `decode`: a token after those before it, the mean of `_DECODED`, batch 1,
+    in five rounds.
+
     The tokens are of the smaller vocabulary where one was trimmed. Adapters are merged and masks written into the
     weights, in a copy: what is timed is what others load.
 
@@ -125,11 +136,13 @@ def model_latency(
                 lambda i=inputs: dense(**i), lambda i=inputs: pruned(**i), rounds, device=device, most_seconds=_LONG
             )
             rounds = min(rounds, timing.rounds)
-            result[f"batch_{size}"] = {
-                "dense_ms": timing.dense_ms,
-                "pruned_ms": timing.pruned_ms,
-                "speedup": timing.speedup,
-            }
+            result[f"batch_{size}"] = timing.to_dict()
+        if is_language_model(dense) and is_language_model(pruned):
+            ids = random_inputs(smaller, 1, min(_DECODED, longest_input(dense), longest_input(pruned)))["input_ids"]
+            timing = paired(
+                lambda: feed(dense, ids), lambda: feed(pruned, ids), min(5, rounds), 1, device, most_seconds=_LONG
+            )
+            result["decode"] = timing.to_dict(calls=ids.shape[1])
     return {**result, "seq_len": length, "threads": torch.get_num_threads(), "rounds": rounds}
 
 

@@ -7,13 +7,12 @@ import dataclasses
 from torch import nn
 
 from niwaki.adapters import merge_, remove_masks_
-from niwaki.anatomy import is_language_model, longest_input
+from niwaki.anatomy import longest_input
 from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import DEFAULT_LENGTH, Evaluation
 from niwaki.data import Table, mean_length
-from niwaki.errors import RequestError
 from niwaki.evaluate import check_metric, measures_of, size_bytes
-from niwaki.export.onnx.engine import in_onnxruntime
+from niwaki.export import IN_ENGINE
 from niwaki.progress import library_manners, say
 from niwaki.report import page
 from niwaki.results import Result, write_result
@@ -89,9 +88,7 @@ def _placed(plain: nn.Module, inputs: Inputs, request: Evaluation) -> tuple[nn.M
     """The model where the request wants it to run, and its bytes there."""
     if request.engine == "pytorch":
         return plain, size_bytes(plain)
-    if is_language_model(plain):
-        raise RequestError(f"engine must be pytorch for a language model, got {request.engine!r}")
-    return in_onnxruntime(plain, inputs.tokenizer, request.quantize)
+    return IN_ENGINE[request.engine](plain, inputs.tokenizer, request.quantize)
 
 
 def _check_measured(table: Table, inputs: Inputs) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from niwaki.anatomy import unwrap
 from niwaki.checkpoint import agree_on_padding_, load, load_tokenizer, new_parameters
-from niwaki.config.engine import QUANTIZATIONS
+from niwaki.config.engine import check_quantization
 from niwaki.errors import RequestError, check_choice
 from niwaki.export import EXPORTS
+from niwaki.export.gguf.check import trial_perplexities
 from niwaki.export.onnx.quantize import saturates
 from niwaki.progress import library_manners, say
 from niwaki.run.inputs import check_out
@@ -27,19 +28,20 @@ def run_export(
         RequestError: the request is wrong. WorkError: what was written does not compute what the model does.
     """
     check_choice("to", to, EXPORTS)
-    check_choice("quantize", quantize, QUANTIZATIONS)
-    if quantize != "none" and to != "onnx":
-        raise RequestError(f"quantize must be none for to {to}, got {quantize!r}")
+    check_quantization(to, quantize)
     check_out(out, model, base_model)
     with library_manners(quiet):
-        loaded = load(model, base_model, dtype="float32" if to == "onnx" else "auto")
+        loaded = load(model, base_model, dtype="float32" if to in ("onnx", "gguf") else "auto")
         check_out(out, unwrap(loaded).name_or_path)  # the base of an adapter too
         if fresh := new_parameters(loaded):
             raise RequestError(f"model must have a trained task head, got {model!r} without {fresh[0]}")
         tokenizer = load_tokenizer(model, base_model)
         agree_on_padding_(loaded, tokenizer)
-        options = {"quantize": quantize} if to == "onnx" else {}
+        options = {} if quantize == "none" else {"quantize": quantize}
         EXPORTS[to](loaded, out, tokenizer, overwrite, **options)
+        if to == "gguf":
+            here, there = trial_perplexities(loaded, out, tokenizer)
+            say(f"llama.cpp: perplexity of a trial text {there:.4g}, {here:.4g} in PyTorch", quiet)
     say_bits(quantize, quiet)
 
 

@@ -65,5 +65,5 @@ def time_in_turn(
     """The `latency` object of `result.json`; each side's milliseconds are written into its own record too."""
     latency = model_latency(dense, pruned, length)
     for record, name in ((dense_record, "dense_ms"), (pruned_record, "pruned_ms")):
-        record["latency"] = {key: value[name] for key, value in latency.items() if key.startswith("batch_")}
+        record["latency"] = {key: value[name] for key, value in latency.items() if isinstance(value, dict)}
     return latency

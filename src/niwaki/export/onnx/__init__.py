@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,14 @@ from niwaki.adapters import remove_masks_
 from niwaki.anatomy import check_task, is_language_model
 from niwaki.checkpoint import forget_, merged
 from niwaki.checkpoint.folder import atomic_file, atomic_folder
-from niwaki.config.engine import QUANTIZATIONS
-from niwaki.errors import RequestError, WorkError, check_choice
+from niwaki.config.engine import check_quantization
+from niwaki.errors import RequestError, WorkError
 from niwaki.export.onnx.check import padded_batches, run
 from niwaki.export.onnx.graph import MARK, write_graph
 from niwaki.export.onnx.quantize import to_int8
+from niwaki.export.packages import check_installed
 
-_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
 def export_onnx(
@@ -42,12 +42,10 @@ def export_onnx(
         WorkError: logits that differ from PyTorch's by more than `niwaki.export.onnx.check.TOLERANCE`, or that are
             not finite in int8.
     """
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise RequestError(f"to onnx needs {', '.join(missing)}, not installed; do: pip install niwaki[onnx]")
+    check_installed("to onnx", PACKAGES, "onnx")
     if is_language_model(model):
         raise RequestError("to must be merged or remote-code for a language model (its cache has no graph), got 'onnx'")
-    check_choice("quantize", quantize, QUANTIZATIONS)
+    check_quantization("onnx", quantize)
     plain = copy.deepcopy(merged(model)).eval().cpu().float()
     remove_masks_(plain)
     check_task(plain)

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from niwaki.checkpoint import merged
-from niwaki.export.onnx import export_onnx
+from niwaki.export.onnx import PACKAGES, export_onnx
+from niwaki.export.packages import check_installed
 
 
 def in_onnxruntime(model: nn.Module, tokenizer: Any = None, quantize: str = "none") -> tuple[PreTrainedModel, int]:
@@ -24,6 +25,7 @@ def in_onnxruntime(model: nn.Module, tokenizer: Any = None, quantize: str = "non
     Raises:
         RequestError, WorkError: see `niwaki.export.onnx.export_onnx`.
     """
+    check_installed("engine onnxruntime", PACKAGES, "onnx")
     import onnxruntime
 
     there = copy.deepcopy(merged(model)).float().cpu()

@@ -1,0 +1,74 @@
+"""A language model whose forward pass is llama.cpp's, so that whatever measures a model measures it there."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from niwaki.anatomy import is_language_model
+from niwaki.checkpoint import merged
+from niwaki.errors import RequestError
+from niwaki.export.gguf import PACKAGES, export_gguf
+from niwaki.export.gguf.architecture import longest_text
+from niwaki.export.gguf.llama_cpp import Session
+from niwaki.export.packages import check_installed
+
+
+def in_llama_cpp(model: nn.Module, tokenizer: Any = None, quantize: str = "none") -> tuple[PreTrainedModel, int]:
+    """A model like `model` that runs in llama.cpp, on as many threads as PyTorch has, and the bytes of its file.
+
+    It has the configuration and the weights of `model`, with adapters merged; what it gives is what the file gives. It
+    holds the keys and values of the last call alone, which `past_key_values` goes on from where `use_cache` was asked.
+
+    Raises:
+        RequestError, WorkError: see `niwaki.export.gguf.export_gguf`.
+    """
+    if not is_language_model(model):
+        raise RequestError("engine must be pytorch or onnxruntime for what is no language model, got 'llama.cpp'")
+    check_installed("engine llama.cpp", PACKAGES, "gguf")
+    there = copy.deepcopy(merged(model)).float().cpu()
+    with tempfile.TemporaryDirectory() as place:
+        file = Path(place) / "model.gguf"
+        export_gguf(there, file, tokenizer, quantize=quantize)
+        size, session = file.stat().st_size, Session(file)
+    longest = longest_text(there)
+
+    def forward(
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool = False,
+        **unused: Any,
+    ) -> _Output:
+        del unused
+        real = torch.ones_like(input_ids, dtype=torch.bool)
+        if past_key_values is None:
+            real = real if attention_mask is None else attention_mask.bool()
+            session.start(len(input_ids), longest if use_cache else max(1, int(real.sum(1).max())))
+        session.feed([row[own].tolist() for row, own in zip(input_ids, real, strict=True)])
+        return _Output(session, real)
+
+    cast(Any, there).forward = forward
+    return there, size
+
+
+class _Output:
+    """What a language model gives; logits are read from the engine when somebody asks, before the next call."""
+
+    def __init__(self, session: Session, real: Tensor) -> None:
+        self.past_key_values, self._real = session, real
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """`[rows, length, vocabulary]`, zero at padding."""
+        found = torch.zeros(*self._real.shape, self.past_key_values.vocabulary)
+        for index, place in enumerate(self._real.nonzero().tolist()):
+            found[tuple(place)] = self.past_key_values.logits(index)
+        return found
