@@ -22,8 +22,9 @@ from niwaki.anatomy import sites_of
 from niwaki.checkpoint import shapes_of
 from niwaki.evaluate import quality
 from niwaki.export import export_merged, export_onnx, export_remote_code, onnx, remote_code
-from niwaki.export.onnx import graph
+from niwaki.export.onnx import write
 from niwaki.export.onnx.engine import in_onnxruntime
+from niwaki.export.onnx.graph import Graph
 from niwaki.surgery import cut_
 from niwaki.surgery.modeling_niwaki import EmptyAttention, PrunedForSequenceClassification
 from tiny import batches, configs, logits, tiny, with_lora
@@ -103,14 +104,12 @@ def test_onnx_that_differs_is_refused_and_not_left(tmp_path, monkeypatch):
     pytest.importorskip("onnxscript")
     model = tiny(layers=1)
 
-    class Other(graph.Graph):
-        exported = False
-
+    class Other(Graph):
         def forward(self, input_ids, attention_mask):
             (found,) = super().forward(input_ids, attention_mask)
             return (found if torch.compiler.is_exporting() else found + 0.125,)
 
-    monkeypatch.setattr(graph, "Graph", Other)
+    monkeypatch.setattr(write, "graph_of", Other)
     with pytest.raises(niwaki.WorkError, match=r"0\.0001.*0\.125"):
         export_onnx(model, tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -247,12 +246,6 @@ def test_remote_code_without_niwaki(tmp_path):
         trained = load_file(tmp_path / f"{name}.trained")["logits"]
         assert not torch.equal(trained, expected)
         assert torch.equal(logits(niwaki.load(tmp_path / name / "trained"), batch), trained)
-
-
-def test_onnx_refuses_a_language_model(tmp_path):
-    pytest.importorskip("onnxscript")
-    with pytest.raises(niwaki.RequestError, match="merged or remote-code for a language model"):
-        export_onnx(tiny("llama"), tmp_path / "a")
 
 
 def test_remote_code_refuses_what_it_cannot_load_again(tmp_path):

@@ -42,7 +42,7 @@ class EmptyAttention(nn.Module):
         cache = kwargs.get("past_key_values", kwargs.get("layer_past"))
         if cache is not None:
             # One number a token: a cache that is empty counts none.
-            counted = hidden_states.new_zeros(len(hidden_states), 1, hidden_states.shape[1], 1)
+            counted = hidden_states.new_zeros(hidden_states.shape[0], 1, hidden_states.shape[1], 1)
             cache.update(counted, counted, self.layer_idx)
         context = hidden_states[..., :0]
         return (context if self.output_name is None else self.get_submodule(self.output_name)(context)), None

@@ -41,12 +41,12 @@ def export_gguf(
             not finite as rounded.
     """
     check_installed("to gguf", PACKAGES, "gguf")
+    check_task(model)
     if not is_language_model(model):
         raise RequestError("to must be onnx, merged or remote-code for a model that is no language model, got 'gguf'")
     check_quantization("gguf", quantize)
     plain = copy.deepcopy(merged(model)).eval().cpu().float()
     remove_masks_(plain)
-    check_task(plain)
     target = Path(path)
     if target.suffix == ".gguf":
         with atomic_file(target, overwrite, _is_ours, "a GGUF model") as file:

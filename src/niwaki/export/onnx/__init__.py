@@ -11,17 +11,19 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from niwaki.adapters import remove_masks_
-from niwaki.anatomy import check_task, is_language_model
+from niwaki.anatomy import check_task, is_language_model, unwrap
 from niwaki.checkpoint import forget_, merged
 from niwaki.checkpoint.folder import atomic_file, atomic_folder
 from niwaki.config.engine import check_quantization
-from niwaki.errors import RequestError, WorkError
-from niwaki.export.onnx.check import padded_batches, run
-from niwaki.export.onnx.graph import MARK, write_graph
+from niwaki.errors import RequestError
+from niwaki.export.onnx.check import check_finite
 from niwaki.export.onnx.quantize import to_int8
+from niwaki.export.onnx.write import MARK, write_graph
 from niwaki.export.packages import check_installed
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+_NO_CACHE = {"llama4_text": "whose rotations are complex numbers, which torch's exporter has not"}
+"""Types of language models that have no graph, and why."""
 
 
 def export_onnx(
@@ -31,21 +33,26 @@ def export_onnx(
 
     All inputs are int64 `[batch, sequence]`, both free; `[batch, choices, sequence]` where a model chooses among texts.
     Outputs are float32 and called as in Transformers: `logits`; `start_logits` and `end_logits`; `last_hidden_state`. A
-    `path` that ends in `.onnx` is that one file; else a folder with `model.onnx`, `config.json` and the tokenizer. The
-    file is run by onnxruntime on padded batches of several shapes before it takes its name. Attention is one node,
-    where the model lets it be. With `quantize` int8 weights are rounded to int8, per output, and activations as
-    they come, see `niwaki.export.onnx.quantize`; in a folder the file is called `model_quantized.onnx`.
+    language model has `position_ids` and `past_key_values.0.key` ... too, and gives `present.0.key` ...: see
+    `niwaki.export.onnx.graph.CachedGraph`. A `path` that ends in `.onnx` is that one file; else a folder with
+    `model.onnx`, `config.json` and the tokenizer. The file is run by onnxruntime on padded batches of several shapes
+    before it takes its name. Attention is one node, where the model lets it be. With `quantize` int8 weights are
+    rounded to int8, per output, and activations as they come, see `niwaki.export.onnx.quantize`; in a folder the file
+    is called `model_quantized.onnx`.
 
     Raises:
         RequestError: the packages of `niwaki[onnx]` are missing; `path` exists (with `overwrite`: and is not what
-            Niwaki wrote); the model is too large for one file, or a language model.
+            Niwaki wrote); the model is too large for one file, or has no graph.
         WorkError: logits that differ from PyTorch's by more than `niwaki.export.onnx.check.TOLERANCE`, or that are
             not finite in int8.
     """
     check_installed("to onnx", PACKAGES, "onnx")
-    if is_language_model(model):
-        raise RequestError("to must be merged or remote-code for a language model (its cache has no graph), got 'onnx'")
     check_quantization("onnx", quantize)
+    kind = unwrap(model).config.model_type
+    if is_language_model(model) and kind in _NO_CACHE:
+        raise RequestError(
+            f"to must be merged or remote-code for a {kind} language model, {_NO_CACHE[kind]}, got 'onnx'"
+        )
     plain = copy.deepcopy(merged(model)).eval().cpu().float()
     remove_masks_(plain)
     check_task(plain)
@@ -71,10 +78,7 @@ def _write(plain: PreTrainedModel, file: Path, tokenizer: Any, quantize: str) ->
         exact = Path(place) / "model.onnx"
         write_graph(plain, exact, tokenizer)
         to_int8(exact, file)
-    if not all(
-        bool(value.isfinite().all()) for found in run(file, padded_batches(plain, tokenizer)) for value in found
-    ):
-        raise WorkError(f"onnx: what the model gives in {quantize} is not finite")
+    check_finite(plain, file, tokenizer, quantize)
 
 
 def _is_ours(file: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Batches to try an exported graph on, and what ONNX Runtime makes of them."""
+"""Batches to try an exported graph on, and what ONNX Runtime makes of them, against PyTorch."""
 
 from __future__ import annotations
 
@@ -11,19 +11,43 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from niwaki.anatomy import longest_input, supported_task
+from niwaki.errors import WorkError
+from niwaki.export.onnx.graph import CachedGraph, Graph, graph_of
+from niwaki.export.onnx.session import session_of
 
 TOLERANCE = 1e-4
 """Largest difference of a logit between onnxruntime and PyTorch."""
 _CHECKED = ((1, 5), (1, 16), (2, 11), (5, 24), (8, 32))
 
 
-def run(file: Path, batches: list[dict[str, Tensor]]) -> list[list[Tensor]]:
-    """What the graph in `file` gives for each batch, in the order of its outputs."""
-    import onnxruntime
+def check_exact(graph: Graph | CachedGraph, file: Path, batches: list[dict[str, Tensor]]) -> None:
+    """Refuse a graph that does not compute what PyTorch does.
 
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    given = (session.run(None, {name: value.numpy() for name, value in batch.items()}) for batch in batches)
-    return [[torch.from_numpy(found) for found in each] for each in given]
+    Raises:
+        WorkError: with the largest difference, and where it is.
+    """
+    run, worst, where = session_of(file), 0.0, (0, 0)
+    for batch in batches:
+        with torch.no_grad():
+            pairs = list(zip(graph.found(run, batch), graph.expected(batch), strict=True))
+        difference = max(float((found - wanted).abs().max()) for found, wanted in pairs)
+        if not difference <= worst:  # not a number is the worst
+            worst, where = difference, tuple(batch["input_ids"].shape)
+    if not worst <= TOLERANCE:
+        rule = f"onnx: logits must be within {TOLERANCE:g} of PyTorch's"
+        raise WorkError(f"{rule}, got a difference of {worst:.3g} at batch {where[0]}, length {where[1]}")
+
+
+def check_finite(model: PreTrainedModel, file: Path, tokenizer: Any, quantize: str) -> None:
+    """Refuse a rounded graph that gives what is no number.
+
+    Raises:
+        WorkError: it does.
+    """
+    graph, run = graph_of(model), session_of(file)
+    for batch in padded_batches(model, tokenizer):
+        if not all(bool(values.isfinite().all()) for values in graph.found(run, batch)):
+            raise WorkError(f"onnx: what the model gives in {quantize} is not finite")
 
 
 def padded_batches(model: PreTrainedModel, tokenizer: Any) -> list[dict[str, Tensor]]:

@@ -1,81 +1,143 @@
-"""The graph of a model: torch's exporter, attention as one node, checked against PyTorch before it is believed."""
+"""The graph of a model: its inputs and outputs by name, as Optimum calls them, and the call that it is made of."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, cast
+import inspect
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache
 
-from niwaki.anatomy import supported_task
-from niwaki.errors import RequestError, WorkError
-from niwaki.export.onnx.attention import attention_as_one_node
-from niwaki.export.onnx.check import TOLERANCE, padded_batches, run
-from niwaki.export.onnx.silence import silent
+from niwaki.anatomy import is_language_model, supported_task
+from niwaki.export.onnx.session import Run
 
-OPSET = 18
-"""That of Optimum: what runs it need not be new."""
-MARK = "niwaki"
-"""Key among the metadata of a model that Niwaki wrote."""
+Past = list[tuple[Tensor, Tensor]]
+"""Keys and values `[batch, heads, length, width]` of each run of a layer; one without heads has a number a token."""
 
 
 class Graph(nn.Module):
-    """The graph that is exported: its inputs by name, and of what the model gives that which its task is about."""
+    """The graph of a model that reads a text as a whole: of what it gives, that which its task is about."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model, self.names = model, supported_task(model).outputs
+        self.model = model
+        self.outputs: tuple[str, ...] = supported_task(model).outputs
+
+    def example(self, batch: dict[str, Tensor]) -> dict[str, Any]:
+        """What the graph is called with to be exported."""
+        return batch
+
+    def axes(self, example: dict[str, Any]) -> dict[str, Any]:
+        """Names of the dimensions of every input that are free: all."""
+        names = ("batch", "sequence") if example["input_ids"].dim() == 2 else ("batch", "choices", "sequence")
+        return {name: dict(enumerate(names)) for name in example}
+
+    def input_names(self, example: dict[str, Any]) -> list[str]:
+        """Names of the inputs in the order in which the call has them."""
+        return list(example)
+
+    def expected(self, batch: dict[str, Tensor]) -> list[Tensor]:
+        """What PyTorch gives for a batch."""
+        return list(self(**batch))
+
+    def found(self, run: Run, batch: dict[str, Tensor]) -> list[Tensor]:
+        """What an engine gives for it."""
+        return run(batch)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> tuple[Tensor, ...]:
         more = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         found = self.model(input_ids=input_ids, attention_mask=attention_mask, **more)
-        return tuple(found[name] for name in self.names)
+        return tuple(found[name] for name in self.outputs)
 
 
-def write_graph(model: PreTrainedModel, file: Path, tokenizer: Any) -> None:
-    """Export `model`, in evaluation mode on the CPU, to `file`, and check it there."""
-    size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    if size >= 2**31:  # the limit of a protobuf message
-        raise RequestError(f"model must be below 2 GiB to be one ONNX file, got {size / 2**30:.1f} GiB")
-    graph = Graph(model).eval()
-    batches = padded_batches(model, tokenizer)
-    example = batches[-1]
-    try:
-        with silent(), torch.no_grad(), attention_as_one_node(model):
-            program = torch.onnx.export(
-                graph,
-                kwargs=example,
-                dynamo=True,
-                opset_version=OPSET,
-                verbose=False,
-                input_names=list(example),
-                output_names=list(graph.names),
-                dynamic_shapes={name: dict(enumerate(_axes(value))) for name, value in example.items()},
-            )
-            cast(Any, program).model.metadata_props[MARK] = "1"
-            cast(Any, program).save(str(file), external_data=False)
-    except torch.onnx.OnnxExporterError as error:
-        cause = " ".join(str(error.__cause__ or error).split())[:300]
-        raise WorkError(f"onnx: torch could not export this {model.config.model_type} model: {cause}") from error
-    _check(graph, file, batches)
+class CachedGraph(nn.Module):
+    """The graph of a language model: a text, or the next tokens after keys and values of those before, all at once.
 
+    Past keys and values go in and present ones come out, each run of a layer with the heads that the layer has. At the
+    start their length is 0. The mask `[batch, past + sequence]` is over all tokens, `position_ids` over the new ones.
+    """
 
-def _axes(ids: Tensor) -> tuple[str, ...]:
-    return ("batch", "sequence") if ids.dim() == 2 else ("batch", "choices", "sequence")
-
-
-def _check(graph: Graph, file: Path, batches: list[dict[str, Tensor]]) -> None:
-    worst, where = 0.0, (0, 0)
-    for batch, given in zip(batches, run(file, batches), strict=True):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
         with torch.no_grad():
-            expected = graph(**batch)
-        difference = max(float((found - wanted).abs().max()) for found, wanted in zip(given, expected, strict=True))
-        if not difference <= worst:  # not a number is the worst
-            worst, where = difference, tuple(batch["input_ids"].shape)
-    if not worst <= TOLERANCE:
-        rule = f"onnx: logits must be within {TOLERANCE:g} of PyTorch's"
-        raise WorkError(f"{rule}, got a difference of {worst:.3g} at batch {where[0]}, length {where[1]}")
+            ids = torch.zeros(1, 1, dtype=torch.long)
+            cache = DynamicCache()
+            model(input_ids=ids, past_key_values=cache, use_cache=True)
+        self.empty: Past = [(keys[:, :, :0], values[:, :, :0]) for keys, values in _pairs(cache)]
+        self.outputs: tuple[str, ...] = ("logits", *self._named("present"))
+        self._positions = "position_ids" in inspect.signature(model.forward).parameters
+
+    def _named(self, what: str) -> list[str]:
+        return [f"{what}.{number}.{part}" for number in range(len(self.empty)) for part in ("key", "value")]
+
+    def start(self, rows: int) -> dict[str, Tensor]:
+        """Past keys and values before the first token, by the names of the inputs."""
+        tensors = [tensor.expand(rows, -1, -1, -1) for pair in self.empty for tensor in pair]
+        return dict(zip(self._named("past_key_values"), tensors, strict=True))
+
+    def next_inputs(self, ids: Tensor, mask: Tensor, past: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All inputs by name; `mask` is over all tokens, padding on either side."""
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if self._positions:
+            inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        return {**inputs, **past}
+
+    def example(self, batch: dict[str, Tensor]) -> dict[str, Any]:
+        """What the graph is called with to be exported: the last tokens of a batch, after those before them."""
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        half = ids.shape[1] // 2
+        past = [
+            (keys.new_zeros(len(ids), keys.shape[1], half, keys.shape[3]),
+             values.new_zeros(len(ids), values.shape[1], half, values.shape[3]))
+            for keys, values in self.empty
+        ]  # fmt: skip
+        return {**self.next_inputs(ids[:, half:], mask, {}), "past_key_values": past}
+
+    def axes(self, example: dict[str, Any]) -> dict[str, Any]:
+        """Names of the dimensions of every input that are free."""
+        axes: dict[str, Any] = {name: {0: "batch", 1: "sequence"} for name in example}
+        axes["attention_mask"] = {0: "batch", 1: "total_sequence"}
+        axes["past_key_values"] = [({0: "batch", 2: "past_sequence"},) * 2 for _ in self.empty]
+        return axes
+
+    def input_names(self, example: dict[str, Any]) -> list[str]:
+        """Names of the inputs in the order in which the call has them."""
+        return [*(name for name in example if name != "past_key_values"), *self._named("past_key_values")]
+
+    def expected(self, batch: dict[str, Tensor]) -> list[Tensor]:
+        """What PyTorch gives for a batch, at real tokens, which it reads at once."""
+        inputs = self.next_inputs(batch["input_ids"], batch["attention_mask"], {})
+        return [self.model(**inputs, use_cache=False).logits[batch["attention_mask"].bool()]]
+
+    def found(self, run: Run, batch: dict[str, Tensor]) -> list[Tensor]:
+        """What an engine gives for it: half of the tokens, and then the rest after their keys and values."""
+        ids, mask, given = batch["input_ids"], batch["attention_mask"], []
+        past, half = self.start(len(ids)), ids.shape[1] // 2
+        for begin, end in ((0, half), (half, ids.shape[1])):
+            logits, *present = run(self.next_inputs(ids[:, begin:end], mask[:, :end], past))
+            past = dict(zip(past, present, strict=True))
+            given.append(logits)
+        return [torch.cat(given, 1)[mask.bool()]]
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, past_key_values: Past, position_ids: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        more = {} if position_ids is None else {"position_ids": position_ids}
+        cache = DynamicCache(ddp_cache_data=past_key_values)
+        found = self.model(
+            input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True, **more
+        )
+        return found.logits, *(tensor for pair in _pairs(cache) for tensor in pair)
+
+
+def _pairs(cache: DynamicCache) -> Past:
+    return [(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[misc]
+
+
+def graph_of(model: nn.Module) -> Graph | CachedGraph:
+    """The graph of a model, in evaluation mode."""
+    return (CachedGraph(model) if is_language_model(model) else Graph(model)).eval()
