@@ -32,7 +32,7 @@ def main() -> None:
             run |= {"quality": bench.quality(copy.deepcopy(pruned)), "kept": {s.name: s.kept for s in result.layers}}
             run["torch"] = speedups(dense, pruned)
             if "flops" in budget:
-                run["onnx"] = speedups(*(in_onnxruntime(model, bench.tokenizer)[0] for model in (dense, pruned)))
+                run["onnx"] = speedups(*(in_onnxruntime(model, bench.tokenizer).model for model in (dense, pruned)))
             note(found, run, asked.out)
 
 

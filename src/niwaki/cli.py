@@ -227,7 +227,7 @@ def _say(result: Any, out: str, options: dict[str, Any]) -> None:
         return
     if options["quiet"]:
         return
-    from niwaki.report import course_lines, shown, stage_lines
+    from niwaki.report import course_lines, engine_rows, shown, stage_lines
 
     alone = not result.stages and not result.recipe.get("against")
     for name in result.pruned["quality"]:
@@ -238,6 +238,8 @@ def _say(result: Any, out: str, options: dict[str, Any]) -> None:
     for name, timing in result.latency.items():
         if isinstance(timing, dict):
             typer.echo(f"{name}: {timing['speedup']:.2f}x as fast as dense (measured)")
+    for row in engine_rows(result):
+        typer.echo("  ".join(f"{cell:>{12 if number else 15}}" for number, cell in enumerate(row)))
     for warning in result.warnings:
         typer.echo(f"warning: {warning}", err=True)
     typer.echo(f"written to {out}")

@@ -73,6 +73,8 @@ class Result:
     """How alike pruned and dense are on the evaluation data, see `niwaki.evaluate.fidelity`."""
     engine: str = "pytorch"
     """Where quality, size and latency were measured; with the bits where they are not those of the checkpoint."""
+    engines: list[dict[str, Any]] = field(default_factory=list)
+    """Dense and pruned there, each as it is and rounded, see `niwaki.run.engines`; empty where nothing is rounded."""
     schema: int = SCHEMA
 
 
@@ -97,7 +99,7 @@ def read_result(path: Path) -> Result:
     except (OSError, ValueError) as error:
         raise RequestError(f"DIR must hold a result.json that reads, got {str(path)!r}: {error}") from error
     known = {f.name for f in dataclasses.fields(Result)}
-    needed = known - {"fidelity", "engine"}  # younger than the schema
+    needed = known - {"fidelity", "engine", "engines"}  # younger than the schema
     if not isinstance(found, dict) or found.get("schema") != SCHEMA or not needed <= set(found) <= known:
         schema = found.get("schema") if isinstance(found, dict) else None
         rule = f"DIR must hold a result.json of schema {SCHEMA} as Niwaki writes it"

@@ -45,14 +45,13 @@ PLANS = {"sites": empty_sites, "query heads": query_heads, "layer": empty_layer}
 
 def _same(model, family):
     """Logits of padded rows, and what is generated, against PyTorch; short, as windows slide in some families."""
-    there, size = in_llama_cpp(model)
+    there = in_llama_cpp(model).model
     batch = {key: value[:5, :6] for key, value in batches(family=family)[0].items()}
     # llama.cpp keeps keys and values in float16.
     torch.testing.assert_close(logits(there, batch), logits(model, batch), rtol=1e-2, atol=1e-2)
     ids = torch.tensor([7, 30])
     assert torch.equal(greedy(there, ids, 4), greedy(model, ids, 4))
     assert perplexity(there, [batch])["perplexity"] == pytest.approx(perplexity(model, [batch])["perplexity"], rel=1e-2)
-    assert size > 0
 
 
 @pytest.mark.parametrize("family", EVEN)

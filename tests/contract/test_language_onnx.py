@@ -31,8 +31,7 @@ def uneven(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_same_text_as_generate(family):
     model = uneven(family)
-    there, size = in_onnxruntime(model)
-    assert size > 0
+    there = in_onnxruntime(model).model
     ids, options = torch.tensor([[7, 30, 9]]), {"do_sample": False, "eos_token_id": None, "max_new_tokens": 12}
     options["attention_mask"] = torch.ones_like(ids)
     assert torch.equal(greedy(there, ids[0], 12), model.generate(ids, **options)[0, 3:])

@@ -114,7 +114,7 @@ def test_gguf(place, niwaki_command, typed):
     assert "llama.cpp: perplexity of a trial text" in err
     assert {path.name for path in (place / "cut-f16").iterdir()} == {".niwaki", "model-F16.gguf"}
     engine = {"engine": "llama.cpp", "quantize": "f16", "train_data": None, "model": "cut", "against": "bytes"}
-    status, _, err = niwaki_command("eval", out="in-llama-cpp", **engine)
+    status, out, err = niwaki_command("eval", out="in-llama-cpp", **engine)
     assert status == 0, err
     there = result_of(place, "in-llama-cpp")
     status, _, err = niwaki_command("eval", out="in-pytorch", **engine | {"engine": "pytorch", "quantize": None})
@@ -125,6 +125,15 @@ def test_gguf(place, niwaki_command, typed):
         values = [result[side]["quality"]["perplexity"] for result in (there, here)]
         assert values[0] == pytest.approx(values[1], rel=0.01)
     assert "decode" in there["latency"]
+    table = there["engines"]
+    assert [(row["model"], row["quantize"]) for row in table] == [
+        ("dense", "none"), ("dense", "f16"), ("pruned", "none"), ("pruned", "f16")
+    ]  # fmt: skip
+    assert table[3]["quality"] == there["pruned"]["quality"]
+    assert table[1]["size_bytes"] < 0.6 * table[0]["size_bytes"]
+    assert all(row["memory_bytes"] > 0 and set(row["latency"]) == {"batch_1", "batch_32", "decode"} for row in table)
+    assert "decode, tokens/s" in out
+    assert "pruned f16" in (place / "in-llama-cpp" / "report.html").read_text()
     status, _, err = niwaki_command("eval", out="x", **engine | {"quantize": "q8_0"})
     assert (status, "needs rows that 32 divides" in err, (place / "x").exists()) == (2, True, False)
 

@@ -289,7 +289,8 @@ def test_what_is_measured_in_onnxruntime_is_what_it_gives():
     model, data, sizes = with_lora(tiny("bert", layers=1)), batches(), {}
     before = copy.deepcopy(model.state_dict())
     for quantize, least, most in (("none", 0, 1e-5), ("int8", 1e-4, 0.2)):
-        there, sizes[quantize] = in_onnxruntime(model, quantize=quantize)
+        placed = in_onnxruntime(model, quantize=quantize)
+        there, sizes[quantize] = placed.model, placed.size_bytes
         found, wanted = logits(there, data[0]), logits(model, data[0])
         assert least <= float((found - wanted).norm() / wanted.norm()) < most
         assert quality(there, data).keys() == quality(model, data).keys()

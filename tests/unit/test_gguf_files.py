@@ -92,7 +92,7 @@ def test_more_tokens_than_embeddings_are_refused(tmp_path):
 def test_rotations_biases_and_tied_embeddings(rotation, tied):
     model = llama(rope_parameters=rotation, tie_word_embeddings=tied, head_dim=16)
     keep_(model, layer_1_attention=0, layer_0_ffn=0)
-    there, _ = in_llama_cpp(model)
+    there = in_llama_cpp(model).model
     batch = batches(family="llama", length=30)[0]
     # llama.cpp keeps keys and values in float16.
     torch.testing.assert_close(logits(there, batch), logits(model, batch), rtol=1e-2, atol=1e-2)

@@ -3,7 +3,7 @@
 from niwaki.evaluate.fidelity import fidelity
 from niwaki.evaluate.generation import greedy
 from niwaki.evaluate.harness import find_tasks, harness_scores
-from niwaki.evaluate.latency import PairedTiming, model_latency, paired, random_inputs, speedup
+from niwaki.evaluate.latency import PairedTiming, latencies, model_latency, paired, random_inputs, speedup
 from niwaki.evaluate.latency_table import LatencyTable, latency_table
 from niwaki.evaluate.machine import cpu_name
 from niwaki.evaluate.multiple_choice import (
@@ -34,6 +34,7 @@ __all__ = [
     "find_tasks",
     "greedy",
     "harness_scores",
+    "latencies",
     "latency_table",
     "log_likelihoods",
     "measures_of",

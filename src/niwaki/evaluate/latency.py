@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,27 +57,38 @@ def paired(
     Raises:
         RequestError: `rounds` below 1.
     """
+    times = in_turn((dense_call, pruned_call), rounds, warmup, device, most_seconds)
+    return PairedTiming(
+        dense_ms=1000 * statistics.median(dense for dense, _ in times),
+        pruned_ms=1000 * statistics.median(pruned for _, pruned in times),
+        speedup=statistics.median(dense / pruned for dense, pruned in times),
+        rounds=len(times),
+    )
+
+
+def in_turn(
+    calls: Sequence[Callable[[], Any]],
+    rounds: int,
+    warmup: int = 3,
+    device: torch.device | str | None = None,
+    most_seconds: float = math.inf,
+) -> list[tuple[float, ...]]:
+    """Seconds of every call in each round, after `warmup` untimed rounds; every other round goes backwards.
+
+    As `paired`, which is this for two.
+    """
     if rounds < 1:
         raise RequestError(f"rounds must be at least 1, got {rounds}")
-    pairs: list[tuple[float, float]] = []
+    times: list[tuple[float, ...]] = []
     started = time.perf_counter()
     for number in range(warmup + rounds):
-        if len(pairs) >= _FEWEST and time.perf_counter() - started > most_seconds:
+        if len(times) >= _FEWEST and time.perf_counter() - started > most_seconds:
             break
-        if number % 2:
-            pruned = seconds_of(pruned_call, device)
-            dense = seconds_of(dense_call, device)
-        else:
-            dense = seconds_of(dense_call, device)
-            pruned = seconds_of(pruned_call, device)
+        order = list(range(len(calls)))[:: -1 if number % 2 else 1]
+        taken = {index: seconds_of(calls[index], device) for index in order}
         if number >= warmup:
-            pairs.append((dense, pruned))
-    return PairedTiming(
-        dense_ms=1000 * statistics.median(dense for dense, _ in pairs),
-        pruned_ms=1000 * statistics.median(pruned for _, pruned in pairs),
-        speedup=statistics.median(dense / pruned for dense, pruned in pairs),
-        rounds=len(pairs),
-    )
+            times.append(tuple(taken[index] for index in range(len(calls))))
+    return times
 
 
 def seconds_of(call: Callable[[], Any], device: torch.device | str | None) -> float:
@@ -125,25 +136,63 @@ def model_latency(
 
     Both models are timed in evaluation mode and get their modes back. `rounds` is how often, at the least.
     """
-    dense, pruned = plain_model(dense), plain_model(pruned)
+    models = plain_model(dense), plain_model(pruned)
     result: dict[str, Any] = {}
-    device = next(dense.parameters()).device
-    smaller = min(dense, pruned, key=lambda model: unwrap(model).config.vocab_size)
-    with evaluation_mode(dense, pruned), torch.inference_mode():
-        for size in batch_sizes:
-            inputs = random_inputs(smaller, size, length)
-            timing = paired(
-                lambda i=inputs: dense(**i), lambda i=inputs: pruned(**i), rounds, device=device, most_seconds=_LONG
-            )
-            rounds = min(rounds, timing.rounds)
-            result[f"batch_{size}"] = timing.to_dict()
-        if is_language_model(dense) and is_language_model(pruned):
-            ids = random_inputs(smaller, 1, min(_DECODED, longest_input(dense), longest_input(pruned)))["input_ids"]
-            timing = paired(
-                lambda: feed(dense, ids), lambda: feed(pruned, ids), min(5, rounds), 1, device, most_seconds=_LONG
-            )
-            result["decode"] = timing.to_dict(calls=ids.shape[1])
+    with evaluation_mode(*models), torch.inference_mode():
+        for way in _ways(models, length, batch_sizes):
+            most = way.rounds(rounds)
+            timing = paired(way.calls[0], way.calls[1], most, way.warmup, way.device, _LONG)
+            rounds = min(rounds, timing.rounds) if most == rounds else rounds
+            result[way.name] = timing.to_dict(way.passes)
     return {**result, "seq_len": length, "threads": torch.get_num_threads(), "rounds": rounds}
+
+
+def latencies(
+    models: Sequence[nn.Module], length: int, batch_sizes: tuple[int, ...] = (1, 32), rounds: int = 15
+) -> list[dict[str, Any]]:
+    """Of every model, all timed in turn: way -> `ms` of a pass (the median), and the `tokens_per_second` of that.
+
+    What is timed is what `model_latency` times.
+    """
+    plain = [plain_model(model) for model in models]
+    found: list[dict[str, Any]] = [{} for _ in models]
+    with evaluation_mode(*plain), torch.inference_mode():
+        for way in _ways(plain, length, batch_sizes):
+            times = in_turn(way.calls, way.rounds(rounds), way.warmup, way.device, _LONG)
+            for record, seconds in zip(found, zip(*times, strict=True), strict=True):
+                taken = statistics.median(seconds)
+                record[way.name] = {"ms": 1000 * taken / way.passes, "tokens_per_second": way.tokens / taken}
+    return found
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One thing that is timed: a call a model, which makes so many passes over so many tokens in all."""
+
+    name: str
+    calls: list[Callable[[], Any]]
+    tokens: int
+    device: torch.device
+    passes: int = 1
+    warmup: int = 3
+
+    def rounds(self, asked: int) -> int:
+        """Calls of many passes are made less often."""
+        return asked if self.passes == 1 else min(5, asked)
+
+
+def _ways(models: Sequence[nn.Module], length: int, batch_sizes: tuple[int, ...]) -> Iterator[_Way]:
+    """Batches of each size at once; of language models also token by token."""
+    smaller = min(models, key=lambda model: unwrap(model).config.vocab_size)
+    device = next(smaller.parameters()).device
+    for size in batch_sizes:
+        inputs = random_inputs(smaller, size, length)
+        calls = [lambda model=model, inputs=inputs: model(**inputs) for model in models]
+        yield _Way(f"batch_{size}", calls, size * length, device)
+    if all(is_language_model(model) for model in models):
+        count = min(_DECODED, *(longest_input(model) for model in models))
+        ids = random_inputs(smaller, 1, count)["input_ids"]
+        yield _Way("decode", [lambda model=model: feed(model, ids) for model in models], count, device, count, 1)
 
 
 def speedup(dense: nn.Module, pruned: nn.Module, batch_size: int, length: int) -> float:

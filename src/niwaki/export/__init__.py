@@ -5,8 +5,8 @@ adapters are merged in a copy; `path` is the folder to write, new or empty, or w
 Niwaki wrote (for ONNX and GGUF, which take `quantize` too, also the name of a file that ends in `.onnx` or `.gguf`).
 What is written takes its name at the end, whole, or not at all.
 
-An engine that is not PyTorch has one function, `(model, tokenizer, quantize)` -> a model that runs there, and the bytes
-of its file: whatever measures a model measures it there.
+An engine that is not PyTorch has one function, `(model, tokenizer, quantize)` -> `Placed`, a model that runs there:
+whatever measures a model measures it there.
 """
 
 from niwaki.export.gguf import export_gguf

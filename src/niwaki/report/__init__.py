@@ -2,8 +2,9 @@
 
 from niwaki.report.card import model_card
 from niwaki.report.course import course_lines
+from niwaki.report.engine import engine_rows
 from niwaki.report.figures import shown
 from niwaki.report.page import is_page, page
 from niwaki.report.stages import stage_lines
 
-__all__ = ["course_lines", "is_page", "model_card", "page", "shown", "stage_lines"]
+__all__ = ["course_lines", "engine_rows", "is_page", "model_card", "page", "shown", "stage_lines"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from jinja2 import Environment
 
 from niwaki.report.course import course_table
+from niwaki.report.engine import engine_rows
 from niwaki.report.figures import counted, provenance, ratio, shown
 from niwaki.report.stages import stage_lines
 from niwaki.results import Result
@@ -49,6 +50,10 @@ are not in them.</p>
 <td class="n">{{ "%.1f" | format(t.dense_ms) }}</td><td class="n">{{ "%.1f" | format(t.pruned_ms) }}</td>
 <td class="n">{{ "%.2f" | format(t.speedup) }}x</td></tr>{% endfor %}
 </table>
+{% for row in engine_rows(r) %}{% if loop.first %}<p>In {{ r.engine.split()[0] }}, all timed in turn.</p>
+<table><tr>{% for cell in row %}<th class="{{ "n" if not loop.first }}">{{ cell }}</th>{% endfor %}</tr>
+{% else %}<tr>{% for cell in row %}<td class="{{ "n" if not loop.first }}">{{ cell }}</td>{% endfor %}</tr>
+{% endif %}{% if loop.last %}</table>{% endif %}{% endfor %}
 {% if r.layers %}<table><tr><th>site</th><th>kept</th><th class="n">of</th><th class="n">importance</th></tr>
 {% for l in r.layers %}<tr><td>{{ l.name }}</td>
 <td><div class="bar"><div style="width: {{ "%.1f" | format(100 * (1 - l.ratio)) }}%"></div></div></td>
@@ -70,6 +75,6 @@ def is_page(path: Path) -> bool:
 
 def page(results: list[Result]) -> str:
     """The page for one or several results, one below the other."""
-    said = (provenance, counted, ratio, shown, stage_lines, course_table)
+    said = (provenance, counted, ratio, shown, stage_lines, course_table, engine_rows)
     names = {function.__name__: function for function in said}
     return Environment(autoescape=True).from_string(_PAGE).render(results=results, **names)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-
-from torch import nn
+from typing import Any
 
 from niwaki.adapters import merge_, remove_masks_
 from niwaki.anatomy import longest_input
 from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import DEFAULT_LENGTH, Evaluation
 from niwaki.data import Table, mean_length
-from niwaki.evaluate import check_metric, measures_of, size_bytes
-from niwaki.export import IN_ENGINE
+from niwaki.evaluate import check_metric, measures_of
 from niwaki.progress import library_manners, say
 from niwaki.report import page
 from niwaki.results import Result, write_result
+from niwaki.run.engines import engine_table, placed
 from niwaki.run.exporting import say_bits
 from niwaki.run.inputs import Inputs, check_labelled, check_out, read_data, read_inputs
 from niwaki.run.likeness import Side, likeness
@@ -52,8 +51,11 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
         for side in {pruned, dense}:
             remove_masks_(side)
         say_bits(request.quantize, quiet)
-        pruned, size = _placed(pruned, inputs, request)
-        dense, other_size = _placed(dense, other, request) if request.against else (pruned, size)
+        after_side, before_side = Side(pruned, inputs, rows), Side(dense, other, other_rows)
+        pruned, size, there = placed(after_side, request.engine, request.quantize)
+        dense, other_size, other_there = pruned, size, there
+        if request.against:
+            dense, other_size, other_there = placed(before_side, request.engine, request.quantize)
         if tests:
             length = mean_length(tests)
         else:
@@ -65,6 +67,10 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
         if request.against:
             before = measure(dense, other_tests, length, request.metric, other_size)
             note_means(before, tasks.measure(dense, other))
+        engines: list[dict[str, Any]] = []
+        if there and other_there and request.against and request.quantize != "none":
+            rounded, sides = {"dense": other_there, "pruned": there}, {"dense": before_side, "pruned": after_side}
+            engines = engine_table(sides, rounded, request.engine, request.quantize, length, request.metric)
         latency = time_in_turn(dense, pruned, request.latency_length or max(1, round(length)), before, after)
         result = Result(
             run=clock.environment(request),
@@ -77,18 +83,12 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
             layers=[],
             warnings=[],
             engine=request.engine if request.quantize == "none" else f"{request.engine} {request.quantize}",
+            engines=engines,
             fidelity=likeness(Side(dense, other, other_rows), Side(pruned, inputs, rows)) if request.against else {},
         )
         write_result(result, folder / "result.json")
         (folder / "report.html").write_text(page([result]), encoding="utf-8")
     return result
-
-
-def _placed(plain: nn.Module, inputs: Inputs, request: Evaluation) -> tuple[nn.Module, int]:
-    """The model where the request wants it to run, and its bytes there."""
-    if request.engine == "pytorch":
-        return plain, size_bytes(plain)
-    return IN_ENGINE[request.engine](plain, inputs.tokenizer, request.quantize)
 
 
 def _check_measured(table: Table, inputs: Inputs) -> None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 from functools import cached_property
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from niwaki.anatomy import is_language_model
 from niwaki.checkpoint import merged
@@ -19,10 +16,11 @@ from niwaki.export.gguf import PACKAGES, export_gguf
 from niwaki.export.gguf.architecture import longest_text
 from niwaki.export.gguf.llama_cpp import Session
 from niwaki.export.packages import check_installed
+from niwaki.export.placed import Placed, folder_of
 
 
-def in_llama_cpp(model: nn.Module, tokenizer: Any = None, quantize: str = "none") -> tuple[PreTrainedModel, int]:
-    """A model like `model` that runs in llama.cpp, on as many threads as PyTorch has, and the bytes of its file.
+def in_llama_cpp(model: nn.Module, tokenizer: Any = None, quantize: str = "none") -> Placed:
+    """A model like `model` that runs in llama.cpp, on as many threads as PyTorch has.
 
     It has the configuration and the weights of `model`, with adapters merged; what it gives is what the file gives. It
     holds the keys and values of the last call alone, which `past_key_values` goes on from where `use_cache` was asked.
@@ -34,10 +32,9 @@ def in_llama_cpp(model: nn.Module, tokenizer: Any = None, quantize: str = "none"
         raise RequestError("engine must be pytorch or onnxruntime for what is no language model, got 'llama.cpp'")
     check_installed("engine llama.cpp", PACKAGES, "gguf")
     there = copy.deepcopy(merged(model)).float().cpu()
-    with tempfile.TemporaryDirectory() as place:
-        file = Path(place) / "model.gguf"
-        export_gguf(there, file, tokenizer, quantize=quantize)
-        size, session = file.stat().st_size, Session(file)
+    file = folder_of(there) / "model.gguf"
+    export_gguf(there, file, tokenizer, quantize=quantize)
+    session = Session(file)
     longest = longest_text(there)
 
     def forward(
@@ -56,7 +53,7 @@ def in_llama_cpp(model: nn.Module, tokenizer: Any = None, quantize: str = "none"
         return _Output(session, real)
 
     cast(Any, there).forward = forward
-    return there, size
+    return Placed(there, file)
 
 
 class _Output:

@@ -75,6 +75,11 @@ class Session:
         self._context.decode(batch)
         return count
 
+    def read_row(self, length: int) -> None:
+        """Run a row of so many tokens."""
+        self.start(1, length)
+        self.feed([[1] * length])
+
     def logits(self, index: int) -> Tensor:
         """Logits `[vocabulary]` of the token that was fed as number `index` of the last call."""
         assert self._context is not None

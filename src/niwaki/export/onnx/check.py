@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from niwaki.anatomy import longest_input, supported_task
 from niwaki.errors import WorkError
 from niwaki.export.onnx.graph import CachedGraph, Graph, graph_of
-from niwaki.export.onnx.session import session_of
+from niwaki.export.onnx.session import Session
 
 TOLERANCE = 1e-4
 """Largest difference of a logit between onnxruntime and PyTorch."""
@@ -26,7 +26,7 @@ def check_exact(graph: Graph | CachedGraph, file: Path, batches: list[dict[str, 
     Raises:
         WorkError: with the largest difference, and where it is.
     """
-    run, worst, where = session_of(file), 0.0, (0, 0)
+    run, worst, where = Session(file), 0.0, (0, 0)
     for batch in batches:
         with torch.no_grad():
             pairs = list(zip(graph.found(run, batch), graph.expected(batch), strict=True))
@@ -44,7 +44,7 @@ def check_finite(model: PreTrainedModel, file: Path, tokenizer: Any, quantize: s
     Raises:
         WorkError: it does.
     """
-    graph, run = graph_of(model), session_of(file)
+    graph, run = graph_of(model), Session(file)
     for batch in padded_batches(model, tokenizer):
         if not all(bool(values.isfinite().all()) for values in graph.found(run, batch)):
             raise WorkError(f"onnx: what the model gives in {quantize} is not finite")

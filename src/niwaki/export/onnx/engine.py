@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from niwaki.checkpoint import merged
 from niwaki.export.onnx import PACKAGES, export_onnx
 from niwaki.export.onnx.graph import CachedGraph, Graph, graph_of
-from niwaki.export.onnx.session import Run, session_of
+from niwaki.export.onnx.session import Session
 from niwaki.export.packages import check_installed
+from niwaki.export.placed import Placed, folder_of
 
 
-def in_onnxruntime(model: nn.Module, tokenizer: Any = None, quantize: str = "none") -> tuple[PreTrainedModel, int]:
-    """A model like `model` that runs in ONNX Runtime, on as many threads as PyTorch has, and the bytes of its file.
+def in_onnxruntime(model: nn.Module, tokenizer: Any = None, quantize: str = "none") -> Placed:
+    """A model like `model` that runs in ONNX Runtime, on as many threads as PyTorch has.
 
     It has the configuration and the weights of `model`, with adapters merged; what it gives is what the graph gives.
 
@@ -30,16 +28,14 @@ def in_onnxruntime(model: nn.Module, tokenizer: Any = None, quantize: str = "non
     """
     check_installed("engine onnxruntime", PACKAGES, "onnx")
     there = copy.deepcopy(merged(model)).float().cpu()
-    with tempfile.TemporaryDirectory() as place:
-        file = Path(place) / "model.onnx"
-        export_onnx(there, file, tokenizer, quantize=quantize)
-        size, run = file.stat().st_size, session_of(file)
-    graph = graph_of(there)
+    file = folder_of(there) / "model.onnx"
+    export_onnx(there, file, tokenizer, quantize=quantize)
+    graph, run = graph_of(there), Session(file)
     cast(Any, there).forward = _going_on(graph, run) if isinstance(graph, CachedGraph) else _reading(graph, run)
-    return there, size
+    return Placed(there, file)
 
 
-def _reading(graph: Graph, run: Run) -> Callable[..., ModelOutput]:
+def _reading(graph: Graph, run: Session) -> Callable[..., ModelOutput]:
     """The forward pass of a model that reads a text as a whole."""
 
     def forward(**batch: Tensor) -> ModelOutput:
@@ -50,7 +46,7 @@ def _reading(graph: Graph, run: Run) -> Callable[..., ModelOutput]:
     return forward
 
 
-def _going_on(graph: CachedGraph, run: Run) -> Callable[..., ModelOutput]:
+def _going_on(graph: CachedGraph, run: Session) -> Callable[..., ModelOutput]:
     """The forward pass of a language model; `past_key_values` are the mask so far, and keys and values by name."""
 
     def forward(

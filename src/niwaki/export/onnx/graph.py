@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from niwaki.anatomy import is_language_model, supported_task
-from niwaki.export.onnx.session import Run
+from niwaki.export.onnx.session import Session
 
 Past = list[tuple[Tensor, Tensor]]
 """Keys and values `[batch, heads, length, width]` of each run of a layer; one without heads has a number a token."""
@@ -41,7 +41,7 @@ class Graph(nn.Module):
         """What PyTorch gives for a batch."""
         return list(self(**batch))
 
-    def found(self, run: Run, batch: dict[str, Tensor]) -> list[Tensor]:
+    def found(self, run: Session, batch: dict[str, Tensor]) -> list[Tensor]:
         """What an engine gives for it."""
         return run(batch)
 
@@ -113,7 +113,7 @@ class CachedGraph(nn.Module):
         inputs = self.next_inputs(batch["input_ids"], batch["attention_mask"], {})
         return [self.model(**inputs, use_cache=False).logits[batch["attention_mask"].bool()]]
 
-    def found(self, run: Run, batch: dict[str, Tensor]) -> list[Tensor]:
+    def found(self, run: Session, batch: dict[str, Tensor]) -> list[Tensor]:
         """What an engine gives for it: half of the tokens, and then the rest after their keys and values."""
         ids, mask, given = batch["input_ids"], batch["attention_mask"], []
         past, half = self.start(len(ids)), ids.shape[1] // 2

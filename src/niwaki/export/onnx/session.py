@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-Run = Callable[[dict[str, Tensor]], list[Tensor]]
-"""What an engine makes of inputs by name: the outputs in the order of the graph."""
 
+class Session:
+    """The graph in `file`, on as many threads as PyTorch has; called with inputs by name it gives outputs in order."""
 
-def session_of(file: Path) -> Run:
-    """The graph in `file`, read whole, on as many threads as PyTorch has."""
-    import onnxruntime
+    def __init__(self, file: Path) -> None:
+        import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    # Threads that spin while they wait would slow what else is timed in turn.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
-    # An input that nothing depends on (the keys of a layer without heads) is none of the graph's.
-    known = [put.name for put in session.get_inputs()]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        # Threads that spin while they wait would slow what else is timed in turn.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
-    def run(inputs: dict[str, Tensor]) -> list[Tensor]:
-        found = session.run(None, {name: inputs[name].contiguous().numpy() for name in known})
-        return [torch.from_numpy(values) for values in found]
+    def __call__(self, inputs: dict[str, Tensor]) -> list[Tensor]:
+        # An input that nothing depends on (the keys of a layer without heads) is none of the graph's.
+        given = {put.name: inputs[put.name].contiguous().numpy() for put in self._session.get_inputs()}
+        return [torch.from_numpy(found) for found in self._session.run(None, given)]
 
-    return run
+    def read_row(self, length: int) -> None:
+        """Run a row of so many tokens, whatever the inputs are."""
+        rows = {}
+        for put in self._session.get_inputs():
+            if put.name.startswith("past_key_values"):
+                rows[put.name] = torch.zeros(1, put.shape[1], 0, put.shape[3])
+            else:
+                rows[put.name] = torch.ones([1] * (len(put.shape) - 1) + [length], dtype=torch.long)
+        self(rows)
