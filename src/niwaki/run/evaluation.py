@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from torch import nn
+
 from niwaki.adapters import merge_, remove_masks_
 from niwaki.anatomy import longest_input
 from niwaki.checkpoint.folder import atomic_folder
@@ -14,12 +16,12 @@ from niwaki.evaluate import check_metric, measures_of
 from niwaki.progress import library_manners, say
 from niwaki.report import page
 from niwaki.results import Result, write_result
-from niwaki.run.engines import engine_table, placed
+from niwaki.run.engines import Running, engine_table, running
 from niwaki.run.exporting import say_bits
 from niwaki.run.inputs import Inputs, check_labelled, check_out, read_data, read_inputs
 from niwaki.run.likeness import Side, likeness
 from niwaki.run.record import Clock, measure, time_in_turn
-from niwaki.run.tasks import check_asked, note_means, read_tasks
+from niwaki.run.tasks import Tasks, check_asked, note_means, read_tasks
 
 
 def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
@@ -35,47 +37,27 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
     with library_manners(quiet), atomic_folder(request.out, request.overwrite) as folder:
         table = read_data(request, request.eval_data, "validation", quiet) if request.eval_data else None
         tasks = read_tasks(request, quiet)
-        inputs = read_inputs(request, quiet=quiet)
-        other = inputs
-        if request.against:
-            other = read_inputs(dataclasses.replace(request, model=request.against), quiet=quiet)
-        for side in (inputs, other):
-            check_metric(side.model, request.metric)
-            check_asked(request, side.model)
-        rows, other_rows = (side.rows(table, "validation") if table else [] for side in (inputs, other))
-        tests, other_tests = (side.batches(own) if own else None for side, own in ((inputs, rows), (other, other_rows)))
-        if tests and not tests.labelled and (request.metric or not request.against) and table:
-            _check_measured(table, inputs)  # without, two models can be compared and one not measured
-        pruned = merge_(inputs.model)
-        dense = merge_(other.model) if request.against else pruned
-        for side in {pruned, dense}:
-            remove_masks_(side)
+        pruned_side, dense_side = _sides(request, table, quiet)
         say_bits(request.quantize, quiet)
-        after_side, before_side = Side(pruned, inputs, rows), Side(dense, other, other_rows)
-        pruned, size, there = placed(after_side, request.engine, request.quantize)
-        dense, other_size, other_there = pruned, size, there
-        if request.against:
-            dense, other_size, other_there = placed(before_side, request.engine, request.quantize)
-        if tests:
-            length = mean_length(tests)
+        pruned = running(pruned_side, request.engine, request.quantize)
+        dense = running(dense_side, request.engine, request.quantize) if request.against else pruned
+        if pruned_side.tests:
+            length = mean_length(pruned_side.tests)
         else:
-            length = request.latency_length or min(DEFAULT_LENGTH, longest_input(pruned))
+            length = request.latency_length or min(DEFAULT_LENGTH, longest_input(pruned.model))
             say(f"flops and latency: at {length} tokens a row, as there is no eval_data", quiet)
-        after = measure(pruned, tests, length, request.metric, size)
-        note_means(after, tasks.measure(pruned, inputs))
-        before = dict(after)
-        if request.against:
-            before = measure(dense, other_tests, length, request.metric, other_size)
-            note_means(before, tasks.measure(dense, other))
+        after = _record(pruned, length, request.metric, tasks)
+        before = _record(dense, length, request.metric, tasks) if request.against else dict(after)
         engines: list[dict[str, Any]] = []
-        if there and other_there and request.against and request.quantize != "none":
-            rounded, sides = {"dense": other_there, "pruned": there}, {"dense": before_side, "pruned": after_side}
-            engines = engine_table(sides, rounded, request.engine, request.quantize, length, request.metric)
-        latency = time_in_turn(dense, pruned, request.latency_length or max(1, round(length)), before, after)
+        if request.against and request.quantize != "none":
+            rounded = {"dense": dense, "pruned": pruned}
+            engines = engine_table(rounded, request.engine, request.quantize, length, request.metric)
+        timed = request.latency_length or max(1, round(length))
+        latency = time_in_turn(dense.model, pruned.model, timed, before, after)
         result = Result(
             run=clock.environment(request),
             recipe=dataclasses.asdict(request),
-            data=({"eval": inputs.described(table, "validation")} if table else {}) | tasks.to_dict(),
+            data=({"eval": pruned_side.inputs.described(table, "validation")} if table else {}) | tasks.to_dict(),
             stages=[],
             dense=before,
             pruned=after,
@@ -84,11 +66,50 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
             warnings=[],
             engine=request.engine if request.quantize == "none" else f"{request.engine} {request.quantize}",
             engines=engines,
-            fidelity=likeness(Side(dense, other, other_rows), Side(pruned, inputs, rows)) if request.against else {},
+            fidelity=_likeness(dense, pruned) if request.against else {},
         )
         write_result(result, folder / "result.json")
         (folder / "report.html").write_text(page([result]), encoding="utf-8")
     return result
+
+
+def _sides(request: Evaluation, table: Table | None, quiet: bool) -> tuple[Side, Side]:
+    """The model of the request and what it is held against, itself where nothing is named, plain, with their rows.
+
+    Raises:
+        RequestError: one of them does not read, or cannot be measured as was asked.
+    """
+    inputs = read_inputs(request, quiet=quiet)
+    other = read_inputs(dataclasses.replace(request, model=request.against), quiet=quiet) if request.against else inputs
+    for side in (inputs, other):
+        check_metric(side.model, request.metric)
+        check_asked(request, side.model)
+    rows = inputs.rows(table, "validation") if table else []
+    if rows and table and not inputs.batches(rows).labelled and (request.metric or not request.against):
+        _check_measured(table, inputs)  # without, two models can be compared and one not measured
+    pruned = Side(_plain(inputs), inputs, rows)
+    if not request.against:
+        return pruned, pruned
+    return pruned, Side(_plain(other), other, other.rows(table, "validation") if table else [])
+
+
+def _plain(inputs: Inputs) -> nn.Module:
+    """The model with adapters merged and masks written into the weights."""
+    model = merge_(inputs.model)
+    remove_masks_(model)
+    return model
+
+
+def _record(there: Running, length: float, metric: str | None, tasks: Tasks) -> dict[str, Any]:
+    """A model as measured where it runs, with what tasks say of it."""
+    record = measure(there.model, there.side.tests, length, metric, there.size_bytes)
+    note_means(record, tasks.measure(there.model, there.side.inputs))
+    return record
+
+
+def _likeness(dense: Running, pruned: Running) -> dict[str, float]:
+    """How alike they are where they run."""
+    return likeness(*(dataclasses.replace(there.side, model=there.model) for there in (dense, pruned)))
 
 
 def _check_measured(table: Table, inputs: Inputs) -> None:

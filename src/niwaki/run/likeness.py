@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from niwaki.anatomy import accepts_of, one_a_row, supported_task
+from niwaki.data import Batches
 from niwaki.evaluate.fidelity import fidelity, fidelity_of_words
 from niwaki.run.inputs import Inputs
 
@@ -19,6 +20,11 @@ class Side:
     model: nn.Module
     inputs: Inputs
     rows: list[dict[str, Any]]
+
+    @property
+    def tests(self) -> Batches | None:
+        """The rows as batches; None without data."""
+        return self.inputs.batches(self.rows) if self.rows else None
 
 
 def likeness(dense: Side, pruned: Side) -> dict[str, float]:
