@@ -52,7 +52,7 @@ def test_int8_and_names(tmp_path):
 
     model = uneven("llama")
     export_onnx(model, tmp_path / "a", quantize="int8")
-    session = onnxruntime.InferenceSession(str(tmp_path / "a" / "model_quantized.onnx"))
+    session = onnxruntime.InferenceSession(str(tmp_path / "a" / "onnx" / "model_quantized.onnx"))
     names = [put.name for put in session.get_inputs()]
     assert names[:3] == ["input_ids", "attention_mask", "position_ids"]
     assert "past_key_values.1.key" in names

@@ -60,10 +60,10 @@ def test_onnx_folder_of_an_adapter(tmp_path, capfd):
     assert heard == []
     assert capfd.readouterr() == ("", "")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert {path.name for path in (tmp_path / "a").iterdir()} >= {"model.onnx", "config.json", "tokenizer.json"}
+    assert {path.name for path in (tmp_path / "a").iterdir()} >= {"onnx", "config.json", "tokenizer.json"}
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     for batch in (batches(count=1, rows=3, length=9)[0], batches(count=1, rows=1, length=33)[0]):
-        names, found = run_onnx(tmp_path / "a" / "model.onnx", batch)
+        names, found = run_onnx(tmp_path / "a" / "onnx" / "model.onnx", batch)
         assert names == ["input_ids", "attention_mask"]
         torch.testing.assert_close(found, logits(model, batch), rtol=0, atol=1e-5)
 
@@ -126,8 +126,8 @@ def test_attention_is_one_node_with_the_heads_of_its_layer_and_int8_keeps_zeros(
     nodes = [node for node in load(str(tmp_path / "a.onnx")).graph.node if node.op_type == "MultiHeadAttention"]
     assert [{a.name: a.i for a in node.attribute}["num_heads"] for node in nodes] == [4, 3]
     export_onnx(model, tmp_path / "b", tiny_tokenizer(), quantize="int8")
-    assert {path.name for path in (tmp_path / "b").iterdir()} >= {"model_quantized.onnx", "config.json"}
-    file = tmp_path / "b" / "model_quantized.onnx"
+    assert {path.name for path in (tmp_path / "b").iterdir()} >= {"onnx", "config.json"}
+    file = tmp_path / "b" / "onnx" / "model_quantized.onnx"
     assert onnx._is_ours(file)
     segments = torch.zeros_like(batches()[0]["input_ids"])
     _, found = run_onnx(file, {**batches()[0], "token_type_ids": segments})

@@ -14,14 +14,17 @@ from torch import nn
 
 import niwaki
 from helpers_text import tiny_tokenizer
-from niwaki.anatomy import BODY, pool_by_, pooling_of, predictions_of, task_of
+from niwaki.anatomy import BODY, pool_by_, pooling_of, predictions_of, sites_of, task_of
 from niwaki.checkpoint import load_tokenizer, plain_pooling
 from niwaki.data import Batches, read_table, token_mask
 from niwaki.data.sentences import encode_sentences
 from niwaki.errors import RequestError
 from niwaki.evaluate import quality
 from niwaki.evaluate.fidelity import fidelity
+from niwaki.export import export_onnx
+from niwaki.export.onnx.session import Session
 from niwaki.run.rows import Cut, cut_table
+from niwaki.surgery import cut_
 from tiny import ROWS, configs
 
 TEXTS = ["a good film", "the plot is very very dull .", "not bad", "a bright film is good", "the films"] * 5
@@ -102,6 +105,21 @@ def test_a_pruned_encoder_is_one_again(place, tmp_path, config):
                 range(len(texts)), key=lambda i: len(tokenizer(texts[i], truncation=True, max_length=6)["input_ids"])
             )
             torch.testing.assert_close(found, wanted[order], atol=1e-6, rtol=0)
+
+
+def test_onnx_in_a_folder_of_its_own_kind(place, tmp_path):
+    """All that `SentenceTransformer(folder, backend="onnx")` looks for, and states that its modules make vectors of."""
+    pytest.importorskip("onnxscript")
+    model, tokenizer = niwaki.load(place / "encoder"), load_tokenizer(place / "encoder")
+    cut_(model, {site.name: torch.arange(site.units - site.layer) for site in sites_of(model)})
+    export_onnx(model, tmp_path / "a", tokenizer)
+    found = {path.relative_to(tmp_path / "a").as_posix() for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    assert found >= {"onnx/model.onnx", "modules.json", "config.json", "1_Pooling/config.json", "tokenizer.json"}
+    assert "quantization_config" not in json.loads((tmp_path / "a" / "config.json").read_text())
+    for batch in batches_of(tokenizer, TEXTS[:5]):
+        (states,) = Session(tmp_path / "a" / "onnx" / "model.onnx")(batch)
+        made = pooling_of(model)(states, token_mask(batch).bool())
+        torch.testing.assert_close(made, vectors(model, batch), atol=1e-4, rtol=0)
 
 
 def test_recovery_teaches_the_vectors(place):

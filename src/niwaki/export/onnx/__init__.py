@@ -11,13 +11,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from niwaki.adapters import remove_masks_
-from niwaki.anatomy import check_task, is_language_model, unwrap
-from niwaki.checkpoint import forget_, merged
+from niwaki.anatomy import check_task, is_language_model, pooling_of, unwrap
+from niwaki.checkpoint import SentenceHead, forget_, merged
 from niwaki.checkpoint.folder import atomic_file, atomic_folder
 from niwaki.config.engine import check_quantization
 from niwaki.errors import RequestError
 from niwaki.export.onnx.check import check_finite
-from niwaki.export.onnx.quantize import to_int8
+from niwaki.export.onnx.quantize import saturates, to_int8
 from niwaki.export.onnx.write import MARK, write_graph
 from niwaki.export.packages import check_installed
 
@@ -35,10 +35,11 @@ def export_onnx(
     Outputs are float32 and called as in Transformers: `logits`; `start_logits` and `end_logits`; `last_hidden_state`. A
     language model has `position_ids` and `past_key_values.0.key` ... too, and gives `present.0.key` ...: see
     `niwaki.export.onnx.graph.CachedGraph`. A `path` that ends in `.onnx` is that one file; else a folder with
-    `model.onnx`, `config.json` and the tokenizer. The file is run by onnxruntime on padded batches of several shapes
-    before it takes its name. Attention is one node, where the model lets it be. With `quantize` int8 weights are
-    rounded to int8, per output, and activations as they come, see `niwaki.export.onnx.quantize`; in a folder the file
-    is called `model_quantized.onnx`.
+    `onnx/model.onnx`, `config.json`, the tokenizer and what makes a sentence encoder: what Optimum, Transformers.js
+    and Sentence Transformers read. The file is run by onnxruntime on padded batches of several shapes before it takes
+    its name. Attention is one node, where the model lets it be. With `quantize` int8 weights are rounded to int8, per
+    output, and activations as they come, see `niwaki.export.onnx.quantize`; in a folder the file is called
+    `model_quantized.onnx`, that of a sentence encoder `model_qint8_avx2.onnx` or `model_qint8_avx512_vnni.onnx`.
 
     Raises:
         RequestError: the packages of `niwaki[onnx]` are missing; `path` exists (with `overwrite`: and is not what
@@ -59,15 +60,26 @@ def export_onnx(
     target = Path(path)
     if target.suffix != ".onnx":
         with atomic_folder(target, overwrite) as folder:
-            name = "model.onnx" if quantize == "none" else "model_quantized.onnx"
-            _write(plain, folder / name, tokenizer, quantize)
+            (folder / "onnx").mkdir()
+            _write(plain, folder / "onnx" / _name(plain, quantize), tokenizer, quantize)
             forget_(plain.config)
             plain.config.save_pretrained(folder)
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
+            if isinstance(beside := pooling_of(plain), SentenceHead):
+                beside.write(folder)
         return
     with atomic_file(target, overwrite, _is_ours, "an ONNX model") as file:
         _write(plain, file, tokenizer, quantize)
+
+
+def _name(plain: PreTrainedModel, quantize: str) -> str:
+    """The name of a graph in a folder, by which others find it."""
+    if quantize == "none":
+        return "model.onnx"
+    if isinstance(pooling_of(plain), SentenceHead):
+        return f"model_qint8_{'avx2' if saturates() else 'avx512_vnni'}.onnx"
+    return "model_quantized.onnx"
 
 
 def _write(plain: PreTrainedModel, file: Path, tokenizer: Any, quantize: str) -> None:
