@@ -190,13 +190,14 @@ def export(
     out: Annotated[str, typer.Option(help="Folder to write; also a file that ends in .onnx or .gguf.")],
     base_model: Annotated[str | None, typer.Option(help="Base of the adapter.")] = None,
     quantize: Annotated[str, typer.Option(help="none; for onnx int8; for gguf f16, q8_0, q4_0, q4_1.")] = "none",
+    optimize: Annotated[bool, typer.Option(help="For onnx: the graph as ONNX Runtime fuses it, for it alone.")] = False,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a model for those who do not have Niwaki."""
     from niwaki.run import run_export
 
-    run_export(model, to, out, base_model, quantize, overwrite, quiet)
+    run_export(model, to, out, base_model, quantize, optimize, overwrite, quiet)
     if not quiet:
         typer.echo(f"written to {out}")
 

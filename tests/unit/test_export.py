@@ -125,7 +125,7 @@ def test_attention_is_one_node_with_the_heads_of_its_layer_and_int8_keeps_zeros(
     export_onnx(model, tmp_path / "a.onnx")
     nodes = [node for node in load(str(tmp_path / "a.onnx")).graph.node if node.op_type == "MultiHeadAttention"]
     assert [{a.name: a.i for a in node.attribute}["num_heads"] for node in nodes] == [4, 3]
-    export_onnx(model, tmp_path / "b", tiny_tokenizer(), quantize="int8")
+    export_onnx(model, tmp_path / "b", tiny_tokenizer(), quantize="int8", optimize=True)
     assert {path.name for path in (tmp_path / "b").iterdir()} >= {"onnx", "config.json"}
     file = tmp_path / "b" / "onnx" / "model_quantized.onnx"
     assert onnx._is_ours(file)
@@ -135,6 +135,7 @@ def test_attention_is_one_node_with_the_heads_of_its_layer_and_int8_keeps_zeros(
     assert 0 < (found - wanted).norm() < 0.2 * wanted.norm()
     rounded = load(str(file)).graph
     assert "MatMul" not in {node.op_type for node in rounded.node}
+    assert "SkipLayerNormalization" in {node.op_type for node in rounded.node}
     weights = [numpy_helper.to_array(tensor) for tensor in rounded.initializer if tensor.data_type == 3]
     assert sum(int((weight == 0).sum()) for weight in weights) >= sum(int((~m).sum()) for m in masks_of(model).values())
 

@@ -19,6 +19,7 @@ def run_export(
     out: str,
     base_model: str | None = None,
     quantize: str = "none",
+    optimize: bool = False,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> None:
@@ -29,6 +30,8 @@ def run_export(
     """
     check_choice("to", to, EXPORTS)
     check_quantization(to, quantize)
+    if optimize and to != "onnx":
+        raise RequestError(f"optimize must be asked with to onnx, got to {to}")
     check_out(out, model, base_model)
     with library_manners(quiet):
         loaded = load(model, base_model, dtype="float32" if to in ("onnx", "gguf") else "auto")
@@ -37,7 +40,7 @@ def run_export(
             raise RequestError(f"model must have a trained task head, got {model!r} without {fresh[0]}")
         tokenizer = load_tokenizer(model, base_model)
         agree_on_padding_(loaded, tokenizer)
-        options = {} if quantize == "none" else {"quantize": quantize}
+        options = ({} if quantize == "none" else {"quantize": quantize}) | ({"optimize": True} if optimize else {})
         EXPORTS[to](loaded, out, tokenizer, overwrite, **options)
         if to == "gguf":
             here, there = trial_perplexities(loaded, out, tokenizer)

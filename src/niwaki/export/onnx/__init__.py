@@ -16,7 +16,9 @@ from niwaki.checkpoint import SentenceHead, forget_, merged
 from niwaki.checkpoint.folder import atomic_file, atomic_folder
 from niwaki.config.engine import check_quantization
 from niwaki.errors import RequestError
-from niwaki.export.onnx.check import check_finite
+from niwaki.export.onnx.check import check_exact, check_finite, padded_batches
+from niwaki.export.onnx.fuse import fuse
+from niwaki.export.onnx.graph import graph_of
 from niwaki.export.onnx.quantize import saturates, to_int8
 from niwaki.export.onnx.write import MARK, write_graph
 from niwaki.export.packages import check_installed
@@ -27,7 +29,12 @@ _NO_CACHE = {"llama4_text": "whose rotations are complex numbers, which torch's 
 
 
 def export_onnx(
-    model: nn.Module, path: str | Path, tokenizer: Any = None, overwrite: bool = False, quantize: str = "none"
+    model: nn.Module,
+    path: str | Path,
+    tokenizer: Any = None,
+    overwrite: bool = False,
+    quantize: str = "none",
+    optimize: bool = False,
 ) -> None:
     """Write an ONNX model: `input_ids`, `attention_mask` (`token_type_ids` where there are segments) -> what it says.
 
@@ -39,7 +46,8 @@ def export_onnx(
     and Sentence Transformers read. The file is run by onnxruntime on padded batches of several shapes before it takes
     its name. Attention is one node, where the model lets it be. With `quantize` int8 weights are rounded to int8, per
     output, and activations as they come, see `niwaki.export.onnx.quantize`; in a folder the file is called
-    `model_quantized.onnx`, that of a sentence encoder `model_qint8_avx2.onnx` or `model_qint8_avx512_vnni.onnx`.
+    `model_quantized.onnx`, that of a sentence encoder `model_qint8_avx2.onnx` or `model_qint8_avx512_vnni.onnx`. With
+    `optimize` the graph is written as ONNX Runtime rewrites it: fused, and for ONNX Runtime alone.
 
     Raises:
         RequestError: the packages of `niwaki[onnx]` are missing; `path` exists (with `overwrite`: and is not what
@@ -61,7 +69,7 @@ def export_onnx(
     if target.suffix != ".onnx":
         with atomic_folder(target, overwrite) as folder:
             (folder / "onnx").mkdir()
-            _write(plain, folder / "onnx" / _name(plain, quantize), tokenizer, quantize)
+            _write(plain, folder / "onnx" / _name(plain, quantize), tokenizer, quantize, optimize)
             forget_(plain.config)
             plain.config.save_pretrained(folder)
             if tokenizer is not None:
@@ -70,7 +78,7 @@ def export_onnx(
                 beside.write(folder)
         return
     with atomic_file(target, overwrite, _is_ours, "an ONNX model") as file:
-        _write(plain, file, tokenizer, quantize)
+        _write(plain, file, tokenizer, quantize, optimize)
 
 
 def _name(plain: PreTrainedModel, quantize: str) -> str:
@@ -82,15 +90,17 @@ def _name(plain: PreTrainedModel, quantize: str) -> str:
     return "model_quantized.onnx"
 
 
-def _write(plain: PreTrainedModel, file: Path, tokenizer: Any, quantize: str) -> None:
-    if quantize == "none":
-        write_graph(plain, file, tokenizer)
-        return
+def _write(plain: PreTrainedModel, file: Path, tokenizer: Any, quantize: str, optimize: bool) -> None:
+    steps = [to_int8] * (quantize != "none") + [fuse] * optimize
     with tempfile.TemporaryDirectory() as place:
-        exact = Path(place) / "model.onnx"
-        write_graph(plain, exact, tokenizer)
-        to_int8(exact, file)
-    check_finite(plain, file, tokenizer, quantize)
+        files = [*(Path(place) / f"{number}.onnx" for number in range(len(steps))), file]
+        write_graph(plain, files[0], tokenizer)
+        for step, source, target in zip(steps, files, files[1:], strict=False):
+            step(source, target)
+    if quantize != "none":
+        check_finite(plain, file, tokenizer, quantize)
+    elif optimize:
+        check_exact(graph_of(plain), file, padded_batches(plain, tokenizer))
 
 
 def _is_ours(file: Path) -> bool:
