@@ -23,6 +23,7 @@ from niwaki.config import (
     Demo,
     DynamicSparsityTraining,
     Evaluation,
+    Export,
     Finetune,
     LayerAdaptive,
     Recipe,
@@ -60,8 +61,8 @@ def _niwaki(
     pass
 
 
-def _flags(*configs: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command one flag for every field of these config classes, --quiet and --json."""
+def _flags(*configs: Any, measures: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command one flag for every field of these config classes, --quiet and, if it `measures`, --json."""
     parameters: dict[str, inspect.Parameter] = {}
     for config in configs:
         hints = get_type_hints(config)
@@ -80,7 +81,7 @@ def _flags(*configs: Any) -> Callable[[Callable[..., None]], Callable[..., None]
             parameters[field.name] = inspect.Parameter(
                 field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
             )
-    for name, hint in (("quiet", Quiet), ("json", Json)):
+    for name, hint in (("quiet", Quiet), *[("json", Json)] * measures):
         parameters[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=hint)
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -184,22 +185,15 @@ def evaluate(**options: Any) -> None:
 
 
 @app.command()
-def export(
-    model: Annotated[str, typer.Option(help="What to export: a folder that Niwaki wrote, or any --model.")],
-    to: Annotated[str, typer.Option(help="onnx, gguf, merged or remote-code.")],
-    out: Annotated[str, typer.Option(help="Folder to write; also a file that ends in .onnx or .gguf.")],
-    base_model: Annotated[str | None, typer.Option(help="Base of the adapter.")] = None,
-    quantize: Annotated[str, typer.Option(help="none; for onnx int8; for gguf f16, q8_0, q4_0, q4_1.")] = "none",
-    optimize: Annotated[bool, typer.Option(help="For onnx: the graph as ONNX Runtime fuses it, for it alone.")] = False,
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-) -> None:
+@_flags(Export, measures=False)
+def export(**options: Any) -> None:
     """Write a model for those who do not have Niwaki."""
     from niwaki.run import run_export
 
-    run_export(model, to, out, base_model, quantize, optimize, overwrite, quiet)
-    if not quiet:
-        typer.echo(f"written to {out}")
+    request = _made(Export, options)
+    run_export(request, options["quiet"])
+    if not options["quiet"]:
+        typer.echo(f"written to {request.out}")
 
 
 @app.command()

@@ -102,15 +102,22 @@ def test_finetuning_then_dynamic_sparsity(place, niwaki_command):
     assert result_of(place, "moved")["stages"][0]["budget"]["achieved"] == pytest.approx(0.5, abs=1e-4)
 
 
-def test_gguf(place, niwaki_command, typed):
+def test_gguf(place, niwaki_command):
     model = tiny("llama")
     model.resize_token_embeddings(620)
     niwaki.save(model, place / "bytes", tokenizer_of("byte-level"))
     plan = {site.name: torch.arange(site.units - site.layer) for site in sites_of(model)}
     cut_(model, plan)
     niwaki.save(model, place / "cut", tokenizer_of("byte-level"))
-    status, _, err = typed(place, "export", "--model", "cut", "--to", "gguf", "--out", "cut-f16", "--quantize", "f16")
+    options = {"model": "cut", "to": "gguf", "quantize": "f16", "train_data": None}
+    status, _, err = niwaki_command("export", out="few", max_drop="0.1", **options | {"eval_data": None})
+    assert (status, "max_drop and eval_data must be asked together" in err) == (2, True)
+    status, _, err = niwaki_command("export", out="few", max_drop="-1", **options)
+    assert (status, "max_drop -1 is the largest share of perplexity that may be lost, got" in err) == (2, True)
+    assert not (place / "few").exists()
+    status, _, err = niwaki_command("export", out="cut-f16", max_drop="0.01", **options)
     assert status == 0, err
+    assert "f16: perplexity" in err
     assert "llama.cpp: perplexity of a trial text" in err
     assert {path.name for path in (place / "cut-f16").iterdir()} == {".niwaki", "model-F16.gguf"}
     engine = {"engine": "llama.cpp", "quantize": "f16", "train_data": None, "model": "cut", "against": "bytes"}

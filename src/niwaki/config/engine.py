@@ -12,8 +12,8 @@ ROUNDINGS = {
 """How an engine can hold weights; `none` is float32."""
 ENGINES = tuple(ROUNDINGS)
 QUANTIZATIONS = tuple(dict.fromkeys(name for names in ROUNDINGS.values() for name in names))
-_WRITTEN_FOR = {"onnx": "onnxruntime", "gguf": "llama.cpp"}
-"""The engine of a form of export; the others are PyTorch's."""
+WRITTEN_FOR = {"onnx": "onnxruntime", "gguf": "llama.cpp", "merged": "pytorch", "remote-code": "pytorch"}
+"""The forms of export, and the engine of each."""
 
 
 def check_engine(engine: str, quantize: str) -> None:
@@ -27,12 +27,13 @@ def check_engine(engine: str, quantize: str) -> None:
 
 
 def check_quantization(to: str, quantize: str) -> None:
-    """Refuse bits that what is exported to the form `to` has not.
+    """Refuse a form of export that is not known, and bits that its engine has not.
 
     Raises:
         RequestError: with the choices.
     """
-    _check(f"to {to}", ROUNDINGS[_WRITTEN_FOR.get(to, "pytorch")], quantize)
+    check_choice("to", to, WRITTEN_FOR)
+    _check(f"to {to}", ROUNDINGS[WRITTEN_FOR[to]], quantize)
 
 
 def _check(where: str, has: tuple[str, ...], quantize: str) -> None:

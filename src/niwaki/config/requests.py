@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from niwaki.config.dynamic import DynamicSparsityTraining
-from niwaki.config.engine import ENGINES, QUANTIZATIONS, check_engine
+from niwaki.config.engine import ENGINES, QUANTIZATIONS, WRITTEN_FOR, check_engine, check_quantization
 from niwaki.config.fields import bytes_of, check_at_least, check_seed, option, required
 from niwaki.config.finetune import Finetune
 from niwaki.config.layer_adaptive import GRANULARITIES, LAYER_SCORES, WEIGHT_SCORES, LayerAdaptive
@@ -211,3 +211,32 @@ class Evaluation(Measured):
             raise RequestError(f"metric must be asked with eval_data, got {self.metric!r} without")
         if self.latency_length is not None:
             check_at_least(self, 1, "latency_length")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Request):
+    """A model for those who do not have Niwaki."""
+
+    to: str = required(f"What to write: {', '.join(WRITTEN_FOR)}.")
+    out: str = required("Folder to write; for onnx and gguf also a file that ends in .onnx or .gguf.")
+    dtype: str = option(
+        "auto", f"How weights are held and written: {', '.join(DTYPES)}; onnx and gguf say it themselves."
+    )
+    quantize: str = option("none", "Bits of the weights: for onnx int8, for gguf f16, q8_0, q4_0, q4_1.")
+    optimize: bool = option(False, "For onnx: the graph as ONNX Runtime fuses it, for it alone.")
+    eval_data: str | None = option(None, "Data that --max-drop is measured on.")
+    eval_split: str | None = option(None, EVAL_SPLIT)
+    max_drop: float | None = option(
+        None, "Share of its usual metric that rounding may cost at most; more, and nothing is written."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_quantization(self.to, self.quantize)
+        if self.optimize and self.to != "onnx":
+            raise RequestError(f"optimize must be asked with to onnx, got to {self.to}")
+        if (self.max_drop is None) != (self.eval_data is None) or (
+            self.max_drop is not None and self.quantize == "none"
+        ):
+            rule = "max_drop and eval_data must be asked together, and with quantize"
+            raise RequestError(f"{rule}, got {self.max_drop}, {self.eval_data!r} and {self.quantize!r}")

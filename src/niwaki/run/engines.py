@@ -9,9 +9,12 @@ from typing import Any
 from torch import nn
 
 from niwaki.anatomy import longest_input
-from niwaki.evaluate import latencies, quality, size_bytes
+from niwaki.errors import RequestError
+from niwaki.evaluate import latencies, measures_of, quality, size_bytes
 from niwaki.export import IN_ENGINE
+from niwaki.export.onnx.quantize import saturates
 from niwaki.export.placed import resident_bytes
+from niwaki.progress import say
 from niwaki.run.likeness import Side
 
 Rows = list[dict[str, Any]]
@@ -55,3 +58,27 @@ def engine_table(rounded: dict[str, Running], engine: str, quantize: str, length
     for row, (each, memory, latency) in zip(rows, told, strict=True):
         row |= {"size_bytes": each.size_bytes, "memory_bytes": memory, "latency": latency}
     return rows
+
+
+def check_drop(there: Running, exact: nn.Module, most: float) -> str:
+    """Refuse a rounded model that lost more than the share `most` of its usual metric; what it lost, as a line.
+
+    Raises:
+        RequestError: with the figures.
+    """
+    (metric, *_), _ = measures_of(exact)
+    tests = there.side.tests
+    assert tests is not None
+    before, after = (quality(model, tests)[metric] for model in (exact, there.model))
+    worse = after - before if metric in ("perplexity", "pseudo_perplexity") else before - after
+    lost = worse / abs(before) if before else 0.0
+    if not lost <= most:
+        rule = f"max_drop {most:g} is the largest share of {metric} that may be lost"
+        raise RequestError(f"{rule}, got {lost:.4f} ({before:.4f} before, {after:.4f} after); round to more bits")
+    return f"{metric} {after:.4f}, {before:.4f} before it was rounded"
+
+
+def say_bits(quantize: str, quiet: bool) -> None:
+    """Say so where a weight in int8 has fewer bits."""
+    if quantize == "int8" and saturates():
+        say("int8: weights have 7 bits, as sums of 8 overflow on a processor without VNNI, such as this one", quiet)

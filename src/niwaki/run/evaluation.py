@@ -16,8 +16,7 @@ from niwaki.evaluate import check_metric, measures_of
 from niwaki.progress import library_manners, say
 from niwaki.report import page
 from niwaki.results import Result, write_result
-from niwaki.run.engines import Running, engine_table, running
-from niwaki.run.exporting import say_bits
+from niwaki.run.engines import Running, engine_table, running, say_bits
 from niwaki.run.inputs import Inputs, check_labelled, check_out, read_data, read_inputs
 from niwaki.run.likeness import Side, likeness
 from niwaki.run.record import Clock, measure, time_in_turn
@@ -37,7 +36,7 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
     with library_manners(quiet), atomic_folder(request.out, request.overwrite) as folder:
         table = read_data(request, request.eval_data, "validation", quiet) if request.eval_data else None
         tasks = read_tasks(request, quiet)
-        pruned_side, dense_side = _sides(request, table, quiet)
+        pruned_side, dense_side = sides_of(request, table, quiet)
         say_bits(request.quantize, quiet)
         pruned = running(pruned_side, request.engine, request.quantize)
         dense = running(dense_side, request.engine, request.quantize) if request.against else pruned
@@ -73,7 +72,7 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
     return result
 
 
-def _sides(request: Evaluation, table: Table | None, quiet: bool) -> tuple[Side, Side]:
+def sides_of(request: Evaluation, table: Table | None, quiet: bool) -> tuple[Side, Side]:
     """The model of the request and what it is held against, itself where nothing is named, plain, with their rows.
 
     Raises:

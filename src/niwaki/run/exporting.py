@@ -2,53 +2,56 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from niwaki.anatomy import unwrap
 from niwaki.checkpoint import agree_on_padding_, load, load_tokenizer, new_parameters
-from niwaki.config.engine import check_quantization
-from niwaki.errors import RequestError, check_choice
+from niwaki.config import Evaluation, Export, Request
+from niwaki.config.engine import WRITTEN_FOR
+from niwaki.errors import RequestError
 from niwaki.export import EXPORTS
 from niwaki.export.gguf.check import trial_perplexities
-from niwaki.export.onnx.quantize import saturates
 from niwaki.progress import library_manners, say
-from niwaki.run.inputs import check_out
+from niwaki.run.engines import check_drop, running, say_bits
+from niwaki.run.evaluation import sides_of
+from niwaki.run.inputs import check_out, read_data
 
 
-def run_export(
-    model: str,
-    to: str,
-    out: str,
-    base_model: str | None = None,
-    quantize: str = "none",
-    optimize: bool = False,
-    overwrite: bool = False,
-    quiet: bool = False,
-) -> None:
-    """Write `model` to `out` in the form that `to` names, see `niwaki.export`.
+def run_export(request: Export, quiet: bool = False) -> None:
+    """Write a model in the form that was asked, see `niwaki.export`.
+
+    With `max_drop` nothing is written where the rounded model, in its engine, is worse on `eval_data` than the model as
+    it is by more than this share of its usual metric.
 
     Raises:
         RequestError: the request is wrong. WorkError: what was written does not compute what the model does.
     """
-    check_choice("to", to, EXPORTS)
-    check_quantization(to, quantize)
-    if optimize and to != "onnx":
-        raise RequestError(f"optimize must be asked with to onnx, got to {to}")
-    check_out(out, model, base_model)
+    check_out(request.out, request.model, request.base_model, request.eval_data)
     with library_manners(quiet):
-        loaded = load(model, base_model, dtype="float32" if to in ("onnx", "gguf") else "auto")
-        check_out(out, unwrap(loaded).name_or_path)  # the base of an adapter too
-        if fresh := new_parameters(loaded):
-            raise RequestError(f"model must have a trained task head, got {model!r} without {fresh[0]}")
-        tokenizer = load_tokenizer(model, base_model)
-        agree_on_padding_(loaded, tokenizer)
-        options = ({} if quantize == "none" else {"quantize": quantize}) | ({"optimize": True} if optimize else {})
-        EXPORTS[to](loaded, out, tokenizer, overwrite, **options)
-        if to == "gguf":
-            here, there = trial_perplexities(loaded, out, tokenizer)
+        exact = WRITTEN_FOR[request.to] != "pytorch"
+        model = load(request.model, request.base_model, dtype="float32" if exact else request.dtype)
+        check_out(request.out, unwrap(model).name_or_path)  # the base of an adapter too
+        if fresh := new_parameters(model):
+            raise RequestError(f"model must have a trained task head, got {request.model!r} without {fresh[0]}")
+        tokenizer = load_tokenizer(request.model, request.base_model)
+        agree_on_padding_(model, tokenizer)
+        _check_drop(request, quiet)
+        asked = {"quantize": request.quantize} if request.quantize != "none" else {}
+        asked |= {"optimize": True} if request.optimize else {}
+        EXPORTS[request.to](model, request.out, tokenizer, request.overwrite, **asked)
+        if request.to == "gguf":
+            here, there = trial_perplexities(model, request.out, tokenizer)
             say(f"llama.cpp: perplexity of a trial text {there:.4g}, {here:.4g} in PyTorch", quiet)
-    say_bits(quantize, quiet)
+    say_bits(request.quantize, quiet)
 
 
-def say_bits(quantize: str, quiet: bool) -> None:
-    """Say so where a weight in int8 has fewer bits."""
-    if quantize == "int8" and saturates():
-        say("int8: weights have 7 bits, as sums of 8 overflow on a processor without VNNI, such as this one", quiet)
+def _check_drop(request: Export, quiet: bool) -> None:
+    """Refuse, where `max_drop` is asked, a model that rounding costs more; say what it costs."""
+    if request.max_drop is None or request.eval_data is None:
+        return
+    shared = {field.name: getattr(request, field.name) for field in dataclasses.fields(Request)}
+    shared |= {"dtype": "float32", "engine": WRITTEN_FOR[request.to], "quantize": request.quantize}
+    asked = Evaluation(**shared, eval_data=request.eval_data, eval_split=request.eval_split)
+    side, _ = sides_of(asked, read_data(asked, request.eval_data, "validation", quiet), quiet)
+    said = check_drop(running(side, asked.engine, asked.quantize), side.model, request.max_drop)
+    say(f"{request.quantize}: {said}", quiet)

@@ -8,7 +8,7 @@ from niwaki.export.onnx.silence import silent
 
 
 def fuse(source: Path, target: Path) -> None:
-    """Write `target`, the graph of `source` after ONNX Runtime's own rewriting, but for what one processor alone has."""
+    """Write `target`, the graph of `source` as ONNX Runtime rewrites it, but for what one processor alone has."""
     import onnx
     import onnxruntime
 
