@@ -18,7 +18,7 @@ from transformers import (
 import niwaki
 from niwaki.allocation.budget import budget_of
 from niwaki.anatomy import sites_of
-from niwaki.config import Demo, Recipe, Scoring, read_recipe, recipe_from_dict, recipe_to_dict, write_recipe
+from niwaki.config import Demo, Export, Recipe, Scoring, read_recipe, recipe_from_dict, recipe_to_dict, write_recipe
 from niwaki.surgery import cut_
 from tiny import batches, configs, tiny, with_lora
 
@@ -213,3 +213,21 @@ def test_recipe_round_trip(tmp_path):
     plain["stages"][1]["flops"] = "half"
     with pytest.raises(niwaki.RequestError, match=r"structured\.flops must be float or .*got 'half'"):
         recipe_from_dict(plain)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"to": "onxn"}, "to must be one of .*did you mean 'onnx'"),
+        ({"to": "onnx", "quantize": "q8_0"}, "quantize must be none or int8 for to onnx, got 'q8_0'; engine llama.cpp"),
+        ({"to": "gguf", "quantize": "int8"}, "quantize must be none or f16 .* for to gguf, got 'int8'"),
+        ({"to": "merged", "quantize": "f16"}, "quantize must be none for to merged"),
+        ({"to": "gguf", "optimize": True}, "optimize must be asked with to onnx, got to gguf"),
+        ({"to": "onnx", "dtype": "bfloat16"}, "dtype must be float32 or auto for to onnx"),
+        ({"to": "onnx", "max_drop": 0.1, "eval_data": "e"}, "max_drop and eval_data must be asked together, and with"),
+        ({"to": "onnx", "quantize": "int8", "eval_data": "e"}, "max_drop and eval_data must be asked together"),
+    ],
+)
+def test_exports_that_cannot_be(options, message):
+    with pytest.raises(niwaki.RequestError, match=message):
+        Export(model="m", out="o", **options)

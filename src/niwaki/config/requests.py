@@ -233,6 +233,10 @@ class Export(Request):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_quantization(self.to, self.quantize)
+        if self.dtype == "bfloat16" and WRITTEN_FOR[self.to] != "pytorch":
+            raise RequestError(
+                f"dtype must be float32 or auto for to {self.to}, got 'bfloat16'; --quantize rounds there"
+            )
         if self.optimize and self.to != "onnx":
             raise RequestError(f"optimize must be asked with to onnx, got to {self.to}")
         if (self.max_drop is None) != (self.eval_data is None) or (

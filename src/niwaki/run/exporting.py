@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
-from niwaki.anatomy import unwrap
-from niwaki.checkpoint import agree_on_padding_, load, load_tokenizer, new_parameters
 from niwaki.config import Evaluation, Export, Request
 from niwaki.config.engine import WRITTEN_FOR
-from niwaki.errors import RequestError
 from niwaki.export import EXPORTS
 from niwaki.export.gguf.check import trial_perplexities
 from niwaki.progress import library_manners, say
 from niwaki.run.engines import check_drop, running, say_bits
 from niwaki.run.evaluation import sides_of
-from niwaki.run.inputs import check_out, read_data
+from niwaki.run.inputs import check_out, read_data, read_inputs
 
 
 def run_export(request: Export, quiet: bool = False) -> None:
@@ -28,13 +25,8 @@ def run_export(request: Export, quiet: bool = False) -> None:
     """
     check_out(request.out, request.model, request.base_model, request.eval_data)
     with library_manners(quiet):
-        exact = WRITTEN_FOR[request.to] != "pytorch"
-        model = load(request.model, request.base_model, dtype="float32" if exact else request.dtype)
-        check_out(request.out, unwrap(model).name_or_path)  # the base of an adapter too
-        if fresh := new_parameters(model):
-            raise RequestError(f"model must have a trained task head, got {request.model!r} without {fresh[0]}")
-        tokenizer = load_tokenizer(request.model, request.base_model)
-        agree_on_padding_(model, tokenizer)
+        inputs = read_inputs(_in_float32(request), quiet=quiet)
+        model, tokenizer = inputs.model, inputs.tokenizer
         _check_drop(request, quiet)
         asked = {"quantize": request.quantize} if request.quantize != "none" else {}
         asked |= {"optimize": True} if request.optimize else {}
@@ -43,6 +35,11 @@ def run_export(request: Export, quiet: bool = False) -> None:
             here, there = trial_perplexities(model, request.out, tokenizer)
             say(f"llama.cpp: perplexity of a trial text {there:.4g}, {here:.4g} in PyTorch", quiet)
     say_bits(request.quantize, quiet)
+
+
+def _in_float32(request: Export) -> Export:
+    """The request, which other engines than PyTorch round from float32 themselves."""
+    return request if WRITTEN_FOR[request.to] == "pytorch" else dataclasses.replace(request, dtype="float32")
 
 
 def _check_drop(request: Export, quiet: bool) -> None:
