@@ -1,7 +1,7 @@
 """A language model and what was pruned of it, in llama.cpp: perplexity, greedy text, bytes, and tokens a second.
 
     niwaki prune structured --model M --train-data T --eval-data E --flops 0.5 --round-to 32 --out HALF
-    python benchmarks/language_engines.py --model M --pruned HALF --eval-data E
+    python benchmarks/language_engines.py --model M --pruned "flops 0.5=HALF" --eval-data E
 
 Everything is measured beside PyTorch's figures of the same model on the same windows. The models of one rounding are
 timed in turn, `batch_1` at `--length` tokens at once (prefill) and `decode` token by token.
@@ -20,7 +20,6 @@ import niwaki
 from common import RESULTS, environment, write
 from niwaki.adapters import merge_
 from niwaki.checkpoint import load_tokenizer
-from niwaki.config.engine import ROUNDINGS
 from niwaki.data import Batches, read_table
 from niwaki.evaluate import greedy, latencies, perplexity
 from niwaki.export import in_llama_cpp
@@ -30,18 +29,17 @@ from niwaki.run.rows import Cut, cut_table
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--model", required=True, help="the dense one")
-    parser.add_argument("--pruned", required=True, nargs="+", help="folders that niwaki prune wrote")
+    parser.add_argument("--pruned", required=True, nargs="+", help="NAME=FOLDER that niwaki prune wrote")
     parser.add_argument("--eval-data", required=True)
-    parser.add_argument("--windows", type=int, default=6, help="of --context tokens each, for the perplexity")
+    parser.add_argument("--windows", type=int, default=4, help="of --context tokens each, for the perplexity")
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--quantize", nargs="+", default=["none", "f16", "q8_0", "q4_0"])
     parser.add_argument("--tokens", type=int, default=64, help="of greedy text that is compared")
     parser.add_argument("--out", type=Path, default=RESULTS / "language_engines.json")
     asked = parser.parse_args()
     models, tokenizer = {"dense": merge_(niwaki.load(asked.model))}, load_tokenizer(asked.model)
-    for folder in asked.pruned:
-        (stage,) = json.loads((Path(folder) / "result.json").read_text(encoding="utf-8"))["stages"]
-        models[f"{stage['budget']['kind']} {stage['budget']['requested']}"] = niwaki.load(folder)
+    models |= {name: niwaki.load(folder) for name, folder in (word.split("=", 1) for word in asked.pruned)}
     table = read_table(asked.eval_data, split="validation")
     rows = cut_table(table, models["dense"], tokenizer, Cut(asked.context), "validation").rows[: asked.windows]
     tests, start = Batches(rows, tokenizer, 1), torch.tensor(rows[0]["input_ids"][: asked.tokens])
@@ -51,7 +49,7 @@ def main() -> None:
         found["models"][name] = {"perplexity": perplexity(model, tests)["perplexity"], "attention columns": heads}
         found["models"][name]["text"] = greedy(model, start, asked.tokens).tolist()
         print(name, found["models"][name]["perplexity"], flush=True)
-    for quantize in ROUNDINGS["llama.cpp"]:
+    for quantize in asked.quantize:
         there = {name: in_llama_cpp(model, tokenizer, quantize) for name, model in models.items()}
         speeds = latencies([placed.model for placed in there.values()], asked.length, (1,), 5)
         for (name, placed), speed in zip(there.items(), speeds, strict=True):

@@ -18,7 +18,7 @@ from niwaki.evaluate.generation import feed
 from niwaki.evaluate.plain import plain_model
 
 _FEWEST = 3
-"""Rounds that are timed however long they take."""
+"""Rounds that are timed, unless a round alone takes minutes."""
 _LONG = 60.0
 """Seconds after which `result.json` is content with the rounds there are: long calls vary less, in proportion."""
 
@@ -50,7 +50,7 @@ def paired(
 ) -> PairedTiming:
     """Time both calls once a round, after `warmup` untimed rounds; which goes first alternates.
 
-    Fewer rounds, but three at least, where `most_seconds` have gone by before.
+    Fewer rounds, but three at least, where `most_seconds` have gone by before; and one where twice as many have.
 
     On a CUDA `device` the clock is read only when the device has finished.
 
@@ -82,11 +82,12 @@ def in_turn(
     times: list[tuple[float, ...]] = []
     started = time.perf_counter()
     for number in range(warmup + rounds):
-        if len(times) >= _FEWEST and time.perf_counter() - started > most_seconds:
+        spent = time.perf_counter() - started
+        if spent > most_seconds and (len(times) >= _FEWEST or (times and spent > 2 * most_seconds)):
             break
         order = list(range(len(calls)))[:: -1 if number % 2 else 1]
         taken = {index: seconds_of(calls[index], device) for index in order}
-        if number >= warmup:
+        if number >= warmup or spent > most_seconds / 2:  # what takes that long is warm
             times.append(tuple(taken[index] for index in range(len(calls))))
     return times
 

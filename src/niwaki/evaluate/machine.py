@@ -14,6 +14,8 @@ import transformers
 _SETTINGS = ("OMP_", "GOMP_", "KMP_", "MKL_", "DNNL_", "ONEDNN_", "ATEN_", "TORCH_", "PYTORCH_", "CUDA_", "CUBLAS_")
 _MORE_SETTINGS = ("NVIDIA_TF32_OVERRIDE", "LD_PRELOAD", "MALLOC_")
 """How the names of environment variables begin that change how fast PyTorch computes."""
+_NO_SETTINGS = ("KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
+"""Those that change nothing of the kind: scikit-learn sets them when it is imported, which may be in between."""
 
 
 def cpu_name() -> str:
@@ -42,7 +44,11 @@ def timed_on(device: torch.device) -> dict[str, Any]:
             kernels.cuda.mem_efficient_sdp_enabled(),
             kernels.cuda.math_sdp_enabled(),
         ],
-        "environment": {k: v for k, v in os.environ.items() if k.startswith((*_SETTINGS, *_MORE_SETTINGS))},
+        "environment": {
+            name: value
+            for name, value in os.environ.items()
+            if name.startswith((*_SETTINGS, *_MORE_SETTINGS)) and name not in _NO_SETTINGS
+        },
     }
 
 

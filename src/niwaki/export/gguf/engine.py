@@ -18,12 +18,16 @@ from niwaki.export.gguf.llama_cpp import Session
 from niwaki.export.packages import check_installed
 from niwaki.export.placed import Placed, folder_of
 
+_ROOM = 1024
+"""Tokens that a text can go on for: memory is taken for all of them at once."""
+
 
 def in_llama_cpp(model: nn.Module, tokenizer: Any = None, quantize: str = "none") -> Placed:
     """A model like `model` that runs in llama.cpp, on as many threads as PyTorch has.
 
     It has the configuration and the weights of `model`, with adapters merged; what it gives is what the file gives. It
-    holds the keys and values of the last call alone, which `past_key_values` goes on from where `use_cache` was asked.
+    holds the keys and values of the last call alone, which `past_key_values` goes on from, for `_ROOM` tokens, where
+    `use_cache` was asked.
 
     Raises:
         RequestError, WorkError: see `niwaki.export.gguf.export_gguf`.
@@ -48,7 +52,8 @@ def in_llama_cpp(model: nn.Module, tokenizer: Any = None, quantize: str = "none"
         real = torch.ones_like(input_ids, dtype=torch.bool)
         if past_key_values is None:
             real = real if attention_mask is None else attention_mask.bool()
-            session.start(len(input_ids), longest if use_cache else max(1, int(real.sum(1).max())))
+            length = max(1, int(real.sum(1).max()))
+            session.start(len(input_ids), min(longest, length + _ROOM) if use_cache else length)
         session.feed([row[own].tolist() for row, own in zip(input_ids, real, strict=True)])
         return _Output(session, real)
 
