@@ -64,10 +64,9 @@ def test_the_layer_that_gives_the_logits_is_found(family):
     assert task_of(classifier(family)).name == "text-classification"
 
 
-@pytest.mark.parametrize("family", ["gpt2", "qwen2"])
-def test_onnx_of_a_decoder_that_pads_with_its_last_token(family, tmp_path):
+def test_onnx_of_a_decoder_that_pads_with_its_last_token(tmp_path):
     pytest.importorskip("onnxscript")
-    export_onnx(classifier(family, VOCABULARY - 1, layers=1), tmp_path / "a.onnx")
+    export_onnx(classifier("gpt2", VOCABULARY - 1, layers=1), tmp_path / "a.onnx")
     assert (tmp_path / "a.onnx").is_file()
 
 

@@ -41,11 +41,12 @@ def export_gguf(
             not finite as rounded.
     """
     check_installed("to gguf", PACKAGES, "gguf")
-    check_task(model)
-    if not is_language_model(model):
-        raise RequestError("to must be onnx, merged or remote-code for a model that is no language model, got 'gguf'")
     check_quantization("gguf", quantize)
-    plain = copy.deepcopy(merged(model)).eval().cpu().float()
+    plain = merged(model)
+    check_task(plain)
+    if not is_language_model(plain):
+        raise RequestError("to must be onnx, merged or remote-code for a model that is no language model, got 'gguf'")
+    plain = copy.deepcopy(plain).eval().cpu().float()
     remove_masks_(plain)
     target = Path(path)
     if target.suffix == ".gguf":
