@@ -14,7 +14,7 @@ from typing import Any
 import niwaki
 from common import Bench, arguments, environment, note, speedups
 from niwaki.adapters import merge_
-from niwaki.export.onnx.engine import in_onnxruntime
+from niwaki.export import in_onnxruntime
 
 
 def main() -> None:
