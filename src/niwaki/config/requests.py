@@ -239,8 +239,7 @@ class Export(Request):
             )
         if self.optimize and self.to != "onnx":
             raise RequestError(f"optimize must be asked with to onnx, got to {self.to}")
-        if (self.max_drop is None) != (self.eval_data is None) or (
-            self.max_drop is not None and self.quantize == "none"
-        ):
+        given = self.max_drop is not None
+        if given != (self.eval_data is not None) or (given and self.quantize == "none"):
             rule = "max_drop and eval_data must be asked together, and with quantize"
             raise RequestError(f"{rule}, got {self.max_drop}, {self.eval_data!r} and {self.quantize!r}")

@@ -38,19 +38,24 @@ def running(side: Side, engine: str, quantize: str = "none") -> Running:
     return Running(side, there.model, there.size_bytes, there.file)
 
 
-def engine_table(rounded: dict[str, Running], engine: str, quantize: str, length: float, metric: str | None) -> Rows:
+def engine_table(
+    rounded: dict[str, tuple[Running, dict[str, float]]], engine: str, quantize: str, length: float, metric: str | None
+) -> Rows:
     """The `engines` of `result.json`: a row for each side as it is in `engine`, and one as `quantize` has it.
 
-    `rounded` are the sides that run there already. A row has `model`, `quantize`, `quality`, `size_bytes`,
+    `rounded` are the sides that run there, and their quality. A row has `model`, `quantize`, `quality`, `size_bytes`,
     `memory_bytes`, and `latency` of each way of running it. All rows are timed in turn.
     """
-    rows, there = [], []
-    for name, side in rounded.items():
-        for bits in ("none", quantize):
-            there.append(side if bits == quantize else running(side.side, engine))
-            tests = side.side.tests
-            row: dict[str, Any] = {"model": name, "quantize": bits}
-            rows.append(row | {"quality": quality(there[-1].model, tests, metric) if tests and tests.labelled else {}})
+    rows: Rows = []
+    there: list[Running] = []
+    for name, (side, found) in rounded.items():
+        exact, tests = running(side.side, engine), side.side.tests
+        before = quality(exact.model, tests, metric) if tests and tests.labelled else {}
+        rows += [
+            {"model": name, "quantize": "none", "quality": before},
+            {"model": name, "quantize": quantize, "quality": found},
+        ]
+        there += [exact, side]
     models = [each.model for each in there]
     tokens = min(max(1, round(length)), *(longest_input(model) for model in models))
     files = [each.file for each in there if each.file]

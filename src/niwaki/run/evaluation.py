@@ -36,7 +36,7 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
     with library_manners(quiet), atomic_folder(request.out, request.overwrite) as folder:
         table = read_data(request, request.eval_data, "validation", quiet) if request.eval_data else None
         tasks = read_tasks(request, quiet)
-        pruned_side, dense_side = sides_of(request, table, quiet)
+        pruned_side, dense_side = _sides(request, table, quiet)
         say_bits(request.quantize, quiet)
         pruned = running(pruned_side, request.engine, request.quantize)
         dense = running(dense_side, request.engine, request.quantize) if request.against else pruned
@@ -49,7 +49,7 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
         before = _record(dense, length, request.metric, tasks) if request.against else dict(after)
         engines: list[dict[str, Any]] = []
         if request.against and request.quantize != "none":
-            rounded = {"dense": dense, "pruned": pruned}
+            rounded = {"dense": (dense, before["quality"]), "pruned": (pruned, after["quality"])}
             engines = engine_table(rounded, request.engine, request.quantize, length, request.metric)
         timed = request.latency_length or max(1, round(length))
         latency = time_in_turn(dense.model, pruned.model, timed, before, after)
@@ -72,7 +72,7 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
     return result
 
 
-def sides_of(request: Evaluation, table: Table | None, quiet: bool) -> tuple[Side, Side]:
+def _sides(request: Evaluation, table: Table | None, quiet: bool) -> tuple[Side, Side]:
     """The model of the request and what it is held against, itself where nothing is named, plain, with their rows.
 
     Raises:
@@ -85,7 +85,7 @@ def sides_of(request: Evaluation, table: Table | None, quiet: bool) -> tuple[Sid
         check_asked(request, side.model)
     rows = inputs.rows(table, "validation") if table else []
     if rows and table and not inputs.batches(rows).labelled and (request.metric or not request.against):
-        _check_measured(table, inputs)  # without, two models can be compared and one not measured
+        check_measured(table, inputs)  # without, two models can be compared and one not measured
     pruned = Side(_plain(inputs), inputs, rows)
     if not request.against:
         return pruned, pruned
@@ -111,7 +111,7 @@ def _likeness(dense: Running, pruned: Running) -> dict[str, float]:
     return likeness(*(dataclasses.replace(there.side, model=there.model) for there in (dense, pruned)))
 
 
-def _check_measured(table: Table, inputs: Inputs) -> None:
+def check_measured(table: Table, inputs: Inputs) -> None:
     """Refuse data that nothing is measured by."""
     measures_of(inputs.model)  # refuses a model that nothing can be measured of
     check_labelled(table, "eval_data")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 
-from niwaki.config import Evaluation, Export, Request
+from niwaki.config import Export
 from niwaki.config.engine import WRITTEN_FOR
+from niwaki.evaluate.plain import plain_model
 from niwaki.export import EXPORTS
 from niwaki.export.gguf.check import trial_perplexities
 from niwaki.progress import library_manners, say
 from niwaki.run.engines import check_drop, running, say_bits
-from niwaki.run.evaluation import sides_of
-from niwaki.run.inputs import check_out, read_data, read_inputs
+from niwaki.run.evaluation import check_measured
+from niwaki.run.inputs import Inputs, check_out, read_data, read_inputs
+from niwaki.run.likeness import Side
 
 
 def run_export(request: Export, quiet: bool = False) -> None:
@@ -27,7 +29,7 @@ def run_export(request: Export, quiet: bool = False) -> None:
     with library_manners(quiet):
         inputs = read_inputs(_in_float32(request), quiet=quiet)
         model, tokenizer = inputs.model, inputs.tokenizer
-        _check_drop(request, quiet)
+        _check_drop(request, inputs, quiet)
         asked = {"quantize": request.quantize} if request.quantize != "none" else {}
         asked |= {"optimize": True} if request.optimize else {}
         EXPORTS[request.to](model, request.out, tokenizer, request.overwrite, **asked)
@@ -42,13 +44,14 @@ def _in_float32(request: Export) -> Export:
     return request if WRITTEN_FOR[request.to] == "pytorch" else dataclasses.replace(request, dtype="float32")
 
 
-def _check_drop(request: Export, quiet: bool) -> None:
+def _check_drop(request: Export, inputs: Inputs, quiet: bool) -> None:
     """Refuse, where `max_drop` is asked, a model that rounding costs more; say what it costs."""
     if request.max_drop is None or request.eval_data is None:
         return
-    shared = {field.name: getattr(request, field.name) for field in dataclasses.fields(Request)}
-    shared |= {"dtype": "float32", "engine": WRITTEN_FOR[request.to], "quantize": request.quantize}
-    asked = Evaluation(**shared, eval_data=request.eval_data, eval_split=request.eval_split)
-    side, _ = sides_of(asked, read_data(asked, request.eval_data, "validation", quiet), quiet)
-    said = check_drop(running(side, asked.engine, asked.quantize), side.model, request.max_drop)
+    table = read_data(request, request.eval_data, "validation", quiet)
+    rows = inputs.rows(table, "validation")
+    if rows and not inputs.batches(rows).labelled:
+        check_measured(table, inputs)
+    side = Side(plain_model(inputs.model), inputs, rows)
+    said = check_drop(running(side, WRITTEN_FOR[request.to], request.quantize), side.model, request.max_drop)
     say(f"{request.quantize}: {said}", quiet)

@@ -60,7 +60,7 @@ def export_gguf(
 
 def _write(plain: PreTrainedModel, file: Path, tokenizer: Any, quantize: str) -> None:
     architecture = architecture_of(plain)
-    check_rows(architecture, quantize)
+    check_rows(plain, architecture, quantize)
     ids = text_to_try(plain, tokenizer)
     if quantize == "none":
         write_gguf(plain, architecture, file, tokenizer)

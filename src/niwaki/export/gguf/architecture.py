@@ -79,6 +79,8 @@ def _range(blocks: list[Block]) -> str:
 
 def add_numbers(writer: Any, model: PreTrainedModel, architecture: Architecture) -> None:
     """Tell `writer`, a `gguf.GGUFWriter`, the numbers of the model: one each, or a list where blocks differ."""
+    from gguf import RopeScalingType
+
     config = cast(Any, model.config)
     heads, groups, neurons = (list(each) for each in zip(*(block.shape for block in architecture.blocks), strict=True))
     if architecture.name != _UNEVEN:
@@ -97,14 +99,8 @@ def add_numbers(writer: Any, model: PreTrainedModel, architecture: Architecture)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
     if rotation.get("rope_type") == "linear":
-        writer.add_rope_scaling_type(_linear())
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(float(rotation["factor"]))
-
-
-def _linear() -> Any:
-    import gguf
-
-    return gguf.RopeScalingType.LINEAR
 
 
 def longest_text(model: PreTrainedModel) -> int:

@@ -86,8 +86,9 @@ def _constants(layer: nn.Module, path: str) -> bool:
 def _tensors(layer: nn.Module, names: dict[str, str], zeros: int) -> dict[str, Tensor]:
     """Weights and biases of the modules of `names` that the layer has; linears with `zeros` units more."""
     found: dict[str, Tensor] = {}
+    modules = dict(layer.named_modules())
     for path, name in names.items():
-        module = dict(layer.named_modules()).get(path)
+        module = modules.get(path)
         if module is None:
             continue
         for kind, tensor in module.named_parameters():

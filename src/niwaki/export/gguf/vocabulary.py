@@ -112,13 +112,14 @@ def _candidates(tokenizer: Any, size: int) -> list[Vocabulary]:
         rule = "to gguf needs a tokenizer that merges pairs (BPE), at byte level or with byte fallback"
         raise RequestError(f"{rule}, got one of the kind {told['model']['type']}")
     tokens, kinds = _tokens(tokenizer, told, size)
-    pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in told["model"]["merges"]]
+    pairs = told["model"]["merges"]
     if not told["model"]["byte_fallback"]:
-        return [Vocabulary("gpt2", tokens, kinds, merges=pairs, split=split) for split in _BYTE_LEVEL_SPLITS]
+        merges = [" ".join(pair) for pair in pairs]
+        return [Vocabulary("gpt2", tokens, kinds, merges=merges, split=split) for split in _BYTE_LEVEL_SPLITS]
     # What merges by the token that comes of it has the order of the first pair that it comes of.
     ranks: dict[str, int] = {}
-    for rank, pair in enumerate(told["model"]["merges"]):
-        ranks.setdefault("".join(pair.split(" ", 1) if isinstance(pair, str) else pair), rank)
+    for rank, pair in enumerate(pairs):
+        ranks.setdefault("".join(pair), rank)
     scores = [-float(ranks.get(token, len(pairs))) for token in tokens]
     first = tokenizer.convert_ids_to_tokens(tokenizer("a", add_special_tokens=False)["input_ids"])
     return [Vocabulary("llama", tokens, kinds, scores=scores, space_first=first[0].startswith("▁"))]

@@ -31,10 +31,9 @@ def write_gguf(
     """
     from gguf import GGML_QUANT_VERSION, GGUFWriter, LlamaFileType
 
-    types = {"none": "ALL_F32", **{name: f"MOSTLY_{name.upper()}" for name in ("f16", "q8_0", "q4_0", "q4_1")}}
     writer = GGUFWriter(file, architecture.name)
     writer.add_string(MARK, "1")
-    writer.add_file_type(LlamaFileType[types[quantize]])
+    writer.add_file_type(LlamaFileType["ALL_F32" if quantize == "none" else f"MOSTLY_{quantize.upper()}"])
     writer.add_quantization_version(GGML_QUANT_VERSION)
     add_numbers(writer, model, architecture)
     add_vocabulary(writer, tokenizer, cast(Any, model.config).vocab_size, _endings(model))
@@ -47,16 +46,14 @@ def write_gguf(
     writer.close()
 
 
-def check_rows(architecture: Architecture, quantize: str) -> None:
+def check_rows(model: PreTrainedModel, architecture: Architecture, quantize: str) -> None:
     """Refuse, before any work, a model whose rows a rounding cannot take.
 
     Raises:
         RequestError: with the matrix, its length, and what would fit.
     """
-    for number, block in enumerate(architecture.blocks):
-        for name, tensor in block.tensors.items():
-            if tensor.dim() == 2:
-                _rounding(f"blk.{number}.{name}", tensor, quantize)
+    for name, tensor in _tensors(model, architecture):
+        _rounding(name, tensor, quantize)
 
 
 def _endings(model: PreTrainedModel) -> list[int]:

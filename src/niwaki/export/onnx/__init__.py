@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def _write(plain: PreTrainedModel, file: Path, tokenizer: Any, quantize: str, op
     with tempfile.TemporaryDirectory() as place:
         files = [*(Path(place) / f"{number}.onnx" for number in range(len(steps))), file]
         write_graph(plain, files[0], tokenizer)
-        for step, source, target in zip(steps, files, files[1:], strict=False):
+        for step, (source, target) in zip(steps, itertools.pairwise(files), strict=True):
             step(source, target)
     if quantize != "none":
         check_finite(plain, file, tokenizer, quantize)
