@@ -52,7 +52,7 @@ class Bench:
     @classmethod
     def of(cls, asked: argparse.Namespace, *, new_head: bool = False) -> Bench:
         """Read what the flags name; with `new_head` the model gets one for the labels of the training data."""
-        table, tokenizer = read_table(asked.train_data), load_tokenizer(asked.model)
+        table, tokenizer = read_table(asked.train_data), load_tokenizer(asked.model, of_words=True)
         labels = label_names(table) if new_head else None
         model = niwaki.load(asked.model, labels=labels)
         train = to_rows(table, model, tokenizer, 128)

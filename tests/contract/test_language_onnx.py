@@ -10,7 +10,8 @@ from niwaki.errors import RequestError
 from niwaki.evaluate import greedy
 from niwaki.export import export_onnx, in_onnxruntime
 from niwaki.export.onnx.check import check_finite
-from niwaki.export.onnx.quantize import to_int8
+from niwaki.export.onnx.quantize import dynamic, matrices_of
+from niwaki.export.onnx.session import Session
 from niwaki.surgery import cut_
 from tiny import ROWS, batches, decoders, logits, tiny
 
@@ -49,8 +50,8 @@ def test_the_same_text_as_generate(family, tmp_path):
     real = left["attention_mask"].bool()
     torch.testing.assert_close(logits(there, left), wanted[real], rtol=0, atol=1e-4)
     _check_names(placed.file)
-    to_int8(placed.file, tmp_path / "int8.onnx")
-    check_finite(model, tmp_path / "int8.onnx", None, "int8")
+    dynamic(placed.file)(tmp_path / "int8.onnx", matrices_of(placed.file))
+    check_finite(model, Session(tmp_path / "int8.onnx"), None, "int8")
 
 
 def _check_names(file):

@@ -25,7 +25,8 @@ def uneven(task: Task, layers: int | None = None):
 
 @pytest.mark.parametrize("to", EXPORTS)
 def test_a_model_of_another_task_is_refused(to, tmp_path):
-    if to == "onnx":
+    if to in ("onnx", "openvino"):
+        pytest.importorskip(to)
         pytest.importorskip("onnxscript")
     model = AutoModelForPreTraining.from_config(configs()["bert"])
     with pytest.raises(niwaki.RequestError, match=f"ForSequenceClassification, .*, got {type(model).__name__}"):
@@ -57,3 +58,9 @@ def test_onnx_gives_what_the_task_is_about(task, tmp_path):
         wanted = model(**{name: torch.from_numpy(value) for name, value in given.items()})
     for name, found in zip(task.outputs, session.run(None, given), strict=True):
         torch.testing.assert_close(torch.from_numpy(found), wanted[name], rtol=0, atol=1e-4)
+    pytest.importorskip("openvino")
+    from niwaki.export.openvino.session import Session
+
+    there = Session(tmp_path / "a.onnx")({name: torch.from_numpy(value) for name, value in given.items()})
+    for name, found in zip(task.outputs, there, strict=True):
+        torch.testing.assert_close(found, wanted[name], rtol=0, atol=1e-4)

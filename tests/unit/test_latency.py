@@ -21,7 +21,7 @@ from niwaki.evaluate.machine import timed_on
 from niwaki.evaluate.plain import plain_model
 from niwaki.masks import MaskedLinear
 from niwaki.surgery import cut_
-from tiny import batches, logits, tiny, with_lora
+from tiny import CUT, batches, logits, tiny, with_lora
 
 TABLE = import_module("niwaki.evaluate.latency_table")
 TIMINGS = import_module("niwaki.evaluate.layer_timings")
@@ -45,6 +45,24 @@ def test_a_table_never_falls_and_is_cached(tmp_path, monkeypatch):
     assert latency_table(model, 2, 8).fixed < 9e5
     latency_table(model, 2, 9)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_budget_is_measured_in_the_engine_that_is_asked(tmp_path, monkeypatch):
+    pytest.importorskip("cyllama")
+    monkeypatch.setenv("NIWAKI_CACHE", str(tmp_path))
+    monkeypatch.setattr(TIMINGS, "ROUNDS", 1)
+    model, timed = tiny("llama", layers=2), []
+    table = latency_table(model, 2, 8, "llama.cpp")
+    assert all((table.costs[site.name].diff() >= 0).all() for site in sites_of(model))
+    latency_table(model, 2, 8)
+    assert len(list(tmp_path.iterdir())) == 2
+    table = LatencyTable({site.name: torch.arange(site.units + 1).double() for site in sites_of(model)}, 0.0)
+    monkeypatch.setattr("niwaki.allocation.budget.latency_table", lambda *asked: timed.append(asked[3]) or table)
+    monkeypatch.setattr("niwaki.methods.structured.speedup", lambda *asked: timed.extend(asked[:2]) or 2.0)
+    config = niwaki.Structured(latency=0.5, latency_engine="llama.cpp", **CUT)
+    assert niwaki.prune_(model, config, batches(family="llama")).achieved == 0.5
+    assert timed.pop(0) == "llama.cpp"
+    assert all("forward" in vars(there) for there in timed), "PyTorch was timed"
 
 
 def test_a_step_in_the_costs_is_used():

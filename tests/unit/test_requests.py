@@ -219,7 +219,11 @@ def test_recipe_round_trip(tmp_path):
     ("options", "message"),
     [
         ({"to": "onxn"}, "to must be one of .*did you mean 'onnx'"),
-        ({"to": "onnx", "quantize": "q8_0"}, "quantize must be none or int8 for to onnx, got 'q8_0'; engine llama.cpp"),
+        ({"to": "onnx", "quantize": "q8_0"}, "quantize must be none or int8 or int8-static for to onnx, got"),
+        ({"to": "onnx", "quantize": "int8-static"}, "train_data must be given with quantize int8-static"),
+        ({"to": "openvino", "quantize": "int8"}, "quantize must be none or int8-static for to openvino"),
+        ({"to": "onnx", "train_data": "t"}, "train_data must not be given with quantize none"),
+        ({"to": "onnx", "quantize": "int8", "max_divergence": 0.1}, "max_divergence must not be given with no train_d"),
         ({"to": "gguf", "quantize": "int8"}, "quantize must be none or f16 .* for to gguf, got 'int8'"),
         ({"to": "merged", "quantize": "f16"}, "quantize must be none for to merged"),
         ({"to": "gguf", "optimize": True}, "optimize must be asked with to onnx, got to gguf"),

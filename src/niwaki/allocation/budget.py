@@ -95,7 +95,7 @@ def budget_of(model: nn.Module, config: Structured, length: float) -> Budget:
     sites = sites_of(model, config.by_query_head)
     _check_widths(sites, config)
     if kind == "latency":
-        table = latency_table(model, config.latency_batch_size, config.latency_length)
+        table = latency_table(model, config.latency_batch_size, config.latency_length, config.latency_engine)
         return Budget(kind, fraction, table.costs, table.fixed)
     costs, savings = {}, {}
     for site in sites:

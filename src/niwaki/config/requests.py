@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from niwaki.config.dynamic import DynamicSparsityTraining
-from niwaki.config.engine import ENGINES, QUANTIZATIONS, WRITTEN_FOR, check_engine, check_quantization
+from niwaki.config.engine import ENGINES, WRITTEN_FOR, Rounding, check_engine, check_quantization
 from niwaki.config.fields import bytes_of, check_at_least, check_seed, option, required
 from niwaki.config.finetune import Finetune
 from niwaki.config.layer_adaptive import GRANULARITIES, LAYER_SCORES, WEIGHT_SCORES, LayerAdaptive
@@ -188,7 +188,7 @@ class Scoring(UnitScores, Request):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation(Measured):
+class Evaluation(Rounding, Measured):
     """Quality, size and measured latency of a model, beside another if one is named."""
 
     eval_data: str | None = option(None, "Data to evaluate on: a local file or a Hub data set; needed without --tasks.")
@@ -198,11 +198,11 @@ class Evaluation(Measured):
         None, f"Tokens in a row for the timing; by default the data's mean, {DEFAULT_LENGTH} without --eval-data."
     )
     engine: str = option("pytorch", f"Where the models run: {', '.join(ENGINES)}.")
-    quantize: str = option("none", f"Bits of the weights there: {', '.join(QUANTIZATIONS)}, as the engine has them.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_engine(self.engine, self.quantize)
+        self.check_rounding()
         if self.engine != "pytorch" and self.tasks is not None:
             raise RequestError(f"tasks must be asked with engine pytorch, got {self.engine!r}")
         if self.eval_data is None and self.tasks is None:
@@ -214,15 +214,14 @@ class Evaluation(Measured):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export(Request):
+class Export(Rounding, Request):
     """A model for those who do not have Niwaki."""
 
     to: str = required(f"What to write: {', '.join(WRITTEN_FOR)}.")
     out: str = required("Folder to write; for onnx and gguf also a file that ends in .onnx or .gguf.")
     dtype: str = option(
-        "auto", f"How weights are held and written: {', '.join(DTYPES)}; onnx and gguf say it themselves."
+        "auto", f"How weights are held and written: {', '.join(DTYPES)}; onnx, openvino and gguf say it themselves."
     )
-    quantize: str = option("none", "Bits of the weights: for onnx int8, for gguf f16, q8_0, q4_0, q4_1.")
     optimize: bool = option(False, "For onnx: the graph as ONNX Runtime fuses it, for it alone.")
     eval_data: str | None = option(None, "Data that --max-drop is measured on.")
     eval_split: str | None = option(None, EVAL_SPLIT)
@@ -233,6 +232,7 @@ class Export(Request):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_quantization(self.to, self.quantize)
+        self.check_rounding()
         if self.dtype == "bfloat16" and WRITTEN_FOR[self.to] != "pytorch":
             raise RequestError(
                 f"dtype must be float32 or auto for to {self.to}, got 'bfloat16'; --quantize rounds there"

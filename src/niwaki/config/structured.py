@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
+from niwaki.config.engine import ENGINES
 from niwaki.config.fields import check_at_least, check_seed, check_unused, option
 from niwaki.config.filter import Filter
 from niwaki.config.reconstruct import check_reconstruct, reconstruct_option
@@ -55,7 +56,7 @@ class Structured(UnitScores, Filter, Recovery):
     """Remove whole attention heads and FFN neurons until a budget is met.
 
     Exactly one of `flops`, `params` (of the transformer blocks) and `latency` (of the whole model, as measured on this
-    machine) is given: the fraction to KEEP, in (0, 1].
+    machine, in `latency_engine`) is given: the fraction to KEEP, in (0, 1].
     """
 
     LORA_RATE: ClassVar[float] = 3e-4
@@ -78,6 +79,7 @@ class Structured(UnitScores, Filter, Recovery):
     drop_layers: int = option(0, "Layers that go whole, those that change what passes through them least.")
     latency_batch_size: int = option(32, "Rows in a batch for the latency budget.")
     latency_length: int = option(64, "Tokens in a row for the latency budget.")
+    latency_engine: str = option("pytorch", f"Where the latency budget is measured: {', '.join(ENGINES)}.")
     seed: int = option(0, "Seed of everything that is drawn.")
 
     def __post_init__(self) -> None:
@@ -94,6 +96,7 @@ class Structured(UnitScores, Filter, Recovery):
             raise RequestError(f"drop_layers must be 0 where sites are spared, got {self.drop_layers}")
         check_choice("allocation", self.allocation, ALLOCATIONS)
         check_choice("repair", self.repair, REPAIRS)
+        check_choice("latency_engine", self.latency_engine, ENGINES)
         check_reconstruct(self)
         if self.latency is not None and self.head_unit not in ("auto", "group"):
             raise RequestError(f"head_unit must be 'group' with a latency budget, got {self.head_unit!r}")
@@ -106,7 +109,7 @@ class Structured(UnitScores, Filter, Recovery):
         if self.round_to is not None:
             check_at_least(self, 1, "round_to")
         if self.latency is None:
-            check_unused(self, f"a budget in {kind}", "latency_batch_size", "latency_length")
+            check_unused(self, f"a budget in {kind}", "latency_batch_size", "latency_length", "latency_engine")
 
     def resolved(self) -> Structured:
         """The same with the units that are meant written out; the latency of single query heads is not measured."""

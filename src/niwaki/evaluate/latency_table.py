@@ -24,8 +24,9 @@ from niwaki.anatomy import Site, sites_of, unwrap
 from niwaki.evaluate.layer_timings import LEVELS, ROUNDS, Timings, time_layers
 from niwaki.evaluate.machine import timed_on
 from niwaki.evaluate.plain import plain_model
+from niwaki.export import engine_version
 
-FORMAT = 2
+FORMAT = 3
 """Of the timings in the cache; another where they are taken or kept in another way."""
 STRAIGHT = 0.97
 """Share of the variance of the timings from which a straight line is taken for the whole truth."""
@@ -39,16 +40,17 @@ class LatencyTable:
     fixed: float
 
 
-def latency_table(model: nn.Module, batch_size: int, length: int) -> LatencyTable:
+def latency_table(model: nn.Module, batch_size: int, length: int, engine: str = "pytorch") -> LatencyTable:
     """Time the sites of `model` on random tokens `[batch_size, length]`; adapters merged, masks written, in a copy.
+
+    They are timed where `engine` runs them.
 
     A site's cost at its least timed width counts as `fixed`, as do embeddings and task head: all that the difference
     between the whole model and its sites' costs holds.
     """
     sites = sites_of(model)
-    timings = _cached(
-        _key(model, sites, batch_size, length), lambda: time_layers(plain_model(model), batch_size, length)
-    )
+    key = _key(model, sites, batch_size, length, engine)
+    timings = _cached(key, lambda: time_layers(plain_model(model), batch_size, length, engine))
     curves = {"attention": _curve(timings.attention), "ffn": _curve(timings.ffn)}
     costs = {site.name: torch.from_numpy(curves[site.kind][: site.units + 1] * site.runs) for site in sites}
     return LatencyTable(costs, timings.model - sum(float(cost[-1]) for cost in costs.values()))
@@ -73,7 +75,7 @@ _COSTS_NOTHING = {"_name_or_path", "transformers_version", "architectures", "id2
 """What a config says that no timing depends on."""
 
 
-def _key(model: nn.Module, sites: list[Site], batch_size: int, length: int) -> str:
+def _key(model: nn.Module, sites: list[Site], batch_size: int, length: int, engine: str) -> str:
     """The same for all that takes the same time: of two models of one shape one is timed."""
     inner = unwrap(model)
     said = {
@@ -86,6 +88,7 @@ def _key(model: nn.Module, sites: list[Site], batch_size: int, length: int) -> s
         "config": {k: v for k, v in inner.config.to_dict().items() if k not in _COSTS_NOTHING},
         "sites": [[site.name, site.units, site.width, site.heads, site.groups, site.runs] for site in sites],
         "tokens": [batch_size, length],
+        "engine": engine_version(engine),
     }
     return hashlib.sha256(json.dumps(said, sort_keys=True, default=str).encode()).hexdigest()[:24]
 

@@ -1,31 +1,71 @@
-"""A pruned model for those who do not have Niwaki: ONNX, GGUF, a merged checkpoint, one that brings its own code.
+"""A pruned model for those who do not have Niwaki: ONNX, OpenVINO, GGUF, merged, with the code that it needs.
 
 Every export has the signature `(model, path, tokenizer, overwrite)`. `model` is a plain model or a `PeftModel`, whose
 adapters are merged in a copy; `path` is the folder to write, new or empty, or with `overwrite` one that holds only what
-Niwaki wrote (for ONNX and GGUF, which take `quantize` too, also the name of a file that ends in `.onnx` or `.gguf`).
+Niwaki wrote (for ONNX and GGUF also the name of a file that ends in `.onnx` or `.gguf`). ONNX, OpenVINO and GGUF take
+`quantize` too, the former two a `calibration`.
 What is written takes its name at the end, whole, or not at all.
 
 An engine that is not PyTorch has one function, `(model, tokenizer, quantize)` -> `Placed`, a model that runs there:
-whatever measures a model measures it there.
+whatever measures a model measures it there. Those that read a graph take a `calibration`.
 """
 
+from importlib.metadata import PackageNotFoundError, version
+
+from torch import nn
+
+from niwaki.export.calibration import Calibration
 from niwaki.export.gguf import export_gguf
 from niwaki.export.gguf.engine import in_llama_cpp
 from niwaki.export.merged import export_merged
 from niwaki.export.onnx import export_onnx
 from niwaki.export.onnx.engine import in_onnxruntime
+from niwaki.export.openvino import export_openvino
+from niwaki.export.openvino.engine import in_openvino
 from niwaki.export.remote_code import export_remote_code
 
-EXPORTS = {"onnx": export_onnx, "gguf": export_gguf, "merged": export_merged, "remote-code": export_remote_code}
-IN_ENGINE = {"onnxruntime": in_onnxruntime, "llama.cpp": in_llama_cpp}
+EXPORTS = {
+    "onnx": export_onnx,
+    "gguf": export_gguf,
+    "openvino": export_openvino,
+    "merged": export_merged,
+    "remote-code": export_remote_code,
+}
+IN_ENGINE = {"onnxruntime": in_onnxruntime, "openvino": in_openvino, "llama.cpp": in_llama_cpp}
+
+_PACKAGE = {"pytorch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino", "llama.cpp": "cyllama"}
+
+
+def in_engine(model: nn.Module, engine: str) -> nn.Module:
+    """The model itself for PyTorch, else one like it, in float32, that runs in `engine`.
+
+    Raises:
+        RequestError, WorkError: the engine does not take it.
+    """
+    return model if engine == "pytorch" else IN_ENGINE[engine](model).model
+
+
+def engine_version(engine: str) -> str:
+    """The package that runs an engine, and its version, as `torch 2.13.0`; without, where it is not installed."""
+    package = _PACKAGE[engine]
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return package
+
 
 __all__ = [
     "EXPORTS",
     "IN_ENGINE",
+    "Calibration",
+    "engine_version",
     "export_gguf",
     "export_merged",
     "export_onnx",
+    "export_openvino",
     "export_remote_code",
+    "in_engine",
     "in_llama_cpp",
     "in_onnxruntime",
+    "in_openvino",
 ]

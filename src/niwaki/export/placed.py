@@ -19,15 +19,19 @@ from niwaki.errors import WorkError
 
 @dataclass(frozen=True)
 class Placed:
-    """`model` is like the one that was placed, with the forward pass of the engine, which reads `file`."""
+    """`model` is like the one that was placed, with the forward pass of the engine, which reads `file`.
+
+    Of its matrices `in_float32` were spared where others were rounded.
+    """
 
     model: PreTrainedModel
     file: Path
+    in_float32: int = 0
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of the file."""
-        return self.file.stat().st_size
+        """Bytes of the file, with what lies beside it under its name."""
+        return sum(each.stat().st_size for each in self.file.parent.glob(f"{self.file.stem}.*"))
 
 
 def folder_of(model: PreTrainedModel) -> Path:
@@ -61,6 +65,10 @@ def _tell_memory(files: list[str]) -> None:
         import onnxruntime  # noqa: F401 - what the libraries hold is not the model's
 
         from niwaki.export.onnx.session import Session as Engine
+    elif files[0].endswith(".xml"):
+        import openvino  # noqa: F401
+
+        from niwaki.export.openvino.session import Session as Engine
     else:
         import cyllama.llama.llama_cpp  # noqa: F401
 

@@ -17,6 +17,7 @@ from niwaki.config import Structured
 from niwaki.data import mean_length
 from niwaki.errors import RequestError
 from niwaki.evaluate import speedup
+from niwaki.export import in_engine
 from niwaki.methods.drop_layers import check_drop, drop_layers_
 from niwaki.methods.scores import Scores
 from niwaki.observe import Batch, Need, Passes, TokenWeights, need_of, observe
@@ -55,7 +56,7 @@ def prune_units_(
     started, by_head = time.perf_counter(), config.by_query_head
     before = {site.name: site.units for site in sites_of(model, by_head)}
     budget = checked_budget(model, config, mean_length(batches))
-    dense = merge_(copy.deepcopy(model))
+    dense, timed = _dense(model, config)
     weights: TokenWeights | None = None
     importance, passes = dict[str, float](), Passes()
     if config.drop_layers:
@@ -73,7 +74,7 @@ def prune_units_(
         passes += seen.passes + Passes(float(need.moments))
         importance = importance or importances(scores)
         fraction = 1.0 - (1.0 - budget.fraction) * step / config.steps
-        plan = _plan(model, dense, sites, scores, budget, fraction, config)
+        plan = _plan(model, timed, sites, scores, budget, fraction, config)
         show(plan_table(sites, scores, plan), progress)
         cut_(model, plan, by_head)
         kept = {name: kept[name][units] for name, units in plan.items()}
@@ -83,7 +84,7 @@ def prune_units_(
             passes += Passes(REFIT_PASSES) + reconstruction_passes(config.reconstruct, len(batches))
         if config.recover_epochs:
             passes += recover_(model, dense, training, config, len(batches), step=step, progress=progress)
-    achieved, warnings = _achieved(model, dense, budget, config)
+    achieved, warnings = _achieved(model, timed, budget, config)
     after = sites_of(model, by_head)
     return StageResult(
         name="structured",
@@ -96,6 +97,12 @@ def prune_units_(
         layers=tuple(SiteResult(x.name, x.kind, importance[x.name], x.units, before[x.name]) for x in after),
         warnings=warnings,
     )
+
+
+def _dense(model: nn.Module, config: Structured) -> tuple[nn.Module, nn.Module]:
+    """A copy of the model without adapters, and that copy where its latency is to be measured, if it is."""
+    dense = merge_(copy.deepcopy(model))
+    return dense, in_engine(dense, config.latency_engine) if config.latency is not None else dense
 
 
 def checked_budget(model: nn.Module, config: Structured, length: float) -> Budget:
@@ -116,11 +123,11 @@ def checked_budget(model: nn.Module, config: Structured, length: float) -> Budge
     return budget
 
 
-def _achieved(model: nn.Module, dense: nn.Module, budget: Budget, config: Structured) -> tuple[float, tuple[str, ...]]:
-    """The fraction of the budget's cost that `model` has of `dense`, and what is to be said of it."""
+def _achieved(model: nn.Module, timed: nn.Module, budget: Budget, config: Structured) -> tuple[float, tuple[str, ...]]:
+    """The fraction of the budget's cost that `model` has of the dense one, and what is to be said of it."""
     if budget.kind != "latency":
         return budget.kept(sites_of(model, config.by_query_head)), ()
-    achieved = _measured_ratio(dense, merge_(copy.deepcopy(model)), config)
+    achieved = _measured_ratio(timed, merge_(copy.deepcopy(model)), config)
     if abs(achieved / budget.fraction - 1) <= LATENCY_TOLERANCE:
         return achieved, ()
     return achieved, (f"latency: {budget.fraction:g} of dense was asked, {achieved:.3f} was measured at the end",)
@@ -128,14 +135,17 @@ def _achieved(model: nn.Module, dense: nn.Module, budget: Budget, config: Struct
 
 def _plan(
     model: nn.Module,
-    dense: nn.Module,
+    timed: nn.Module,
     sites: list[Site],
     scores: dict[str, Tensor],
     budget: Budget,
     fraction: float,
     config: Structured,
 ) -> Plan:
-    """The units to keep for a `fraction` of the budget. A plan on measured latencies is itself timed, and corrected."""
+    """The units to keep for a `fraction` of the budget. A plan on measured latencies is itself timed, and corrected.
+
+    `timed` is the dense model where it is to run.
+    """
     bounds = bounds_of(sites, budget, config)
 
     def plan_for(target: float) -> Plan:
@@ -148,7 +158,7 @@ def _plan(
         plan = plan_for(target)
         candidate = merge_(copy.deepcopy(model))
         cut_(candidate, plan)
-        ratio = _measured_ratio(dense, candidate, config)
+        ratio = _measured_ratio(timed, candidate, config)
         if abs(ratio / fraction - 1) < miss:
             best, miss = plan, abs(ratio / fraction - 1)
         if miss < LATENCY_TOLERANCE / 3:
@@ -157,9 +167,10 @@ def _plan(
     return best
 
 
-def _measured_ratio(dense: nn.Module, plain: nn.Module, config: Structured) -> float:
-    """Measured latency of a model without adapters over that of `dense`."""
-    return 1 / speedup(dense, plain, config.latency_batch_size, config.latency_length)
+def _measured_ratio(timed: nn.Module, plain: nn.Module, config: Structured) -> float:
+    """Measured latency of a model without adapters over that of the dense one, where they are to run."""
+    there = in_engine(plain, config.latency_engine)
+    return 1 / speedup(timed, there, config.latency_batch_size, config.latency_length)
 
 
 def score_units_of(model: nn.Module, batches: Sequence[Batch], config: Structured, *, progress: bool = False) -> Scores:

@@ -9,12 +9,16 @@ from typing import Any
 from torch import nn
 
 from niwaki.anatomy import longest_input
+from niwaki.config import Evaluation, Export
+from niwaki.config.engine import CALIBRATED
+from niwaki.data import Table, sample
 from niwaki.errors import RequestError
 from niwaki.evaluate import latencies, measures_of, quality, size_bytes
-from niwaki.export import IN_ENGINE
+from niwaki.export import IN_ENGINE, Calibration
 from niwaki.export.onnx.quantize import saturates
 from niwaki.export.placed import resident_bytes
 from niwaki.progress import say
+from niwaki.run.inputs import Inputs, read_data
 from niwaki.run.likeness import Side
 
 Rows = list[dict[str, Any]]
@@ -22,20 +26,38 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Running:
-    """A side where an engine runs it: a model that does, its bytes there, and the `file` of what is not PyTorch."""
+    """A side where an engine runs it: a model that does, its bytes there, and the `file` of what is not PyTorch.
+
+    Of its matrices `in_float32` were spared where others were rounded.
+    """
 
     side: Side
     model: nn.Module
     size_bytes: int
     file: Path | None = None
+    in_float32: int = 0
 
 
-def running(side: Side, engine: str, quantize: str = "none") -> Running:
+def running(side: Side, engine: str, quantize: str = "none", calibration: Calibration | None = None) -> Running:
     """A side in `engine`, its weights as `quantize` has them."""
     if engine == "pytorch":
         return Running(side, side.model, size_bytes(side.model))
-    there = IN_ENGINE[engine](side.model, side.inputs.tokenizer, quantize)
-    return Running(side, there.model, there.size_bytes, there.file)
+    looks = {} if calibration is None else {"calibration": calibration}
+    there = IN_ENGINE[engine](side.model, side.inputs.tokenizer, quantize, **looks)
+    return Running(side, there.model, there.size_bytes, there.file, there.in_float32)
+
+
+def read_calibration(request: Evaluation | Export, quiet: bool) -> Table | None:
+    """The data that a rounding is to look at, None where there are none."""
+    return read_data(request, request.train_data, "train", quiet) if request.train_data else None
+
+
+def calibration_of(request: Evaluation | Export, inputs: Inputs, table: Table | None) -> Calibration | None:
+    """Rows of these data as a model reads them, and what rounding may cost on them."""
+    if table is None:
+        return None
+    rows = sample(inputs.rows(table, "train"), request.calibration_samples, request.seed)
+    return Calibration(list(inputs.batches(rows)), request.max_divergence)
 
 
 def engine_table(
@@ -44,7 +66,8 @@ def engine_table(
     """The `engines` of `result.json`: a row for each side as it is in `engine`, and one as `quantize` has it.
 
     `rounded` are the sides that run there, and their quality. A row has `model`, `quantize`, `quality`, `size_bytes`,
-    `memory_bytes`, and `latency` of each way of running it. All rows are timed in turn.
+    `memory_bytes`, and `latency` of each way of running it; a rounded one also how many of its matrices stay
+    `in_float32`. All rows are timed in turn.
     """
     rows: Rows = []
     there: list[Running] = []
@@ -53,7 +76,7 @@ def engine_table(
         before = quality(exact.model, tests, metric) if tests and tests.labelled else {}
         rows += [
             {"model": name, "quantize": "none", "quality": before},
-            {"model": name, "quantize": quantize, "quality": found},
+            {"model": name, "quantize": quantize, "quality": found, "in_float32": side.in_float32},
         ]
         there += [exact, side]
     models = [each.model for each in there]
@@ -83,7 +106,13 @@ def check_drop(there: Running, exact: nn.Module, most: float) -> str:
     return f"{metric} {after:.4f}, {before:.4f} before it was rounded"
 
 
+def say_spared(name: str, count: int, quiet: bool) -> None:
+    """Say so where matrices of the model `name` stay in float32."""
+    if count:
+        say(f"{name}: {count} matrices stay in float32, which in int8 cost more than max_divergence", quiet)
+
+
 def say_bits(quantize: str, quiet: bool) -> None:
     """Say so where a weight in int8 has fewer bits."""
-    if quantize == "int8" and saturates():
+    if quantize in CALIBRATED and saturates():
         say("int8: weights have 7 bits, as sums of 8 overflow on a processor without VNNI, such as this one", quiet)

@@ -16,7 +16,15 @@ from niwaki.evaluate import check_metric, measures_of
 from niwaki.progress import library_manners, say
 from niwaki.report import page
 from niwaki.results import Result, write_result
-from niwaki.run.engines import Running, engine_table, running, say_bits
+from niwaki.run.engines import (
+    Running,
+    calibration_of,
+    engine_table,
+    read_calibration,
+    running,
+    say_bits,
+    say_spared,
+)
 from niwaki.run.inputs import Inputs, check_labelled, check_out, read_data, read_inputs
 from niwaki.run.likeness import Side, likeness
 from niwaki.run.record import Clock, measure, time_in_turn
@@ -32,14 +40,16 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
         RequestError: the request is wrong. WorkError: logits that are not finite.
     """
     clock = Clock()
-    check_out(request.out, request.model, request.against, request.base_model, request.eval_data, *request.task_files)
+    data = (request.train_data, request.eval_data, *request.task_files)
+    check_out(request.out, request.model, request.against, request.base_model, *data)
     with library_manners(quiet), atomic_folder(request.out, request.overwrite) as folder:
         table = read_data(request, request.eval_data, "validation", quiet) if request.eval_data else None
         tasks = read_tasks(request, quiet)
         pruned_side, dense_side = _sides(request, table, quiet)
         say_bits(request.quantize, quiet)
-        pruned = running(pruned_side, request.engine, request.quantize)
-        dense = running(dense_side, request.engine, request.quantize) if request.against else pruned
+        seen = read_calibration(request, quiet)
+        pruned = _running(request, "pruned" if request.against else "model", pruned_side, seen, quiet)
+        dense = _running(request, "dense", dense_side, seen, quiet) if request.against else pruned
         if pruned_side.tests:
             length = mean_length(pruned_side.tests)
         else:
@@ -90,6 +100,13 @@ def _sides(request: Evaluation, table: Table | None, quiet: bool) -> tuple[Side,
     if not request.against:
         return pruned, pruned
     return pruned, Side(_plain(other), other, other.rows(table, "validation") if table else [])
+
+
+def _running(request: Evaluation, name: str, side: Side, seen: Table | None, quiet: bool) -> Running:
+    """A side where the request wants it, rounded by what its own tokenizer makes of the data `seen`."""
+    there = running(side, request.engine, request.quantize, calibration_of(request, side.inputs, seen))
+    say_spared(f"{name}, {request.quantize}", there.in_float32, quiet)
+    return there
 
 
 def _plain(inputs: Inputs) -> nn.Module:

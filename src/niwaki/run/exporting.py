@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from niwaki.config import Export
 from niwaki.config.engine import WRITTEN_FOR
 from niwaki.evaluate.plain import plain_model
-from niwaki.export import EXPORTS
+from niwaki.export import EXPORTS, Calibration
 from niwaki.export.gguf.check import trial_perplexities
 from niwaki.progress import library_manners, say
-from niwaki.run.engines import check_drop, running, say_bits
+from niwaki.run.engines import calibration_of, check_drop, read_calibration, running, say_bits, say_spared
 from niwaki.run.evaluation import check_measured
 from niwaki.run.inputs import Inputs, check_out, read_data, read_inputs
 from niwaki.run.likeness import Side
@@ -25,14 +26,17 @@ def run_export(request: Export, quiet: bool = False) -> None:
     Raises:
         RequestError: the request is wrong. WorkError: what was written does not compute what the model does.
     """
-    check_out(request.out, request.model, request.base_model, request.eval_data)
+    check_out(request.out, request.model, request.base_model, request.train_data, request.eval_data)
     with library_manners(quiet):
         inputs = read_inputs(_in_float32(request), quiet=quiet)
         model, tokenizer = inputs.model, inputs.tokenizer
-        _check_drop(request, inputs, quiet)
-        asked = {"quantize": request.quantize} if request.quantize != "none" else {}
+        calibration = calibration_of(request, inputs, read_calibration(request, quiet))
+        _check_drop(request, inputs, calibration, quiet)
+        asked: dict[str, Any] = {"quantize": request.quantize} if request.quantize != "none" else {}
         asked |= {"optimize": True} if request.optimize else {}
-        EXPORTS[request.to](model, request.out, tokenizer, request.overwrite, **asked)
+        asked |= {} if calibration is None else {"calibration": calibration}
+        spared = EXPORTS[request.to](model, request.out, tokenizer, request.overwrite, **asked)
+        say_spared(request.quantize, len(spared or ()), quiet)
         if request.to == "gguf":
             here, there = trial_perplexities(model, request.out, tokenizer)
             say(f"llama.cpp: perplexity of a trial text {there:.4g}, {here:.4g} in PyTorch", quiet)
@@ -44,7 +48,7 @@ def _in_float32(request: Export) -> Export:
     return request if WRITTEN_FOR[request.to] == "pytorch" else dataclasses.replace(request, dtype="float32")
 
 
-def _check_drop(request: Export, inputs: Inputs, quiet: bool) -> None:
+def _check_drop(request: Export, inputs: Inputs, calibration: Calibration | None, quiet: bool) -> None:
     """Refuse, where `max_drop` is asked, a model that rounding costs more; say what it costs."""
     if request.max_drop is None or request.eval_data is None:
         return
@@ -53,5 +57,6 @@ def _check_drop(request: Export, inputs: Inputs, quiet: bool) -> None:
     if rows and not inputs.batches(rows).labelled:
         check_measured(table, inputs)
     side = Side(plain_model(inputs.model), inputs, rows)
-    said = check_drop(running(side, WRITTEN_FOR[request.to], request.quantize), side.model, request.max_drop)
+    there = running(side, WRITTEN_FOR[request.to], request.quantize, calibration)
+    said = check_drop(there, side.model, request.max_drop)
     say(f"{request.quantize}: {said}", quiet)

@@ -38,6 +38,9 @@ _FACTOR = 20
 _RECOVERED = 24
 """Bytes a weight of blocks that recover: gradient, two moments, the value to go back to, the best, the masked one."""
 
+_NARROW = 24
+"""Copies of what is no block of a model, in PyTorch and in an engine, with its layers at all widths timed there."""
+
 _RANKED = 64
 """Bytes a weight of scores in float64 and their order, over all weights where one threshold is found for them."""
 
@@ -85,7 +88,9 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch]) -> int:
         case Structured():
             sums = sum(4 * weight_of(site.output).shape[0] ** 2 for site in sites_of(model))
             found = weights + sums + block
-            found += weights if stage.latency is not None else 0
+            if stage.latency is not None:
+                elsewhere = stage.latency_engine != "pytorch"
+                found += 4 * weights + _NARROW * (weights - 4 * single) if elsewhere else weights
             return found + max(backward_bytes(model, data), recovered)
         case LayerAdaptive():
             stage = stage.resolved()

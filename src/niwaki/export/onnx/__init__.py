@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import itertools
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,13 @@ from niwaki.checkpoint import SentenceHead, forget_, merged
 from niwaki.checkpoint.folder import atomic_file, atomic_folder
 from niwaki.config.engine import check_quantization
 from niwaki.errors import RequestError
+from niwaki.export.calibration import Calibration
 from niwaki.export.onnx.check import check_exact, check_finite, padded_batches
 from niwaki.export.onnx.fuse import fuse
 from niwaki.export.onnx.graph import graph_of
-from niwaki.export.onnx.quantize import saturates, to_int8
+from niwaki.export.onnx.quantize import saturates
+from niwaki.export.onnx.session import Session
+from niwaki.export.onnx.spare import to_int8
 from niwaki.export.onnx.write import MARK, write_graph
 from niwaki.export.packages import check_installed
 
@@ -36,7 +39,8 @@ def export_onnx(
     overwrite: bool = False,
     quantize: str = "none",
     optimize: bool = False,
-) -> None:
+    calibration: Calibration | None = None,
+) -> list[str]:
     """Write an ONNX model: `input_ids`, `attention_mask` (`token_type_ids` where there are segments) -> what it says.
 
     All inputs are int64 `[batch, sequence]`, both free; `[batch, choices, sequence]` where a model chooses among texts.
@@ -45,41 +49,89 @@ def export_onnx(
     `niwaki.export.onnx.graph.CachedGraph`. A `path` that ends in `.onnx` is that one file; else a folder with
     `onnx/model.onnx`, `config.json`, the tokenizer and what makes a sentence encoder: what Optimum, Transformers.js
     and Sentence Transformers read. The file is run by onnxruntime on padded batches of several shapes before it takes
-    its name. Attention is one node, where the model lets it be. With `quantize` int8 weights are rounded to int8, per
-    output, and activations as they come, see `niwaki.export.onnx.quantize`; in a folder the file is called
-    `model_quantized.onnx`, that of a sentence encoder `model_qint8_avx2.onnx` or `model_qint8_avx512_vnni.onnx`. With
-    `optimize` the graph is written as ONNX Runtime rewrites it: fused, and for ONNX Runtime alone.
+    its name. Attention is one node, where the model lets it be.
+
+    With `quantize` int8 weights are rounded to int8, per output, and activations as they come; with int8-static these
+    have scales that a `calibration` sets: see `niwaki.export.onnx.quantize`. Where there is one, matrices that would
+    cost too much stay in float32, see `niwaki.export.onnx.spare`: the names of their nodes are returned. In a folder
+    the file is called `model_quantized.onnx`, that of a sentence encoder `model_qint8_avx2.onnx` or
+    `model_qint8_avx512_vnni.onnx`. With `optimize` the graph is written as ONNX Runtime rewrites it: fused, and for
+    ONNX Runtime alone.
 
     Raises:
         RequestError: the packages of `niwaki[onnx]` are missing; `path` exists (with `overwrite`: and is not what
-            Niwaki wrote); the model is too large for one file, or has no graph.
+            Niwaki wrote); the model is too large for one file, or has no graph; int8-static without a `calibration`.
         WorkError: logits that differ from PyTorch's by more than `niwaki.export.onnx.check.TOLERANCE`, or that are
             not finite in int8.
     """
     check_installed("to onnx", PACKAGES, "onnx")
     check_quantization("onnx", quantize)
+    plain = plain_of(model, "onnx")
+    target = Path(path)
+    if target.suffix == ".onnx":
+        with atomic_file(target, overwrite, _is_ours, "an ONNX model") as file:
+            return write_onnx(plain, file, tokenizer, quantize, optimize, calibration)
+    with atomic_folder(target, overwrite) as folder:
+        (folder / "onnx").mkdir()
+        file = folder / "onnx" / _name(plain, quantize)
+        spared = write_onnx(plain, file, tokenizer, quantize, optimize, calibration)
+        write_beside(plain, folder, tokenizer)
+    return spared
+
+
+def plain_of(model: nn.Module, to: str) -> PreTrainedModel:
+    """A copy of `model` in float32 on the processor, without adapters and masks, that is to be a graph for `to`.
+
+    Raises:
+        RequestError: it has no task, or no graph.
+    """
     kind = unwrap(model).config.model_type
     if is_language_model(model) and kind in _NO_CACHE:
-        raise RequestError(
-            f"to must be merged or remote-code for a {kind} language model, {_NO_CACHE[kind]}, got 'onnx'"
-        )
+        rule = f"to must be merged or remote-code for a {kind} language model, {_NO_CACHE[kind]}"
+        raise RequestError(f"{rule}, got {to!r}")
     plain = copy.deepcopy(merged(model)).eval().cpu().float()
     remove_masks_(plain)
     check_task(plain)
-    target = Path(path)
-    if target.suffix != ".onnx":
-        with atomic_folder(target, overwrite) as folder:
-            (folder / "onnx").mkdir()
-            _write(plain, folder / "onnx" / _name(plain, quantize), tokenizer, quantize, optimize)
-            forget_(plain.config)
-            plain.config.save_pretrained(folder)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(folder)
-            if isinstance(beside := pooling_of(plain), SentenceHead):
-                beside.write(folder)
-        return
-    with atomic_file(target, overwrite, _is_ours, "an ONNX model") as file:
-        _write(plain, file, tokenizer, quantize, optimize)
+    return plain
+
+
+def write_beside(plain: PreTrainedModel, folder: Path, tokenizer: Any) -> None:
+    """Write what a graph in `folder` is read with: the configuration, the tokenizer, what makes a sentence encoder."""
+    forget_(plain.config)
+    plain.config.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    if isinstance(beside := pooling_of(plain), SentenceHead):
+        beside.write(folder)
+
+
+def write_onnx(
+    plain: PreTrainedModel,
+    file: Path,
+    tokenizer: Any,
+    quantize: str = "none",
+    optimize: bool = False,
+    calibration: Calibration | None = None,
+) -> list[str]:
+    """Write the graph of a plain model to `file`, see `export_onnx`; the nodes that were not rounded."""
+    if quantize == "int8-static" and calibration is None:
+        raise RequestError("calibration must be given with quantize int8-static, whose scales it sets, got none")
+    spared: list[str] = []
+    with tempfile.TemporaryDirectory() as place:
+        exact, rounded, fused = (Path(place) / f"{name}.onnx" for name in ("exact", "rounded", "fused"))
+        write_graph(plain, exact, tokenizer)
+        found = exact
+        if quantize != "none":
+            spared, found = to_int8(plain, exact, rounded, quantize, calibration), rounded
+        if optimize:
+            fuse(found, fused)
+            found = fused
+        shutil.move(found, file)
+    if quantize != "none":
+        check_finite(plain, Session(file), tokenizer, quantize)
+    elif optimize:
+        check_exact(graph_of(plain), Session(file), padded_batches(plain, tokenizer))
+    return spared
 
 
 def _name(plain: PreTrainedModel, quantize: str) -> str:
@@ -89,19 +141,6 @@ def _name(plain: PreTrainedModel, quantize: str) -> str:
     if isinstance(pooling_of(plain), SentenceHead):
         return f"model_qint8_{'avx2' if saturates() else 'avx512_vnni'}.onnx"
     return "model_quantized.onnx"
-
-
-def _write(plain: PreTrainedModel, file: Path, tokenizer: Any, quantize: str, optimize: bool) -> None:
-    steps = [to_int8] * (quantize != "none") + [fuse] * optimize
-    with tempfile.TemporaryDirectory() as place:
-        files = [*(Path(place) / f"{number}.onnx" for number in range(len(steps))), file]
-        write_graph(plain, files[0], tokenizer)
-        for step, (source, target) in zip(steps, itertools.pairwise(files), strict=True):
-            step(source, target)
-    if quantize != "none":
-        check_finite(plain, file, tokenizer, quantize)
-    elif optimize:
-        check_exact(graph_of(plain), file, padded_batches(plain, tokenizer))
 
 
 def _is_ours(file: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -12,21 +11,20 @@ from transformers import PreTrainedModel
 
 from niwaki.anatomy import longest_input, supported_task
 from niwaki.errors import WorkError
-from niwaki.export.onnx.graph import CachedGraph, Graph, graph_of
-from niwaki.export.onnx.session import Session
+from niwaki.export.onnx.graph import CachedGraph, Graph, Run, graph_of
 
 TOLERANCE = 1e-4
 """Largest difference of a logit between onnxruntime and PyTorch."""
 _CHECKED = ((1, 5), (1, 16), (2, 11), (5, 24), (8, 32))
 
 
-def check_exact(graph: Graph | CachedGraph, file: Path, batches: list[dict[str, Tensor]]) -> None:
-    """Refuse a graph that does not compute what PyTorch does.
+def check_exact(graph: Graph | CachedGraph, run: Run, batches: list[dict[str, Tensor]], engine: str = "onnx") -> None:
+    """Refuse a graph that, as `run` has it, does not compute what PyTorch does.
 
     Raises:
         WorkError: with the largest difference, and where it is.
     """
-    run, worst, where = Session(file), 0.0, (0, 0)
+    worst, where = 0.0, (0, 0)
     for batch in batches:
         with torch.no_grad():
             pairs = list(zip(graph.found(run, batch), graph.expected(batch), strict=True))
@@ -34,17 +32,17 @@ def check_exact(graph: Graph | CachedGraph, file: Path, batches: list[dict[str, 
         if not difference <= worst:  # not a number is the worst
             worst, where = difference, tuple(batch["input_ids"].shape)
     if not worst <= TOLERANCE:
-        rule = f"onnx: logits must be within {TOLERANCE:g} of PyTorch's"
+        rule = f"{engine}: logits must be within {TOLERANCE:g} of PyTorch's"
         raise WorkError(f"{rule}, got a difference of {worst:.3g} at batch {where[0]}, length {where[1]}")
 
 
-def check_finite(model: PreTrainedModel, file: Path, tokenizer: Any, quantize: str) -> None:
+def check_finite(model: PreTrainedModel, run: Run, tokenizer: Any, quantize: str) -> None:
     """Refuse a rounded graph that gives what is no number.
 
     Raises:
         WorkError: it does.
     """
-    graph, run = graph_of(model), Session(file)
+    graph = graph_of(model)
     for batch in padded_batches(model, tokenizer):
         if not all(bool(values.isfinite().all()) for values in graph.found(run, batch)):
             raise WorkError(f"onnx: what the model gives in {quantize} is not finite")

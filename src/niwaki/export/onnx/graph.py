@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
+from transformers.utils.generic import ModelOutput
 
 from niwaki.anatomy import is_language_model, supported_task
-from niwaki.export.onnx.session import Session
 
+Run = Callable[[dict[str, Tensor]], list[Tensor]]
+"""What an engine does: inputs by name -> outputs in order."""
 Past = list[tuple[Tensor, Tensor]]
 """Keys and values `[batch, heads, length, width]` of each run of a layer; one without heads has a number a token."""
 
@@ -41,9 +44,18 @@ class Graph(nn.Module):
         """What PyTorch gives for a batch."""
         return list(self(**batch))
 
-    def found(self, run: Session, batch: dict[str, Tensor]) -> list[Tensor]:
+    def found(self, run: Run, batch: dict[str, Tensor]) -> list[Tensor]:
         """What an engine gives for it."""
         return run(batch)
+
+    def inputs_of(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All inputs by name; an engine takes those that its graph has."""
+        ids = batch["input_ids"]
+        return {"attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids), **batch}
+
+    def forward_by(self, run: Run) -> Callable[..., ModelOutput]:
+        """A forward pass like that of the model, by an engine."""
+        return lambda **batch: ModelOutput(dict(zip(self.outputs, run(self.inputs_of(batch)), strict=True)))
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -86,6 +98,28 @@ class CachedGraph(nn.Module):
             inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         return {**inputs, **past}
 
+    def inputs_of(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """All inputs by name for a text from its start."""
+        ids = batch["input_ids"]
+        return self.next_inputs(ids, batch.get("attention_mask", torch.ones_like(ids)), self.start(len(ids)))
+
+    def forward_by(self, run: Run) -> Callable[..., ModelOutput]:
+        """A forward pass like that of the model; `past_key_values` are the mask so far, and keys and values by name."""
+
+        def forward(
+            input_ids: Tensor, attention_mask: Tensor | None = None, past_key_values: Any = None, **unused: Any
+        ) -> ModelOutput:
+            del unused
+            mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+            past = self.start(len(input_ids))
+            if past_key_values is not None:
+                before, past = past_key_values
+                mask = mask if mask.shape[1] > input_ids.shape[1] else torch.cat([before, mask], 1)
+            logits, *present = run(self.next_inputs(input_ids, mask, past))
+            return ModelOutput(logits=logits, past_key_values=(mask, dict(zip(past, present, strict=True))))
+
+        return forward
+
     def example(self, batch: dict[str, Tensor]) -> dict[str, Any]:
         """What the graph is called with to be exported: the last tokens of a batch, after those before them."""
         ids, mask = batch["input_ids"], batch["attention_mask"]
@@ -113,7 +147,7 @@ class CachedGraph(nn.Module):
         inputs = self.next_inputs(batch["input_ids"], batch["attention_mask"], {})
         return [self.model(**inputs, use_cache=False).logits[batch["attention_mask"].bool()]]
 
-    def found(self, run: Session, batch: dict[str, Tensor]) -> list[Tensor]:
+    def found(self, run: Run, batch: dict[str, Tensor]) -> list[Tensor]:
         """What an engine gives for it: half of the tokens, and then the rest after their keys and values."""
         ids, mask, given = batch["input_ids"], batch["attention_mask"], []
         past, half = self.start(len(ids)), ids.shape[1] // 2

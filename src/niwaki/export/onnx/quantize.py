@@ -1,18 +1,29 @@
-"""int8 for ONNX Runtime: weights rounded per output, activations as they come, by its own quantiser.
+"""int8 by ONNX Runtime's quantiser: weights rounded per output, activations as they come or by fixed scales.
 
-What is rounded is every matrix that multiplies, and the embeddings. Weights are symmetric: a zero stays a zero.
+What is rounded is every matrix that multiplies, and the embeddings. Weights are symmetric: a zero stays a zero. With
+`int8` each activation gets its scale as it comes; with `int8-static` the scales are the greatest and least values that
+calibration rows gave, written into the graph as pairs of nodes that round and undo it (QDQ), which other engines read
+too. A row is calibrated with alone, so that padding never counts.
 """
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
+from niwaki.export.onnx.graph import CachedGraph, Graph
 from niwaki.export.onnx.silence import silent
 
 KINDS = ("MatMul", "Gemm", "Gather")
 """Operators that read a weight."""
+
+Rounder = Callable[[Path, Sequence[str]], None]
+"""Writes a file in which these nodes have weights in int8."""
 
 
 def saturates() -> bool:
@@ -20,16 +31,83 @@ def saturates() -> bool:
     return not getattr(torch.cpu, "_is_vnni_supported", lambda: False)()
 
 
-def to_int8(source: Path, target: Path) -> None:
-    """Write `target`, the graph of `source` with weights in int8."""
+def matrices_of(file: Path) -> list[str]:
+    """Names of the nodes that read a weight of two dimensions."""
+    import onnx
+
+    graph = onnx.load(str(file)).graph
+    weights = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
+    return [node.name for node in graph.node if node.op_type in KINDS and weights & set(node.input)]
+
+
+def dynamic(source: Path) -> Rounder:
+    """Rounds the graph of `source`; activations get their scales as they come."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with silent():
-        quantize_dynamic(
-            source,
-            target,
-            op_types_to_quantize=list(KINDS),
-            per_channel=True,
-            reduce_range=saturates(),
-            weight_type=QuantType.QInt8,
+    def round_nodes(target: Path, nodes: Sequence[str]) -> None:
+        with silent():
+            quantize_dynamic(
+                source,
+                target,
+                nodes_to_quantize=list(nodes),
+                op_types_to_quantize=list(KINDS),
+                per_channel=True,
+                reduce_range=saturates(),
+                weight_type=QuantType.QInt8,
+            )
+
+    return round_nodes
+
+
+def static(source: Path, graph: Graph | CachedGraph, batches: Iterable[dict[str, Tensor]]) -> Rounder:
+    """Rounds the graph of `source`; the scales of activations are what the rows of `batches` made of them."""
+    import onnx
+    from onnxruntime.quantization import QDQQuantizer, QuantType, create_calibrator
+
+    names = [put.name for put in onnx.load(str(source), load_external_data=False).graph.input]
+    with silent(), tempfile.TemporaryDirectory() as place:
+        calibrator = create_calibrator(
+            source, list(KINDS), augmented_model_path=str(Path(place) / "seen.onnx"), extra_options={}
         )
+        for batch in batches:  # it holds what the graph gave for all rows that it is handed at once
+            calibrator.collect_data(cast(Any, _Rows(graph, batch, names)))
+        ranges = calibrator.compute_data()
+
+    def round_nodes(target: Path, nodes: Sequence[str]) -> None:
+        with silent():
+            quantizer = QDQQuantizer(
+                onnx.shape_inference.infer_shapes(onnx.load(str(source))),
+                per_channel=True,
+                reduce_range=saturates(),
+                weight_qType=QuantType.QInt8,
+                activation_qType=QuantType.QUInt8,
+                tensors_range=ranges,
+                nodes_to_quantize=list(nodes),
+                nodes_to_exclude=[],
+                op_types_to_quantize=list(KINDS),
+                extra_options={},
+            )
+            quantizer.quantize_model()
+            quantizer.model.save_model_to_file(str(target))
+
+    return round_nodes
+
+
+class _Rows:
+    """The rows of a batch as the quantiser asks for them, one by one, without padding."""
+
+    def __init__(self, graph: Graph | CachedGraph, batch: dict[str, Tensor], names: list[str]) -> None:
+        self._inputs = (graph.inputs_of(row) for row in _rows_of(batch))
+        self._names = names
+
+    def get_next(self) -> dict[str, Any] | None:
+        """The inputs of the next row by name; None after the last."""
+        inputs = next(self._inputs, None)
+        return None if inputs is None else {name: inputs[name].contiguous().numpy() for name in self._names}
+
+
+def _rows_of(batch: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    for number in range(len(batch["input_ids"])):
+        row = {name: value[number : number + 1] for name, value in batch.items()}
+        real = row["attention_mask"].flatten(0, -2).any(0)
+        yield {name: value[..., real] for name, value in row.items()}

@@ -12,6 +12,7 @@ from niwaki.errors import RequestError, WorkError
 from niwaki.export.onnx.attention import attention_as_one_node
 from niwaki.export.onnx.check import check_exact, padded_batches
 from niwaki.export.onnx.graph import graph_of
+from niwaki.export.onnx.session import Session
 from niwaki.export.onnx.silence import silent
 
 OPSET = 18
@@ -45,4 +46,4 @@ def write_graph(model: PreTrainedModel, file: Path, tokenizer: Any) -> None:
     except torch.onnx.OnnxExporterError as error:
         cause = " ".join(str(error.__cause__ or error).split())[:300]
         raise WorkError(f"onnx: torch could not export this {model.config.model_type} model: {cause}") from error
-    check_exact(graph, file, batches)
+    check_exact(graph, Session(file), batches)

@@ -1,0 +1,28 @@
+"""Encoders of every row of the table of families give in ONNX Runtime and in OpenVINO what they give in PyTorch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from niwaki.anatomy import sites_of
+from niwaki.export import in_onnxruntime
+from niwaki.surgery import cut_
+from tiny import ROWS, batches, encoders, logits, tiny
+
+pytest.importorskip("onnxscript")
+
+
+@pytest.mark.parametrize("family", [family for family in encoders() if family in ROWS])
+def test_engines_give_what_the_model_gives(family):
+    # One layer: what takes long is tracing one after the other. Uneven ones are exported in unit/test_export.py.
+    model, batch = tiny(family, layers=1), batches(rows=5)[0]
+    cut_(model, {site.name: torch.arange(site.units - 1 + site.fixed) for site in sites_of(model)})
+    placed = in_onnxruntime(model)
+    wanted = logits(model, batch)
+    torch.testing.assert_close(logits(placed.model, batch), wanted, rtol=0, atol=1e-4)
+    pytest.importorskip("openvino")
+    from niwaki.export.openvino.session import Session
+
+    (found,) = Session(placed.file)({**batch, "token_type_ids": torch.zeros_like(batch["input_ids"])})
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
