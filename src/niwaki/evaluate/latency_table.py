@@ -13,8 +13,10 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from niwaki.evaluate.layer_timings import LEVELS, ROUNDS, Timings, time_layers
 from niwaki.evaluate.machine import timed_on
 from niwaki.evaluate.plain import plain_model
 from niwaki.export import engine_version
+from niwaki.processes import from_first
 
 FORMAT = 3
 """Of the timings in the cache; another where they are taken or kept in another way."""
@@ -94,19 +97,24 @@ def _key(model: nn.Module, sites: list[Site], batch_size: int, length: int, engi
 
 
 def _cached(key: str, make: Callable[[], Timings]) -> Timings:
+    """What the cache holds, or else is made; of several processes the first alone looks, and takes times."""
+    found = from_first(lambda: _read_or_made(key, make))
+    by_width = {kind: {int(k): float(v) for k, v in found[kind].items()} for kind in ("attention", "ffn")}
+    return Timings(float(found["model"]), **by_width)
+
+
+def _read_or_made(key: str, make: Callable[[], Timings]) -> dict[str, Any]:
+    """Timings as JSON has them."""
     folder = Path(os.environ.get("NIWAKI_CACHE") or Path.home() / ".cache" / "niwaki")
     path = folder / f"latency-{key}.json"
-    try:
-        read = json.loads(path.read_text(encoding="utf-8"))
-        by_width = {kind: {int(k): float(v) for k, v in read[kind].items()} for kind in ("attention", "ffn")}
-        return Timings(float(read["model"]), **by_width)
-    except (OSError, ValueError, KeyError):
-        made = make()
-    try:
+    with suppress(OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found.keys() == {"model", "attention", "ffn"}:
+            return found
+    made = asdict(make())
+    with suppress(OSError):  # a machine whose home cannot be written to times anew
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile("w", dir=folder, delete=False, encoding="utf-8") as file:
-            json.dump(asdict(made), file)
+            json.dump(made, file)
         Path(file.name).replace(path)
-    except OSError:  # a machine whose home cannot be written to times anew
-        pass
     return made

@@ -18,6 +18,7 @@ from niwaki.methods.scores import Scores
 from niwaki.methods.structured import prune_units_, score_units_of
 from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch
+from niwaki.processes import check_enough
 from niwaki.results import StageResult
 from niwaki.train.data import recovery_data
 
@@ -38,6 +39,8 @@ def prune_(
     sparsity train on `training_data`, on `data` where there are none; a plain model stays one. A training that fails
     or is interrupted leaves the model as it was before that training. Where `filter` says False of a site (see
     `niwaki.anatomy.Site`: its `name`, `kind`, `layer`), nothing of it is cut; the budget is that of all blocks still.
+    Where torch.distributed is initialised, every process calls this with the same model and `data`; each works on its
+    share of the batches, and all end with the same model.
 
     Raises:
         RequestError: before any work: the model is not supported, the data are no batches that it takes, the budget is
@@ -54,6 +57,7 @@ def prune_(
             return prune_dynamically_(model, config, data, training=training_data, progress=progress)
         check_model(model)
         batches = checked_batches(accepts_of(model), data)
+        check_enough(batches)
         recovery = recovery_data(model, config, training_data, batches)
         if isinstance(config, LayerAdaptive):
             return prune_weights_(model, config, batches, recovery, progress=progress)
@@ -89,6 +93,7 @@ def score(
     with seeded(config.seed):
         check_model(model)
         batches = checked_batches(accepts_of(model), data)
+        check_enough(batches)
         if isinstance(config, LayerAdaptive):
             found = score_weights(model, batches, config.resolved(), progress=progress)
             sites = {linear.name: linear.site for linear in linears_of(model)}

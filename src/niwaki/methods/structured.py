@@ -21,6 +21,7 @@ from niwaki.export import in_engine
 from niwaki.methods.drop_layers import check_drop, drop_layers_
 from niwaki.methods.scores import Scores
 from niwaki.observe import Batch, Need, Passes, TokenWeights, need_of, observe
+from niwaki.processes import from_first
 from niwaki.progress import show
 from niwaki.repair.block_reconstruction import reconstruction, reconstruction_passes
 from niwaki.repair.refit import refit_
@@ -169,8 +170,12 @@ def _plan(
 
 def _measured_ratio(timed: nn.Module, plain: nn.Module, config: Structured) -> float:
     """Measured latency of a model without adapters over that of the dense one, where they are to run."""
-    there = in_engine(plain, config.latency_engine)
-    return 1 / speedup(timed, there, config.latency_batch_size, config.latency_length)
+
+    def ratio() -> float:
+        there = in_engine(plain, config.latency_engine)
+        return 1 / speedup(timed, there, config.latency_batch_size, config.latency_length)
+
+    return from_first(ratio)
 
 
 def score_units_of(model: nn.Module, batches: Sequence[Batch], config: Structured, *, progress: bool = False) -> Scores:

@@ -12,6 +12,7 @@ from niwaki.numerics.gram import gram, rebatch
 from niwaki.observe.statistics import Batch, Statistics
 from niwaki.observe.stream import Stream
 from niwaki.observe.tokens import TokenWeights
+from niwaki.processes import add_up
 from niwaki.progress import bar
 
 
@@ -47,7 +48,7 @@ def input_moments(
                 for name, x in seen.items():
                     moments[name] += gram(x)
             for linear in linears:
-                yield linear, moments.pop(linear.name)
+                yield linear, add_up(moments.pop(linear.name))
 
 
 def with_moments(

@@ -16,9 +16,13 @@ from torch import Tensor, nn
 from niwaki.anatomy import evaluation_mode, linears_of, sites_of, unwrap, with_labels
 from niwaki.errors import RequestError
 from niwaki.numerics.half import half_in_float32
+from niwaki.observe.shares import shared
 from niwaki.observe.statistics import Batch, LinearSums, Need, Passes, Statistics, UnitSums, to_device
 from niwaki.observe.watch import observe_batch
 from niwaki.progress import bar
+
+_APART = 1_000_003
+"""Between the seeds of two batches: more than users have seeds close by."""
 
 
 def observe(
@@ -40,11 +44,14 @@ def observe(
     """
     sites, linears = sites_of(model, query_heads), linears_of(model)
     total = Statistics({x.name: LinearSums() for x in linears}, {site.name: UnitSums() for site in sites})
-    generator = torch.Generator().manual_seed(seed)
+    shown = bar(data, phase="observe", unit="batches", progress=progress)
     with frozen(model, with_gradients=need.task or need.contrast) as device:
-        for batch in bar(data, phase="observe", unit="batches", progress=progress):
+        for number, batch in shared(shown):
             here = to_device(with_labels(model, batch) if need.task else batch, device)
+            # Of its own for each batch: whichever process has it draws alike.
+            generator = torch.Generator().manual_seed(seed + number * _APART)
             observe_batch(model, sites, linears, here, need, generator, total)
+    total.add_up_()
     if not total.rows:
         raise RequestError("data must hold at least one batch, got none")
     total.check_finite()

@@ -24,6 +24,7 @@ from niwaki.anatomy import first_layer_call, layer_calls, layers_of, runs_of
 from niwaki.data import token_mask, without_labels
 from niwaki.numerics.gram import joined
 from niwaki.numerics.half import half_in_float32
+from niwaki.observe.shares import shared
 from niwaki.observe.statistics import Batch, at_tokens
 
 
@@ -54,7 +55,9 @@ class Turn:
 
 
 class Stream:
-    """All batches of `data` in `model`, before its first layer at the start; a context that ends with its files.
+    """The batches of `data` in `model`, before its first layer at the start; a context that ends with its files.
+
+    Of several processes each has its share of them, in the order in which `observe` sees them.
 
     No tensor of a batch is held between two calls.
     """
@@ -66,7 +69,7 @@ class Stream:
         self.batches = 0
         self.folder = tempfile.TemporaryDirectory(prefix="niwaki-")
         self.device = next(model.parameters()).device
-        for number, batch in enumerate(data):
+        for number, (_, batch) in enumerate(shared(data)):
             inputs = {k: v.to(self.device) for k, v in without_labels(batch).items() if isinstance(v, Tensor)}
             self._put("inputs", number, inputs)
             self._put("hidden", number, {"hidden": first_layer_call(model, inputs)[0][0]})

@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from niwaki.processes import add_up
+
 TokenWeights = list[dict[str, Tensor]]
 """Of each batch, the weights `[real tokens]` by name of the linear, of each run of its layer, one after the other."""
 FLOOR = 0.3
@@ -19,6 +21,13 @@ FLOOR = 0.3
 
 
 def over_mean(sizes: TokenWeights) -> TokenWeights:
-    """Weights from squared sizes of gradients, `|g|^2 / mean + FLOOR`: one number for each token and linear."""
-    means = {name: float(torch.cat([batch[name] for batch in sizes]).mean()) or 1.0 for name in sizes[0]}
+    """Weights from squared sizes of gradients, `|g|^2 / mean + FLOOR`: one number for each token and linear.
+
+    The mean is over the tokens of all processes.
+    """
+    means = {}
+    for name in sizes[0]:
+        found = torch.cat([batch[name] for batch in sizes]).double()
+        total, tokens = add_up(torch.stack([found.sum(), torch.ones_like(found).sum()])).tolist()
+        means[name] = total / tokens or 1.0
     return [{name: size / means[name] + FLOOR for name, size in batch.items()} for batch in sizes]

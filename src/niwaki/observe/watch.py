@@ -32,7 +32,10 @@ def observe_batch(
     generator: torch.Generator,
     total: Statistics,
 ) -> None:
-    """Add the sums of one batch, in float32, to `total` in place: those of all linears are not held twice."""
+    """Add the sums of one batch, in float32, to `total` in place: those of all linears are not held twice.
+
+    Sums that are vectors are added in double precision, so that they hardly depend on the order of the batches.
+    """
     keep = token_mask(batch).bool()
     watch = _Watch(total, sites, keep, need)
     with watch.hooks(linears, layers_of(model)), torch.set_grad_enabled(need.task or need.contrast):
@@ -83,8 +86,8 @@ class _Watch:
         def see(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             sums, x = self.total.linears[linear.name], at_tokens(args[0].detach(), self.keep)
             real = x.float()
-            sums.inputs += real.sum(0)
-            sums.input_squares += real.square().sum(0)
+            sums.inputs += real.sum(0).double()
+            sums.input_squares += real.square().sum(0).double()
             sums.activation_size += float(at_tokens(output.detach(), self.keep).float().abs().sum())
             if not output.requires_grad:
                 return
@@ -113,7 +116,7 @@ class _Watch:
                 sums.weight_gradient += g.T @ x.float()
             return
         squares = g.square()
-        sums.gradient_squares += squares.sum(0)
+        sums.gradient_squares += squares.sum(0).double()
         if self.need.gradient_moments and linear.writes:
             sums.gradient_moments += g.T @ g
         if self.need.token_sizes:  # of a layer that runs again, the last run's gradients come first
@@ -131,8 +134,8 @@ class _Watch:
     def add_units(self) -> None:
         """Add what the task loss said of masks on the units."""
         for name, found in self.mask_gradients.items():
-            self.total.sites[name].fisher += found.square().sum(0)
-            self.total.sites[name].taylor += found.abs().sum(0)
+            self.total.sites[name].fisher += found.square().sum(0).double()
+            self.total.sites[name].taylor += found.abs().sum(0).double()
 
     def first_broken(self) -> str:
         """The first linear whose output was not finite."""

@@ -21,10 +21,11 @@ from torch.func import functional_call
 from transformers import get_linear_schedule_with_warmup
 
 from niwaki.anatomy import BlockLinear
-from niwaki.errors import WorkError
+from niwaki.errors import RequestError, WorkError
 from niwaki.numerics.half import half_in_float32
 from niwaki.observe import Passes, Statistics, TokenWeights
 from niwaki.observe.stream import Stream, Turn
+from niwaki.processes import count
 from niwaki.repair.sequential_least_squares import AfterLayer
 
 EPOCHS = 4
@@ -39,9 +40,16 @@ Values = dict[str, Tensor]
 
 
 def reconstruction(which: str, statistics: Statistics, weights: TokenWeights | None, seed: int) -> AfterLayer | None:
-    """What is to be done after each layer of a refit: `reconstruct_block_`, or nothing for `which` none."""
+    """What is to be done after each layer of a refit: `reconstruct_block_`, or nothing for `which` none.
+
+    Raises:
+        RequestError: anything else, of several processes.
+    """
     if which == "none":
         return None
+    if count() > 1:
+        rule = "reconstruct must be none with several processes: a layer learns from one batch after the other"
+        raise RequestError(f"{rule}, got {which!r}")
     return partial(reconstruct_block_, which=which, statistics=statistics, weights=weights, seed=seed)
 
 

@@ -38,7 +38,8 @@ def magnitude(linear: BlockLinear, statistics: Statistics, seed: int) -> Tensor:
 def wanda(linear: BlockLinear, statistics: Statistics, seed: int) -> Tensor:
     """Absolute weight times the norm of its input."""
     del seed
-    return effective_weight(linear.module).abs() * torch.as_tensor(statistics.linears[linear.name].input_squares).sqrt()
+    size = torch.as_tensor(statistics.linears[linear.name].input_squares).sqrt()
+    return effective_weight(linear.module).abs() * size.float()
 
 
 def sparsegpt(linear: BlockLinear, statistics: Statistics, seed: int) -> Tensor:

@@ -38,7 +38,7 @@ def loss_curve(linear: BlockLinear, statistics: Statistics, at: Sequence[float],
     sums = statistics.linears[linear.name]
     moments = torch.as_tensor(sums.moments).double() / statistics.tokens
     upper = obs_factor(damp(moments, linear.name, DAMPING).factor).float()
-    gradients = torch.as_tensor(sums.gradient_squares) / statistics.rows
+    gradients = (torch.as_tensor(sums.gradient_squares) / statistics.rows).float()
     weight, moments = effective_weight(linear.module).float(), moments.float()
     scale = row_scale(sums)[:, None] if by_row else torch.ones(1, 1).to(weight)
 
