@@ -2,11 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install -q -c constraints.txt -e ".[demo,dev,onnx]"
+	$(VENV)/bin/pip install -q -c constraints.txt -e ".[demo,dev,docs,onnx]"
 	touch $@
 
 demo: $(VENV)/ready
@@ -19,6 +19,10 @@ lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright
+	$(VENV)/bin/mkdocs build --quiet
+
+docs: $(VENV)/ready
+	$(VENV)/bin/mkdocs build
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) site

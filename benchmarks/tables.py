@@ -1,117 +1,228 @@
-"""The tables of README.md and docs/, made from the committed results: python benchmarks/tables.py"""
+"""docs/benchmarks.md and the table of README.md, made from the committed results.
+
+    python benchmarks/tables.py            # the page on standard output
+    python benchmarks/tables.py --write    # the page, and the table of the README between its two marks
+
+A test (`tests/unit/test_documentation.py`) holds both files against what this makes.
+"""
 
 from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-from common import RESULTS
-
+RESULTS = Path(__file__).parent / "results"
+ROOT = Path(__file__).parents[1]
+PAGE, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
+MARKS = "<!-- results: python benchmarks/tables.py --write -->\n", "<!-- end of results -->\n"
 FIGURES = ("spearman", "micro_f1", "f1")
 """What a task is told by, where it has several metrics."""
 
+HEAD = """# Benchmarks
+
+This page is made by `python benchmarks/tables.py --write` from the JSON in `benchmarks/results/`, and a test holds it
+against that. Each file there also says what was asked, the versions and the machine. A cell is the mean over the seeds,
+in brackets their range; one figure alone is one seed. What the figures mean is in [measured.md](measured.md).
+"""
+
+Column = tuple[str, Callable[[Any], float], int]
+"""Heading, the figure of a run, digits after the point."""
+
 
 def main() -> None:
-    by_budget("structured", ("flops",), ("accuracy", _quality, 4), ("cost", lambda r: r["cost"], 1))
+    if sys.argv[1:] == ["--write"]:
+        PAGE.write_text(page(), encoding="utf-8")
+        README.write_text(with_results(README.read_text("utf-8")), encoding="utf-8")
+    else:
+        print(page(), end="")
+
+
+def page() -> str:
+    """The text of docs/benchmarks.md."""
+    return "\n".join([HEAD, *(line for title, tables in sections() for line in _section(title, tables))])
+
+
+def sections() -> Iterator[tuple[str, list[list[str]]]]:
+    """Headings and their tables."""
+    kl: Column = ("KL", lambda r: r["kl"], 4)
+    forward: Column = ("forward passes", lambda r: r["passes"]["forward"], 1)
+    cost: Column = ("cost", lambda r: r["cost"], 1)
+    peak: Column = ("peak MiB", lambda r: r["peak"], 0)
+    over: Column = ("over the rule", lambda r: r["over"], 2)
+    accuracy: Column = ("accuracy", quality, 4)
+    yield "Structured, SST-2 (`structured.json`)", [by_budget("structured", ("flops",), accuracy, cost)]
+    yield (
+        "Scores of heads and neurons, SST-2 (`scores.json`)",
+        [by_budget("scores", ("head_score", "neuron_score", "flops"), accuracy)],
+    )
     keys = ("repair", "allocation", "weight_score", "sparsity")
-    for script in (
-        "layer_adaptive",
-        "sparsegpt_uniform",
-        "layer_adaptive_cola",
-        "layer_adaptive_rte",
+    for what, script in (
+        ("Layer-adaptive, SST-2", "layer_adaptive"),
+        ("SparseGPT as published, SST-2", "sparsegpt_uniform"),
+        ("Layer-adaptive, CoLA (Matthews correlation)", "layer_adaptive_cola"),
+        ("Layer-adaptive, RTE", "layer_adaptive_rte"),
     ):
-        by_budget(script, keys, ("quality", _quality, 4), ("KL", lambda r: r["kl"], 4))
-    kl, forward = ("KL", lambda r: r["kl"], 4), ("forward passes", lambda r: r["passes"]["forward"], 1)
-    by_budget("reconstruction", ("sparsity", "flops", "reconstruct"), ("accuracy", _quality, 4), kl, forward)
-    by_budget("layer_adaptive_cost", ("sparsity",), ("cost", lambda r: r["cost"], 1))
-    allocations()
-    held = ("held-out", lambda r: r["held"]["accuracy"], 4)
-    by_budget("dynamic", ("method", "interval", "sparsity"), ("accuracy", _quality, 4), held)
-    by_budget("recovery", ("flops", "sparsity", "full"), ("accuracy", _quality, 4), ("KL", lambda r: r["kl"], 4))
-    by_budget("scores", ("head_score", "neuron_score", "flops"), ("accuracy", _quality, 4))
-    shapes = [(f"torch {shape}", lambda r, s=shape: r["torch"][s], 2) for shape in ("32x64", "1x16")]
-    by_budget("speed", ("budget",), ("accuracy", _quality, 4), ("achieved", lambda r: r["achieved"], 3), *shapes)
-    onnx = [(f"onnx {shape}", lambda r, s=shape: r["onnx"][s], 2) for shape in ("32x64", "1x16")]
-    by_budget("speed", ("budget",), *onnx, only=lambda r: "onnx" in r)
-    excess = ("excess nats", lambda r: r["excess"], 3)
-    for script in ("decoders", "wikitext"):
-        by_budget(script, ("kind", "share", "rule"), ("perplexity", lambda r: r["perplexity"], 2), excess)
-    by_budget("cost", ("rows", "layers"), ("cost", lambda r: r["cost"], 1), ("growth", lambda r: r["growth"], 2))
-    peak, over = ("peak MiB", lambda r: r["peak"], 0), ("over the rule", lambda r: r["over"], 2)
-    by_budget("memory", ("layers", "width", "rows"), peak, over)
-    seconds = ("seconds a block", lambda r: r["seconds_a_block"], 1)
-    tasks()
-    for what, columns in (
-        ("sparsegpt", (("cost", lambda r: r["cost"], 1), peak, over)),
-        ("blocks", (seconds, peak)),
-        ("speed", (("prefill", lambda r: r["prefill"], 2), ("decode", lambda r: r["decode"], 2))),
-    ):
-        by_budget("mobilellm", ("what", "case"), *columns, only=lambda r, what=what: r["what"] == what)
+        yield f"{what} (`{script}.json`)", [by_budget(script, keys, ("quality", quality, 4), kl)]
+    yield (
+        "Layers that learn (`reconstruction.json`)",
+        [by_budget("reconstruction", ("sparsity", "flops", "reconstruct"), accuracy, kl, forward)],
+    )
+    yield "Allocations of zeros, SST-2, no refit (`allocations.json`)", allocations()
+    held: Column = ("held out", lambda r: r["held"]["accuracy"], 4)
+    yield (
+        "Dynamic sparsity, SST-2 (`dynamic.json`)",
+        [by_budget("dynamic", ("method", "interval", "sparsity"), accuracy, held)],
+    )
+    yield "Recovery, SST-2 (`recovery.json`)", [by_budget("recovery", ("flops", "sparsity", "full"), accuracy, kl)]
+    shapes: list[Column] = [(f"torch {shape}", lambda r, s=shape: r["torch"][s], 2) for shape in ("32x64", "1x16")]
+    onnx: list[Column] = [(f"onnx {shape}", lambda r, s=shape: r["onnx"][s], 2) for shape in ("32x64", "1x16")]
+    achieved: Column = ("achieved", lambda r: r["achieved"], 3)
+    yield (
+        "Speed: times as fast as dense (`speed.json`)",
+        [
+            by_budget("speed", ("budget",), accuracy, achieved, *shapes),
+            by_budget("speed", ("budget",), *onnx, only=lambda r: "onnx" in r),
+        ],
+    )
+    yield "Other tasks (`tasks.json`)", tasks()
+    excess: Column = ("excess nats", lambda r: r["excess"], 3)
+    for what, script in (("Language models, TinyStories", "decoders"), ("Language models, WikiText-2", "wikitext")):
+        perplexity: Column = ("perplexity", lambda r: r["perplexity"], 2)
+        yield f"{what} (`{script}.json`)", [by_budget(script, ("kind", "share", "rule"), perplexity, excess)]
+    seconds: Column = ("seconds a block", lambda r: r["seconds_a_block"], 1)
+    speeds: list[Column] = [("prefill", lambda r: r["prefill"], 2), ("decode", lambda r: r["decode"], 2)]
+    parts: tuple[tuple[str, list[Column]], ...] = (
+        ("sparsegpt", [cost, peak, over]),
+        ("blocks", [seconds, peak]),
+        ("speed", speeds),
+    )
+    yield (
+        "MobileLLM's shapes, random weights (`mobilellm.json`)",
+        [
+            by_budget("mobilellm", ("what", "case"), *columns, only=lambda r, what=what: r["what"] == what)
+            for what, columns in parts
+        ],
+    )
+    growth: Column = ("growth", lambda r: r["growth"], 2)
+    yield "Cost, in passes (`cost.json`)", [by_budget("cost", ("rows", "layers"), cost, growth)]
+    yield "Cost, layer-adaptive (`layer_adaptive_cost.json`)", [by_budget("layer_adaptive_cost", ("sparsity",), cost)]
+    yield "Memory (`memory.json`)", [by_budget("memory", ("layers", "width", "rows"), peak, over)]
 
 
-def by_budget(
-    script: str, keys: tuple[str, ...], *columns: tuple[str, Callable[[Any], float], int], only: Any = None
-) -> None:
-    """One row for each value of `keys`: mean and range over the seeds of every column."""
-    path = RESULTS / f"{script}.json"
-    if not path.is_file():
-        return
+def by_budget(script: str, keys: tuple[str, ...], *columns: Column, only: Any = None) -> list[str]:
+    """One row for each value of `keys`: mean and range over the seeds of every column; nothing without a file."""
     groups: dict[tuple[str, ...], list[Any]] = {}
-    for run in json.loads(path.read_text(encoding="utf-8"))["runs"]:
+    for run in runs_of(script):
         if only is None or only(run):
             groups.setdefault(tuple(_text(run.get(key, "")) for key in keys), []).append(run)
-    print(f"\n{script}\n\n| {' | '.join([*keys, *(name for name, _, _ in columns)])} |")
-    print(f"| {' | '.join('---' for _ in (*keys, *columns))} |")
-    for group, runs in groups.items():
-        cells = [_cell([value(run) for run in runs], digits) for _, value, digits in columns]
-        print(f"| {' | '.join([*group, *cells])} |")
+    if not groups:
+        return []
+    rows = [
+        [*group, *(_cell([value(run) for run in runs], digits) for _, value, digits in columns)]
+        for group, runs in groups.items()
+    ]
+    return _table([*keys, *(name for name, _, _ in columns)], rows)
 
 
-def allocations() -> None:
-    """One row for each allocation, one column for each weight score and sparsity: the mean over the seeds."""
-    path = RESULTS / "allocations.json"
-    if not path.is_file():
-        return
-    rows: dict[str, dict[tuple[str, float], list[float]]] = {}
-    for run in json.loads(path.read_text(encoding="utf-8"))["runs"]:
+def allocations() -> list[list[str]]:
+    """A table for each weight score: a row for each allocation, a column for each sparsity, the mean over the seeds."""
+    found: dict[str, dict[tuple[str, float], list[float]]] = {}
+    for run in runs_of("allocations"):
         power = run["importance_power"]
         shown = power if isinstance(power, str) else f"{power:g}"
         looked_at = f" {run['layer_score']}, power {shown}" if run["layer_score"] else ""
-        cells = rows.setdefault(run["allocation"] + looked_at, {})
-        cells.setdefault((run["weight_score"], run["sparsity"]), []).append(_quality(run))
-    for weight_score in dict.fromkeys(score for cells in rows.values() for score, _ in cells):
-        columns = sorted({s for cells in rows.values() for score, s in cells if score == weight_score})
-        print(f"\n{weight_score}\n\n| allocation | {' | '.join(f'{s:g}' for s in columns)} |")
-        print(f"| {' | '.join('---' for _ in ('', *columns))} |")
-        for name, cells in rows.items():
-            if all((weight_score, s) in cells for s in columns):
-                means = [f"{statistics.mean(cells[weight_score, s]):.3f}" for s in columns]
-                print(f"| {name} | {' | '.join(means)} |")
+        cells = found.setdefault(run["allocation"] + looked_at, {})
+        cells.setdefault((run["weight_score"], run["sparsity"]), []).append(quality(run))
+    made = []
+    for weight_score in dict.fromkeys(score for cells in found.values() for score, _ in cells):
+        columns = sorted({s for cells in found.values() for score, s in cells if score == weight_score})
+        rows = [
+            [name, *(f"{statistics.mean(cells[weight_score, s]):.3f}" for s in columns)]
+            for name, cells in found.items()
+            if all((weight_score, s) in cells for s in columns)
+        ]
+        made.append(_table([f"{weight_score}, shared out by", *(f"{s:g}" for s in columns)], rows))
+    return made
 
 
-def tasks() -> None:
-    """One table for each task: what is left of its figure, and how alike dense and pruned are, by budget and method."""
-    path = RESULTS / "tasks.json"
-    if not path.is_file():
-        return
-    for name, task in json.loads(path.read_text(encoding="utf-8"))["tasks"].items():
+def tasks() -> list[list[str]]:
+    """A table for each task: what is left of its figure, and how alike dense and pruned are, by budget and method."""
+    path, made = RESULTS / "tasks.json", []
+    for name, task in json.loads(path.read_text(encoding="utf-8"))["tasks"].items() if path.is_file() else ():
         groups: dict[tuple[str, str, str], list[Any]] = {}
         for run in task["runs"]:
             kept = f"flops {run['flops']:g}" if "flops" in run else f"sparsity {run['sparsity']:g}"
             groups.setdefault((kept, run["method"], str(run["recover_epochs"])), []).append(run)
         metric = next(figure for figure in (*FIGURES, *task["dense"]) if figure in task["dense"])
         like = next(iter(task["runs"][0]["fidelity"]))
-        print(f"\n{name}, {metric}: dense {task['dense'][metric]:.4f}\n")
-        print(f"| kept | method | recovery | {metric} | {like} |\n| --- | --- | --- | --- | --- |")
-        for group, runs in sorted(groups.items()):
-            cells = (_cell([run[key][of] for run in runs], 4) for key, of in (("quality", metric), ("fidelity", like)))
-            print(f"| {' | '.join([*group, *cells])} |")
+        rows = [
+            [
+                *group,
+                *(_cell([run[key][of] for run in runs], 4) for key, of in (("quality", metric), ("fidelity", like))),
+            ]
+            for group, runs in sorted(groups.items())
+        ]
+        head = [f"{name}, dense {task['dense'][metric]:.4f}", "method", "recovery", metric, like]
+        made.append(_table(head, rows))
+    return made
 
 
-def _quality(run: Any) -> float:
+def results() -> str:
+    """The table of README.md: accuracy on SST-2 by what was asked, means of the seeds, and what stands beside it."""
+
+    def accuracy(script: str, **asked: Any) -> str:
+        runs = [run for run in runs_of(script) if all(run.get(key) == value for key, value in asked.items())]
+        return f"{statistics.mean(map(quality, runs)):.4f}"
+
+    def speed(engine: str) -> str:
+        timed = [run for run in runs_of("speed") if run["budget"] == {"flops": 0.5} and engine in run]
+        return f"{statistics.mean(run[engine]['32x64'] for run in timed):.2f}x"
+
+    dense = json.loads((RESULTS / "structured.json").read_text("utf-8"))["dense"]["accuracy"]
+    rows = [["nothing (dense, with its LoRA adapter)", f"{dense:.4f}", ""]]
+    fast = f"{speed('torch')} as fast, {speed('onnx')} in ONNX Runtime (2 threads, batch 32, length 64)"
+    for kept, beside in ((0.5, fast), (0.3, ""), (0.2, "")):
+        rows.append([f"`prune structured --flops {kept}`", accuracy("structured", flops=kept), beside])
+    for share in (0.7, 0.8, 0.9):
+        own = accuracy("layer_adaptive", weight_score="alps", sparsity=share)
+        published = f"uniform SparseGPT {accuracy('sparsegpt_uniform', sparsity=share)}"
+        rows.append([f"`prune layer-adaptive --sparsity {share}`", own, published])
+    for share in (0.8, 0.9):
+        own = accuracy("dynamic", method="default", sparsity=share)
+        static = f"static SparseGPT mask trained alike {accuracy('dynamic', method='static sparsegpt', sparsity=share)}"
+        rows.append([f"dynamic, {share}, three epochs on 6,000 rows", own, static])
+    return "\n".join([*_table(["asked", "accuracy", "beside it"], rows), ""])
+
+
+def with_results(text: str) -> str:
+    """The README with the table as it is now."""
+    before, rest = text.split(MARKS[0])
+    _, after = rest.split(MARKS[1])
+    return f"{before}{MARKS[0]}\n{results()}\n{MARKS[1]}{after}"
+
+
+def runs_of(script: str) -> list[Any]:
+    """The runs of one file of results; none where it is not there."""
+    path = RESULTS / f"{script}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.is_file() else []
+
+
+def quality(run: Any) -> float:
+    """The first figure of a run: the usual one of its task."""
     return next(iter(run["quality"].values()))
+
+
+def _section(title: str, tables: list[list[str]]) -> list[str]:
+    lines = [line for table in tables if table for line in (*table, "")]
+    return [f"## {title}", "", *lines] if lines else []
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 
 
 def _cell(values: list[float], digits: int) -> str:
@@ -120,7 +231,9 @@ def _cell(values: list[float], digits: int) -> str:
 
 
 def _text(value: Any) -> str:
-    return " ".join(f"--{name} {share:g}" for name, share in value.items()) if isinstance(value, dict) else str(value)
+    if isinstance(value, dict):
+        return " ".join(f"--{name} {share:g}" for name, share in value.items())
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 if __name__ == "__main__":
