@@ -1,6 +1,7 @@
 # On a bare machine with Python and pip: `make demo` shows the main job, `make test` passes the tests.
 PYTHON ?= python3
 VENV := .venv
+export NO_MKDOCS_2_WARNING := 1
 
 .PHONY: demo test lint docs clean
 

@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 import niwaki
 from niwaki.anatomy import supported_model_types
@@ -35,16 +36,25 @@ def docstring(path: Path) -> str:
     return " ".join(" ".join((ast.get_docstring(x) or "").split()) for x in ast.walk(tree) if isinstance(x, holders))
 
 
-def test_benchmarks_are_the_committed_results() -> None:
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
+def script(path: str) -> Any:
+    """A script that makes a page, as a module."""
+    spec = importlib.util.spec_from_file_location("script", ROOT / path)
     assert spec is not None
     assert spec.loader is not None
-    tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tables)
-    again = "python benchmarks/tables.py --write"
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+def test_benchmarks_are_the_committed_results() -> None:
+    tables, again = script("benchmarks/tables.py"), "python benchmarks/tables.py --write"
     assert page("benchmarks") == tables.page(), again
     readme = (ROOT / "README.md").read_text("utf-8")
     assert readme == tables.with_results(readme), again
+
+
+def test_options_are_those_of_the_config() -> None:
+    assert page("options") == script("docs/options.py").page(), "python docs/options.py --write"
 
 
 def test_every_model_type_and_every_public_name_is_on_its_page() -> None:
