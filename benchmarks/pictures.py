@@ -115,7 +115,7 @@ def claims() -> Any:
         ("inverse-importance", "activation-magnitude", "by activation magnitude (seed)", PINK),
     ):
         _means(layers, "allocations", "sparsity", rule(allocation, score), label, colour)
-    layers.set(xlabel="share of zeros (SparseGPT's weights, no refit)", ylabel="accuracy, SST-2")
+    layers.set(xlabel="share of zeros (SparseGPT's weights, no refit)", ylabel="accuracy, SST-2", ylim=(0.35, 0.9))
     layers.legend(fontsize=9, loc="lower left")
     for heads, neurons, label, colour in (
         ("reconstruction", "reconstruction", "reconstruction (default)", BLUE),
@@ -124,7 +124,7 @@ def claims() -> Any:
     ):
         pair = {"head_score": heads, "neuron_score": neurons}
         _means(units, "scores", "flops", lambda run, pair=pair: pair.items() <= run.items(), label, colour)
-    units.set(xlabel="FLOPs kept (refitted alike)")
+    units.set(xlabel="FLOPs kept (refitted alike)", xticks=(0.3, 0.4, 0.5), ylim=(0.72, 0.9))
     units.invert_xaxis()
     units.legend(fontsize=9, loc="lower left")
     return figure
