@@ -35,6 +35,8 @@ NOT_RUN = {
     "--to onnx": "takes seconds to load PyTorch's exporter; tests/unit/test_export.py exports",
 }
 """Words of a command or a block that is not run -> why."""
+OTHER_FLAGS = ("--help", "--rows", "--timing", "--training-rows", "--write", "--recovery-data")
+"""Flags of other programs: of Typer, of the scripts in benchmarks/."""
 SENTENCES = ("a good bright film", "a bad dull plot", "the plot is not dull", "not a good film .")
 LABELS = ("negative", "positive")
 
@@ -102,10 +104,11 @@ def place(tmp_path_factory):
 
 
 def write_data(place: Path) -> None:
+    """Rows of every form that a page names, few and short."""
     rows = [(SENTENCES[i % 4], LABELS[i % 4 in (0, 2)]) for i in range(24)]
     table = "\n".join(["sentence\tlabel", *map("\t".join, rows)]) + "\n"
+    (place / "niwaki-demo/data").mkdir()
     for name in ("train.tsv", "dev.tsv", "niwaki-demo/data/train.tsv", "niwaki-demo/data/eval.tsv"):
-        (place / name).parent.mkdir(exist_ok=True)
         (place / name).write_text(table)
     (place / "reviews.csv").write_text(table.replace("\t", ",").replace("sentence,label", "review,verdict"))
     (place / "first.txt").write_text(" ".join(SENTENCES * 40))
@@ -114,19 +117,7 @@ def write_data(place: Path) -> None:
     pairs = [f"{SENTENCES[i % 4]}\t{SENTENCES[i % 3]}\t{i % 5}.5" for i in range(12)]
     (place / "pairs.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *pairs]))
     for name in ("train.conll", "dev.conll"):
-        sentence = "a O\ngood O\nfilm B-ART\nis O\nbright O"
-        (place / name).write_text(table)
-    (place / "reviews.csv").write_text(table.replace("\t", ",").replace("sentence,label", "review,verdict"))
-    (place / "first.txt").write_text(" ".join(SENTENCES * 40))
-    (place / "second.txt").write_text(" ".join(SENTENCES[::-1] * 20))
-    (place / "sentences.txt").write_text("\n".join(SENTENCES * 6))
-    pairs = [f"{SENTENCES[i % 4]}\t{SENTENCES[i % 3]}\t{i % 5}.5" for i in range(12)]
-    (place / "pairs.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *pairs]))
-    for name in ("train.conll", "dev.conll"):
-        sentence = "\n".join(
-            f"{word} {'B-ART' if word == 'film' else 'O'}" for word in ["a", "good", "film", "is", "bright"]
-        )
-        (place / name).write_text("\n\n".join([sentence] * 8) + "\n")
+        (place / name).write_text("a O\ngood O\nfilm B-ART\nis O\nbright O\n\n" * 8)
     question = {"query": "the film is", "choices": ["good", "very dull"], "gold": 0}
     (place / "questions.jsonl").write_text("\n".join([json.dumps(question)] * 3))
 
@@ -201,14 +192,5 @@ def test_nothing_is_left_out_without_need():
         command = groups.pop()
         groups += getattr(command, "commands", {}).values()
         known |= {flag for parameter in command.params for flag in parameter.opts}
-    named = {
-        flag
-        for page, text in PAGES.items()
-        if page != "changelog.md"
-        for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", text)
-    }
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", everything))
     assert named - known == set()
-
-
-OTHER_FLAGS = ("--help", "--rows", "--timing", "--training-rows", "--write", "--recovery-data")
-"""Flags of other programs: of Typer, of the scripts in benchmarks/."""
