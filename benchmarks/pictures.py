@@ -101,7 +101,7 @@ def dynamic() -> Any:
 
 
 def claims() -> Any:
-    """The seed's two layer scores beside uniform ratios and measured curves; its two unit scores beside others."""
+    """The layer scores of the first claim beside uniform and measured shares; the unit scores of the second beside others."""
     figure, (layers, units) = plt.subplots(1, 2, figsize=(10, 3.6))
 
     def rule(allocation: str, score: str | None) -> Callable[[Any], bool]:
@@ -111,15 +111,15 @@ def claims() -> Any:
     for allocation, score, label, colour in (
         ("search", None, "search (default)", BLUE),
         ("uniform", None, "uniform", GREY),
-        ("inverse-importance", "output-gradient", "by output gradient (seed)", ORANGE),
-        ("inverse-importance", "activation-magnitude", "by activation magnitude (seed)", PINK),
+        ("inverse-importance", "output-gradient", "by output gradient (as claimed)", ORANGE),
+        ("inverse-importance", "activation-magnitude", "by activation magnitude (as claimed)", PINK),
     ):
         _means(layers, "allocations", "sparsity", rule(allocation, score), label, colour)
     layers.set(xlabel="share of zeros (SparseGPT's weights, no refit)", ylabel="accuracy, SST-2", ylim=(0.35, 0.9))
     layers.legend(fontsize=9, loc="lower left")
     for heads, neurons, label, colour in (
         ("reconstruction", "reconstruction", "reconstruction (default)", BLUE),
-        ("attention-variance", "activation", "attention variance, activation (seed)", ORANGE),
+        ("attention-variance", "activation", "attention variance, activation (as claimed)", ORANGE),
         ("random", "random", "random", GREY),
     ):
         pair = {"head_score": heads, "neuron_score": neurons}
