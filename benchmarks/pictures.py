@@ -101,7 +101,7 @@ def dynamic() -> Any:
 
 
 def claims() -> Any:
-    """The layer scores of the first claim beside uniform and measured shares; the unit scores of the second beside others."""
+    """The layer scores of the first claim beside uniform and measured shares; the unit scores of the second."""
     figure, (layers, units) = plt.subplots(1, 2, figsize=(10, 3.6))
 
     def rule(allocation: str, score: str | None) -> Callable[[Any], bool]:
