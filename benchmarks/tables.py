@@ -46,19 +46,38 @@ def page() -> str:
     return "\n".join([HEAD, *(line for title, tables in sections() for line in _section(title, tables))])
 
 
-def sections() -> Iterator[tuple[str, list[list[str]]]]:
-    """Headings and their tables."""
-    kl: Column = ("KL", lambda r: r["kl"], 4)
-    forward: Column = ("forward passes", lambda r: r["passes"]["forward"], 1)
-    cost: Column = ("cost", lambda r: r["cost"], 1)
-    peak: Column = ("peak MiB", lambda r: r["peak"], 0)
-    over: Column = ("over the rule", lambda r: r["over"], 2)
-    accuracy: Column = ("accuracy", quality, 4)
-    yield "Structured, SST-2 (`structured.json`)", [by_budget("structured", ("flops",), accuracy, cost)]
-    yield (
-        "Scores of heads and neurons, SST-2 (`scores.json`)",
-        [by_budget("scores", ("head_score", "neuron_score", "flops"), accuracy)],
-    )
+Section = tuple[str, list[list[str]]]
+"""Heading, tables."""
+ACCURACY: Column = ("accuracy", lambda r: quality(r), 4)
+KL: Column = ("KL", lambda r: r["kl"], 4)
+COST: Column = ("cost", lambda r: r["cost"], 1)
+PEAK: Column = ("peak MiB", lambda r: r["peak"], 0)
+OVER: Column = ("over the rule", lambda r: r["over"], 2)
+
+
+def sections() -> Iterator[Section]:
+    """All of the page."""
+    yield "Structured, SST-2 (`structured.json`)", [by_budget("structured", ("flops",), ACCURACY, COST)]
+    keys = ("head_score", "neuron_score", "flops")
+    yield "Scores of heads and neurons, SST-2 (`scores.json`)", [by_budget("scores", keys, ACCURACY)]
+    yield from _zeros()
+    held: Column = ("held out", lambda r: r["held"]["accuracy"], 4)
+    keys = ("method", "interval", "sparsity")
+    yield "Dynamic sparsity, SST-2 (`dynamic.json`)", [by_budget("dynamic", keys, ACCURACY, held)]
+    yield "Recovery, SST-2 (`recovery.json`)", [by_budget("recovery", ("flops", "sparsity", "full"), ACCURACY, KL)]
+    trimmed: list[Column] = [
+        ("tokens", lambda r: r["kept"], 0),
+        ("MB", lambda r: r["size_bytes"] / 1e6, 1),
+        ("tokens gone from the evaluation data", lambda r: r["eval"]["tokens_gone"], 0),
+    ]
+    tables = [by_budget("vocabulary", ("vocabulary", "flops"), *trimmed, ACCURACY)]
+    yield "Vocabulary, SST-2 (`vocabulary.json`)", tables
+    yield "Other tasks (`tasks.json`)", tasks()
+    yield from _language_models()
+    yield from _costs()
+
+
+def _zeros() -> Iterator[Section]:
     keys = ("repair", "allocation", "weight_score", "sparsity")
     for what, script in (
         ("Layer-adaptive, SST-2", "layer_adaptive"),
@@ -66,51 +85,49 @@ def sections() -> Iterator[tuple[str, list[list[str]]]]:
         ("Layer-adaptive, CoLA (Matthews correlation)", "layer_adaptive_cola"),
         ("Layer-adaptive, RTE", "layer_adaptive_rte"),
     ):
-        yield f"{what} (`{script}.json`)", [by_budget(script, keys, ("quality", quality, 4), kl)]
-    yield (
-        "Layers that learn (`reconstruction.json`)",
-        [by_budget("reconstruction", ("sparsity", "flops", "reconstruct"), accuracy, kl, forward)],
-    )
+        yield f"{what} (`{script}.json`)", [by_budget(script, keys, ("quality", quality, 4), KL)]
+    forward: Column = ("forward passes", lambda r: r["passes"]["forward"], 1)
+    keys = ("sparsity", "flops", "reconstruct")
+    yield "Layers that learn (`reconstruction.json`)", [by_budget("reconstruction", keys, ACCURACY, KL, forward)]
     yield "Allocations of zeros, SST-2, no refit (`allocations.json`)", allocations()
-    held: Column = ("held out", lambda r: r["held"]["accuracy"], 4)
-    yield (
-        "Dynamic sparsity, SST-2 (`dynamic.json`)",
-        [by_budget("dynamic", ("method", "interval", "sparsity"), accuracy, held)],
-    )
-    yield "Recovery, SST-2 (`recovery.json`)", [by_budget("recovery", ("flops", "sparsity", "full"), accuracy, kl)]
-    shapes: list[Column] = [(f"torch {shape}", lambda r, s=shape: r["torch"][s], 2) for shape in ("32x64", "1x16")]
-    onnx: list[Column] = [(f"onnx {shape}", lambda r, s=shape: r["onnx"][s], 2) for shape in ("32x64", "1x16")]
-    achieved: Column = ("achieved", lambda r: r["achieved"], 3)
-    yield (
-        "Speed: times as fast as dense (`speed.json`)",
-        [
-            by_budget("speed", ("budget",), accuracy, achieved, *shapes),
-            by_budget("speed", ("budget",), *onnx, only=lambda r: "onnx" in r),
-        ],
-    )
-    yield "Other tasks (`tasks.json`)", tasks()
+    errors: list[Column] = [(how, lambda r, how=how: r["error"][how], 4) for how in ("obs", "obs, exact", "admm")]
+    title = "Error of linears by how they are pruned, mean and range over the linears (`layer_errors.json`)"
+    yield title, [by_budget("layer_errors", ("sparsity",), *errors)]
+
+
+def _language_models() -> Iterator[Section]:
+    perplexity: Column = ("perplexity", lambda r: r["perplexity"], 2)
     excess: Column = ("excess nats", lambda r: r["excess"], 3)
     for what, script in (("Language models, TinyStories", "decoders"), ("Language models, WikiText-2", "wikitext")):
-        perplexity: Column = ("perplexity", lambda r: r["perplexity"], 2)
         yield f"{what} (`{script}.json`)", [by_budget(script, ("kind", "share", "rule"), perplexity, excess)]
     seconds: Column = ("seconds a block", lambda r: r["seconds_a_block"], 1)
     speeds: list[Column] = [("prefill", lambda r: r["prefill"], 2), ("decode", lambda r: r["decode"], 2)]
     parts: tuple[tuple[str, list[Column]], ...] = (
-        ("sparsegpt", [cost, peak, over]),
-        ("blocks", [seconds, peak]),
+        ("sparsegpt", [COST, PEAK, OVER]),
+        ("blocks", [seconds, PEAK]),
         ("speed", speeds),
     )
-    yield (
-        "MobileLLM's shapes, random weights (`mobilellm.json`)",
-        [
-            by_budget("mobilellm", ("what", "case"), *columns, only=lambda r, what=what: r["what"] == what)
-            for what, columns in parts
-        ],
-    )
+    tables = [
+        by_budget("mobilellm", ("what", "case"), *columns, only=lambda r, what=what: r["what"] == what)
+        for what, columns in parts
+    ]
+    yield "MobileLLM's shapes, random weights (`mobilellm.json`)", tables
+
+
+def _costs() -> Iterator[Section]:
+    shapes = ("32x64", "1x16")
+    torch: list[Column] = [(f"torch {shape}", lambda r, s=shape: r["torch"][s], 2) for shape in shapes]
+    onnx: list[Column] = [(f"onnx {shape}", lambda r, s=shape: r["onnx"][s], 2) for shape in shapes]
+    achieved: Column = ("achieved", lambda r: r["achieved"], 3)
+    tables = [
+        by_budget("speed", ("budget",), ACCURACY, achieved, *torch),
+        by_budget("speed", ("budget",), *onnx, only=lambda r: "onnx" in r),
+    ]
+    yield "Speed: times as fast as dense (`speed.json`)", tables
     growth: Column = ("growth", lambda r: r["growth"], 2)
-    yield "Cost, in passes (`cost.json`)", [by_budget("cost", ("rows", "layers"), cost, growth)]
-    yield "Cost, layer-adaptive (`layer_adaptive_cost.json`)", [by_budget("layer_adaptive_cost", ("sparsity",), cost)]
-    yield "Memory (`memory.json`)", [by_budget("memory", ("layers", "width", "rows"), peak, over)]
+    yield "Cost, in passes (`cost.json`)", [by_budget("cost", ("rows", "layers"), COST, growth)]
+    yield "Cost, layer-adaptive (`layer_adaptive_cost.json`)", [by_budget("layer_adaptive_cost", ("sparsity",), COST)]
+    yield "Memory (`memory.json`)", [by_budget("memory", ("layers", "width", "rows"), PEAK, OVER)]
 
 
 def by_budget(script: str, keys: tuple[str, ...], *columns: Column, only: Any = None) -> list[str]:
@@ -232,8 +249,9 @@ def _cell(values: list[float], digits: int) -> str:
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
-        return " ".join(f"--{name} {share:g}" for name, share in value.items())
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        shown = {name: f"{x:g}" if isinstance(x, int | float) else x for name, x in value.items()}
+        return " ".join(f"--{name.replace('_', '-')} {x}" for name, x in shown.items())
+    return " ".join(map(str, value)) if isinstance(value, list) else str("" if value is None else value)
 
 
 if __name__ == "__main__":
