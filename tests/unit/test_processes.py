@@ -19,8 +19,11 @@ ASKED = {
     "structured": lambda: niwaki.Structured(flops=0.6),
     "by attention": lambda: niwaki.Structured(flops=0.5, head_score="attention-variance", neuron_score="activation"),
     "layer-adaptive": lambda: niwaki.LayerAdaptive(sparsity=0.6),
+    "recovered": lambda: niwaki.Structured(flops=0.6, repair="none", recover_epochs=1, recover_loss="predictions"),
+    "dynamic": lambda: niwaki.DynamicSparsityTraining(sparsity=0.6, epochs=2, interval=2, teacher="none"),
     "fast": lambda: niwaki.LayerAdaptive(sparsity=0.6, fast=True, allocation="inverse-importance"),
 }
+TRAINED = ("recovered", "dynamic")
 DATA = batches(5, rows=8)
 
 
@@ -29,7 +32,11 @@ def pruned():
     gram.TOGETHER = 100  # pieces of two batches
     found = {}
     for name, config in ASKED.items():
-        model = with_lora(tiny())
+        # AdamW makes a step of whatever is left of a gradient: what is trained is held against in double precision.
+        model = with_lora(tiny()).double() if name in TRAINED else with_lora(tiny())
+        for module in model.modules():  # which draws by the rows that a process has
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
         niwaki.prune_(model, config(), DATA)
         found |= {f"{name} {key}": value.detach().clone() for key, value in model.state_dict().items()}
     return found

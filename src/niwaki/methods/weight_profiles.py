@@ -16,6 +16,7 @@ from niwaki.config import LayerAdaptive
 from niwaki.config.layer_adaptive import SOLVED
 from niwaki.observe import Batch, Need, Passes, Statistics, TokenWeights, need_of, observe
 from niwaki.observe.moments import with_moments
+from niwaki.processes import check_enough
 from niwaki.scoring.layers import LAYER_NEEDS, SENSITIVITY, layer_importance
 from niwaki.scoring.sensitivity import ROWS
 from niwaki.scoring.weights import WEIGHT_NEEDS, weight_scores
@@ -94,6 +95,8 @@ def profile_linears(model: nn.Module, config: LayerAdaptive, data: Iterable[Batc
     """
     linears, meant = linears_of(model), config.resolved()
     batches = list(data) if meant.rule in DATA_RULES else []
+    if batches:
+        check_enough(batches)
     return score_linears(model, linears, meant, batches).profiles
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from niwaki.masks import MaskedLinear
 from niwaki.numerics.half import half_in_float32
 from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch, to_device
+from niwaki.processes import add_up, count, number
 from niwaki.progress import bar
 from niwaki.train.best import Best
 from niwaki.train.data import TrainingData
@@ -80,7 +82,7 @@ def train_(
         with half_in_float32(model), seeded(seed), shown:
             best = Best(trained, lambda: _loss_on(held_out, model, loss_of)) if held_out else None
             for step, batch in enumerate(islice(_epochs(data, seed), within.start, within.stop), start=1):
-                losses.append(_backward(model, batch, loss_of, step))
+                losses.append(_backward(model, trained, batch, loss_of, step))
                 torch.nn.utils.clip_grad_norm_(trained, MAX_GRADIENT_NORM)
                 optimizer.step()
                 if after_step:
@@ -142,15 +144,38 @@ def _loss_on(batches: Sequence[Batch], model: nn.Module, loss_of: Loss) -> float
     return sum(float(loss_of(model, to_device(batch, device))) for batch in batches) / len(batches)
 
 
-def _backward(model: nn.Module, batch: Batch, loss_of: Loss, step: int) -> float:
+def _backward(model: nn.Module, trained: Sequence[nn.Parameter], batch: Batch, loss_of: Loss, step: int) -> float:
     """The loss of one batch, its gradients added to those of the parameters.
+
+    Of several processes each runs its share of the rows, and all get the mean of the gradients, every row counted once
+    (a loss that is no mean over rows, such as one relative to the size of what is wanted, is so within each share).
 
     Raises:
         WorkError: it is not finite.
     """
     device = next(model.parameters()).device
-    loss = loss_of(model, to_device(batch, device))
-    if not bool(torch.isfinite(loss)):
+    own, weight = _own_rows(batch)
+    loss = weight * loss_of(model, to_device(own, device))
+    told = float(add_up(loss.detach())) / count()
+    if not math.isfinite(told):
         raise WorkError(f"training: the loss is not finite at step {step}; lower the learning rate")
     loss.backward()
-    return float(loss.detach())
+    if count() > 1:
+        for parameter in trained:
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad = add_up(gradient) / count()
+    return told
+
+
+def _own_rows(batch: Batch) -> tuple[Batch, float]:
+    """The rows of a batch that this process runs, and what their mean weighs: 1 where all have as many.
+
+    A process that is left without any runs the first row, for nothing.
+    """
+    if count() == 1:
+        return batch, 1.0
+    rows = len(batch["input_ids"])
+    own = {name: value[number() :: count()] for name, value in batch.items()}
+    if number() >= rows:
+        return {name: value[:1] for name, value in batch.items()}, 0.0
+    return own, count() * len(own["input_ids"]) / rows

@@ -15,11 +15,7 @@ from torch import Tensor
 
 from niwaki.errors import WorkError
 from niwaki.masks import MaskedLinear
-
-
-def processes() -> int:
-    """The number of processes that train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+from niwaki.processes import count
 
 
 class Capture:
@@ -66,10 +62,10 @@ class Capture:
                 gradient = torch.zeros_like(self.linears[name].weight)
             if self.scale != 1.0:
                 gradient = gradient / self.scale
-            if processes() > 1:
+            if count() > 1:
                 gradient = gradient.contiguous().clone()
                 dist.all_reduce(gradient)
-                gradient /= processes()
+                gradient /= count()
             if not bool(gradient.sum().isfinite()):  # cheaper than to look at each
                 raise WorkError(f"{name}: the gradient of a weight is not finite; lower the learning rate")
             found[name] = gradient

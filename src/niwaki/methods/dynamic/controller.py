@@ -23,7 +23,7 @@ from niwaki.config import DynamicSparsityConfig, LayerAdaptive
 from niwaki.data import checked_batches
 from niwaki.errors import RequestError, WorkError
 from niwaki.masks import Block, MaskedLinear, NByM, check_divides, choose, lowest
-from niwaki.methods.dynamic.capture import Capture, processes
+from niwaki.methods.dynamic.capture import Capture
 from niwaki.methods.dynamic.history import Update
 from niwaki.methods.dynamic.optimizer_state import Ages, bare, clear_
 from niwaki.methods.dynamic.reallocate import across, from_units, in_groups, size, to_units, unit_size, within
@@ -32,6 +32,7 @@ from niwaki.methods.dynamic.scores import DROP_SCORERS, GROW_SCORERS, Scorer, Se
 from niwaki.methods.weight_profiles import profile_linears
 from niwaki.numerics.layout import is_transposed
 from niwaki.observe import Batch
+from niwaki.processes import count
 
 Masks = dict[str, Tensor]
 
@@ -324,7 +325,7 @@ class Controller:
             spared=self.config.spared,
         )
         found = [profile_linears(model, rule, data)]
-        if processes() > 1:
+        if count() > 1:
             dist.broadcast_object_list(found)
         if not isinstance(self.pattern, NByM):
             check_budget(found[0], self._zeros())
