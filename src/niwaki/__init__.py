@@ -16,7 +16,8 @@ from niwaki.config import (
 from niwaki.errors import NiwakiError, RequestError, WorkError
 from niwaki.methods.dynamic import DynamicSparsity
 from niwaki.methods.finetune import finetune
-from niwaki.methods.prune import prune_, score
+from niwaki.methods.plan import Plan
+from niwaki.methods.prune import apply_, plan, prune_, score
 from niwaki.methods.vocabulary import trim_vocabulary_
 
 __version__ = version("niwaki")
@@ -28,14 +29,17 @@ __all__ = [
     "Finetune",
     "LayerAdaptive",
     "NiwakiError",
+    "Plan",
     "RequestError",
     "Structured",
     "Vocabulary",
     "WorkError",
     "__version__",
+    "apply_",
     "finetune",
     "load",
     "merge_",
+    "plan",
     "prune_",
     "remove_masks_",
     "save",

@@ -6,6 +6,7 @@ the whole model. A budget is met when `fixed + cost of what is kept <= fraction 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from niwaki.allocation import Bounds, least_cost
 from niwaki.anatomy import (
     Site,
+    Units,
     check_units,
     common_flops,
     common_params,
@@ -50,11 +52,11 @@ class Budget:
         """Cost of the model as it came in."""
         return self.fixed + sum(float(costs[-1]) for costs in self.costs.values())
 
-    def kept(self, sites: list[Site]) -> float:
+    def kept(self, sites: Sequence[Units]) -> float:
         """Fraction of the total that these sites cost."""
         return (self.fixed + sum(float(self.costs_of(site)[-1]) for site in sites)) / self.total
 
-    def costs_of(self, site: Site) -> Tensor:
+    def costs_of(self, site: Units) -> Tensor:
         """`[units + 1]`: what 0, 1, ... units of a site cost as it stands, some of its groups gone, perhaps."""
         costs = self.costs[site.name][: site.units + 1].clone()
         if site.name in self.group_savings:
@@ -97,6 +99,11 @@ def budget_of(model: nn.Module, config: Structured, length: float) -> Budget:
     if kind == "latency":
         table = latency_table(model, config.latency_batch_size, config.latency_length, config.latency_engine)
         return Budget(kind, fraction, table.costs, table.fixed)
+    return counted_budget(model, sites, kind, fraction, length)
+
+
+def counted_budget(model: nn.Module, sites: list[Site], kind: str, fraction: float, length: float) -> Budget:
+    """A budget of `flops` or `params`, whose costs follow from the shapes of the sites."""
     costs, savings = {}, {}
     for site in sites:
         unit = unit_flops(site, length) if kind == "flops" else float(unit_params(site))
@@ -111,6 +118,14 @@ def budget_of(model: nn.Module, config: Structured, length: float) -> Budget:
     return Budget(kind, fraction, costs, fixed, savings)
 
 
+def budgets_of(model: nn.Module, config: Structured, length: float) -> dict[str, Budget]:
+    """By kind, the budget that `config` asks for (see `budget_of`), and what can be counted of the model."""
+    asked = budget_of(model, config, length)
+    sites = sites_of(model, config.by_query_head)
+    counted = {kind: counted_budget(model, sites, kind, 1.0, length) for kind in ("flops", "params")}
+    return counted | {asked.kind: asked}
+
+
 def _check_widths(sites: list[Site], config: Structured) -> None:
     for name, kind in (("min_heads", "attention"), ("min_neurons", "ffn"), ("round_to", "ffn")):
         widest = max(site.units for site in sites if site.kind == kind)
@@ -121,7 +136,7 @@ def _check_widths(sites: list[Site], config: Structured) -> None:
             raise RequestError(f"{rule}, got {getattr(config, name)}")
 
 
-def bounds_of(sites: list[Site], budget: Budget, config: Structured) -> dict[str, Bounds]:
+def bounds_of(sites: Sequence[Units], budget: Budget, config: Structured) -> dict[str, Bounds]:
     """Costs, minimum widths and multiples of every site as it stands."""
     bounds = {}
     for site in sites:

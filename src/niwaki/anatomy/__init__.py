@@ -14,6 +14,7 @@ from niwaki.anatomy.projections import Projection, columns_of, set_features_, we
 from niwaki.anatomy.sites import (
     Kind,
     Site,
+    Units,
     body_of,
     empty_linears,
     head_width,
@@ -63,6 +64,7 @@ __all__ = [
     "Projection",
     "Site",
     "Task",
+    "Units",
     "accepts_of",
     "body_of",
     "check_filter",

@@ -9,7 +9,7 @@ of them as the others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, cast
 
 from peft import PeftModel
@@ -23,33 +23,47 @@ from niwaki.errors import RequestError
 Kind = Literal["attention", "ffn"]
 
 
-@dataclass(frozen=True, eq=False)
-class Site:
-    """The heads, or the neurons, of one layer.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Units:
+    """The heads, or the neurons, of one layer, counted.
 
-    `reads` are the projections into the units (rows belong to units), `output` the one out of them (columns belong to
-    units). `residual_sum` is the module whose input is residual + output, or the layer, whose own output that is;
-    None where the sum is nowhere to be seen. `heads` is the number of query heads of a unit; `in_groups` says that
-    units are query heads which share keys and values. They lie in `groups` of equal size, one after another, of which
-    each has to keep as many as the others. Each linear is an `nn.Linear`, a `Conv1D`, or a PEFT LoRA layer around one.
-    The units of a `fixed` site cannot be removed. A layer `runs` so many times in one pass through the model.
+    `in_groups` says that units are query heads which share keys and values. They lie in `groups` of equal size, one
+    after another, of which each has to keep as many as the others. The units of a `fixed` site cannot be removed.
     """
 
     name: str
     kind: Kind
     layer: int
     units: int
-    width: int
-    heads: int
     in_groups: bool
     groups: int
+    fixed: bool
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Site(Units):
+    """The heads, or the neurons, of one layer.
+
+    `reads` are the projections into the units (rows belong to units), `output` the one out of them (columns belong to
+    units). `residual_sum` is the module whose input is residual + output, or the layer, whose own output that is;
+    None where the sum is nowhere to be seen. `heads` is the number of query heads of a unit. Each linear is an
+    `nn.Linear`, a `Conv1D`, or a PEFT LoRA layer around one. A layer `runs` so many times in one pass through the
+    model.
+    """
+
+    width: int
+    heads: int
     reads: tuple[Projection, ...]
     output: nn.Module
     residual_sum: nn.Module | None
     attention: nn.Module | None
-    fixed: bool
     causal: bool
     runs: int
+
+    @property
+    def counted(self) -> Units:
+        """The same without its linears."""
+        return Units(**{field.name: getattr(self, field.name) for field in fields(Units)})
 
     @property
     def inputs(self) -> tuple[nn.Module, ...]:

@@ -4,7 +4,14 @@ from niwaki.config.dynamic import DynamicSparsityConfig, DynamicSparsityTraining
 from niwaki.config.filter import Filter
 from niwaki.config.finetune import Finetune
 from niwaki.config.layer_adaptive import LAYER_SCORES, SPARSITY_ALLOCATIONS, WEIGHT_SCORES, LayerAdaptive
-from niwaki.config.recipe import read_recipe, recipe_from_dict, recipe_to_dict, write_recipe
+from niwaki.config.recipe import (
+    read_recipe,
+    recipe_from_dict,
+    recipe_to_dict,
+    stage_from_dict,
+    stage_to_dict,
+    write_recipe,
+)
 from niwaki.config.requests import (
     DEFAULT_LENGTH,
     DTYPES,
@@ -48,5 +55,7 @@ __all__ = [
     "read_recipe",
     "recipe_from_dict",
     "recipe_to_dict",
+    "stage_from_dict",
+    "stage_to_dict",
     "write_recipe",
 ]

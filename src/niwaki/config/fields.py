@@ -41,12 +41,16 @@ def check_unused(config: Any, by: str, *names: str) -> None:
     Raises:
         RequestError: naming the first field that was.
     """
-    defaults = {field.name: field.default for field in dataclasses.fields(config)}
     for name in names:
-        if getattr(config, name) != defaults[name]:
+        if getattr(config, name) != defaults(config)[name]:
             raise RequestError(
                 f"{name} must not be given with {by}, which does not look at it, got {getattr(config, name)}"
             )
+
+
+def defaults(config: Any) -> dict[str, Any]:
+    """Field -> its default."""
+    return {field.name: field.default for field in dataclasses.fields(config)}
 
 
 def check_sparsity(config: Any) -> None:

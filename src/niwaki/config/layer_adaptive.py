@@ -12,11 +12,12 @@ from niwaki.config.fields import (
     check_seed,
     check_sparsity,
     check_unused,
+    defaults,
     option,
-    required,
 )
 from niwaki.config.filter import Filter
 from niwaki.config.patterns import NByM, Pattern, parse_pattern
+from niwaki.config.planned import Planned
 from niwaki.config.reconstruct import check_reconstruct, reconstruct_option
 from niwaki.config.recovery import Recovery
 from niwaki.errors import RequestError, check_choice
@@ -44,7 +45,7 @@ _LAYER_SCORE = {"inverse-importance": "fisher", "owl": "outliers"}
 
 
 @dataclass(frozen=True)
-class LayerAdaptive(Filter, Recovery):
+class LayerAdaptive(Filter, Recovery, Planned):
     """Zero single weights of the blocks' linears (or n:m groups, or blocks of weights) until `sparsity` of them are.
 
     An option that is None is the allocation's own; one that the allocation does not look at is refused when given.
@@ -53,7 +54,7 @@ class LayerAdaptive(Filter, Recovery):
 
     LORA_RATE: ClassVar[float] = 1e-3
 
-    sparsity: float = required("Fraction of the blocks' linear weights that become zero, in [0, 1).")
+    sparsity: float | None = option(None, "Fraction of the blocks' linear weights that become zero, in [0, 1).")
     layer_score: str | None = option(
         None,
         f"How layers are scored, for inverse-importance (fisher by default) and owl (outliers by default): "
@@ -84,7 +85,9 @@ class LayerAdaptive(Filter, Recovery):
     seed: int = option(0, "Seed of everything that is drawn.")
 
     def __post_init__(self) -> None:
-        check_sparsity(self)
+        self.check_planned(("sparsity",))
+        if self.sparsity is not None:
+            check_sparsity(self)
         self.check_filter()
         check_choice("weight_score", self.weight_score, WEIGHT_SCORES)
         check_choice("allocation", self.allocation, (AUTO, *SPARSITY_ALLOCATIONS))
@@ -97,6 +100,8 @@ class LayerAdaptive(Filter, Recovery):
         check_seed(self)
         found, rule = self.zero_pattern, self.rule
         if isinstance(found, NByM):
+            if self.keep_quality is not None:
+                raise RequestError(f"keep_quality must be asked of patterns of any sparsity, got {found}")
             if rule != "uniform":
                 raise RequestError(f"allocation must be uniform for pattern {found}, got {rule!r}")
             if self.steps != 1:
@@ -137,8 +142,21 @@ class LayerAdaptive(Filter, Recovery):
     @property
     def bounds(self) -> tuple[float, float]:
         """Lowest and highest sparsity of a linear."""
-        highest = max(0.98, self.sparsity) if self.max_sparsity is None else self.max_sparsity
+        highest = max(0.98, self.sparsity or 0.0) if self.max_sparsity is None else self.max_sparsity
         return self.min_sparsity or 0.0, highest
+
+    @property
+    def budget(self) -> tuple[str, float]:
+        """The kind of budget, and the fraction of zeros.
+
+        Raises:
+            RequestError: it is to be searched.
+        """
+        return ("sparsity", self.sparsity) if self.sparsity is not None else self.searched()
+
+    def with_budget(self, kind: str, sparsity: float) -> LayerAdaptive:
+        """The same to another budget, which is one of `sparsity`."""
+        return dataclasses.replace(self, **{kind: sparsity}, keep_quality=None, tries=defaults(self)["tries"])
 
     @property
     def compares_rows(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 
 from niwaki.config.layer_adaptive import LayerAdaptive
-from niwaki.config.requests import STAGES, Recipe
+from niwaki.config.requests import STAGES, Recipe, Stage
 from niwaki.errors import RequestError, check_choice
 
 LISTS = ("text_columns", "label_names")
@@ -23,10 +23,27 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     del plain["overwrite"]
     for name in LISTS:
         plain[name] = list(plain[name]) if plain[name] else None
-    names = {cls: name for name, cls in STAGES.items()}
     meant = [stage.resolved() if isinstance(stage, LayerAdaptive) else stage for stage in recipe.stages]
-    plain["stages"] = [{"kind": names[type(stage)], **_listed(dataclasses.asdict(stage))} for stage in meant]
+    plain["stages"] = [stage_to_dict(stage) for stage in meant]
     return plain
+
+
+def stage_to_dict(stage: Stage) -> dict[str, Any]:
+    """A stage as it stands in a recipe, its `kind` first."""
+    kind = next(name for name, cls in STAGES.items() if type(stage) is cls)
+    values = dataclasses.asdict(stage)
+    return {"kind": kind, **{key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}}
+
+
+def stage_from_dict(plain: dict[str, Any]) -> Stage:
+    """The inverse of `stage_to_dict`.
+
+    Raises:
+        RequestError: as `recipe_from_dict`.
+    """
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+    kind = check_choice("stages.kind", str(options.pop("kind", None)), STAGES)
+    return _build(STAGES[kind], options, f"stages.{kind}")
 
 
 def recipe_from_dict(plain: Any, overwrite: bool = False) -> Recipe:
@@ -41,19 +58,11 @@ def recipe_from_dict(plain: Any, overwrite: bool = False) -> Recipe:
     stages = values.pop("stages", None)
     if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
         raise RequestError(f"stages must be a list of mappings, got {stages!r}")
-    built = []
-    for stage in stages:
-        options = {key: tuple(value) if isinstance(value, list) else value for key, value in stage.items()}
-        kind = check_choice("stages.kind", str(options.pop("kind", None)), STAGES)
-        built.append(_build(STAGES[kind], options, f"stages.{kind}"))
+    built = [stage_from_dict(stage) for stage in stages]
     for name in LISTS:
         if isinstance(values.get(name), list):
             values[name] = tuple(map(str, values[name]))
     return _build(Recipe, {**values, "stages": tuple(built), "overwrite": overwrite}, "recipe")
-
-
-def _listed(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
 def _build(cls: Any, values: dict[str, Any], where: str) -> Any:

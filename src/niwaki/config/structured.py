@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from niwaki.config.engine import ENGINES
-from niwaki.config.fields import check_at_least, check_seed, check_unused, option
+from niwaki.config.fields import check_at_least, check_seed, check_unused, defaults, option
 from niwaki.config.filter import Filter
+from niwaki.config.planned import Planned
 from niwaki.config.reconstruct import check_reconstruct, reconstruct_option
 from niwaki.config.recovery import Recovery
 from niwaki.errors import RequestError, check_choice
@@ -52,11 +53,12 @@ class UnitScores:
 
 
 @dataclass(frozen=True)
-class Structured(UnitScores, Filter, Recovery):
+class Structured(UnitScores, Filter, Recovery, Planned):
     """Remove whole attention heads and FFN neurons until a budget is met.
 
     Exactly one of `flops`, `params` (of the transformer blocks) and `latency` (of the whole model, as measured on this
-    machine, in `latency_engine`) is given: the fraction to KEEP, in (0, 1].
+    machine, in `latency_engine`) is given: the fraction to KEEP, in (0, 1]. Or `keep_quality`, for the least FLOPs that
+    do.
     """
 
     LORA_RATE: ClassVar[float] = 3e-4
@@ -83,13 +85,14 @@ class Structured(UnitScores, Filter, Recovery):
     seed: int = option(0, "Seed of everything that is drawn.")
 
     def __post_init__(self) -> None:
-        given = [kind for kind in BUDGETS if getattr(self, kind) is not None]
-        if len(given) != 1:
-            found = " and ".join(given) or "none"
-            raise RequestError(f"budget: exactly one of {', '.join(BUDGETS)} must be given, got {found}")
-        kind, value = self.budget
-        if not 0.0 < value <= 1.0:
-            raise RequestError(f"{kind} must be a fraction to keep in (0, 1], got {value:g}")
+        self.check_planned(BUDGETS)
+        if self.keep_quality is None:
+            kind, value = self.budget
+            if not 0.0 < value <= 1.0:
+                raise RequestError(f"{kind} must be a fraction to keep in (0, 1], got {value:g}")
+        if self.latency is not None and self.plan is not None:
+            rule = "plan must be given with flops or params"
+            raise RequestError(f"{rule}: a cut to a latency is timed on this model, got latency {self.latency:g}")
         super().__post_init__()
         self.check_filter()
         if self.drop_layers and (self.keep_layers or self.only or self.spared):
@@ -109,6 +112,7 @@ class Structured(UnitScores, Filter, Recovery):
         if self.round_to is not None:
             check_at_least(self, 1, "round_to")
         if self.latency is None:
+            kind = "keep_quality" if self.keep_quality is not None else self.budget[0]
             check_unused(self, f"a budget in {kind}", "latency_batch_size", "latency_length", "latency_engine")
 
     def resolved(self) -> Structured:
@@ -118,5 +122,16 @@ class Structured(UnitScores, Filter, Recovery):
 
     @property
     def budget(self) -> tuple[str, float]:
-        """The one budget that was given: its kind and the fraction to keep."""
-        return next((kind, getattr(self, kind)) for kind in BUDGETS if getattr(self, kind) is not None)
+        """The one budget that was given: its kind and the fraction to keep.
+
+        Raises:
+            RequestError: it is to be searched.
+        """
+        found = [(kind, value) for kind in BUDGETS if (value := getattr(self, kind)) is not None]
+        return found[0] if found else self.searched()
+
+    def with_budget(self, kind: str, fraction: float) -> Structured:
+        """The same to another budget."""
+        none = {**dict.fromkeys(BUDGETS), "keep_quality": None}
+        unused = {name: defaults(self)[name] for name in ("tries", "latency_batch_size", "latency_length", "latency_engine")}
+        return dataclasses.replace(self, **none | unused | {kind: fraction})

@@ -11,17 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.adapters import apply_mask_, check_unmerged, mask_of, merge_
-from niwaki.allocation.profiles import importance_that_decided, profiles_of
-from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Profiles, check_budget, towards_uniform
+from niwaki.allocation.profiles import profiles_of
+from niwaki.allocation.sparsity import check_budget
 from niwaki.anatomy import BlockLinear, check_filter, check_units, linears_of, weight_of
 from niwaki.config import LayerAdaptive
 from niwaki.config.layer_adaptive import AUTO, SOLVED
 from niwaki.config.patterns import Block, NByM
 from niwaki.masks import check_divides, choose
 from niwaki.methods.importance_strength import best_strength, strength_passes
+from niwaki.methods.plan import Seen
 from niwaki.methods.scores import Scores
-from niwaki.methods.weight_profiles import Scored, score_linears
-from niwaki.observe import Batch, Need, Passes, Statistics, TokenWeights, need_of, observe
+from niwaki.methods.weight_plan import WeightPlan
+from niwaki.methods.weight_profiles import DATA_SCORES, Scored, chosen_by, score_linears
+from niwaki.observe import Batch, Need, Passes, Statistics, need_of, observe
 from niwaki.observe.moments import with_moments
 from niwaki.repair.block_reconstruction import reconstruction, reconstruction_passes
 from niwaki.repair.least_squares import Optimum, excess, on_mask
@@ -45,7 +47,7 @@ def prune_weights_(
     *,
     progress: bool = False,
 ) -> StageResult:
-    """Zero weights of `model` in place, exactly to the budget of `config`; the masks are held from then on.
+    """Zero weights of `model` in place, exactly to the budget of `config`; the masks are held.
 
     Arguments as `niwaki.prune_` has checked them; recovery learns from `training`.
 
@@ -54,36 +56,152 @@ def prune_weights_(
             linear; before any work.
         WorkError: a statistic, a loss or a solve is not finite.
     """
-    started, meant = time.perf_counter(), config.resolved()
-    linears = linears_of(model)
-    check_weights(model, linears, meant)
-
-    # What one pass over the layers can do without.
-    dense = merge_(copy.deepcopy(model)) if meant.steps > 1 or meant.recover_epochs else None
-    importance: dict[str, float] = {}
-    warnings: list[str] = []
-    weights: TokenWeights | None = None
-    passes = Passes()
+    meant = config.resolved()
+    zeroing = _Zeroing(model, meant, progress)
+    seen = Seen()
     for step in range(1, meant.steps + 1):
-        sparsity = meant.sparsity * (1 - (1 - step / meant.steps) ** 3)
-        targets = meant.repair == "least-squares"
-        learns = meant.reconstruct != "none"
-        also = Need(token_sizes=targets, output_gradients=meant.compares_rows or learns)
-        now = dataclasses.replace(meant, sparsity=sparsity)
-        scored = score_linears(model, linears, now, batches, weights, also=also, progress=progress)
-        weights = scored.token_weights
-        importance = importance or importance_that_decided(meant.rule, scored.profiles)
+        sparsity = meant.budget[1] * (1 - (1 - step / meant.steps) ** 3)
+        plan = zeroing.plan(dataclasses.replace(meant, sparsity=sparsity), batches, seen)
         if meant.importance_strength == AUTO:  # what the first step finds holds for all
-            meant = _with_strength(model, linears, meant, sparsity, scored, batches)
-            passes += strength_passes(scored.statistics.rows)
-        zeros = _zeros(meant, sparsity, scored.profiles)
-        warnings += _prune_(model, dense, linears, batches, zeros, scored, meant, progress)
-        refit = AT_ONCE_PASSES if meant.fast else REFIT_PASSES
-        passes += scored.passes + Passes(refit * (targets or meant.weight_score in SOLVED))
-        passes += reconstruction_passes(meant.reconstruct, len(batches))
-        if meant.recover_epochs and dense is not None:
-            passes += recover_(model, dense, training, meant, len(batches), step=step, progress=progress)
-    return _result(linears, meant, importance, warnings, passes, time.perf_counter() - started)
+            meant = dataclasses.replace(meant, importance_strength=plan.strength)
+        seen = Seen(token_weights=plan.seen.token_weights)
+        zeroing.passes += plan.passes
+        zeroing.carry_out_(plan, batches, training, step)
+    return zeroing.result(meant)
+
+
+def plan_weights(
+    model: nn.Module,
+    config: LayerAdaptive,
+    batches: Sequence[Batch],
+    *,
+    around: Sequence[float] = (),
+    progress: bool = False,
+) -> WeightPlan:
+    """What `prune_weights_` would make zero in `model`, which is left as it is.
+
+    For `search`, losses are measured around each of the sparsities `around`, too.
+
+    Raises:
+        RequestError, WorkError: as `prune_weights_`.
+    """
+    plan = _Zeroing(model, config.resolved(), progress).plan(config.resolved(), batches, Seen(), around)
+    own = {
+        name: dataclasses.replace(profile, weights=_copied(profile.weights)) for name, profile in plan.profiles.items()
+    }
+    return dataclasses.replace(plan, config=config, profiles=own)
+
+
+def apply_weights_(
+    model: nn.Module,
+    plan: WeightPlan,
+    batches: Sequence[Batch],
+    training: TrainingData,
+    *,
+    progress: bool = False,
+) -> StageResult:
+    """Zero in `model` in place as many weights of each linear as `plan` says, refit and recover as its request asks.
+
+    What is looked at and the plan has not seen (it may be one of other data) is observed first.
+
+    Raises:
+        RequestError: a plan of another model. WorkError: a statistic, a loss or a solve is not finite.
+    """
+    meant = plan.meant
+    plan.check_fits(model)
+    zeroing = _Zeroing(model, meant, progress)
+    need = _looked_at(meant)
+    ranks = meant.weight_score in DATA_SCORES
+    if not plan.seen.covers(need) or (ranks and not plan.seen.statistics.rows):
+        found = observe(model, batches, need, seed=meant.seed, progress=progress)
+        zeroing.passes += found.passes
+        plan = dataclasses.replace(plan, seen=Seen(found, found.token_weights if need.token_sizes else None, need))
+    zeroing.carry_out_(plan, batches, training)
+    return zeroing.result(meant)
+
+
+def _copied(weights: Tensor | None) -> Tensor | None:
+    """Weights that stay as they are when those of the model change."""
+    return None if weights is None else weights.detach().clone()
+
+
+def _looked_at(config: LayerAdaptive) -> Need:
+    """What is to be observed for the scores of weights, the refit and layers that learn."""
+    learns = config.reconstruct != "none"
+    return chosen_by(config) | Need(
+        token_sizes=config.repair == "least-squares", output_gradients=config.compares_rows or learns
+    )
+
+
+class _Zeroing:
+    """A model on its way to a sparsity, in one step or in several."""
+
+    def __init__(self, model: nn.Module, config: LayerAdaptive, progress: bool) -> None:
+        self.started, self.passes, self.progress = time.perf_counter(), Passes(), progress
+        self.model, self.linears = model, linears_of(model)
+        check_weights(model, self.linears, config)
+        # What one pass over the layers can do without.
+        self.dense = merge_(copy.deepcopy(model)) if config.steps > 1 or config.recover_epochs else None
+        self.importance: dict[str, float] = {}
+        self.warnings: list[str] = []
+
+    def plan(
+        self, config: LayerAdaptive, batches: Sequence[Batch], seen: Seen, around: Sequence[float] = ()
+    ) -> WeightPlan:
+        """Observe and score the model as it stands; token weights that were `seen` before are not made again."""
+        also = _looked_at(config)
+        scored = score_linears(
+            self.model,
+            self.linears,
+            config,
+            batches,
+            seen.token_weights,
+            also=also,
+            around=around,
+            progress=self.progress,
+        )
+        plan = WeightPlan(
+            config=config,
+            profiles=scored.profiles,
+            curves=scored.curves,
+            seen=Seen(scored.statistics, scored.token_weights, also),
+            passes=scored.passes,
+        )
+        if config.importance_strength == AUTO:
+            strength = self._strength(plan, scored, batches)
+            plan = dataclasses.replace(
+                plan, strength=strength, passes=plan.passes + strength_passes(scored.statistics.rows)
+            )
+        return dataclasses.replace(plan, zeros=plan.zeros_for(config.budget[1]))
+
+    def _strength(self, plan: WeightPlan, scored: Scored, data: Sequence[Batch]) -> float:
+        """The strength that is best for the formula of the rule."""
+        config = dataclasses.replace(plan.config, importance_strength=None)
+        formula = dataclasses.replace(plan, config=config).zeros_for(config.budget[1])
+        ranked = dataclasses.replace(config, weight_score="wanda") if config.weight_score in SOLVED else config
+
+        def mask_for(linear: BlockLinear, zeros: int) -> Tensor:
+            return _ranked_mask(linear, weight_scores(linear, scored.statistics, ranked), zeros, ranked)
+
+        return best_strength(self.model, self.linears, formula, scored.profiles, mask_for, data, config.seed)
+
+    def carry_out_(self, plan: WeightPlan, batches: Sequence[Batch], training: TrainingData, step: int = 1) -> None:
+        """Choose the masks, hold them, refit the weights, let the model recover."""
+        config = plan.meant
+        self.importance = self.importance or plan.importance
+        self.warnings += _prune_(self.model, self.dense, self.linears, batches, plan, config, self.progress)
+        if config.repair == "least-squares" or config.weight_score in SOLVED:
+            self.passes += Passes(AT_ONCE_PASSES if config.fast else REFIT_PASSES)
+        self.passes += reconstruction_passes(config.reconstruct, len(batches))
+        if config.recover_epochs and self.dense is not None:
+            self.passes += recover_(
+                self.model, self.dense, training, config, len(batches), step=step, progress=self.progress
+            )
+
+    def result(self, config: LayerAdaptive) -> StageResult:
+        """What was asked, delivered and spent."""
+        seconds = time.perf_counter() - self.started
+        return _result(self.linears, config, self.importance, self.warnings, self.passes, seconds)
 
 
 def check_weights(model: nn.Module, linears: Sequence[BlockLinear], config: LayerAdaptive) -> None:
@@ -101,40 +219,7 @@ def check_weights(model: nn.Module, linears: Sequence[BlockLinear], config: Laye
         check_divides(linear.shape, pattern, linear.name)
     if not isinstance(pattern, NByM):
         total = sum(linear.size for linear in linears)
-        check_budget(profiles_of(linears, config), round(config.sparsity * total))
-
-
-def _zeros(config: LayerAdaptive, sparsity: float, profiles: Profiles) -> dict[str, int]:
-    """The number of zeros of every linear, in all exactly those of `sparsity`."""
-    pattern = config.zero_pattern
-    if isinstance(pattern, NByM):
-        found = {name: profile.size // pattern.m * (pattern.m - pattern.n) for name, profile in profiles.items()}
-        return {name: zeros if profiles[name].most else 0 for name, zeros in found.items()}
-    # An early step of the ramp asks for no fewer zeros than the bounds and the zeros that are there already.
-    least = sum(profile.fewest for profile in profiles.values())
-    wanted = max(round(sparsity * sum(profile.size for profile in profiles.values())), least)
-    found = SPARSITY_ALLOCATORS[config.rule](profiles, wanted, config.importance_power or 1.0)
-    strength = config.importance_strength
-    return towards_uniform(found, profiles, strength) if isinstance(strength, float) else found
-
-
-def _with_strength(
-    model: nn.Module,
-    linears: Sequence[BlockLinear],
-    config: LayerAdaptive,
-    sparsity: float,
-    scored: Scored,
-    data: Sequence[Batch],
-) -> LayerAdaptive:
-    """`config` with the strength that is best for its formula."""
-    formula = _zeros(config, sparsity, scored.profiles)
-    ranked = dataclasses.replace(config, weight_score="wanda") if config.weight_score in SOLVED else config
-
-    def mask_for(linear: BlockLinear, zeros: int) -> Tensor:
-        return _ranked_mask(linear, weight_scores(linear, scored.statistics, ranked), zeros, ranked)
-
-    strength = best_strength(model, linears, formula, scored.profiles, mask_for, data, config.seed)
-    return dataclasses.replace(config, importance_strength=strength)
+        check_budget(profiles_of(linears, config), round(config.budget[1] * total))
 
 
 def _ranked_mask(linear: BlockLinear, scores: Tensor, zeros: int, config: LayerAdaptive) -> Tensor:
@@ -148,13 +233,12 @@ def _prune_(
     dense: nn.Module | None,
     linears: Sequence[BlockLinear],
     data: Sequence[Batch],
-    zeros: dict[str, int],
-    scored: Scored,
+    plan: WeightPlan,
     config: LayerAdaptive,
     progress: bool,
 ) -> list[str]:
     """Choose the masks, hold them and refit the weights as `config` asks; returns warnings."""
-    mask_for = _chooser(zeros, scored, config)
+    mask_for = _chooser(plan, config)
     if config.weight_score not in SOLVED and config.repair == "none":
         for linear in linears:
             apply_mask_(linear.module, mask_for(linear, None)[1])
@@ -165,10 +249,10 @@ def _prune_(
         dense,
         data,
         mask_for,
-        weights=scored.token_weights if targets else None,
+        weights=plan.seen.token_weights if targets else None,
         targets=targets,
         at_once=config.fast,
-        then=reconstruction(config.reconstruct, scored.statistics, scored.token_weights, config.seed),
+        then=reconstruction(config.reconstruct, plan.seen.statistics, plan.seen.token_weights, config.seed),
         progress=progress,
     )
 
@@ -176,13 +260,13 @@ def _prune_(
 _Chooser = Callable[[BlockLinear, Optimum | None], tuple[Tensor, Tensor]]
 
 
-def _chooser(zeros: dict[str, int], scored: Scored, config: LayerAdaptive) -> _Chooser:
-    """Linear and its optimum -> pruned weight and mask, with `zeros`; blocks that do not fit are left to the next one.
+def _chooser(plan: WeightPlan, config: LayerAdaptive) -> _Chooser:
+    """Linear and its optimum -> pruned weight and mask, with the zeros of `plan`; blocks that do not fit go on.
 
     Solves choose and refit at once; other scores are those of the weights as they are. What is repaired has the best
     values that its mask allows.
     """
-    pattern, missing = config.zero_pattern, 0
+    pattern, statistics, missing = config.zero_pattern, plan.seen.statistics, 0
 
     def sparsify(linear: BlockLinear, best: Optimum | None) -> tuple[Tensor, Tensor]:
         nonlocal missing
@@ -191,12 +275,12 @@ def _chooser(zeros: dict[str, int], scored: Scored, config: LayerAdaptive) -> _C
             if kept is None:
                 kept = torch.ones(linear.shape, dtype=torch.bool, device=weight_of(linear.module).device)
             return (kept if best is None else on_mask(best, kept)), kept
-        wanted = min(zeros[linear.name] + missing, linear.size)
+        wanted = min(plan.zeros[linear.name] + missing, linear.size)
         if best is not None and config.weight_score in SOLVED:
-            weight, mask = _solved(linear, best, wanted, scored.statistics, config)
+            weight, mask = _solved(linear, best, wanted, statistics, config)
         else:
-            found = scored.scores.get(linear.name)
-            found = weight_scores(linear, scored.statistics, config) if found is None else found
+            found = plan.profiles[linear.name].scores
+            found = weight_scores(linear, statistics, config) if found is None else found
             mask = _ranked_mask(linear, found, wanted, config)
             weight = mask if best is None else on_mask(best, mask)
         missing = wanted - (linear.size - int(mask.sum())) if isinstance(pattern, Block) else 0
@@ -241,7 +325,7 @@ def _result(
         layers.append(SiteResult(linear.name, "linear", importance[linear.name], kept, linear.size))
     total = sum(layer.total for layer in layers)
     zeros = sum(layer.total - layer.kept for layer in layers)
-    achieved, asked = zeros / total, config.sparsity
+    achieved, asked = zeros / total, config.budget[1]
     drawn = config.importance_strength
     strength = {} if drawn is None else {"importance_strength": drawn}
     if isinstance(config.zero_pattern, NByM):  # a sparsity of what may be cut
@@ -252,7 +336,7 @@ def _result(
             f"sparsity is {achieved:.4f}, not the {asked:g} of {config.pattern}: zeros that the model held stay zero",
         ]
     return StageResult(
-        name="layer-adaptive",
+        name=WeightPlan.KIND,
         kind="sparsity",
         requested=asked,
         achieved=achieved,

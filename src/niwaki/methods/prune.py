@@ -1,26 +1,36 @@
-"""The one verb for every way of pruning: `prune_(model, config, data)`; the type of the config says which."""
+"""The verbs for every way of pruning: `plan`, `apply_`, and `prune_`, which is both; the config says which way."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar, overload
 
 from torch import nn
 
 from niwaki.adapters import check_model
 from niwaki.anatomy import Site, accepts_of, linears_of, sites_of
 from niwaki.config import DynamicSparsityTraining, LayerAdaptive, Structured
+from niwaki.config.planned import check_plannable
 from niwaki.data import checked_batches
 from niwaki.errors import RequestError
 from niwaki.methods.dynamic import prune_dynamically_
-from niwaki.methods.layer_adaptive import prune_weights_, score_weights
+from niwaki.methods.layer_adaptive import apply_weights_, plan_weights, prune_weights_, score_weights
+from niwaki.methods.plan import Origin, Plan, Seen, data_digest, model_digest
 from niwaki.methods.scores import Scores
-from niwaki.methods.structured import prune_units_, score_units_of
+from niwaki.methods.structured import apply_units_, plan_units, prune_units_, score_units_of
+from niwaki.methods.unit_plan import UnitPlan
+from niwaki.methods.weight_plan import WeightPlan
 from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch
 from niwaki.processes import check_enough
 from niwaki.results import StageResult
 from niwaki.train.data import recovery_data
+
+_Config = TypeVar("_Config", bound=Structured | LayerAdaptive | DynamicSparsityTraining)
+
+WITHOUT_DATA = ("magnitude", "random")
+"""Weight scores that can be taken of a model alone."""
 
 
 def prune_(
@@ -52,6 +62,9 @@ def prune_(
         raise RequestError(f"config must be {kinds}, got {type(config).__name__}")
     if filter is not None:
         config = _sparing(model, config, filter)
+    if not isinstance(config, DynamicSparsityTraining) and config.plan is not None:
+        made = Plan.load(config.plan).under(config)
+        return apply_(model, made, data, training_data=training_data, progress=progress)
     with seeded(config.seed):  # a loader that shuffles draws from the global state, too
         if isinstance(config, DynamicSparsityTraining):
             return prune_dynamically_(model, config, data, training=training_data, progress=progress)
@@ -64,9 +77,123 @@ def prune_(
         return prune_units_(model, config.resolved(), batches, recovery, progress=progress)
 
 
-def _sparing(
-    model: nn.Module, config: Structured | LayerAdaptive | DynamicSparsityTraining, keep: Callable[[Site], bool]
-) -> Structured | LayerAdaptive | DynamicSparsityTraining:
+@overload
+def plan(
+    model: nn.Module,
+    config: Structured,
+    data: Iterable[Batch],
+    *,
+    around: Sequence[float] = ...,
+    filter: Callable[[Site], bool] | None = ...,
+    progress: bool = ...,
+) -> UnitPlan: ...
+
+
+@overload
+def plan(
+    model: nn.Module,
+    config: LayerAdaptive,
+    data: Iterable[Batch],
+    *,
+    around: Sequence[float] = ...,
+    filter: Callable[[Site], bool] | None = ...,
+    progress: bool = ...,
+) -> WeightPlan: ...
+
+
+def plan(
+    model: nn.Module,
+    config: Structured | LayerAdaptive,
+    data: Iterable[Batch],
+    *,
+    around: Sequence[float] = (),
+    filter: Callable[[Site], bool] | None = None,
+    progress: bool = False,
+) -> UnitPlan | WeightPlan:
+    """What `prune_` with these arguments would remove from `model`, which is left as it is; see `niwaki.Plan`.
+
+    The model is observed and scored once: `plan.at` is the cut for another budget. The losses that the allocation
+    `search` goes by are measured around the sparsity asked, and around each of `around`: at one of these, too, the plan
+    is what `prune_` would do.
+
+    Raises:
+        RequestError: as `prune_`; several steps, layers that go whole: they are observed more than once.
+        WorkError: a statistic, a loss or a solve is not finite.
+    """
+    if not isinstance(config, Structured | LayerAdaptive):
+        raise RequestError(f"config must be Structured or LayerAdaptive, got {type(config).__name__}")
+    check_plannable(config, "a plan")
+    if filter is not None:
+        config = _sparing(model, config, filter)
+    with seeded(config.seed):
+        check_model(model)
+        batches = checked_batches(accepts_of(model), data)
+        if isinstance(config, LayerAdaptive):
+            made = plan_weights(model, config, batches, around=around, progress=progress)
+        else:
+            made = plan_units(model, config.resolved(), batches, progress=progress)
+    return dataclasses.replace(made, origin=Origin.of(model, batches))
+
+
+def apply_(
+    model: nn.Module,
+    plan: Plan,
+    data: Iterable[Batch] | None = None,
+    *,
+    training_data: Iterable[Batch] | None = None,
+    progress: bool = False,
+) -> StageResult:
+    """Remove from `model` in place what `plan` says and repair what is left as its request asks; says what was done.
+
+    With the `data` that the plan was made from this is what `prune_` does. On other data, or on other weights of the
+    same shapes (which is a warning), the plan says what goes, and what the repair looks at is observed anew. Without
+    `data` nothing is repaired or recovered: units are cut, and weights chosen by their magnitude or at random; what
+    else ranks weights needs data.
+
+    Raises:
+        RequestError: before any work: a plan of a model of other shapes; no data for a score or a recovery that needs
+            them; as `prune_`.
+        WorkError: a statistic, a loss or a solve is not finite.
+    """
+    with seeded(plan.config.seed):
+        check_model(model)
+        plan.check_fits(model)
+        batches: list[Batch] = []
+        if data is None:
+            plan = _without_repair(plan)
+        else:
+            batches = checked_batches(accepts_of(model), data)
+        recovery = recovery_data(model, plan.config, training_data, batches)
+        warnings: tuple[str, ...] = ()
+        if plan.origin is not None and data is not None:
+            other = plan.origin.model != model_digest(model)
+            if other or plan.origin.data != data_digest(batches):
+                plan = dataclasses.replace(plan, seen=Seen())
+            warnings = ("plan: it was made from other weights than this model's",) * other
+        if isinstance(plan, WeightPlan):
+            done = apply_weights_(model, plan, batches, recovery, progress=progress)
+        else:
+            assert isinstance(plan, UnitPlan), "there are two kinds of plan"
+            done = apply_units_(model, plan, batches, recovery, progress=progress)
+    return dataclasses.replace(done, warnings=(*warnings, *done.warnings))
+
+
+def _without_repair(plan: Plan) -> Plan:
+    """The plan with nothing that needs data.
+
+    Raises:
+        RequestError: naming what does.
+    """
+    config = plan.config
+    if config.recover_epochs:
+        raise RequestError(f"data must be given for recover_epochs {config.recover_epochs}, got none")
+    if isinstance(config, LayerAdaptive) and config.weight_score not in WITHOUT_DATA:
+        raise RequestError(f"data must be given for weight_score {config.weight_score!r}, got none")
+    fast = {"fast": False} if isinstance(config, LayerAdaptive) else {}
+    return dataclasses.replace(plan, config=dataclasses.replace(config, repair="none", reconstruct="none", **fast))
+
+
+def _sparing(model: nn.Module, config: _Config, keep: Callable[[Site], bool]) -> _Config:
     spared = tuple(site.name for site in sites_of(model) if not keep(site))
     return dataclasses.replace(config, spared=(*(config.spared or ()), *spared))
 

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import time
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from niwaki.adapters import bias_of, merge_
-from niwaki.allocation import ALLOCATORS
-from niwaki.allocation.budget import Budget, bounds_of, budget_of
-from niwaki.anatomy import Site, check_filter, sites_of
+from niwaki.allocation.budget import Budget, bounds_of, budgets_of
+from niwaki.anatomy import check_filter, sites_of
 from niwaki.config import Structured
 from niwaki.data import mean_length
 from niwaki.errors import RequestError
 from niwaki.evaluate import speedup
 from niwaki.export import in_engine
 from niwaki.methods.drop_layers import check_drop, drop_layers_
+from niwaki.methods.plan import Seen
 from niwaki.methods.scores import Scores
-from niwaki.observe import Batch, Need, Passes, TokenWeights, need_of, observe
+from niwaki.methods.unit_plan import UnitPlan, importances
+from niwaki.observe import Batch, Need, Passes, Statistics, need_of, observe
+from niwaki.observe.statistics import LinearSums
 from niwaki.processes import from_first
 from niwaki.progress import show
 from niwaki.repair.block_reconstruction import reconstruction, reconstruction_passes
@@ -28,8 +30,7 @@ from niwaki.repair.refit import refit_
 from niwaki.repair.sequential_least_squares import REFIT_PASSES
 from niwaki.results import SiteResult, StageResult
 from niwaki.scoring.units import UNIT_NEEDS, score_units
-from niwaki.surgery import Plan, cut_, plan_table
-from niwaki.surgery.plan import importances
+from niwaki.surgery import Kept, cut_
 from niwaki.train.data import TrainingData
 from niwaki.train.recover import recover_
 
@@ -46,7 +47,7 @@ def prune_units_(
     *,
     progress: bool = False,
 ) -> StageResult:
-    """Remove heads and neurons of `model` in place, to the budget of `config`.
+    """Remove heads and neurons of `model` in place, to the budget of `config`: each step is a plan, carried out.
 
     Arguments as `niwaki.prune_` has checked them; recovery learns from `training`.
 
@@ -54,128 +55,195 @@ def prune_units_(
         RequestError: the model is not supported, or the budget is below what the minimum widths allow; before any work.
         WorkError: a statistic, a loss or a solve is not finite.
     """
-    started, by_head = time.perf_counter(), config.by_query_head
-    before = {site.name: site.units for site in sites_of(model, by_head)}
-    budget = checked_budget(model, config, mean_length(batches))
-    dense, timed = _dense(model, config)
-    weights: TokenWeights | None = None
-    importance, passes = dict[str, float](), Passes()
+    cutting = _Cutting(model, config, checked_budgets(model, config, mean_length(batches)), progress)
+    seen = Seen()
     if config.drop_layers:
-        seen = drop_layers_(model, batches, config.drop_layers, config.seed, progress=progress)
-        weights, passes = seen.token_weights, passes + seen.passes
-    kept = {site.name: torch.arange(site.units) for site in sites_of(model, by_head)}
+        found = drop_layers_(model, batches, config.drop_layers, config.seed, progress=progress)
+        seen, cutting.passes = Seen(token_weights=found.token_weights), found.passes
     for step in range(1, config.steps + 1):
-        sites = sites_of(model, by_head)
-        weigh = weights is None and config.repair != "none"
+        plan = cutting.plan(batches, seen, step)
+        seen = Seen(token_weights=plan.seen.token_weights)
+        cutting.passes += plan.passes
+        cutting.carry_out_(plan, batches, training, step)
+    return cutting.result()
+
+
+def plan_units(model: nn.Module, config: Structured, batches: Sequence[Batch], *, progress: bool = False) -> UnitPlan:
+    """What `prune_units_` would remove from `model`, which is left as it is.
+
+    Raises:
+        RequestError, WorkError: as `prune_units_`.
+    """
+    budgets = checked_budgets(model, config, mean_length(batches))
+    return _Cutting(model, config, budgets, progress).plan(batches, Seen())
+
+
+def apply_units_(
+    model: nn.Module,
+    plan: UnitPlan,
+    batches: Sequence[Batch],
+    training: TrainingData,
+    *,
+    progress: bool = False,
+) -> StageResult:
+    """Remove from `model` in place what `plan` says, refit and recover as its request asks.
+
+    What is looked at and the plan has not seen (it may be one of other data) is observed first.
+
+    Raises:
+        RequestError: a plan of another model. WorkError: a statistic, a loss or a solve is not finite.
+    """
+    config = plan.config
+    plan.check_fits(model)
+    cutting = _Cutting(model, config, plan.budgets, progress)
+    need = _looked_at(config)
+    if not plan.seen.covers(need):
+        by_head = config.by_query_head
+        found = observe(model, batches, need, query_heads=by_head, seed=config.seed, progress=progress)
+        cutting.passes += found.passes
+        plan = dataclasses.replace(plan, seen=_seen(found, need))
+    cutting.carry_out_(plan, batches, training)
+    return cutting.result()
+
+
+class _Cutting:
+    """A model on its way to a budget, in one step or in several, beside the dense one that it came from."""
+
+    def __init__(self, model: nn.Module, config: Structured, budgets: dict[str, Budget], progress: bool) -> None:
+        kind, fraction = config.budget
+        self.model, self.config, self.progress = model, config, progress
+        self.budgets, self.budget = budgets, dataclasses.replace(budgets[kind], fraction=fraction)
+        self.started, self.passes = time.perf_counter(), Passes()
+        self.before = {site.name: site.units for site in sites_of(model, config.by_query_head)}
+        self.dense: nn.Module = merge_(copy.deepcopy(model))
+        self.timed = in_engine(self.dense, config.latency_engine) if kind == "latency" else self.dense
+        self.kept: Kept | None = None
+        self.importance: dict[str, float] = {}
+
+    def plan(self, batches: Sequence[Batch], seen: Seen, step: int = 1) -> UnitPlan:
+        """Observe and score the model as it stands; token weights that were `seen` before are not made again."""
+        config, by_head = self.config, self.config.by_query_head
+        also = _looked_at(config)
+        if seen.token_weights is not None:
+            also = dataclasses.replace(also, token_sizes=False)
         need = need_of(UNIT_NEEDS, config.head_score, config.neuron_score)
-        need = need | Need(token_sizes=weigh, output_gradients=config.reconstruct != "none")
-        seen = observe(model, batches, need, query_heads=by_head, seed=config.seed, progress=progress)
-        scores = score_units(model, sites, seen, batches, config, progress=progress)
-        weights = seen.token_weights if weigh else weights
-        passes += seen.passes + Passes(float(need.moments))
-        importance = importance or importances(scores)
-        fraction = 1.0 - (1.0 - budget.fraction) * step / config.steps
-        plan = _plan(model, timed, sites, scores, budget, fraction, config)
-        show(plan_table(sites, scores, plan), progress)
-        cut_(model, plan, by_head)
-        kept = {name: kept[name][units] for name, units in plan.items()}
+        sites = sites_of(self.model, by_head)
+        found = observe(self.model, batches, need | also, query_heads=by_head, seed=config.seed, progress=self.progress)
+        plan = UnitPlan(
+            config=config,
+            sites=tuple(site.counted for site in sites),
+            scores=score_units(self.model, sites, found, batches, config, progress=self.progress),
+            budgets=self.budgets,
+            seen=_seen(found, also, seen),
+            passes=found.passes + Passes(float(need.moments)),
+        )
+        left = 1 - step / config.steps
+        fraction = self.budget.fraction + (1 - self.budget.fraction) * left
+        kept = self._timed(plan, fraction) if self.budget.kind == "latency" else plan.kept_for(fraction)
+        return dataclasses.replace(plan, kept=kept)
+
+    def carry_out_(self, plan: UnitPlan, batches: Sequence[Batch], training: TrainingData, step: int = 1) -> None:
+        """Cut the model, refit it to the dense one, let it recover."""
+        config, by_head, weights = self.config, self.config.by_query_head, plan.seen.token_weights
+        self.importance = self.importance or plan.importance
+        show(plan.table(), self.progress)
+        cut_(self.model, plan.kept, by_head)
+        before, self.kept = self.kept, plan.kept
+        if before is not None:
+            self.kept = {name: before[name][units] for name, units in plan.kept.items()}
         if config.repair != "none":
-            refit_(model, dense, batches, kept, config.repair, weights=weights, query_heads=by_head,
-                   then=reconstruction(config.reconstruct, seen, weights, config.seed), progress=progress)  # fmt: skip
-            passes += Passes(REFIT_PASSES) + reconstruction_passes(config.reconstruct, len(batches))
+            then = reconstruction(config.reconstruct, plan.seen.statistics, weights, config.seed)
+            refit_(self.model, self.dense, batches, self.kept, config.repair, weights=weights, query_heads=by_head,
+                   then=then, progress=self.progress)  # fmt: skip
+            self.passes += Passes(REFIT_PASSES) + reconstruction_passes(config.reconstruct, len(batches))
         if config.recover_epochs:
-            passes += recover_(model, dense, training, config, len(batches), step=step, progress=progress)
-    achieved, warnings = _achieved(model, timed, budget, config)
-    after = sites_of(model, by_head)
-    return StageResult(
-        name="structured",
-        kind=budget.kind,
-        requested=budget.fraction,
-        achieved=achieved,
-        seconds=time.perf_counter() - started,
-        forward_passes=passes.forward,
-        backward_passes=passes.backward,
-        layers=tuple(SiteResult(x.name, x.kind, importance[x.name], x.units, before[x.name]) for x in after),
-        warnings=warnings,
-    )
+            self.passes += recover_(
+                self.model, self.dense, training, config, len(batches), step=step, progress=self.progress
+            )
+
+    def _timed(self, plan: UnitPlan, fraction: float) -> Kept:
+        """The units to keep for a `fraction` of the latency, as measured; what is off is corrected."""
+        target, best, miss = fraction, plan.kept_for(fraction), float("inf")
+        for _ in range(_CORRECTIONS):
+            kept = plan.kept_for(target)
+            candidate = merge_(copy.deepcopy(self.model))
+            cut_(candidate, kept)
+            ratio = self._latency_of(candidate)
+            if abs(ratio / fraction - 1) < miss:
+                best, miss = kept, abs(ratio / fraction - 1)
+            if miss < LATENCY_TOLERANCE / 3:
+                break
+            target *= fraction / ratio
+        return best
+
+    def _latency_of(self, plain: nn.Module) -> float:
+        """Measured latency of a model without adapters over that of the dense one, where they are to run."""
+        config = self.config
+
+        def ratio() -> float:
+            there = in_engine(plain, config.latency_engine)
+            return 1 / speedup(self.timed, there, config.latency_batch_size, config.latency_length)
+
+        return from_first(ratio)
+
+    def result(self) -> StageResult:
+        """What was asked, delivered and spent."""
+        sites = sites_of(self.model, self.config.by_query_head)
+        budget, warnings = self.budget, ()
+        if budget.kind == "latency":
+            achieved = self._latency_of(merge_(copy.deepcopy(self.model)))
+            if abs(achieved / budget.fraction - 1) > LATENCY_TOLERANCE:
+                asked = f"{budget.fraction:g} of dense was asked"
+                warnings = (f"latency: {asked}, {achieved:.3f} was measured at the end",)
+        else:
+            achieved = budget.kept(sites)
+        return StageResult(
+            name=UnitPlan.KIND,
+            kind=budget.kind,
+            requested=budget.fraction,
+            achieved=achieved,
+            seconds=time.perf_counter() - self.started,
+            forward_passes=self.passes.forward,
+            backward_passes=self.passes.backward,
+            layers=tuple(
+                SiteResult(x.name, x.kind, self.importance[x.name], x.units, self.before[x.name]) for x in sites
+            ),
+            warnings=warnings,
+        )
 
 
-def _dense(model: nn.Module, config: Structured) -> tuple[nn.Module, nn.Module]:
-    """A copy of the model without adapters, and that copy where its latency is to be measured, if it is."""
-    dense = merge_(copy.deepcopy(model))
-    return dense, in_engine(dense, config.latency_engine) if config.latency is not None else dense
+def _looked_at(config: Structured) -> Need:
+    """What is to be observed for the refit and for layers that learn."""
+    return Need(token_sizes=config.repair != "none", output_gradients=config.reconstruct != "none")
 
 
-def checked_budget(model: nn.Module, config: Structured, length: float) -> Budget:
-    """The budget that `config` asks for; `length` is the mean number of real tokens of a calibration row.
+def _seen(found: Statistics, need: Need, before: Seen | None = None) -> Seen:
+    """What of an observation the repair looks at again; token weights from `before` where it made none."""
+    linears = {name: LinearSums(gradient_squares=sums.gradient_squares) for name, sums in found.linears.items()}
+    kept = Statistics(linears=linears, tokens=found.tokens, rows=found.rows)
+    weights = found.token_weights if need.token_sizes else before and before.token_weights
+    return Seen(kept, weights, need)
+
+
+def checked_budgets(model: nn.Module, config: Structured, length: float) -> dict[str, Budget]:
+    """The budget that `config` asks for and those that can be counted, by kind.
+
+    `length` is the mean number of real tokens of a calibration row.
 
     Raises:
         RequestError: what `config` asks of the model cannot be met.
     """
     check_filter(model, config)
     sites = sites_of(model, config.by_query_head)
-    budget = budget_of(model, config, length)
+    budgets = budgets_of(model, config, length)
+    budget = budgets[config.budget[0]]
     budget.check(bounds_of(sites, budget, config))
     if config.repair == "bias" and all(bias_of(site.output) is None for site in sites):
         rule = "repair must be none or least-squares for a model whose output projections have no bias"
         raise RequestError(f"{rule}, got 'bias'")
     if config.drop_layers:
         check_drop(sites, budget, config.drop_layers)
-    return budget
-
-
-def _achieved(model: nn.Module, timed: nn.Module, budget: Budget, config: Structured) -> tuple[float, tuple[str, ...]]:
-    """The fraction of the budget's cost that `model` has of the dense one, and what is to be said of it."""
-    if budget.kind != "latency":
-        return budget.kept(sites_of(model, config.by_query_head)), ()
-    achieved = _measured_ratio(timed, merge_(copy.deepcopy(model)), config)
-    if abs(achieved / budget.fraction - 1) <= LATENCY_TOLERANCE:
-        return achieved, ()
-    return achieved, (f"latency: {budget.fraction:g} of dense was asked, {achieved:.3f} was measured at the end",)
-
-
-def _plan(
-    model: nn.Module,
-    timed: nn.Module,
-    sites: list[Site],
-    scores: dict[str, Tensor],
-    budget: Budget,
-    fraction: float,
-    config: Structured,
-) -> Plan:
-    """The units to keep for a `fraction` of the budget. A plan on measured latencies is itself timed, and corrected.
-
-    `timed` is the dense model where it is to run.
-    """
-    bounds = bounds_of(sites, budget, config)
-
-    def plan_for(target: float) -> Plan:
-        return ALLOCATORS[config.allocation](scores, bounds, budget.left_for_sites(target))
-
-    if budget.kind != "latency":
-        return plan_for(fraction)
-    target, best, miss = fraction, plan_for(fraction), float("inf")
-    for _ in range(_CORRECTIONS):
-        plan = plan_for(target)
-        candidate = merge_(copy.deepcopy(model))
-        cut_(candidate, plan)
-        ratio = _measured_ratio(timed, candidate, config)
-        if abs(ratio / fraction - 1) < miss:
-            best, miss = plan, abs(ratio / fraction - 1)
-        if miss < LATENCY_TOLERANCE / 3:
-            break
-        target *= fraction / ratio
-    return best
-
-
-def _measured_ratio(timed: nn.Module, plain: nn.Module, config: Structured) -> float:
-    """Measured latency of a model without adapters over that of the dense one, where they are to run."""
-
-    def ratio() -> float:
-        there = in_engine(plain, config.latency_engine)
-        return 1 / speedup(timed, there, config.latency_batch_size, config.latency_length)
-
-    return from_first(ratio)
+    return budgets
 
 
 def score_units_of(model: nn.Module, batches: Sequence[Batch], config: Structured, *, progress: bool = False) -> Scores:

@@ -32,15 +32,15 @@ DATA_SCORES = ("wanda", "gradient")
 class Scored:
     """What an observation of a model told of its linears, and the passes over the data that it took.
 
-    `profiles` is what the allocation knows, `token_weights` how much each token matters (None where nothing asked).
+    `profiles` is what the allocation knows, `token_weights` how much each token matters (None where nothing asked);
+    `curves` are losses that were measured around other sparsities than the one that was asked, by sparsity.
     """
 
     statistics: Statistics
     profiles: Profiles
     token_weights: TokenWeights | None
     passes: Passes
-    scores: dict[str, Tensor] = field(default_factory=dict)
-    """Of all weights by the name of the linear, where the allocation looks at them."""
+    curves: dict[float, dict[str, Curve]] = field(default_factory=dict)
 
 
 def score_linears(
@@ -51,12 +51,14 @@ def score_linears(
     token_weights: TokenWeights | None = None,
     *,
     also: Need | None = None,
+    around: Sequence[float] = (),
     progress: bool = False,
 ) -> Scored:
     """What the allocation of a resolved `config` is to know of these linears as `model` stands.
 
     `also` is what else the same pass is to observe. Token weights, which whole moments need as well, are given where
-    they are known already. Rules that do not look at data make no pass over them.
+    they are known already. Rules that do not look at data make no pass over them. `search` measures losses around the
+    sparsity that is asked, and around each of these.
 
     Raises:
         RequestError: no batches for a rule that needs them, or none with labels. WorkError: a sum is not finite.
@@ -69,22 +71,22 @@ def score_linears(
     token_weights = statistics.token_weights if weigh else token_weights
     importance = layer_importance(model, linears, statistics, data, config) if config.layer_score else {}
     scores: dict[str, Tensor] = {}
-    curves: dict[str, Curve] = {}
+    sparsities = dict.fromkeys((config.budget[1], *around)) if config.rule == "search" else {}
+    curves: dict[float, dict[str, Curve]] = {sparsity: {} for sparsity in sparsities}
     pairs: Iterable[tuple[BlockLinear, Statistics]] = ((linear, statistics) for linear in linears)
     if need.moments:  # summed and used up linear by linear
         pairs = with_moments(model, statistics, data, token_weights, progress=progress)
     for linear, own in pairs:
         if config.rule == "global":
             scores[linear.name] = weight_scores(linear, own, config)
-        if config.rule == "search":
-            curves[linear.name] = loss_curve(
-                linear, own, sparsities_around(config.sparsity), by_row=config.compares_rows
-            )
+        for sparsity, by_name in curves.items():
+            at = sparsities_around(sparsity)
+            by_name[linear.name] = loss_curve(linear, own, at, by_row=config.compares_rows)
     passes = statistics.passes + Passes(float(need.moments))
     if config.layer_score == SENSITIVITY:
         passes += Passes(2.0 * len(linears) * min(ROWS / statistics.rows, 1.0))
-    profiles = profiles_of(linears, config, importance, scores, curves)
-    return Scored(statistics, profiles, token_weights, passes, scores)
+    profiles = profiles_of(linears, config, importance, scores, curves.pop(config.budget[1], {}))
+    return Scored(statistics, profiles, token_weights, passes, curves)
 
 
 def profile_linears(model: nn.Module, config: LayerAdaptive, data: Iterable[Batch]) -> Profiles:
@@ -102,10 +104,15 @@ def profile_linears(model: nn.Module, config: LayerAdaptive, data: Iterable[Batc
 
 def weight_need(config: LayerAdaptive) -> Need:
     """What must be observed for the allocation of a resolved `config`, and for its scores."""
-    need = need_of(LAYER_NEEDS, config.layer_score or "")
-    if config.weight_score not in SOLVED or config.rule == "global":  # else a solve scores as it goes
+    need = need_of(LAYER_NEEDS, config.layer_score or "") | chosen_by(config)
+    if config.rule == "global":
         need = need | need_of(WEIGHT_NEEDS, config.weight_score)
     return need | Need(moments=True, output_gradients=True) if config.rule == "search" else need
+
+
+def chosen_by(config: LayerAdaptive) -> Need:
+    """What must be observed for the weights of a linear to be ranked; a solve ranks as it goes."""
+    return Need() if config.weight_score in SOLVED else need_of(WEIGHT_NEEDS, config.weight_score)
 
 
 def looks_at_data(config: LayerAdaptive) -> bool:

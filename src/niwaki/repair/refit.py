@@ -11,15 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from niwaki.anatomy import sites_of
 from niwaki.observe import Batch, TokenWeights
 from niwaki.repair.least_squares import fit_, fit_bias_
 from niwaki.repair.sequential_least_squares import AfterLayer, sequential_least_squares_
-
-Kept = dict[str, Tensor]
-"""Site name -> indices, in the dense model, of the units that are still there."""
+from niwaki.surgery import Kept
 
 
 @torch.no_grad()
@@ -35,7 +33,7 @@ def refit_(
     then: AfterLayer | None = None,
     progress: bool = False,
 ) -> None:
-    """Refit `model`, of which the units in `kept` are left, to `dense`, in place; `method` as in `--repair`.
+    """Refit `model`, of which the units `kept` of `dense` are left, to that, in place; `method` as in `--repair`.
 
     `weights` say how much each token matters (`niwaki.observe.tokens`); alike where they are not given. `query_heads`
     says what the units are (`niwaki.anatomy.sites_of`). `then` is called after each layer.

@@ -8,7 +8,7 @@ from niwaki.config import DynamicSparsityTraining, Finetune, Stage, Structured, 
 from niwaki.errors import RequestError
 from niwaki.evaluate import check_metric
 from niwaki.methods.dynamic import plan_schedule
-from niwaki.methods.structured import checked_budget
+from niwaki.methods.structured import checked_budgets
 from niwaki.methods.vocabulary import check_trimmable
 from niwaki.run.memory import check_memory
 from niwaki.run.tasks import check_asked
@@ -37,7 +37,7 @@ def check_recipe(work: Work) -> None:
 def _check_stage(work: Work, stage: Stage) -> None:
     match stage:
         case Structured() if stage.latency is None:
-            checked_budget(work.model, stage.resolved(), work.length)
+            checked_budgets(work.model, stage.resolved(), work.length)
         case DynamicSparsityTraining():
             plan_schedule(stage, stage.epochs * len(work.training))
         case Vocabulary():

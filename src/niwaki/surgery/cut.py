@@ -30,23 +30,25 @@ from niwaki.errors import RequestError
 from niwaki.masks import MaskedLinear, mask_linear_
 from niwaki.numerics.layout import is_transposed
 from niwaki.surgery.modeling_niwaki import EmptyAttention, NoInputs, set_numbers_
-from niwaki.surgery.plan import Plan
 from niwaki.surgery.shapes import record_shapes_
 
+Kept = dict[str, Tensor]
+"""Site name -> sorted indices of the units that stay, of those that it has or, of a model that was cut, had once."""
 
-def cut_(model: nn.Module, plan: Plan, query_heads: bool = False) -> None:
-    """Remove every unit that `plan` does not keep, and write the new shapes into the model's config.
+
+def cut_(model: nn.Module, kept: Kept, query_heads: bool = False) -> None:
+    """Remove every unit that is not in `kept`, and write the new shapes into the model's config.
 
     Sites that keep all their units are left untouched. Arguments as those of `remove_units_`.
     """
-    remove_units_(model, plan, query_heads)
+    remove_units_(model, kept, query_heads)
     record_shapes_(model)
     if isinstance(model, PeftModel):
         forget_initialisation_(model)
 
 
-def remove_units_(model: nn.Module, plan: Plan, query_heads: bool = False) -> None:
-    """Remove every unit that `plan` does not keep; the config still says what it said.
+def remove_units_(model: nn.Module, kept: Kept, query_heads: bool = False) -> None:
+    """Remove every unit that is not in `kept`; the config still says what it said.
 
     With `query_heads` the units of grouped attention are query heads (see `niwaki.anatomy.sites_of`); the keys and
     values of a group go with the last of them.
@@ -55,7 +57,7 @@ def remove_units_(model: nn.Module, plan: Plan, query_heads: bool = False) -> No
     layers = layers_of(model)
     sites = sites_of(model)
     for site, whole in zip(sites_of(model, query_heads) if query_heads else sites, sites, strict=True):
-        units = plan[site.name]
+        units = kept[site.name]
         if len(units) == site.units:
             continue
         if not len(units):

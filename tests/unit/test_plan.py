@@ -1,0 +1,162 @@
+"""A plan says what pruning would do, for other budgets too, and carried out it is what pruning does."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+import niwaki
+from niwaki import LayerAdaptive, Plan, RequestError, Structured
+from tiny import batches, tiny
+
+DATA = batches(2)
+
+
+def weights(model):
+    return {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
+
+
+def same(one, other):
+    first, second = weights(one), weights(other)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def pruned(config, family="distilbert"):
+    model = tiny(family)
+    return model, niwaki.prune_(model, config, batches(2, family=family))
+
+
+CONFIGS = [
+    (Structured(flops=0.7), Structured(flops=0.4), "distilbert"),
+    (Structured(flops=0.7, reconstruct="norms"), Structured(params=0.6, reconstruct="norms"), "llama"),
+    (LayerAdaptive(sparsity=0.4), LayerAdaptive(sparsity=0.7), "distilbert"),
+    (LayerAdaptive(sparsity=0.4, allocation="global", weight_score="gradient", repair="none"),
+     LayerAdaptive(sparsity=0.6, allocation="global", weight_score="gradient", repair="none"), "distilbert"),
+    (LayerAdaptive(sparsity=0.4, allocation="lamp", weight_score="wanda"),
+     LayerAdaptive(sparsity=0.995, allocation="lamp", weight_score="wanda"), "distilbert"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("made_for", "asked", "family"), CONFIGS)
+def test_at_another_budget_and_from_a_file_it_is_what_pruning_does(made_for, asked, family, tmp_path):
+    model, data = tiny(family), batches(2, family=family)
+    before = weights(tiny(family))
+    kind, value = asked.budget
+    around = {"around": [value]} if kind == "sparsity" else {}
+    plan = niwaki.plan(model, made_for, data, **around)
+    assert all(torch.equal(before[name], value) for name, value in weights(model).items())
+    plan.save(tmp_path / "plan")
+    read = Plan.load(tmp_path / "plan")
+    assert str(read) == str(plan)
+    done = niwaki.apply_(model, read.at(**{kind: value}), data)
+    expected, said = pruned(asked, family)
+    assert same(model, expected)
+    assert done.layers == said.layers
+    assert done.achieved == said.achieved
+    assert not done.warnings
+    assert done.forward_passes + plan.passes.forward == said.forward_passes
+    # What is in memory went through no file, and was not touched by what was done to the model.
+    again = tiny(family)
+    niwaki.apply_(again, plan.at(**{kind: value}), data)
+    assert same(again, expected)
+    assert json.loads((tmp_path / "plan" / "plan.json").read_text())["origin"]["rows"] == 24
+
+
+@pytest.mark.parametrize("config", [Structured(flops=0.6), LayerAdaptive(sparsity=0.5)])
+def test_what_other_data_or_weights_need_is_observed_anew(config):
+    model, other = tiny(), batches(2, seed=7)
+    plan = niwaki.plan(model, config, DATA)
+    done = niwaki.apply_(model, plan, other)
+    assert done.achieved == pytest.approx(config.budget[1], abs=0.01)
+    assert done.forward_passes == 6  # one to observe, five to refit
+    changed = tiny()
+    with torch.no_grad():
+        next(changed.parameters()).add_(0.1)
+    assert "other weights" in niwaki.apply_(changed, plan, DATA).warnings[0]
+
+
+def test_a_plan_for_another_model_is_refused(tmp_path):
+    plan = niwaki.plan(tiny(), Structured(flops=0.6), DATA)
+    narrow, _ = pruned(Structured(flops=0.6))
+    with pytest.raises(RequestError, match=r"plan must be of this model: layer\.\d\.\w+ has \d+ units, got"):
+        niwaki.apply_(narrow, plan, DATA)
+    zeros = niwaki.plan(tiny(), LayerAdaptive(sparsity=0.5, allocation="uniform", weight_score="magnitude"), DATA)
+    with pytest.raises(RequestError, match="plan must be of this model, with"):
+        niwaki.apply_(narrow, zeros, DATA)
+    for wrong in ({"schema": 2}, {"schema": 1, "kind": "other"}, []):
+        (tmp_path / "plan.json").write_text(json.dumps(wrong))
+        with pytest.raises(RequestError, match="plan must be a folder that niwaki plan wrote"):
+            Plan.load(tmp_path)
+
+
+def test_the_hand_decides_and_the_budget_holds():
+    plan = niwaki.plan(tiny(), Structured(flops=0.5), DATA)
+    site = "layer.0.attention"
+    lowest = int(plan.scores[site].argmin())
+    gone = sorted({0, 1, 2, 3} - {lowest})
+    edited = plan.edit(keep={site: [lowest]}, drop={"layer.1.attention": [2]}).edit(drop={site: gone})
+    assert edited.kept[site].tolist() == [lowest]
+    assert 2 not in edited.kept["layer.1.attention"]
+    assert edited.achieved == pytest.approx(0.5, abs=0.01)
+    smaller = edited.at(flops=0.3)
+    assert smaller.kept[site].tolist() == [lowest]
+    assert smaller.achieved == pytest.approx(0.3, abs=0.01)
+    model = tiny()
+    done = niwaki.apply_(model, smaller, DATA)
+    assert done.achieved == pytest.approx(0.3, abs=0.01)
+    assert "1 / 4" in str(smaller)
+    with pytest.raises(RequestError, match="a unit must be in keep or in drop, got 2 in both"):
+        edited.edit(keep={"layer.1.attention": [2]})
+    with pytest.raises(RequestError, match=r"keep of layer\.0\.attention must be units 0 to 3, got 4"):
+        plan.edit(keep={site: [4]})
+
+
+def test_the_hand_gives_linears_their_sparsity_and_others_make_up_for_it():
+    plan = niwaki.plan(tiny(), LayerAdaptive(sparsity=0.5), DATA)
+    edited = plan.edit(sparsity={"layer.0": 0.1, "layer.1.up": 0.9})
+    shares = {name: zeros / plan.profiles[name].size for name, zeros in edited.zeros.items()}
+    assert all(abs(shares[name] - 0.1) < 0.01 for name in shares if name.startswith("layer.0."))
+    assert shares["layer.1.up"] == pytest.approx(0.9, abs=0.01)
+    assert edited.achieved == plan.achieved
+    assert edited.at(sparsity=0.6).achieved == pytest.approx(0.6, abs=1e-4)
+    with pytest.raises(RequestError, match="sparsity of must be one of"):
+        plan.edit(sparsity={"layer.9.up": 0.5})
+    with pytest.raises(RequestError, match=r"sparsity must be .* to .*, got"):
+        plan.edit(sparsity=dict.fromkeys(["layer.0", "layer.1", "layer.2"], 0.9))
+
+
+def test_without_data_nothing_is_repaired():
+    plan = niwaki.plan(tiny(), Structured(flops=0.5), DATA)
+    model, expected = tiny(), tiny()
+    done = niwaki.apply_(model, plan)
+    niwaki.prune_(expected, Structured(flops=0.5, repair="none"), DATA)
+    assert same(model, expected)
+    assert done.forward_passes == 0
+    with pytest.raises(RequestError, match="data must be given for weight_score 'alps', got none"):
+        niwaki.apply_(tiny(), niwaki.plan(tiny(), LayerAdaptive(sparsity=0.5), DATA))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head_score": "fisher"}, "head_score must be 'reconstruction', which the plan was made with, got 'fisher'"),
+        ({"seed": 3}, "seed must be 0, which the plan was made with, got 3"),
+        ({"flops": None, "latency": 0.5, "head_unit": "group"}, "head_unit must be 'both'"),
+    ],
+)
+def test_a_plan_does_not_answer_what_it_was_not_asked(change, message):
+    plan = niwaki.plan(tiny(), Structured(flops=0.5), DATA)
+    with pytest.raises(RequestError, match=message):
+        plan.under(Structured(**{"flops": 0.5, **change}))
+
+
+def test_what_is_observed_more_than_once_is_refused():
+    for config in (Structured(flops=0.5, steps=2), LayerAdaptive(sparsity=0.5, steps=2)):
+        with pytest.raises(RequestError, match="steps must be 1 with a plan: each observes what the one before left"):
+            niwaki.plan(tiny(), config, DATA)
+    with pytest.raises(RequestError, match="drop_layers must be 0 with a plan"):
+        niwaki.plan(tiny(), Structured(flops=0.6, drop_layers=1), DATA)
+    with pytest.raises(RequestError, match="exactly one of flops, params must be given, got none"):
+        niwaki.plan(tiny(), Structured(flops=0.5), DATA).at()
