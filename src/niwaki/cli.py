@@ -26,24 +26,30 @@ from niwaki.config import (
     Export,
     Finetune,
     LayerAdaptive,
+    Planning,
     Recipe,
     Scoring,
     Structured,
     Vocabulary,
     read_recipe,
 )
+from niwaki.config.structured import BUDGETS
 from niwaki.errors import NiwakiError
 from niwaki.interrupt import raise_again
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make fine-tuned transformers smaller and faster.")
 prune = typer.Typer(no_args_is_help=True, help="Prune a model to a budget.")
 app.add_typer(prune, name="prune")
+plan = typer.Typer(no_args_is_help=True, help="Say what pruning would remove, for any budget; prune --plan does it.")
+app.add_typer(plan, name="plan")
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else on standard output.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that Niwaki wrote.")]
 LISTS = ("--text-columns", "--label-names", "--keep-layers", "--spared")
 """Flags that take several words: `--text-columns a b`."""
+SEARCHED = ("plan", "keep_quality", "tries")
+"""Fields of a stage that say where its budget or its plan is from."""
 
 
 def _version(asked: bool) -> None:
@@ -61,13 +67,15 @@ def _niwaki(
     pass
 
 
-def _flags(*configs: Any, measures: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command one flag for every field of these config classes, --quiet and, if it `measures`, --json."""
+def _flags(
+    *configs: Any, measures: bool = True, without: tuple[str, ...] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command a flag for every field of these config classes but some, --quiet and, if it `measures`, --json."""
     parameters: dict[str, inspect.Parameter] = {}
     for config in configs:
         hints = get_type_hints(config)
         for field in dataclasses.fields(config):
-            if field.name == "stages":
+            if field.name in ("stages", *without):
                 continue
             hint, names = hints[field.name], ()
             if hint is bool:
@@ -143,6 +151,20 @@ def vocabulary(**options: Any) -> None:
     _run(_made(Recipe, options, stages=(_made(Vocabulary, options),)), options)
 
 
+@plan.command("structured")
+@_flags(Planning, Structured, without=SEARCHED)
+def plan_structured(**options: Any) -> None:
+    """Plan which heads and neurons go; without a budget all stay until one is asked."""
+    _plan(Structured, options, any(options[kind] is not None for kind in BUDGETS))
+
+
+@plan.command("layer-adaptive")
+@_flags(Planning, LayerAdaptive, without=SEARCHED)
+def plan_layer_adaptive(**options: Any) -> None:
+    """Plan how many weights of each layer go; without a sparsity for any from 0.5 to 0.9."""
+    _plan(LayerAdaptive, options, options["sparsity"] is not None)
+
+
 @app.command()
 @_flags(Recipe, Finetune)
 def finetune(**options: Any) -> None:
@@ -206,6 +228,22 @@ def report(folders: list[Path], out: Annotated[Path, typer.Option(help="Page to 
     text = page([read_result(folder / "result.json") for folder in folders])
     with atomic_file(out, True, is_page, "a page") as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def _plan(kind: Any, options: dict[str, Any], budget: bool) -> None:
+    from niwaki.methods.plan import PLAN
+    from niwaki.methods.prune import ANY_BUDGET, AROUND
+    from niwaki.run import run_planning
+
+    if not budget:
+        options |= dict([ANY_BUDGET[kind]])
+    request = _made(Planning, options)
+    made = run_planning(request, _made(kind, options), () if budget else AROUND, options["quiet"])
+    if options["json"]:
+        typer.echo((Path(request.out) / PLAN).read_text("utf-8"))
+    elif not options["quiet"]:
+        typer.echo(str(made))
+        typer.echo(f"written to {request.out}")
 
 
 def _run(recipe: Recipe, options: dict[str, Any]) -> None:

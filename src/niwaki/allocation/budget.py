@@ -70,16 +70,20 @@ class Budget:
         """What the sites may cost together when `fraction` of the total is kept."""
         return fraction * self.total - self.fixed
 
+    def least(self, bounds: dict[str, Bounds]) -> float:
+        """The least fraction that the minimum widths allow, and that leaves a head or a neuron at all."""
+        cost = least_cost(bounds)
+        if not any(bound.shapes[0].units for bound in bounds.values()):
+            cost = min(b.cost(1) if b.remainder else b.shapes[1].cost for b in bounds.values() if b.units)
+        return (self.fixed + cost) / self.total
+
     def check(self, bounds: dict[str, Bounds]) -> None:
-        """Refuse a fraction that the minimum widths do not allow, or that would leave no head and no neuron at all.
+        """Refuse a fraction below the least.
 
         Raises:
             RequestError: naming the least fraction that can be asked.
         """
-        cost = least_cost(bounds)
-        if not any(bound.shapes[0].units for bound in bounds.values()):
-            cost = min(b.cost(1) if b.remainder else b.shapes[1].cost for b in bounds.values() if b.units)
-        least = (self.fixed + cost) / self.total
+        least = self.least(bounds)
         if self.fraction < least - 1e-12:
             # Rounded up: the figure that is named must itself be accepted.
             shown = f"{min(least + 0.5e-4, 1.0):.4f}"

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from niwaki.config.dynamic import DynamicSparsityTraining
 from niwaki.config.engine import ENGINES, WRITTEN_FOR, Rounding, check_engine, check_quantization
-from niwaki.config.fields import bytes_of, check_at_least, check_seed, option, required
+from niwaki.config.fields import bytes_of, check_at_least, check_seed, check_unused, option, required
 from niwaki.config.finetune import Finetune
 from niwaki.config.layer_adaptive import GRANULARITIES, LAYER_SCORES, WEIGHT_SCORES, LayerAdaptive
+from niwaki.config.planned import Planned
 from niwaki.config.structured import Structured, UnitScores
 from niwaki.config.vocabulary import Vocabulary
 from niwaki.errors import RequestError, check_choice
@@ -144,6 +145,9 @@ class Recipe(Measured):
     stages: tuple[Stage, ...] = required("What is done, in order.")
     calibration_samples: int = option(2048, "Rows of the training data that pruning looks at.")
     train_samples: int | None = option(None, "Rows of the training data that training uses; all by default.")
+    held_out_samples: int = option(
+        4096, "Rows of the training data, a quarter at most, that only --keep-quality is measured on."
+    )
     max_memory: str | None = option(None, "Memory that may be used at most, such as 8GiB; refused before any work.")
     compact: bool = option(False, "Write masked weights as bits and kept values: smaller, and read by Niwaki only.")
     same_data: bool = option(False, "Let a language model be evaluated on the text that it was calibrated on.")
@@ -151,7 +155,9 @@ class Recipe(Measured):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(self, 1, "calibration_samples")
+        check_at_least(self, 1, "calibration_samples", "held_out_samples")
+        if not self.keeps_quality:
+            check_unused(self, "a budget", "held_out_samples")
         if self.train_samples is not None:
             check_at_least(self, 1, "train_samples")
         if not self.stages:
@@ -162,9 +168,32 @@ class Recipe(Measured):
             raise RequestError(f"max_memory must be asked with device cpu, got {self.device!r}")
 
     @property
+    def keeps_quality(self) -> bool:
+        """Whether a stage searches its budget."""
+        return any(isinstance(stage, Planned) and stage.keep_quality is not None for stage in self.stages)
+
+    @property
+    def plans(self) -> tuple[str, ...]:
+        """The folders of plans that the stages carry out."""
+        return tuple(stage.plan for stage in self.stages if isinstance(stage, Planned) and stage.plan is not None)
+
+    @property
     def memory_limit(self) -> int | None:
         """`max_memory` in bytes."""
         return None if self.max_memory is None else bytes_of("max_memory", self.max_memory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planning(Request):
+    """A plan: the model is observed and scored, and nothing is pruned."""
+
+    train_data: str = required("Data to calibrate on: a local file or a Hub data set.")
+    train_split: str | None = option(None, TRAIN_SPLIT)
+    calibration_samples: int = option(2048, "Rows of the training data that are looked at.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, 1, "calibration_samples")
 
 
 @dataclass(frozen=True, kw_only=True)

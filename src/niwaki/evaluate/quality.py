@@ -39,6 +39,7 @@ _MEASURES: dict[tuple[str, str], tuple[tuple[str, ...], Measure]] = {
     ("masked", "word"): (MASKED_METRICS, masked_words),
 }
 """Task and kind of labels -> names of the metrics, the usual one first, and what measures them all at once."""
+LOWER_IS_BETTER = ("perplexity", "pseudo_perplexity", "nats_per_token", "bits_per_token")
 METRICS = tuple(dict.fromkeys(name for names, _ in _MEASURES.values() for name in names))
 
 
@@ -71,6 +72,19 @@ def check_metric(model: nn.Module, metric: str | None) -> None:
     if metric not in names:
         what = f"{supported_task(model).what} like this"
         raise RequestError(f"metric must be one of {', '.join(names)} for {what}, got {metric!r}")
+
+
+def share_kept(metric: str, dense: float, pruned: float) -> float:
+    """How much of the dense model's metric is left: 1 for all of it, more where the pruned model is better.
+
+    Raises:
+        RequestError: a dense model of which nothing can be kept.
+    """
+    if dense <= 0:
+        raise RequestError(f"{metric} of the dense model must be above 0 for a share of it to be kept, got {dense:.4g}")
+    if metric in LOWER_IS_BETTER:
+        return dense / pruned
+    return pruned / dense
 
 
 def quality(

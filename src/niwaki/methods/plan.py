@@ -134,6 +134,15 @@ class Plan(ABC):
         """The plan for another request that asks for the same scores."""
 
     @abstractmethod
+    def keeping(self, part: float) -> Self:
+        """The plan that keeps so much of the FLOPs, or of the weights, a part in [`least`, 1]."""
+
+    @property
+    @abstractmethod
+    def least(self) -> float:
+        """The smallest part that can be kept."""
+
+    @abstractmethod
     def table(self) -> Table:
         """What stays and what goes, by layer."""
 
@@ -166,6 +175,11 @@ class Plan(ABC):
         Raises:
             RequestError: the folder is not empty, and `overwrite` was not asked or it holds what Niwaki did not write.
         """
+        with atomic_folder(path, overwrite) as folder:
+            self.write(folder)
+
+    def write(self, folder: Path) -> None:
+        """Write the files of the plan into a folder."""
         plain, tensors = self._to_file()
         plain = {
             "schema": SCHEMA,
@@ -176,9 +190,8 @@ class Plan(ABC):
             "seen": self.seen.to_dict(),
             **plain,
         }
-        with atomic_folder(path, overwrite) as folder:
-            save_file(tensors | self.seen.to_tensors(), folder / TENSORS)
-            (folder / PLAN).write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        save_file(tensors | self.seen.to_tensors(), folder / TENSORS)
+        (folder / PLAN).write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
     @staticmethod
     def load(path: str | Path) -> Plan:

@@ -14,7 +14,9 @@ from niwaki.config import DynamicSparsityTraining, LayerAdaptive, Structured
 from niwaki.config.planned import check_plannable
 from niwaki.data import checked_batches
 from niwaki.errors import RequestError
+from niwaki.evaluate import check_metric
 from niwaki.methods.dynamic import prune_dynamically_
+from niwaki.methods.keep_quality import Goal, keep_quality_
 from niwaki.methods.layer_adaptive import apply_weights_, plan_weights, prune_weights_, score_weights
 from niwaki.methods.plan import Origin, Plan, Seen, data_digest, model_digest
 from niwaki.methods.scores import Scores
@@ -26,6 +28,7 @@ from niwaki.observe import Batch
 from niwaki.processes import check_enough
 from niwaki.results import StageResult
 from niwaki.train.data import recovery_data
+from niwaki.train.data import training_data as training_data_of
 
 _Config = TypeVar("_Config", bound=Structured | LayerAdaptive | DynamicSparsityTraining)
 
@@ -40,6 +43,8 @@ def prune_(
     *,
     training_data: Iterable[Batch] | None = None,
     filter: Callable[[Site], bool] | None = None,
+    held_out: Iterable[Batch] | None = None,
+    metric: str | None = None,
     progress: bool = False,
 ) -> StageResult:
     """Prune `model` in place to the budget of `config` and say what was done.
@@ -51,6 +56,8 @@ def prune_(
     `niwaki.anatomy.Site`: its `name`, `kind`, `layer`), nothing of it is cut; the budget is that of all blocks still.
     Where torch.distributed is initialised, every process calls this with the same model and `data`; each works on its
     share of the batches, and all end with the same model.
+    A budget that is to keep the quality is searched by `metric` (the usual one of the task by default) on `held_out`,
+    batches with labels that should be no part of `data`.
 
     Raises:
         RequestError: before any work: the model is not supported, the data are no batches that it takes, the budget is
@@ -62,9 +69,8 @@ def prune_(
         raise RequestError(f"config must be {kinds}, got {type(config).__name__}")
     if filter is not None:
         config = _sparing(model, config, filter)
-    if not isinstance(config, DynamicSparsityTraining) and config.plan is not None:
-        made = Plan.load(config.plan).under(config)
-        return apply_(model, made, data, training_data=training_data, progress=progress)
+    if not isinstance(config, DynamicSparsityTraining) and (config.plan or config.keep_quality):
+        return _by_plan_(model, config, data, training_data, held_out, metric, progress)
     with seeded(config.seed):  # a loader that shuffles draws from the global state, too
         if isinstance(config, DynamicSparsityTraining):
             return prune_dynamically_(model, config, data, training=training_data, progress=progress)
@@ -75,6 +81,44 @@ def prune_(
         if isinstance(config, LayerAdaptive):
             return prune_weights_(model, config, batches, recovery, progress=progress)
         return prune_units_(model, config.resolved(), batches, recovery, progress=progress)
+
+
+def _by_plan_(
+    model: nn.Module,
+    config: Structured | LayerAdaptive,
+    data: Iterable[Batch],
+    training_data: Iterable[Batch] | None,
+    held_out: Iterable[Batch] | None,
+    metric: str | None,
+    progress: bool,
+) -> StageResult:
+    """Prune by a plan that was made before, or by one for many budgets, of which one keeps the quality."""
+    if config.keep_quality is None:
+        made = Plan.load(str(config.plan)).under(config)
+        return apply_(model, made, data, training_data=training_data, progress=progress)
+    if held_out is None:
+        config.searched()
+    check_metric(model, metric)
+    with seeded(config.seed):
+        tests = training_data_of(model, held_out, labels=True, name="held_out")
+        batches = checked_batches(accepts_of(model), data)
+    start = config.with_budget(*ANY_BUDGET[type(config)])
+    if config.plan is not None:
+        made = Plan.load(config.plan).under(dataclasses.replace(start, plan=None))
+    else:
+        made = plan(model, start, batches, around=AROUND, progress=progress)
+
+    def carry_out_(candidate: nn.Module, cut: Plan) -> StageResult:
+        return apply_(candidate, cut, batches, training_data=training_data, progress=progress)
+
+    goal = Goal(config.keep_quality, config.tries, tests, metric)
+    return keep_quality_(model, made, goal, carry_out_, progress=progress)
+
+
+ANY_BUDGET = {Structured: ("flops", 1.0), LayerAdaptive: ("sparsity", 0.5)}
+"""The budget that a plan is made for where no other is asked than those that it will be cut for."""
+AROUND = (0.75, 0.9)
+"""The other sparsities around which such a plan is measured, for the allocation `search`."""
 
 
 @overload

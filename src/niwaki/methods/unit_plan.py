@@ -75,6 +75,13 @@ class UnitPlan(Plan):
             )
         return self.under(self.config.with_budget(*next(iter(given.items()))))
 
+    def keeping(self, part: float) -> UnitPlan:
+        return self.at(flops=part)
+
+    @property
+    def least(self) -> float:
+        return self.budgets["flops"].least(bounds_of(self.sites, self.budgets["flops"], self.config))
+
     def edit(self, *, keep: ByHand | None = None, drop: ByHand | None = None) -> UnitPlan:
         """The plan in which these units stay, or go, by site name, such as `{"layer.0.attention": [3]}`.
 

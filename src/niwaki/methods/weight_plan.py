@@ -74,6 +74,14 @@ class WeightPlan(Plan):
         """
         return self.under(self.config.with_budget("sparsity", sparsity))
 
+    def keeping(self, part: float) -> WeightPlan:
+        return self.at(sparsity=1 - part)
+
+    @property
+    def least(self) -> float:
+        profiles = self.profiles.values()
+        return 1 - sum(profile.most for profile in profiles) / sum(profile.size for profile in profiles)
+
     def edit(self, *, sparsity: Mapping[str, float]) -> WeightPlan:
         """The plan in which these linears have these ratios of zeros, to within one weight.
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from peft import PeftModel
 
 from niwaki.config import DynamicSparsityTraining, Finetune, Stage, Structured, Vocabulary
+from niwaki.config.planned import Planned
 from niwaki.errors import RequestError
 from niwaki.evaluate import check_metric
 from niwaki.methods.dynamic import plan_schedule
+from niwaki.methods.plan import Plan
 from niwaki.methods.structured import checked_budgets
 from niwaki.methods.vocabulary import check_trimmable
+from niwaki.run.inputs import check_labelled
 from niwaki.run.memory import check_memory
 from niwaki.run.tasks import check_asked
 from niwaki.run.work import Work
@@ -35,9 +38,15 @@ def check_recipe(work: Work) -> None:
 
 
 def _check_stage(work: Work, stage: Stage) -> None:
+    if isinstance(stage, Planned):
+        if stage.plan is not None:
+            Plan.load(stage.plan)
+        if stage.keep_quality is not None and not (work.held_out and work.held_out.labelled):
+            check_labelled(work.train, "train_data")
     match stage:
         case Structured() if stage.latency is None:
-            checked_budgets(work.model, stage.resolved(), work.length)
+            meant = stage if stage.keep_quality is None else stage.with_budget("flops", 1.0)
+            checked_budgets(work.model, meant.resolved(), work.length)
         case DynamicSparsityTraining():
             plan_schedule(stage, stage.epochs * len(work.training))
         case Vocabulary():

@@ -14,6 +14,7 @@ from niwaki.config.engine import CALIBRATED
 from niwaki.data import Table, sample
 from niwaki.errors import RequestError
 from niwaki.evaluate import latencies, measures_of, quality, size_bytes
+from niwaki.evaluate.quality import LOWER_IS_BETTER
 from niwaki.export import IN_ENGINE, Calibration
 from niwaki.export.onnx.quantize import saturates
 from niwaki.export.placed import resident_bytes
@@ -98,7 +99,7 @@ def check_drop(there: Running, exact: nn.Module, most: float) -> str:
     tests = there.side.tests
     assert tests is not None
     before, after = (quality(model, tests)[metric] for model in (exact, there.model))
-    worse = after - before if metric in ("perplexity", "pseudo_perplexity") else before - after
+    worse = after - before if metric in LOWER_IS_BETTER else before - after
     lost = worse / abs(before) if before else 0.0
     if not lost <= most:
         rule = f"max_drop {most:g} is the largest share of {metric} that may be lost"

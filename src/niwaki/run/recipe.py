@@ -33,7 +33,8 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         RequestError: the request is wrong. WorkError: the work failed.
     """
     clock = Clock()
-    check_out(recipe.out, recipe.model, recipe.base_model, recipe.train_data, recipe.eval_data, *recipe.task_files)
+    read = (recipe.model, recipe.base_model, recipe.train_data, recipe.eval_data)
+    check_out(recipe.out, *read, *recipe.task_files, *recipe.plans)
     with library_manners(quiet), atomic_folder(recipe.out, recipe.overwrite) as folder:
         tasks = read_tasks(recipe, quiet)
         work = read_work(recipe, quiet)

@@ -101,7 +101,15 @@ def _do(work: Work, stage: Stage, folder: Path) -> tuple[Work, StageResult]:
         case Vocabulary():
             return _trim(work, stage)
         case _:
-            done = prune_(model, stage, work.calibration, training_data=work.training, progress=progress)
+            done = prune_(
+                model,
+                stage,
+                work.calibration,
+                training_data=work.training,
+                held_out=work.held_out,
+                metric=work.recipe.metric,
+                progress=progress,
+            )
     return work.with_model(model), done
 
 

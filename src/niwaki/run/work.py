@@ -18,6 +18,8 @@ from niwaki.progress import say
 from niwaki.run.heads import new_labels, task_to_be
 from niwaki.run.inputs import Inputs, check_labelled, read_data, read_inputs
 
+_Row = dict[str, Any]
+
 
 @dataclass(frozen=True)
 class Work:
@@ -30,6 +32,8 @@ class Work:
     calibration: list[Batch]
     """Batches of a sample of the training data, to look at."""
     training: Batches
+    held_out: Batches | None
+    """Rows of the training data that are in neither, where a stage searches its budget."""
     tests: Batches
     """All of the evaluation data."""
     test_rows: list[dict[str, Any]]
@@ -86,7 +90,9 @@ def read_work(recipe: Recipe, quiet: bool) -> Work:
 
 def cut_rows(recipe: Recipe, inputs: Inputs, train: Table, evaluation: Table) -> Work:
     """The rows of both tables as the tokenizer of `inputs` cuts them; samples are drawn with the recipe's seed."""
-    rows = inputs.rows(train, "train")
+    rows, held = inputs.rows(train, "train"), []
+    if recipe.keeps_quality:
+        rows, held = _apart(rows, min(recipe.held_out_samples, len(rows) // 4), recipe.seed)
     calibration = list(inputs.batches(sample(rows, recipe.calibration_samples, recipe.seed)))
     training = inputs.batches(sample(rows, recipe.train_samples or len(rows), recipe.seed))
     tests = inputs.rows(evaluation, "validation")
@@ -97,10 +103,23 @@ def cut_rows(recipe: Recipe, inputs: Inputs, train: Table, evaluation: Table) ->
         inputs=inputs,
         calibration=calibration,
         training=training,
+        held_out=inputs.batches(held) if held else None,
         tests=inputs.batches(tests),
         test_rows=tests,
         length=mean_length(calibration),
     )
+
+
+def _apart(rows: list[_Row], count: int, seed: int) -> tuple[list[_Row], list[_Row]]:
+    """`rows` without `count` of them that are drawn, and these.
+
+    Raises:
+        RequestError: too few rows for any to be held out.
+    """
+    if not count:
+        raise RequestError(f"train_data must have at least 4 rows for keep_quality to hold some out, got {len(rows)}")
+    held = set(sample(list(range(len(rows))), count, seed))
+    return [row for i, row in enumerate(rows) if i not in held], [rows[i] for i in sorted(held)]
 
 
 def _check_apart(recipe: Recipe, train: Table, evaluation: Table) -> None:
