@@ -17,6 +17,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import click
 import typer
+from typer.core import TyperGroup
 
 import niwaki
 from niwaki.config import (
@@ -34,6 +35,7 @@ from niwaki.config import (
     read_recipe,
 )
 from niwaki.config.structured import BUDGETS
+from niwaki.config.sweep import Sweep, SweepOptions, methods_of, read_sweep
 from niwaki.errors import NiwakiError
 from niwaki.interrupt import raise_again
 
@@ -43,13 +45,28 @@ app.add_typer(prune, name="prune")
 plan = typer.Typer(no_args_is_help=True, help="Say what pruning would remove, for any budget; prune --plan does it.")
 app.add_typer(plan, name="plan")
 
+
+class _OrFile(TyperGroup):
+    """Sub-commands, or the name of a file in their place."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        is_file = bool(args) and args[0] not in self.commands and Path(args[0]).suffix in (".yaml", ".yml", ".json")
+        return super().resolve_command(ctx, ["file", *args] if is_file else args)
+
+
+sweep = typer.Typer(cls=_OrFile, no_args_is_help=True, help="Prune to many budgets; or a file: niwaki sweep FILE.yaml.")
+app.add_typer(sweep, name="sweep")
+
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else on standard output.")]
+Names = tuple[str, ...]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that Niwaki wrote.")]
 LISTS = ("--text-columns", "--label-names", "--keep-layers", "--spared")
 """Flags that take several words: `--text-columns a b`."""
 SEARCHED = ("plan", "keep_quality", "tries")
 """Fields of a stage that say where its budget or its plan is from."""
+SWEPT = ("flops", "params", "latency", "sparsity", "seed")
+"""Fields that take several values in a sweep."""
 
 
 def _version(asked: bool) -> None:
@@ -68,9 +85,12 @@ def _niwaki(
 
 
 def _flags(
-    *configs: Any, measures: bool = True, without: tuple[str, ...] = ()
+    *configs: Any, measures: bool = True, without: Names = (), several: Names = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command a flag for every field of these config classes but some, --quiet and, if it `measures`, --json."""
+    """Give a command a flag for every field of these config classes, --quiet and, if it `measures`, --json.
+
+    Fields of these names are left out, or take several values.
+    """
     parameters: dict[str, inspect.Parameter] = {}
     for config in configs:
         hints = get_type_hints(config)
@@ -78,13 +98,16 @@ def _flags(
             if field.name in ("stages", *without):
                 continue
             hint, names = hints[field.name], ()
+            default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
             if hint is bool:
                 names = (f"--{field.name.replace('_', '-')}",)
             elif any(getattr(kind, "__origin__", None) is tuple for kind in get_args(hint)):
                 hint = list[str] | None
+            elif field.name in several:
+                hint = list[int] | None if hint is int else list[float] | None
+                default = None
             elif {float, str} <= set(get_args(hint)):  # a number or a name
                 hint = str | None
-            default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
             annotation = Annotated[hint, typer.Option(*names, help=field.metadata["help"])]
             parameters[field.name] = inspect.Parameter(
                 field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
@@ -163,6 +186,38 @@ def plan_structured(**options: Any) -> None:
 def plan_layer_adaptive(**options: Any) -> None:
     """Plan how many weights of each layer go; without a sparsity for any from 0.5 to 0.9."""
     _plan(LayerAdaptive, options, options["sparsity"] is not None)
+
+
+_MANY = {"without": (*SEARCHED, "held_out_samples"), "several": SWEPT}
+
+
+@sweep.command("structured")
+@_flags(Recipe, Structured, SweepOptions, **_MANY)
+def sweep_structured(**options: Any) -> None:
+    """Remove heads and neurons, to each of several budgets."""
+    _sweep("structured", Structured, options)
+
+
+@sweep.command("layer-adaptive")
+@_flags(Recipe, LayerAdaptive, SweepOptions, **_MANY)
+def sweep_layer_adaptive(**options: Any) -> None:
+    """Zero single weights, to each of several sparsities."""
+    _sweep("layer-adaptive", LayerAdaptive, options)
+
+
+@sweep.command("file", hidden=True)
+def sweep_file(
+    sweep: Path,
+    out: Annotated[str, typer.Option(help="Folder to write.")],
+    jobs: Annotated[int | None, typer.Option(help="Points that are pruned side by side.")] = None,
+    pick: Annotated[str | None, typer.Option(help="Conditions of the model to pick.")] = None,
+    overwrite: Overwrite = False,
+    quiet: Quiet = False,
+    json: Json = False,
+) -> None:
+    """Do what a sweep file asks."""
+    given = {name: value for name, value in (("jobs", jobs), ("pick", pick)) if value is not None}
+    _run_sweep(read_sweep(sweep, out, overwrite, given), {"quiet": quiet, "json": json})
 
 
 @app.command()
@@ -246,6 +301,32 @@ def _plan(kind: Any, options: dict[str, Any], budget: bool) -> None:
         typer.echo(f"written to {request.out}")
 
 
+def _sweep(name: str, kind: Any, options: dict[str, Any]) -> None:
+    seeds = options.pop("seed") or [0]
+    asked = {
+        field.name: options[field.name] for field in dataclasses.fields(kind) if options.get(field.name) is not None
+    }
+    stages = methods_of(name, asked)
+    recipe = _made(Recipe, options, stages=tuple(stages[:1]))
+    _run_sweep(_made(Sweep, options, recipe=recipe, methods={name: stages}, seeds=tuple(seeds)), options)
+
+
+def _run_sweep(request: Sweep, options: dict[str, Any]) -> None:
+    from niwaki.run import run_sweep
+
+    found = run_sweep(request, options["quiet"])
+    if options["json"]:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    if options["quiet"]:
+        return
+    from niwaki.report import sweep_lines
+
+    for line in sweep_lines(found):
+        typer.echo(line)
+    typer.echo(f"written to {request.recipe.out}")
+
+
 def _run(recipe: Recipe, options: dict[str, Any]) -> None:
     from niwaki.run import run_recipe
 
@@ -280,11 +361,12 @@ def _say(result: Any, out: str, options: dict[str, Any]) -> None:
 
 def _spread(words: list[str]) -> list[str]:
     """`--text-columns a b` as the parser wants it: the flag again before every word."""
+    lists = (*LISTS, *(f"--{name}" for name in SWEPT)) if words[:1] == ["sweep"] else LISTS
     spread: list[str] = []
     flag = None
     for word in words:
         if word.startswith("-") and not (flag and re.fullmatch(r"-\d.*", word)):  # -1 may be a label
-            flag = word if word in LISTS else None
+            flag = word if word in lists else None
         elif flag is not None and spread[-1] != flag:
             spread.append(flag)
         spread.append(word)

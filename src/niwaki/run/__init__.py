@@ -7,5 +7,15 @@ from niwaki.run.planning import run_planning
 from niwaki.run.recipe import run_recipe
 from niwaki.run.rows import to_rows
 from niwaki.run.scoring import run_scoring
+from niwaki.run.sweep import run_sweep
 
-__all__ = ["run_demo", "run_evaluation", "run_export", "run_planning", "run_recipe", "run_scoring", "to_rows"]
+__all__ = [
+    "run_demo",
+    "run_evaluation",
+    "run_export",
+    "run_planning",
+    "run_recipe",
+    "run_scoring",
+    "run_sweep",
+    "to_rows",
+]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from niwaki.anatomy import linears_of, pooling_of
 from niwaki.checkpoint import weight_files, write_adapter, write_model
 from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import Recipe, recipe_to_dict, write_recipe
+from niwaki.methods.plan import Plan
 from niwaki.progress import library_manners
 from niwaki.report import model_card, page
 from niwaki.results import Result, write_result
@@ -22,8 +26,8 @@ from niwaki.run.layers import layers_left
 from niwaki.run.likeness import Side, likeness
 from niwaki.run.record import Clock, time_in_turn
 from niwaki.run.stages import Course, first_removing, measure_state, run_stages
-from niwaki.run.tasks import read_tasks
-from niwaki.run.work import read_work
+from niwaki.run.tasks import Tasks, read_tasks
+from niwaki.run.work import Work, read_work
 
 
 def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
@@ -39,19 +43,41 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         tasks = read_tasks(recipe, quiet)
         work = read_work(recipe, quiet)
         check_recipe(work)
-        data = work.described()  # as the model's own tokenizer cuts them
-        course = run_stages(work, tasks, folder)
-        kept = {name: int(mask.sum()) for name, mask in masks_of(course.work.model).items()}
-        plain = _write_weights(course, folder)
-        states = [*course.states, measure_state(course.work, plain, tasks, len(course.stages))]
-        if recipe.compact:
-            states[-1]["size_bytes"] = sum(path.stat().st_size for path in weight_files(folder))
-        result = _result(course, states, plain, kept, data | tasks.to_dict(), clock)
-        write_recipe(recipe, folder / "recipe.yaml")
-        write_result(result, folder / "result.json")
-        card = model_card(result, sentences=pooling_of(plain) is not None)
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        (folder / "report.html").write_text(page([result]), encoding="utf-8")
+        return do_recipe(work, tasks, folder, clock)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What runs of one model on the same data share, see `niwaki.run.sweep`."""
+
+    quality: dict[str, Any] | None = None
+    """What was measured of the dense model, see `niwaki.run.stages.measured_quality`."""
+    plan: Plan | None = None
+    """One for the first stage, for any of its budgets."""
+    alone: Callable[[], AbstractContextManager[None]] = nullcontext
+    """A context in which nothing else runs on this machine, to time in."""
+
+
+def do_recipe(work: Work, tasks: Tasks, folder: Path, clock: Clock, known: Known | None = None) -> Result:
+    """Do the stages of the recipe of `work`, measure, and write all files of it into `folder`.
+
+    Raises:
+        RequestError: a stage cannot be done. WorkError: the work failed.
+    """
+    recipe, known = work.recipe, known or Known()
+    data = work.described()  # as the model's own tokenizer cuts them
+    course = run_stages(work, tasks, folder, known.quality, known.plan)
+    kept = {name: int(mask.sum()) for name, mask in masks_of(course.work.model).items()}
+    plain = _write_weights(course, folder)
+    states = [*course.states, measure_state(course.work, plain, tasks, len(course.stages))]
+    if recipe.compact:
+        states[-1]["size_bytes"] = sum(path.stat().st_size for path in weight_files(folder))
+    result = _result(course, states, plain, kept, data | tasks.to_dict(), clock, known.alone)
+    write_recipe(recipe, folder / "recipe.yaml")
+    write_result(result, folder / "result.json")
+    card = model_card(result, sentences=pooling_of(plain) is not None)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / "report.html").write_text(page([result]), encoding="utf-8")
     return result
 
 
@@ -74,11 +100,13 @@ def _result(
     kept: dict[str, int],
     data: dict[str, Any],
     clock: Clock,
+    alone: Callable[[], AbstractContextManager[None]],
 ) -> Result:
     """Time dense and pruned in turn and gather all that was measured; `kept` counts what the masks kept."""
     recipe, dense = course.work.recipe, course.dense
     before, after = dict(states[first_removing(recipe)]), dict(states[-1])
-    latency = time_in_turn(dense, plain, max(1, round(course.work.length)), before, after)
+    with alone():
+        latency = time_in_turn(dense, plain, max(1, round(course.work.length)), before, after)
     sizes = {linear.name: linear.size for linear in linears_of(dense)}
     first, last = course.first, course.work
     found = likeness(Side(dense, first.inputs, first.test_rows), Side(plain, last.inputs, last.test_rows))

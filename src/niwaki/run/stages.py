@@ -19,11 +19,21 @@ from transformers import PreTrainedModel
 from niwaki.adapters import merge_, remove_masks_
 from niwaki.anatomy import is_language_model
 from niwaki.checkpoint import new_parameters
-from niwaki.config import STAGES, DynamicSparsityTraining, Finetune, Recipe, Stage, Vocabulary
+from niwaki.config import (
+    STAGES,
+    DynamicSparsityTraining,
+    Finetune,
+    LayerAdaptive,
+    Recipe,
+    Stage,
+    Structured,
+    Vocabulary,
+)
 from niwaki.evaluate.plain import plain_model
 from niwaki.methods.dynamic import train_dynamic, write_training
 from niwaki.methods.finetune import finetune
-from niwaki.methods.prune import prune_
+from niwaki.methods.plan import Plan
+from niwaki.methods.prune import apply_, prune_
 from niwaki.methods.vocabulary import retokenised, trim_vocabulary_
 from niwaki.progress import say
 from niwaki.results import StageResult
@@ -47,8 +57,12 @@ class Course:
     """What was measured before each stage."""
 
 
-def run_stages(work: Work, tasks: Tasks, folder: Path) -> Course:
+def run_stages(
+    work: Work, tasks: Tasks, folder: Path, quality: dict[str, Any] | None = None, plan: Plan | None = None
+) -> Course:
     """Measure the model and do the next stage, for all stages; what a training leaves is written into `folder`.
+
+    `quality` is that of the model as it came in, where it is known; `plan` is one for the first stage, at any budget.
 
     Raises:
         RequestError: a stage cannot be done. WorkError: the work failed, or a task's data could not be read.
@@ -62,12 +76,12 @@ def run_stages(work: Work, tasks: Tasks, folder: Path) -> Course:
         if number == first:
             dense = merge_(copy.deepcopy(work.model))
             remove_masks_(dense)
-            states.append(measure_state(work, dense, tasks, number))
+            states.append(measure_state(work, dense, tasks, number, quality if number == 0 else None))
         else:
             states.append(measure_state(work, plain_model(work.model), tasks, number))
         name = next(name for name, kind in STAGES.items() if isinstance(stage, kind))
         say(f"stage {number + 1} of {count}: {name}", work.quiet)
-        work, done = _do(work, stage, folder)
+        work, done = _do(work, stage, folder, plan if number == 0 else None)
         stages.append(done)
     assert dense is not None, "a recipe has a stage"
     return Course(came, work, dense, stages, states)
@@ -78,17 +92,29 @@ def first_removing(recipe: Recipe) -> int:
     return next((index for index, stage in enumerate(recipe.stages) if not isinstance(stage, Finetune)), 0)
 
 
-def measure_state(work: Work, plain: nn.Module, tasks: Tasks, number: int) -> dict[str, Any]:
-    """What the model `plain` is worth after `number` stages: quality, counts, size; `new_head` if that is untrained."""
+def measured_quality(work: Work, plain: nn.Module, tasks: Tasks) -> dict[str, Any]:
+    """The `quality` of the model `plain` on the evaluation data and the tasks, and their standard errors, `stderr`."""
     record = measure(plain, work.tests, work.length, work.recipe.metric)
     note_means(record, tasks.measure(plain, work.inputs))
+    return {name: record[name] for name in ("quality", "stderr") if name in record}
+
+
+def measure_state(
+    work: Work, plain: nn.Module, tasks: Tasks, number: int, quality: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """What the model `plain` is worth after `number` stages: quality, counts, size; `new_head` if that is untrained.
+
+    `quality` is what `measured_quality` gave, where that is known.
+    """
+    quality = measured_quality(work, plain, tasks) if quality is None else quality
+    record = measure(plain, None, work.length, work.recipe.metric) | copy.deepcopy(quality)
     trained = any(isinstance(stage, Finetune | DynamicSparsityTraining) for stage in work.recipe.stages[:number])
     if new_parameters(work.model) and not trained:
         record["new_head"] = True
     return record
 
 
-def _do(work: Work, stage: Stage, folder: Path) -> tuple[Work, StageResult]:
+def _do(work: Work, stage: Stage, folder: Path, plan: Plan | None) -> tuple[Work, StageResult]:
     model, progress = work.model, not work.quiet
     match stage:
         case Finetune():
@@ -100,6 +126,9 @@ def _do(work: Work, stage: Stage, folder: Path) -> tuple[Work, StageResult]:
             write_training(schedule, history, folder)
         case Vocabulary():
             return _trim(work, stage)
+        case Structured() | LayerAdaptive() if plan is not None:
+            cut = plan.under(stage)
+            done = apply_(model, cut, work.calibration, training_data=work.training, progress=progress)
         case _:
             done = prune_(
                 model,

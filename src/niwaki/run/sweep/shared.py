@@ -1,0 +1,109 @@
+"""What the points of a sweep share: model and data read once, the dense model measured once, one plan a method."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+from niwaki.checkpoint.folder import atomic_folder
+from niwaki.config import LayerAdaptive, Structured
+from niwaki.config.sweep import Point, Sweep, sweep_to_dict
+from niwaki.evaluate.plain import plain_model
+from niwaki.methods.plan import Plan, model_digest
+from niwaki.methods.prune import plan
+from niwaki.progress import say
+from niwaki.run.checks import check_recipe
+from niwaki.run.recipe import Known, do_recipe
+from niwaki.run.record import Clock
+from niwaki.run.stages import measured_quality
+from niwaki.run.sweep.place import Place, code_digest
+from niwaki.run.tasks import Tasks, read_tasks
+from niwaki.run.work import Work, cut_rows, read_work
+
+
+class Shared:
+    """Model and data of a sweep in this process."""
+
+    def __init__(self, sweep: Sweep, place: Place, quiet: bool) -> None:
+        self.sweep, self.place, self.quiet = sweep, place, quiet
+        first = sweep.points[0].recipe
+        self.tasks: Tasks = read_tasks(first, quiet)
+        self.works: dict[int, Work] = {first.seed: read_work(first, quiet)}
+        self.model = self.works[first.seed].model
+        self.dense: dict[str, Any] = {}
+
+    def key(self) -> dict[str, str]:
+        """What the sweep depends on, each part as a digest."""
+        work = self.works[self.sweep.seeds[0]]
+        return {
+            "request": _digest(sweep_to_dict(self.sweep)),
+            "data": _digest([work.described(), self.tasks.described]),
+            "model": model_digest(self.model),
+            "code": code_digest(),
+        }
+
+    def work(self, point: Point) -> Work:
+        """The work of a point: the rows of its seed, and a copy of the model for it to prune."""
+        seed = point.recipe.seed
+        if seed not in self.works:
+            work = next(iter(self.works.values()))
+            cut = dataclasses.replace(work.inputs.cut, seed=seed)
+            inputs = dataclasses.replace(work.inputs, cut=cut, quiet=True, protocols=dict(work.inputs.protocols))
+            self.works[seed] = cut_rows(point.recipe, inputs, work.train, work.evaluation)
+        work = self.works[seed]
+        return dataclasses.replace(work, recipe=point.recipe).with_model(copy.deepcopy(self.model))
+
+    def check(self) -> None:
+        """Refuse what cannot be done of any point, before any work.
+
+        Raises:
+            RequestError: for the first of them.
+        """
+        for point in self.sweep.points:
+            seed = self.sweep.seeds[0]
+            check_recipe(dataclasses.replace(self.works[seed], recipe=point.recipe))
+
+    def prepare(self, points: list[Point]) -> None:
+        """Measure the dense model and make the plans that these points need, as far as they are not there."""
+        for point in points:
+            work = self.work(point)
+            self._measure_dense(work)
+            stage = point.recipe.stages[0]
+            if point.plan is None or self.place.has_plan(point.plan):
+                continue
+            assert isinstance(stage, Structured | LayerAdaptive), "a sweep has no other stages"
+            say(f"plan: {point.plan}", self.quiet)
+            made = plan(self.model, stage, work.calibration, around=point.around, progress=not self.quiet)
+            with atomic_folder(self.place.plan(point.plan)) as folder:
+                made.write(folder)
+
+    def _measure_dense(self, work: Work) -> dict[str, Any]:
+        """The quality of the dense model on the rows of a work."""
+        self.dense = self.dense or self.place.dense()
+        key = _digest(work.test_rows)
+        if key not in self.dense:
+            say("dense: quality", self.quiet)
+            self.dense[key] = measured_quality(work, plain_model(self.model), self.tasks)
+            self.place.write("dense.json", json.dumps(self.dense, indent=1) + "\n")
+        return self.dense[key]
+
+    def do(self, point: Point, alone: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        """Do a point and write its folder."""
+        clock = Clock()
+        say(f"point: {point.name}", self.quiet)
+        self.place.clear(point)
+        work = self.work(point)
+        made = None if point.plan is None else Plan.load(self.place.plan(point.plan))
+        known = Known(quality=self._measure_dense(work), plan=made, alone=alone)
+        with atomic_folder(self.place.point(point)) as folder:
+            do_recipe(work, self.tasks, folder, clock, known)
+
+
+def _digest(plain: Any) -> str:
+    """Digest of plain data."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,157 @@
+"""A sweep makes what its points share once, goes on after it was killed, and picks; a budget that keeps the quality."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+import niwaki
+import niwaki.run.sweep.shared
+from niwaki.run.sweep.shared import Shared
+
+COMMON = {"model": "base", "train_data": "train.tsv", "eval_data": "eval.tsv", "batch_size": 16}
+
+
+def as_json(place, out):
+    """`sweep.json` in two parts: what is the same for the same sweep, and what the clock said."""
+    found = json.loads((place / out / "sweep.json").read_text())
+    return found, found.pop("timed")
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_sweep_goes_on_and_ends_as_one_that_was_not(place, typed, monkeypatch):
+    sweep = {**COMMON, "seeds": [0, 1], "methods": [
+        {"kind": "structured", "flops": [0.7, 0.4]},
+        {"kind": "layer-adaptive", "name": "sparse", "sparsity": 0.5},
+    ]}  # fmt: skip
+    (place / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    planned, measured, plan = [], [], niwaki.run.sweep.shared.plan
+
+    def counted(*args, **options):
+        planned.append(args[1])
+        return plan(*args, **options)
+
+    def measure(*args):
+        measured.append(args)
+        return measured_quality(*args)
+
+    measured_quality = niwaki.run.sweep.shared.measured_quality
+    monkeypatch.setattr(niwaki.run.sweep.shared, "plan", counted)
+    monkeypatch.setattr(niwaki.run.sweep.shared, "measured_quality", measure)
+    status, said, err = typed(place, "sweep", "sweep.yaml", out="whole", pick="size_bytes <= 1.0 * dense")
+    assert status == 0, err
+    whole, timed = as_json(place, "whole")
+    assert (len(planned), len(measured)) == (4, 1)
+    assert len(whole["points"]) == 6
+    assert set(timed["latency"]) == {point["name"] for point in whole["points"]}
+    assert whole["picked"] == min(
+        (p for p in whole["points"]), key=lambda p: (p["size_bytes"], p["params"] - p["zeros"], p["name"])
+    )["name"]
+    assert niwaki.load(place / "whole" / "picked")
+    assert f"{whole['points'][0]['name']}  accuracy" in said
+
+    do, done = Shared.do, []
+
+    def killed(self, point, *rest):
+        if len(done) == 3:
+            self.place.point(point).mkdir(parents=True)  # as SIGKILL would leave it
+            (self.place.point(point) / ".half").write_text("x")
+            raise Killed
+        done.append(point)
+        do(self, point, *rest)
+
+    monkeypatch.setattr(Shared, "do", killed)
+    with pytest.raises(Killed):
+        typed(place, "sweep", "sweep.yaml", out="halved")
+    monkeypatch.setattr(Shared, "do", do)
+    planned.clear(), measured.clear()
+    status, _, err = typed(place, "sweep", "sweep.yaml", out="halved", pick="size_bytes <= 1.0 * dense")
+    assert status == 0, err
+    assert "3 of 6 points are done already" in err
+    assert not planned
+    assert not measured
+    assert as_json(place, "halved")[0] == whole
+    for point in whole["points"]:
+        assert (place / "halved" / "points" / point["name"] / "report.html").is_file()
+
+
+def test_a_point_is_what_the_command_alone_gives(place, typed):
+    options = {**COMMON, "seed": 1}
+    status, _, err = typed(place, "prune", "structured", **options, flops=0.4, out="alone")
+    assert status == 0, err
+    point = place / "whole" / "points" / "structured-flops-0.4-seed-1"
+    assert (point / "model.safetensors").read_bytes() == (place / "alone" / "model.safetensors").read_bytes()
+
+
+def test_another_sweep_is_refused_and_overwritten_when_asked(place, typed):
+    flags = {**COMMON, "out": "again"}
+    status, _, err = typed(place, "sweep", "structured", "--flops", "0.8", "0.6", **flags, pick="accuracy >= 2")
+    assert status == 2
+    assert "pick must hold for at least one point, got none; the nearest is structured-flops-" in err
+    assert len(as_json(place, "again")[0]["points"]) == 2
+    assert not (place / "again" / "picked").exists()
+    status, _, err = typed(place, "sweep", "structured", "--flops", "0.8", **flags)
+    assert status == 2
+    assert "request differ" in err
+    status, _, err = typed(place, "sweep", "structured", "--flops", "0.8", **flags, overwrite=True)
+    assert status == 0, err
+    assert len(list((place / "again" / "points").iterdir())) == 1
+    status, _, err = typed(place, "sweep", "structured", "--flops", "0.8", **{**flags, "out": "full"}, overwrite=True)
+    assert status == 2
+    assert (place / "full" / "mine").read_text() == "x"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"flops": None}, "budget: at least one of flops, params, latency must be given for structured"),
+        ({"pick": "__import__('os')"}, "pick must be conditions such as"),
+        ({"pick": "accuracy >= 0.9 * sparse"}, "pick must be conditions such as"),
+        ({"jobs": 0}, "jobs must be at least 1, got 0"),
+    ],
+)
+def test_what_no_sweep_can_be_is_refused(place, typed, change, message):
+    status, _, err = typed(place, "sweep", "structured", **{**COMMON, "out": "none", "flops": 0.5, **change})
+    assert status == 2
+    assert message in err
+    assert not (place / "none").exists()
+
+
+def test_the_smallest_budget_that_keeps_the_quality(place, typed):
+    options = {**COMMON, "out": "kept", "keep_quality": 0.5, "tries": 3}
+    status, _, err = typed(place, "prune", "structured", **options)
+    assert status == 0, err
+    result = json.loads((place / "kept" / "result.json").read_text())
+    (stage,) = result["stages"]
+    search = stage["keep_quality"]
+    tries = search["tries"]
+    assert len(tries) == 3
+    assert search["rows"] == 10  # a quarter of the training rows
+    assert stage["budget"]["requested"] == min(each["flops"] for each in tries if each["kept"])
+    assert all(each["kept"] == (each["accuracy"] >= 0.5 * search["dense"]) for each in tries)
+    assert "try 3 of 3" in err
+    again = niwaki.config.read_recipe(place / "kept" / "recipe.yaml")
+    assert again.stages[0].keep_quality == 0.5
+    status, _, err = typed(place, "prune", "layer-adaptive", **{**options, "out": "two"}, sparsity=0.5)
+    assert status == 2
+    assert "exactly one of sparsity, keep_quality must be given, got sparsity and keep_quality" in err
+
+
+def test_a_plan_on_file_is_carried_out(place, typed):
+    few = {name: COMMON[name] for name in ("model", "train_data", "batch_size")}
+    status, said, err = typed(place, "plan", "layer-adaptive", **few, sparsity=0.4, out="plan")
+    assert status == 0, err
+    assert "What goes:" in said
+    for out, plan in (("by-plan", "plan"), ("without", None)):
+        status, _, err = typed(place, "prune", "layer-adaptive", **COMMON, sparsity=0.4, plan=plan, out=out)
+        assert status == 0, err
+    weights = [(place / out / "model.safetensors").read_bytes() for out in ("by-plan", "without")]
+    assert weights[0] == weights[1]
+    status, _, err = typed(place, "prune", "structured", **COMMON, flops=0.4, plan="plan", out="wrong")
+    assert status == 2
+    assert "plan must be one of structured, got one of layer-adaptive" in err
