@@ -49,9 +49,12 @@ def test_a_killed_sweep_goes_on_and_ends_as_one_that_was_not(place, typed, monke
     assert (len(planned), len(measured)) == (4, 1)
     assert len(whole["points"]) == 6
     assert set(timed["latency"]) == {point["name"] for point in whole["points"]}
-    assert whole["picked"] == min(
-        (p for p in whole["points"]), key=lambda p: (p["size_bytes"], p["params"] - p["zeros"], p["name"])
-    )["name"]
+    assert (
+        whole["picked"]
+        == min((p for p in whole["points"]), key=lambda p: (p["size_bytes"], p["params"] - p["zeros"], p["name"]))[
+            "name"
+        ]
+    )
     assert niwaki.load(place / "whole" / "picked")
     assert f"{whole['points'][0]['name']}  accuracy" in said
 

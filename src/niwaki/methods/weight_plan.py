@@ -183,19 +183,20 @@ class WeightPlan(Plan):
         return sum(self.zeros.values()) / sum(profile.size for profile in self.profiles.values())
 
     def table(self) -> Table:
-        """One row a layer: the sparsity of each linear, its part of all importance in brackets."""
+        """One row a layer: the sparsity of each linear, and the layer's part of all importance."""
         total = sum(profile.size for profile in self.profiles.values())
         title = f"What goes: {sum(self.zeros.values()):,} of {total:,} weights"
         parts = list(dict.fromkeys(name.rpartition(".")[2] for name in self.profiles))
-        table = Table("layer", *parts, title=title)
+        table = Table("layer", *parts, "importance", title=title)
         share = self.importance
         by_layer: dict[str, dict[str, str]] = {}
         for name, profile in self.profiles.items():
             layer, _, part = name.rpartition(".")
-            cell = f"{self.zeros[name] / profile.size:.3f} ({share[name]:.3f})"
-            by_layer.setdefault(layer.removeprefix("layer."), {})[part] = cell
+            by_layer.setdefault(layer, {})[part] = f"{self.zeros[name] / profile.size:.3f}"
         for layer, cells in by_layer.items():
-            table.add_row(layer, *(cells.get(part, "") for part in parts))
+            whole = sum(value for name, value in share.items() if name.startswith(f"{layer}."))
+            row = (cells.get(part, "") for part in parts)
+            table.add_row(layer.removeprefix("layer."), *row, f"{whole:.3f}")
         return table
 
     def check_fits(self, model: nn.Module) -> None:
