@@ -87,10 +87,10 @@ def test_the_smallest_that_holds_is_picked():
     found = {"dense": point("dense", 0.9, 100), "points": points}
     assert picked(parse_pick("accuracy >= 0.85 * dense"), found) == "c"
     assert picked(parse_pick("accuracy >= 0.85 * dense and kl <= 0.15"), found) == "a"
-    with pytest.raises(RequestError, match="got none; the nearest is a with accuracy 0.9"):
+    with pytest.raises(RequestError, match=r"got none; the nearest is a with accuracy 0\.9"):
         picked(parse_pick("accuracy >= 0.95"), found)
     with pytest.raises(
-        RequestError, match="pick must name one of accuracy, flops, params, size_bytes, zeros, got 'kl'"
+        RequestError, match="pick must name one of accuracy, flops, params, size_bytes, zeros, got"
     ):
         picked(parse_pick("kl <= 1 * dense"), found)
 

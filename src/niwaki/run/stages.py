@@ -94,9 +94,14 @@ def first_removing(recipe: Recipe) -> int:
 
 def measured_quality(work: Work, plain: nn.Module, tasks: Tasks) -> dict[str, Any]:
     """The `quality` of the model `plain` on the evaluation data and the tasks, and their standard errors, `stderr`."""
+    record = _measured(work, plain, tasks)
+    return {name: record[name] for name in ("quality", "stderr") if name in record}
+
+
+def _measured(work: Work, plain: nn.Module, tasks: Tasks) -> dict[str, Any]:
     record = measure(plain, work.tests, work.length, work.recipe.metric)
     note_means(record, tasks.measure(plain, work.inputs))
-    return {name: record[name] for name in ("quality", "stderr") if name in record}
+    return record
 
 
 def measure_state(
@@ -106,8 +111,10 @@ def measure_state(
 
     `quality` is what `measured_quality` gave, where that is known.
     """
-    quality = measured_quality(work, plain, tasks) if quality is None else quality
-    record = measure(plain, None, work.length, work.recipe.metric) | copy.deepcopy(quality)
+    if quality is None:
+        record = _measured(work, plain, tasks)
+    else:
+        record = measure(plain, None, work.length, work.recipe.metric) | copy.deepcopy(quality)
     trained = any(isinstance(stage, Finetune | DynamicSparsityTraining) for stage in work.recipe.stages[:number])
     if new_parameters(work.model) and not trained:
         record["new_head"] = True
