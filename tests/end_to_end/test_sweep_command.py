@@ -27,7 +27,7 @@ class Killed(BaseException):
 def test_a_killed_sweep_goes_on_and_ends_as_one_that_was_not(place, typed, monkeypatch):
     sweep = {**COMMON, "seeds": [0, 1], "methods": [
         {"kind": "structured", "flops": [0.7, 0.4]},
-        {"kind": "layer-adaptive", "name": "sparse", "sparsity": 0.5},
+        {"kind": "layer-adaptive", "name": "sparse", "sparsity": 0.5, "allocation": "uniform", "fast": True},
     ]}  # fmt: skip
     (place / "sweep.yaml").write_text(yaml.safe_dump(sweep))
     planned, measured, plan = [], [], niwaki.run.sweep.shared.plan
@@ -51,9 +51,7 @@ def test_a_killed_sweep_goes_on_and_ends_as_one_that_was_not(place, typed, monke
     assert set(timed["latency"]) == {point["name"] for point in whole["points"]}
     assert (
         whole["picked"]
-        == min((p for p in whole["points"]), key=lambda p: (p["size_bytes"], p["params"] - p["zeros"], p["name"]))[
-            "name"
-        ]
+        == min(whole["points"], key=lambda p: (p["size_bytes"], p["params"] - p["zeros"], p["name"]))["name"]
     )
     assert niwaki.load(place / "whole" / "picked")
     assert f"{whole['points'][0]['name']}  accuracy" in said

@@ -89,9 +89,7 @@ def test_the_smallest_that_holds_is_picked():
     assert picked(parse_pick("accuracy >= 0.85 * dense and kl <= 0.15"), found) == "a"
     with pytest.raises(RequestError, match=r"got none; the nearest is a with accuracy 0\.9"):
         picked(parse_pick("accuracy >= 0.95"), found)
-    with pytest.raises(
-        RequestError, match="pick must name one of accuracy, flops, params, size_bytes, zeros, got"
-    ):
+    with pytest.raises(RequestError, match="pick must name one of accuracy, flops, params, size_bytes, zeros, got"):
         picked(parse_pick("kl <= 1 * dense"), found)
 
 

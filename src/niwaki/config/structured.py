@@ -20,6 +20,8 @@ NEURON_SCORES = ("activation", "activation-variance", "fisher", "taylor", "recon
 ALLOCATIONS = ("global", "uniform")
 REPAIRS = ("none", "bias", "least-squares")
 BUDGETS = ("flops", "params", "latency")
+_OF_LATENCY = ("latency_batch_size", "latency_length", "latency_engine")
+"""Options that a budget in latency alone looks at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +115,7 @@ class Structured(UnitScores, Filter, Recovery, Planned):
             check_at_least(self, 1, "round_to")
         if self.latency is None:
             kind = "keep_quality" if self.keep_quality is not None else self.budget[0]
-            check_unused(self, f"a budget in {kind}", "latency_batch_size", "latency_length", "latency_engine")
+            check_unused(self, f"a budget in {kind}", *_OF_LATENCY)
 
     def resolved(self) -> Structured:
         """The same with the units that are meant written out; the latency of single query heads is not measured."""
@@ -132,6 +134,7 @@ class Structured(UnitScores, Filter, Recovery, Planned):
 
     def with_budget(self, kind: str, fraction: float) -> Structured:
         """The same to another budget."""
-        none = {**dict.fromkeys(BUDGETS), "keep_quality": None}
-        unused = {name: defaults(self)[name] for name in ("tries", "latency_batch_size", "latency_length", "latency_engine")}
-        return dataclasses.replace(self, **none | unused | {kind: fraction})
+        budgets = {**dict.fromkeys(BUDGETS), "keep_quality": None, kind: fraction}
+        own = () if kind == "latency" else _OF_LATENCY
+        unused = {name: value for name, value in defaults(self).items() if name in ("tries", *own)}
+        return dataclasses.replace(self, **budgets | unused)

@@ -25,7 +25,7 @@ from niwaki.methods.unit_plan import UnitPlan
 from niwaki.methods.weight_plan import WeightPlan
 from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch
-from niwaki.processes import check_enough
+from niwaki.processes import check_enough, count
 from niwaki.results import StageResult
 from niwaki.train.data import recovery_data
 from niwaki.train.data import training_data as training_data_of
@@ -172,10 +172,13 @@ def plan(
     with seeded(config.seed):
         check_model(model)
         batches = checked_batches(accepts_of(model), data)
+        check_enough(batches)
         if isinstance(config, LayerAdaptive):
             made = plan_weights(model, config, batches, around=around, progress=progress)
         else:
             made = plan_units(model, config.resolved(), batches, progress=progress)
+    if count() > 1:  # each process has seen the tokens of its own share, and the next launch may share otherwise
+        made = dataclasses.replace(made, seen=Seen())
     return dataclasses.replace(made, origin=Origin.of(model, batches))
 
 
@@ -207,6 +210,7 @@ def apply_(
             plan = _without_repair(plan)
         else:
             batches = checked_batches(accepts_of(model), data)
+            check_enough(batches)
         recovery = recovery_data(model, plan.config, training_data, batches)
         warnings: tuple[str, ...] = ()
         if plan.origin is not None and data is not None:

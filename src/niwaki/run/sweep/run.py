@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from niwaki import processes
 from niwaki.checkpoint.folder import MARK, atomic_folder
 from niwaki.config.sweep import Point, Sweep, parse_pick
 from niwaki.errors import RequestError, WorkError
@@ -33,6 +34,10 @@ def run_sweep(sweep: Sweep, quiet: bool = False) -> dict[str, Any]:
             else is written. WorkError: the work failed.
     """
     recipe = sweep.recipe
+    if processes.count() > 1:
+        raise RequestError(
+            f"sweep must run in one process (its own are --jobs), got {processes.count()} that were launched"
+        )
     read = (recipe.model, recipe.base_model, recipe.train_data, recipe.eval_data)
     check_out(recipe.out, *read, *recipe.task_files)
     place = Place(Path(recipe.out).resolve())
