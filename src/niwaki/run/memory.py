@@ -18,6 +18,7 @@ from torch import nn
 from niwaki.anatomy import layers_of, linears_of, predictions_of, sites_of, weight_of
 from niwaki.config import STAGES, DynamicSparsityTraining, Finetune, LayerAdaptive, Stage, Structured
 from niwaki.config.layer_adaptive import SOLVED
+from niwaki.config.planned import Planned
 from niwaki.data import token_mask, without_labels
 from niwaki.errors import RequestError
 from niwaki.methods.weight_profiles import looks_at_data, weight_need
@@ -57,7 +58,8 @@ def check_memory(limit: int, model: nn.Module, stages: Sequence[Stage], data: Se
     # Between two stages the model is measured, in a copy where it has adapters or masks.
     between = weight_bytes(model) + forward_bytes(model, data) if len(stages) > 1 else 0
     for stage in stages:
-        total = held + max(between, needed(model, stage, data))
+        tried = weight_bytes(model) if isinstance(stage, Planned) and stage.keep_quality is not None else 0
+        total = held + tried + max(between, needed(model, stage, data))
         if total > limit:
             rows = max(len(batch["input_ids"]) for batch in data)
             name = next(name for name, kind in STAGES.items() if isinstance(stage, kind))

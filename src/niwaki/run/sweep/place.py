@@ -22,10 +22,8 @@ from niwaki.config.sweep import Point, Sweep, sweep_to_dict
 from niwaki.errors import RequestError
 from niwaki.methods.plan import PLAN
 
-KEY, REQUEST, DENSE, RESULT, PAGE, PICKED = (
-    *("key.json", "sweep.yaml", "dense.json", "sweep.json", "report.html"),
-    "picked",
-)
+KEY, REQUEST, DENSE = "key.json", "sweep.yaml", "dense.json"
+RESULT, PAGE, PICKED = "sweep.json", "report.html", "picked"
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ class Place:
         """What was measured of the dense model, by the digest of the rows that it was measured on."""
         try:
             return json.loads((self.path / DENSE).read_text(encoding="utf-8"))
-        except OSError:
+        except (OSError, ValueError):
             return {}
 
     def write(self, name: str, text: str) -> None:

@@ -21,7 +21,7 @@ from niwaki.run.checks import check_recipe
 from niwaki.run.recipe import Known, do_recipe
 from niwaki.run.record import Clock
 from niwaki.run.stages import measured_quality
-from niwaki.run.sweep.place import Place, code_digest
+from niwaki.run.sweep.place import DENSE, Place, code_digest
 from niwaki.run.tasks import Tasks, read_tasks
 from niwaki.run.work import Work, cut_rows, read_work
 
@@ -48,15 +48,14 @@ class Shared:
         }
 
     def work(self, point: Point) -> Work:
-        """The work of a point: the rows of its seed, and a copy of the model for it to prune."""
+        """The work of a point: the rows of its seed, and the model of all."""
         seed = point.recipe.seed
         if seed not in self.works:
             work = next(iter(self.works.values()))
             cut = dataclasses.replace(work.inputs.cut, seed=seed)
             inputs = dataclasses.replace(work.inputs, cut=cut, quiet=True, protocols=dict(work.inputs.protocols))
             self.works[seed] = cut_rows(point.recipe, inputs, work.train, work.evaluation)
-        work = self.works[seed]
-        return dataclasses.replace(work, recipe=point.recipe).with_model(copy.deepcopy(self.model))
+        return dataclasses.replace(self.works[seed], recipe=point.recipe)
 
     def check(self) -> None:
         """Refuse what cannot be done of any point, before any work.
@@ -65,8 +64,7 @@ class Shared:
             RequestError: for the first of them.
         """
         for point in self.sweep.points:
-            seed = self.sweep.seeds[0]
-            check_recipe(dataclasses.replace(self.works[seed], recipe=point.recipe))
+            check_recipe(self.work(point))
 
     def prepare(self, points: list[Point]) -> None:
         """Measure the dense model and make the plans that these points need, as far as they are not there."""
@@ -89,7 +87,7 @@ class Shared:
         if key not in self.dense:
             say("dense: quality", self.quiet)
             self.dense[key] = measured_quality(work, plain_model(self.model), self.tasks)
-            self.place.write("dense.json", json.dumps(self.dense, indent=1) + "\n")
+            self.place.write(DENSE, json.dumps(self.dense, indent=1) + "\n")
         return self.dense[key]
 
     def do(self, point: Point, alone: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
@@ -101,7 +99,7 @@ class Shared:
         made = None if point.plan is None else Plan.load(self.place.plan(point.plan))
         known = Known(quality=self._measure_dense(work), plan=made, alone=alone)
         with atomic_folder(self.place.point(point)) as folder:
-            do_recipe(work, self.tasks, folder, clock, known)
+            do_recipe(work.with_model(copy.deepcopy(self.model)), self.tasks, folder, clock, known)
 
 
 def _digest(plain: Any) -> str:
