@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from niwaki.config import STAGES, Evaluation, Export, Recipe, Scoring
+from niwaki.config import STAGES, Evaluation, Export, Planning, Recipe, Scoring
+from niwaki.config.sweep import SweepOptions
 
 PAGE = Path(__file__).with_suffix(".md")
 HEAD = """# Options
@@ -30,7 +31,13 @@ def page() -> str:
     for name, stage in STAGES.items():
         command = name if name == "finetune" else f"prune {name}"
         parts += [f"## {command}\n", f"In Python `niwaki.{stage.__name__}`.\n", _table(stage, without=RUN)]
-    for command, request in {"score": Scoring, "eval": Evaluation, "export": Export}.items():
+    for command, request in {
+        "score": Scoring,
+        "plan": Planning,
+        "sweep": SweepOptions,
+        "eval": Evaluation,
+        "export": Export,
+    }.items():
         parts += [
             f"## {command}\n",
             "Beside those of [every run](#every-run) that it shares.\n",

@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 import torch
 import typer
@@ -68,7 +69,7 @@ def parse(words: list[str]) -> None:
     """Hold the flags of a `niwaki` command against those that it has; nothing is done."""
     command, rest = typer.main.get_command(app), _spread(words[1:])
     while hasattr(command, "commands"):
-        command, rest = command.commands[rest[0]], rest[1:]  # type: ignore[attr-defined]
+        _, command, rest = command.resolve_command(click.Context(command), rest)  # type: ignore[attr-defined]
     command.make_context(words[0], rest).close()
 
 
@@ -165,7 +166,7 @@ def test_what_a_page_says_works(place, reader, page):
         (place / block[0]).write_text(block[1])
     for words in commands(text):
         run(words)
-    names: dict[str, object] = {"loader": batches(labels=2)} if page == "README.md" else {}
+    names: dict[str, object] = {"loader": batches(labels=2)} if "data=loader" in text else {}
     for block in fences(text, "python"):
         python(block, names)
 
