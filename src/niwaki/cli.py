@@ -33,15 +33,17 @@ from niwaki.config import (
     read_recipe,
 )
 from niwaki.errors import NiwakiError
-from niwaki.interrupt import raise_again
+from niwaki.interrupt import Stopped, raise_again
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make fine-tuned transformers smaller and faster.")
 prune = typer.Typer(no_args_is_help=True, help="Prune a model to a budget.")
 app.add_typer(prune, name="prune")
 
+_HELP = {field.name: field.metadata["help"] for field in dataclasses.fields(Recipe)}
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else on standard output.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that Niwaki wrote.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help=_HELP["overwrite"])]
+Resume = Annotated[bool, typer.Option("--resume/--restart", help=_HELP["resume"])]
 LISTS = ("--text-columns", "--label-names", "--keep-layers", "--spared")
 """Flags that take several words: `--text-columns a b`."""
 
@@ -71,7 +73,8 @@ def _flags(*configs: Any, measures: bool = True) -> Callable[[Callable[..., None
                 continue
             hint, names = hints[field.name], ()
             if hint is bool:
-                names = (f"--{field.name.replace('_', '-')}",)
+                off = field.metadata["off"]
+                names = (f"--{field.name.replace('_', '-')}{f'/--{off}' if off else ''}",)
             elif any(getattr(kind, "__origin__", None) is tuple for kind in get_args(hint)):
                 hint = list[str] | None
             elif {float, str} <= set(get_args(hint)):  # a number or a name
@@ -151,9 +154,11 @@ def finetune(**options: Any) -> None:
 
 
 @app.command()
-def run(recipe: Path, overwrite: Overwrite = False, quiet: Quiet = False, json: Json = False) -> None:
+def run(
+    recipe: Path, overwrite: Overwrite = False, resume: Resume = True, quiet: Quiet = False, json: Json = False
+) -> None:
     """Do what a recipe file asks."""
-    _run(read_recipe(recipe, overwrite), {"quiet": quiet, "json": json})
+    _run(read_recipe(recipe, overwrite, resume), {"quiet": quiet, "json": json})
 
 
 @app.command()
@@ -254,15 +259,15 @@ def _spread(words: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Run the command; exit 0 done, 2 wrong request, 3 failed work, 130 interrupted."""
-    raise_again()
+    """Run the command; exit 0 done, 2 wrong request, 3 failed work, 130 interrupted (143 and 129 by other signals)."""
     try:
+        raise_again()
         status = app(_spread(sys.argv[1:]), standalone_mode=False)
     except NiwakiError as error:
         _fail(str(error), error.exit_status)
-    except click.exceptions.Abort:
-        _fail("interrupted", 130)
-    except KeyboardInterrupt:
+    except Stopped as error:
+        _fail("interrupted", error.exit_status)
+    except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
     except Exception as error:
         # Typer may carry its own copy of click, so its usage errors are told by what they offer.
@@ -273,6 +278,8 @@ def main() -> None:
         line = " ".join(str(error).split())
         _fail(f"failed: {type(error).__name__}: {line} (NIWAKI_TRACEBACK=1 shows where)", 3)
     else:
+        if status == 130:  # what Typer makes of KeyboardInterrupt
+            _fail("interrupted", 130)
         sys.exit(status or 0)
 
 

@@ -147,6 +147,9 @@ def write_adapter(model: PeftModel, folder: Path, final: Path, tokenizer: Any = 
         forget_initialisation_(model)
         for config in model.peft_config.values():
             config.base_model_name_or_path = str(final)
+            for key, value in vars(config).items():
+                if isinstance(value, set):  # PEFT writes sets as they come, another way in each process
+                    setattr(config, key, sorted(value))
         with warnings.catch_warnings():
             # PEFT takes the one dimension of a `lora_bias` for a shard.
             warnings.filterwarnings("ignore", ".*LoRA tensor.s. have invalid shape")

@@ -20,7 +20,7 @@ LISTS = ("text_columns", "label_names")
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     """Plain data (strings, numbers, lists) that `recipe_from_dict` turns back into an equal recipe."""
     plain = dataclasses.asdict(recipe)
-    del plain["overwrite"]
+    del plain["overwrite"], plain["resume"]
     for name in LISTS:
         plain[name] = list(plain[name]) if plain[name] else None
     names = {cls: name for name, cls in STAGES.items()}
@@ -29,8 +29,8 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     return plain
 
 
-def recipe_from_dict(plain: Any, overwrite: bool = False) -> Recipe:
-    """The inverse of `recipe_to_dict`; whether a folder may be replaced is never part of a recipe.
+def recipe_from_dict(plain: Any, overwrite: bool = False, resume: bool = True) -> Recipe:
+    """The inverse of `recipe_to_dict`; whether a folder may be replaced, or a run goes on, is never part of a recipe.
 
     Raises:
         RequestError: for a key that is not known, a missing one, or a value of the wrong type or out of range.
@@ -49,7 +49,7 @@ def recipe_from_dict(plain: Any, overwrite: bool = False) -> Recipe:
     for name in LISTS:
         if isinstance(values.get(name), list):
             values[name] = tuple(map(str, values[name]))
-    return _build(Recipe, {**values, "stages": tuple(built), "overwrite": overwrite}, "recipe")
+    return _build(Recipe, {**values, "stages": tuple(built), "overwrite": overwrite, "resume": resume}, "recipe")
 
 
 def _listed(values: dict[str, Any]) -> dict[str, Any]:
@@ -72,12 +72,12 @@ def _build(cls: Any, values: dict[str, Any], where: str) -> Any:
         raise RequestError(f"{where}: {error}") from error
 
 
-def read_recipe(path: Path, overwrite: bool = False) -> Recipe:
+def read_recipe(path: Path, overwrite: bool = False, resume: bool = True) -> Recipe:
     """Read a recipe file (YAML, `safe_load`)."""
     if not path.is_file():
         raise RequestError(f"recipe must be an existing file, got {str(path)!r}")
     try:
-        return recipe_from_dict(yaml.safe_load(path.read_text(encoding="utf-8")), overwrite)
+        return recipe_from_dict(yaml.safe_load(path.read_text(encoding="utf-8")), overwrite, resume)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = str(error).replace("\n", " ")
         raise RequestError(f"recipe {str(path)!r} is not valid YAML in UTF-8: {line}") from error

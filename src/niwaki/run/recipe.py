@@ -11,18 +11,20 @@ from transformers import PreTrainedModel
 from niwaki.adapters import masks_of, merge_, remove_masks_
 from niwaki.anatomy import linears_of, pooling_of
 from niwaki.checkpoint import weight_files, write_adapter, write_model
-from niwaki.checkpoint.folder import atomic_folder
+from niwaki.checkpoint.folder import atomic_folder, kept_beside
 from niwaki.config import Recipe, recipe_to_dict, write_recipe
+from niwaki.numerics.threads import threads
 from niwaki.progress import library_manners
 from niwaki.report import model_card, page
 from niwaki.results import Result, write_result
 from niwaki.run.checks import check_recipe
 from niwaki.run.inputs import check_out
+from niwaki.run.kept import kept_stages
 from niwaki.run.layers import layers_left
 from niwaki.run.likeness import Side, likeness
 from niwaki.run.record import Clock, time_in_turn
 from niwaki.run.stages import Course, first_removing, measure_state, run_stages
-from niwaki.run.tasks import read_tasks
+from niwaki.run.tasks import Tasks, read_tasks
 from niwaki.run.work import read_work
 
 
@@ -34,23 +36,31 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
     """
     clock = Clock()
     check_out(recipe.out, recipe.model, recipe.base_model, recipe.train_data, recipe.eval_data, *recipe.task_files)
-    with library_manners(quiet), atomic_folder(recipe.out, recipe.overwrite) as folder:
+    with library_manners(quiet), threads(recipe.threads), atomic_folder(recipe.out, recipe.overwrite) as folder:
         tasks = read_tasks(recipe, quiet)
         work = read_work(recipe, quiet)
         check_recipe(work)
-        data = work.described()  # as the model's own tokenizer cuts them
-        course = run_stages(work, tasks, folder)
-        kept = {name: int(mask.sum()) for name, mask in masks_of(course.work.model).items()}
-        plain = _write_weights(course, folder)
-        states = [*course.states, measure_state(course.work, plain, tasks, len(course.stages))]
-        if recipe.compact:
-            states[-1]["size_bytes"] = sum(path.stat().st_size for path in weight_files(folder))
-        result = _result(course, states, plain, kept, data | tasks.to_dict(), clock)
-        write_recipe(recipe, folder / "recipe.yaml")
-        write_result(result, folder / "result.json")
-        card = model_card(result, sentences=pooling_of(plain) is not None)
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        (folder / "report.html").write_text(page([result]), encoding="utf-8")
+        data = work.described()
+        with kept_stages(kept_beside(folder), work) as kept:
+            course = run_stages(work, tasks, folder, kept)
+            result = _finish(course, tasks, data, folder, clock)
+    return result
+
+
+def _finish(course: Course, tasks: Tasks, data: dict[str, Any], folder: Path, clock: Clock) -> Result:
+    """Measure what the stages left and write all files; `data` says how the model's own tokenizer cuts them."""
+    recipe = course.work.recipe
+    kept = {name: int(mask.sum()) for name, mask in masks_of(course.work.model).items()}
+    plain = _write_weights(course, folder)
+    states = [*course.states, measure_state(course.work, plain, tasks, len(course.stages))]
+    if recipe.compact:
+        states[-1]["size_bytes"] = sum(path.stat().st_size for path in weight_files(folder))
+    result = _result(course, states, plain, kept, data | tasks.to_dict(), clock)
+    write_recipe(recipe, folder / "recipe.yaml")
+    write_result(result, folder / "result.json")
+    card = model_card(result, sentences=pooling_of(plain) is not None)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / "report.html").write_text(page([result]), encoding="utf-8")
     return result
 
 
