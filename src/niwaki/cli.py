@@ -32,7 +32,7 @@ from niwaki.config import (
     Vocabulary,
     read_recipe,
 )
-from niwaki.errors import NiwakiError
+from niwaki.errors import NiwakiError, limit_of, what
 from niwaki.interrupt import Stopped, raise_again
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make fine-tuned transformers smaller and faster.")
@@ -275,8 +275,7 @@ def main() -> None:
             _fail(" ".join(error.format_message().split()), 2)  # type: ignore[attr-defined]
         if os.environ.get("NIWAKI_TRACEBACK"):
             raise
-        line = " ".join(str(error).split())
-        _fail(f"failed: {type(error).__name__}: {line} (NIWAKI_TRACEBACK=1 shows where)", 3)
+        _fail(f"failed: {limit_of(error) or what(error)} (NIWAKI_TRACEBACK=1 shows where)", 3)
     else:
         if status == 130:  # what Typer makes of KeyboardInterrupt
             _fail("interrupted", 130)

@@ -157,7 +157,7 @@ def _listed(folder: Path) -> set[Path]:
     try:
         entries = json.loads(mark.read_text(encoding="utf-8"))["entries"]
         return {folder / str(entry) for entry in entries} | {mark}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()
 
 

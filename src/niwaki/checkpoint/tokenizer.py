@@ -38,10 +38,13 @@ def load_tokenizer(source: str | Path, base_model: str | None = None, *, of_word
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, add_prefix_space=True)
     except RequestError:
         raise
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of which class a damaged file is, the Rust of tokenizers does not say
         if "trust_remote_code" in str(error):
             raise RequestError(f"{_OWN_CODE}, got {source!r} that needs it") from error
         raise RequestError(f"model must have tokenizer files, got {source!r}: {line(error)}") from error
+    templates = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else {}
+    if strange := [name for name in templates if Path(name).name != name]:
+        raise RequestError(f"chat templates must have names that files can have, got {source!r} with {strange[0]!r}")
     # Without files Transformers makes one that knows no word.
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise RequestError(f"model must have tokenizer files, got {source!r} without a vocabulary")

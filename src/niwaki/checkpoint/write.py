@@ -135,6 +135,8 @@ def write_adapter(model: PeftModel, folder: Path, final: Path, tokenizer: Any = 
     """
     if len(model.active_adapters) != 1:
         raise RequestError(f"keep_adapter must be asked where one adapter is active, got {model.active_adapters}")
+    if Path(model.active_adapters[0]).name != model.active_adapters[0]:
+        raise RequestError(f"adapter must have a name that a folder can have, got {model.active_adapters[0]!r}")
     copied = copy.deepcopy(model)
     for module in copied.modules():
         if isinstance(module, LoraLayer) and module.merged:

@@ -73,14 +73,25 @@ def _build(cls: Any, values: dict[str, Any], where: str) -> Any:
 
 
 def read_recipe(path: Path, overwrite: bool = False, resume: bool = True) -> Recipe:
-    """Read a recipe file (YAML, `safe_load`)."""
+    """Read a recipe file (YAML, `safe_load`; no aliases, by which a short file can stand for a huge one).
+
+    Raises:
+        RequestError: no such file, no such YAML; see `recipe_from_dict`.
+    """
     if not path.is_file():
         raise RequestError(f"recipe must be an existing file, got {str(path)!r}")
     try:
-        return recipe_from_dict(yaml.safe_load(path.read_text(encoding="utf-8")), overwrite, resume)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = str(error).replace("\n", " ")
-        raise RequestError(f"recipe {str(path)!r} is not valid YAML in UTF-8: {line}") from error
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise RequestError(f"recipe must write out what it says, got {str(path)!r} with an alias (*)")
+        plain = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
+        if isinstance(error, RequestError):
+            raise
+        raise RequestError(
+            f"recipe {str(path)!r} is not valid YAML in UTF-8: {' '.join(str(error).split())}"
+        ) from error
+    return recipe_from_dict(plain, overwrite, resume)
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
