@@ -13,6 +13,8 @@ from niwaki.config.layer_adaptive import LayerAdaptive
 from niwaki.config.requests import STAGES, Recipe
 from niwaki.errors import RequestError, check_choice
 
+_DEEPEST = 10
+"""Mappings and lists that may lie in each other; a recipe needs three."""
 LISTS = ("text_columns", "label_names")
 """Keys that hold several words."""
 
@@ -73,7 +75,7 @@ def _build(cls: Any, values: dict[str, Any], where: str) -> Any:
 
 
 def read_recipe(path: Path, overwrite: bool = False, resume: bool = True) -> Recipe:
-    """Read a recipe file (YAML, `safe_load`; no aliases, by which a short file can stand for a huge one).
+    """Read a recipe file (YAML, `safe_load`).
 
     Raises:
         RequestError: no such file, no such YAML; see `recipe_from_dict`.
@@ -82,8 +84,7 @@ def read_recipe(path: Path, overwrite: bool = False, resume: bool = True) -> Rec
         raise RequestError(f"recipe must be an existing file, got {str(path)!r}")
     try:
         text = path.read_text(encoding="utf-8")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise RequestError(f"recipe must write out what it says, got {str(path)!r} with an alias (*)")
+        _check_events(path, text)
         plain = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
         if isinstance(error, RequestError):
@@ -92,6 +93,16 @@ def read_recipe(path: Path, overwrite: bool = False, resume: bool = True) -> Rec
             f"recipe {str(path)!r} is not valid YAML in UTF-8: {' '.join(str(error).split())}"
         ) from error
     return recipe_from_dict(plain, overwrite, resume)
+
+
+def _check_events(path: Path, text: str) -> None:
+    """Refuse YAML by which a short file stands for a huge one, or keeps the parser busy for hours."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or depth > _DEEPEST:
+            rule = f"recipe must write out what it says, without aliases (*) and at most {_DEEPEST} deep"
+            raise RequestError(f"{rule}, got line {event.start_mark.line + 1} of {str(path)!r}")
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:
