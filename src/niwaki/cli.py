@@ -44,6 +44,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else on standard output.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help=_HELP["overwrite"])]
 Resume = Annotated[bool, typer.Option("--resume/--restart", help=_HELP["resume"])]
+_LONGEST = 1000
+"""Characters of an error that are shown."""
 LISTS = ("--text-columns", "--label-names", "--keep-layers", "--spared")
 """Flags that take several words: `--text-columns a b`."""
 
@@ -283,5 +285,6 @@ def main() -> None:
 
 
 def _fail(message: str, status: int) -> None:
-    print(f"niwaki: {message}", file=sys.stderr)
+    shown = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."  # what was given may be of any length
+    print(f"niwaki: {shown}", file=sys.stderr)
     sys.exit(status)

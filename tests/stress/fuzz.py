@@ -2,7 +2,8 @@
 
     python tests/stress/fuzz.py --cases 10000
 
-What is tried is in `tests/helpers_fuzz.py`. Every finding is written with the least case that Hypothesis found.
+What is tried is in `tests/helpers_fuzz.py`. A finding is printed with its least case. Kinds that are not asked for stay
+in the JSON as they are.
 """
 
 # ruff: noqa: E402 - the environment is set before PyTorch is loaded
@@ -10,6 +11,7 @@ What is tried is in `tests/helpers_fuzz.py`. Every finding is written with the l
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
@@ -51,7 +53,9 @@ def tried(whole: Given, kind: str, cases: int, number: int) -> tuple[int, str | 
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             raise
-        return count, "".join(traceback.format_exception(error)[-40:])
+        place = "".join(traceback.format_tb(error.__traceback__)[-2:])
+        drawn = "\n".join(getattr(error, "__notes__", ()))
+        return count, f"{type(error).__name__}: {error}\n{place}\n{drawn[-2000:]}"
     return count, None
 
 
@@ -63,7 +67,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "fuzz.json")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
-    runs, wrong = [], False
+    before = json.loads(asked.out.read_text("utf-8"))["runs"] if asked.out.is_file() else []
+    runs, wrong = [run for run in before if run["kind"] not in asked.kinds], False
     with tempfile.TemporaryDirectory(prefix="niwaki-fuzz-") as place:
         whole = Given(Path(place))
         for kind in asked.kinds:
