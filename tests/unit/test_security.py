@@ -14,6 +14,7 @@ from peft import LoraConfig, get_peft_model
 from test_report import RESULT
 
 import niwaki
+from helpers_fuzz import allowed
 from helpers_text import letter_tokenizer
 from niwaki.checkpoint import load_tokenizer, write_adapter
 from niwaki.config import read_recipe
@@ -93,6 +94,14 @@ def test_no_name_leads_out_of_the_folder(model, tmp_path):
     with pytest.raises(niwaki.RequestError, match="name that a folder can have"):
         write_adapter(tuned, tmp_path / "out", tmp_path / "out")
     assert not Path(evil).exists()
+
+
+@pytest.mark.parametrize("sizes", [{"vocab_size": 10**7}, {"n_layers": 3000}, {"hidden_dim": 10**7}, {"r": 2**20}])
+def test_a_config_of_a_huge_model_takes_no_memory(model, tmp_path, sizes):
+    with_lora(tiny(layers=1)).save_pretrained(str(tmp_path / "lora"))
+    change(tmp_path / "lora" / "adapter_config.json" if "r" in sizes else model / "config.json", **sizes)
+    with allowed(tmp_path), pytest.raises(niwaki.RequestError, match="of its tensors"):
+        niwaki.load(tmp_path / "lora", base_model=str(model))
 
 
 def test_offline_nothing_is_asked_of_a_network(model, monkeypatch):

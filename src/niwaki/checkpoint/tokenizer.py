@@ -36,6 +36,7 @@ def load_tokenizer(source: str | Path, base_model: str | None = None, *, of_word
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         if of_words and not getattr(tokenizer, "add_prefix_space", True):
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, add_prefix_space=True)
+        tokenizer("a")  # what is damaged may load, and fail at the first text
     except RequestError:
         raise
     except Exception as error:  # of which class a damaged file is, the Rust of tokenizers does not say
