@@ -37,6 +37,9 @@ def load_tokenizer(source: str | Path, base_model: str | None = None, *, of_word
         if of_words and not getattr(tokenizer, "add_prefix_space", True):
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, add_prefix_space=True)
         tokenizer("a")  # what is damaged may load, and fail at the first text
+        # Without files Transformers makes one that knows no word.
+        if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+            raise RequestError(f"model must have tokenizer files, got {source!r} without a vocabulary")
     except RequestError:
         raise
     except Exception as error:  # of which class a damaged file is, the Rust of tokenizers does not say
@@ -46,9 +49,6 @@ def load_tokenizer(source: str | Path, base_model: str | None = None, *, of_word
     templates = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else {}
     if strange := [name for name in templates if Path(name).name != name]:
         raise RequestError(f"chat templates must have names that files can have, got {source!r} with {strange[0]!r}")
-    # Without files Transformers makes one that knows no word.
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-        raise RequestError(f"model must have tokenizer files, got {source!r} without a vocabulary")
     return tokenizer
 
 
