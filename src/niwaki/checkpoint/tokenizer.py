@@ -42,7 +42,11 @@ def load_tokenizer(source: str | Path, base_model: str | None = None, *, of_word
             raise RequestError(f"model must have tokenizer files, got {source!r} without a vocabulary")
     except RequestError:
         raise
-    except Exception as error:  # of which class a damaged file is, the Rust of tokenizers does not say
+    except (
+        BaseException
+    ) as error:  # of any class: the Rust of tokenizers has none of its own, and panics are no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         if "trust_remote_code" in str(error):
             raise RequestError(f"{_OWN_CODE}, got {source!r} that needs it") from error
         raise RequestError(f"model must have tokenizer files, got {source!r}: {line(error)}") from error
