@@ -2,7 +2,8 @@
 
 from importlib.metadata import version
 
-import niwaki.interrupt  # noqa: F401 - before all that takes seconds to import
+import niwaki.interrupt
+import niwaki.waiting  # noqa: F401 - before PyTorch
 from niwaki.adapters import merge_, remove_masks_
 from niwaki.checkpoint import load, save
 from niwaki.config import (

@@ -36,8 +36,8 @@ from niwaki.config import (
 )
 from niwaki.config.structured import BUDGETS
 from niwaki.config.sweep import Sweep, SweepOptions, methods_of, read_sweep
-from niwaki.errors import NiwakiError
-from niwaki.interrupt import raise_again
+from niwaki.errors import NiwakiError, limit_of, what
+from niwaki.interrupt import Stopped, raise_again
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make fine-tuned transformers smaller and faster.")
 prune = typer.Typer(no_args_is_help=True, help="Prune a model to a budget.")
@@ -57,10 +57,14 @@ class _OrFile(TyperGroup):
 sweep = typer.Typer(cls=_OrFile, no_args_is_help=True, help="Prune to many budgets; or a file: niwaki sweep FILE.yaml.")
 app.add_typer(sweep, name="sweep")
 
+_HELP = {field.name: field.metadata["help"] for field in dataclasses.fields(Recipe)}
 Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else on standard output.")]
 Names = tuple[str, ...]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that Niwaki wrote.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help=_HELP["overwrite"])]
+Resume = Annotated[bool, typer.Option("--resume/--restart", help=_HELP["resume"])]
+_LONGEST = 1000
+"""Characters of an error that are shown."""
 LISTS = ("--text-columns", "--label-names", "--keep-layers", "--spared")
 """Flags that take several words: `--text-columns a b`."""
 SEARCHED = ("plan", "keep_quality", "tries")
@@ -100,7 +104,8 @@ def _flags(
             hint, names = hints[field.name], ()
             default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
             if hint is bool:
-                names = (f"--{field.name.replace('_', '-')}",)
+                off = field.metadata["off"]
+                names = (f"--{field.name.replace('_', '-')}{f'/--{off}' if off else ''}",)
             elif any(getattr(kind, "__origin__", None) is tuple for kind in get_args(hint)):
                 hint = list[str] | None
             elif field.name in several:
@@ -228,9 +233,11 @@ def finetune(**options: Any) -> None:
 
 
 @app.command()
-def run(recipe: Path, overwrite: Overwrite = False, quiet: Quiet = False, json: Json = False) -> None:
+def run(
+    recipe: Path, overwrite: Overwrite = False, resume: Resume = True, quiet: Quiet = False, json: Json = False
+) -> None:
     """Do what a recipe file asks."""
-    _run(read_recipe(recipe, overwrite), {"quiet": quiet, "json": json})
+    _run(read_recipe(recipe, overwrite, resume), {"quiet": quiet, "json": json})
 
 
 @app.command()
@@ -374,15 +381,15 @@ def _spread(words: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """Run the command; exit 0 done, 2 wrong request, 3 failed work, 130 interrupted."""
-    raise_again()
+    """Run the command; exit 0 done, 2 wrong request, 3 failed work, 130 interrupted (143 and 129 by other signals)."""
     try:
+        raise_again()
         status = app(_spread(sys.argv[1:]), standalone_mode=False)
     except NiwakiError as error:
         _fail(str(error), error.exit_status)
-    except click.exceptions.Abort:
-        _fail("interrupted", 130)
-    except KeyboardInterrupt:
+    except Stopped as error:
+        _fail("interrupted", error.exit_status)
+    except (click.exceptions.Abort, KeyboardInterrupt):
         _fail("interrupted", 130)
     except Exception as error:
         # Typer may carry its own copy of click, so its usage errors are told by what they offer.
@@ -390,12 +397,14 @@ def main() -> None:
             _fail(" ".join(error.format_message().split()), 2)  # type: ignore[attr-defined]
         if os.environ.get("NIWAKI_TRACEBACK"):
             raise
-        line = " ".join(str(error).split())
-        _fail(f"failed: {type(error).__name__}: {line} (NIWAKI_TRACEBACK=1 shows where)", 3)
+        _fail(f"failed: {limit_of(error) or what(error)} (NIWAKI_TRACEBACK=1 shows where)", 3)
     else:
+        if status == 130:  # what Typer makes of KeyboardInterrupt
+            _fail("interrupted", 130)
         sys.exit(status or 0)
 
 
 def _fail(message: str, status: int) -> None:
-    print(f"niwaki: {message}", file=sys.stderr)
+    shown = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."  # what was given may be of any length
+    print(f"niwaki: {shown}", file=sys.stderr)
     sys.exit(status)

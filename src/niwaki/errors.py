@@ -24,6 +24,26 @@ class WorkError(NiwakiError, RuntimeError):
     exit_status = 3
 
 
+def what(error: BaseException) -> str:
+    """The class and the message of any error, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def limit_of(error: BaseException) -> str | None:
+    """What the machine ran out of, and what to do about it; None for any other error.
+
+    PyTorch and safetensors have no class of their own for it on a CPU: their words are what there is.
+    """
+    said = what(error)
+    words = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
+    if isinstance(error, MemoryError) or any(word in said for word in words):
+        lower = "--batch-size, --max-length or --calibration-samples"
+        return f"memory is used up; lower {lower} (--max-memory refuses before any work): {said}"
+    if any(word in said for word in ("No space left on device", "Disk quota exceeded")):
+        return f"the disk is full; free some, or write elsewhere with --out: {said}"
+    return None
+
+
 def check_choice(parameter: str, value: str, known: Iterable[str]) -> str:
     """Return `value` if it is one of `known`.
 

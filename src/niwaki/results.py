@@ -96,7 +96,7 @@ def read_result(path: Path) -> Result:
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RequestError(f"DIR must hold a result.json that reads, got {str(path)!r}: {error}") from error
     known = {f.name for f in dataclasses.fields(Result)}
     needed = known - {"fidelity", "engine", "engines"}  # younger than the schema

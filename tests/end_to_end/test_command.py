@@ -193,8 +193,10 @@ def test_the_demo_on_a_tiny_encoder(place, typed, monkeypatch):
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
-@pytest.mark.parametrize("moment", [" torch._C", " niwaki.adapters"])
-def test_interrupted_while_importing_is_one_line(moment):
+@pytest.mark.parametrize(
+    ("moment", "number", "status"), [(" torch._C", signal.SIGINT, 130), (" niwaki.adapters", signal.SIGHUP, 129)]
+)
+def test_interrupted_while_importing_is_one_line(moment, number, status):
     words = [sys.executable, "-X", "importtime", "-m", "niwaki", "--help"]
     running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert running.stderr is not None
@@ -202,9 +204,9 @@ def test_interrupted_while_importing_is_one_line(moment):
         assert line
     while moment not in running.stderr.readline():
         pass
-    running.send_signal(signal.SIGINT)
+    running.send_signal(number)
     _, rest = running.communicate(timeout=120)
-    assert running.returncode == 130
+    assert running.returncode == status
     assert "Traceback" not in rest
     assert rest.endswith("niwaki: interrupted\n")
 
@@ -217,10 +219,11 @@ def test_interrupted_leaves_nothing(place):
     seen = ""
     while "steps" not in seen:  # what is said of the training that would last for hours
         seen += running.stderr.readline()
-    running.send_signal(signal.SIGINT)
+    running.send_signal(signal.SIGTERM)  # raises as Ctrl-C does
     _, rest = running.communicate(timeout=120)
-    assert running.returncode == 130
+    assert running.returncode == 143
     assert "Traceback" not in rest
+    assert rest.endswith("niwaki: interrupted\n")
     assert {path.name for path in place.iterdir()} == before
 
 

@@ -112,7 +112,7 @@ def test_a_file_of_questions(place, niwaki_command, no_harness):
     assert "at 40 tokens a row, as there is no eval_data" in err
     result = result_of(place, "asked")
     for name, side in (("llama", "pruned"), ("other", "dense")):
-        questions, tokenizer = read_questions(str(place / "rows.jsonl")), letter_tokenizer()
+        questions, tokenizer = read_questions(str(place / "rows.jsonl"))[0], letter_tokenizer()
         pairs = encode_questions(tokenizer, questions)
         means = multiple_choice(niwaki.load(place / name), questions, pairs, 4)
         assert result[side]["quality"] == {f"rows/{metric}": mean.value for metric, mean in means.items()}

@@ -240,7 +240,7 @@ def test_questions_are_read_from_any_json(tmp_path: Path) -> None:
     for number, content in enumerate((json.dumps([row]), "\ufeff" + json.dumps(row), json.dumps([row], indent=1))):
         path = tmp_path / f"{number}.jsonl"
         path.write_text(content, "utf-8")
-        assert [question.gold for question in read_questions(str(path))] == [1]
+        assert [question.gold for question in read_questions(str(path))[0]] == [1]
 
 
 def test_usual_files_are_said_without_their_dialect(tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -195,24 +198,143 @@ def test_the_working_directory_is_filled_and_stays_it(tmp_path, monkeypatch):
     assert sorted(str(path) for path in Path().iterdir()) == [".niwaki", "new"]
 
 
-@pytest.mark.parametrize("failing", [1, 2, 3, 4])
-def test_a_rename_that_fails_puts_the_old_content_back(tmp_path, monkeypatch, failing):
-    with atomic_folder(tmp_path / "out") as folder:
-        (folder / "old").write_text("x")
-        (folder / "new").write_text("old")
-    rename, calls = Path.rename, []
+def replaced_in_place(monkeypatch):
+    """As on a file system on which folders cannot change places."""
 
-    def fail_once(self, target):
+    def unable(one, other):
+        raise OSError("cannot")
+
+    monkeypatch.setattr("niwaki.checkpoint.folder.exchange", unable)
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3, 4, 5, 6])
+def test_a_move_that_fails_puts_the_old_content_back(tmp_path, monkeypatch, failing):
+    replaced_in_place(monkeypatch)
+    with atomic_folder(tmp_path / "out") as folder:
+        for name in ("old", "new", "config.json"):
+            (folder / name).write_text("old")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    move, calls = shutil.move, []
+
+    def fail_once(source, target):
         calls.append(target)
         if len(calls) == failing:
             raise OSError("no")
-        return rename(self, target)
+        return move(source, target)
 
-    monkeypatch.setattr(Path, "rename", fail_once)
+    monkeypatch.setattr(shutil, "move", fail_once)
     with pytest.raises(OSError, match="no"):
         written(tmp_path / "out", overwrite=True)
-    assert names(tmp_path) == ["out", "out/.niwaki", "out/new", "out/old"]
-    assert (tmp_path / "out" / "new").read_text() == "old"
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert names(tmp_path) == ["out", "out/.niwaki", "out/config.json", "out/new", "out/old"]
+
+
+def killed_at(moment, work):
+    """Do `work` in a process that is gone at its file operation number `moment`; whether it was."""
+    child = os.fork()
+    if not child:
+        seen = []
+
+        def look(event, arguments):
+            if event in ("os.mkdir", "os.rename", "os.remove", "shutil.rmtree"):
+                seen.append(event)
+                if len(seen) == moment:
+                    os._exit(9)
+
+        sys.addaudithook(look)
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def content(folder):
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("way", ["new", "exchange", "in place", "inside"])
+def test_killed_at_any_file_operation_all_is_old_or_new_and_the_next_run_is_clean(tmp_path, monkeypatch, way):
+    out = tmp_path / "out"
+
+    def work(text="new"):
+        with atomic_folder(out, overwrite=True) as folder:
+            (folder / "deep").mkdir()
+            for name in ("config.json", "model", "deep/x"):
+                (folder / name).write_text(text)
+
+    if way in ("in place", "inside"):
+        replaced_in_place(monkeypatch)
+    if way == "inside":
+
+        def inside(target):
+            return target / ".niwaki.working" if target.is_dir() else target.parent / ".out.niwaki"
+
+        for place in ("folder", "working"):
+            monkeypatch.setattr(f"niwaki.checkpoint.{place}.place_for", inside)
+    work("new")
+    new = content(out)
+    moment, found = 0, set()
+    while True:
+        shutil.rmtree(out)
+        if way != "new":
+            work("old")
+        before = content(out)
+        moment += 1
+        if not killed_at(moment, work):
+            break
+        left = {name: text for name, text in content(out).items() if not name.startswith(".niwaki.")}
+        if "config.json" in left or way in ("new", "exchange"):
+            found.add("new" if left == new else "old")
+            assert left in (before, new)
+        else:
+            found.add("no model")
+        work("newer")
+        assert content(out) == {name: "newer" if text == "new" else text for name, text in new.items()}
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert found == {"old", "new", *["no model"] * (way not in ("new", "exchange"))}
+
+
+def test_of_two_processes_the_second_is_told_of_the_first(tmp_path):
+    def first_line(work):
+        ours, theirs = os.pipe()
+        if not os.fork():
+            with suppress(BaseException), atomic_folder(tmp_path / "out"):
+                os.write(theirs, b"!")
+                work()
+            os._exit(0)
+        assert os.read(ours, 1) == b"!"
+
+    first_line(lambda: os._exit(9))
+    os.wait()
+    assert names(tmp_path) != []  # a killed one does not count
+    ours, theirs = os.pipe()
+    first_line(lambda: os.read(ours, 1))
+    for _ in range(2):
+        rule = r"one process at a time, got '.*out', which process \d+ writes"
+        with pytest.raises(niwaki.RequestError, match=rule), atomic_folder(tmp_path / "out"):
+            raise AssertionError
+    os.write(theirs, b"!")
+    os.wait()
+    with pytest.raises(niwaki.RequestError, match="overwrite"):
+        written(tmp_path / "out")
+    assert names(tmp_path) == ["out", "out/.niwaki"]
+
+
+@pytest.mark.parametrize("what", ["mine", "link", "file"])
+def test_a_working_folder_that_is_not_ours_is_left_alone(tmp_path, what):
+    place = tmp_path / ".out.niwaki"
+    added(tmp_path, "elsewhere/new")
+    if what == "link":
+        place.symlink_to("elsewhere")
+    else:
+        added(tmp_path, ".out.niwaki/new/x" if what == "mine" else ".out.niwaki")
+        if what == "mine":
+            added(tmp_path, ".out.niwaki/mine")
+    before = names(tmp_path)
+    with pytest.raises(niwaki.RequestError, match="leave the working folder"):
+        written(tmp_path / "out")
+    assert names(tmp_path) == before
 
 
 def test_a_file_is_replaced_only_if_it_is_ours(tmp_path):

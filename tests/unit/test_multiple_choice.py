@@ -145,14 +145,14 @@ def test_the_harness_says_the_same(tmp_path, monkeypatch, bos):
     manager = tasks.TaskManager(include_path=str(tmp_path), include_defaults=False)
     model, tokenizer = tiny("llama"), letter_tokenizer(bos)
     theirs, described = harness_scores(model, tokenizer, manager, "rows", batch_size=4)
-    questions = read_questions(str(path))
+    questions = read_questions(str(path))[0]
     ours = multiple_choice(model, questions, encode_questions(tokenizer, questions), batch_size=8)
     assert {f"rows/{name}": mean.value for name, mean in ours.items()} == {n: m.value for n, m in theirs.items()}
     for name, mean in ours.items():
         assert mean.stderr == pytest.approx(theirs[f"rows/{name}"].stderr)
     assert (described["rows"]["rows"], described["rows"]["shots"]) == (len(kept), 0)
     few, described = harness_scores(model, tokenizer, manager, "rows", batch_size=4, limit=7)
-    first = read_questions(str(path), limit=7)
+    first = read_questions(str(path), limit=7)[0]
     assert few["rows/acc"].value == multiple_choice(model, first, encode_questions(tokenizer, first), 8)["acc"].value
     assert described["rows"]["rows"] == 7
 
@@ -200,7 +200,7 @@ def test_rows_of_its_data_sets_are_asked_as_the_harness_asks(tmp_path, monkeypat
     manager = tasks.TaskManager(include_path=str(tmp_path), include_defaults=False)
     model, tokenizer = tiny("llama"), letter_tokenizer()
     theirs, _ = harness_scores(model, tokenizer, manager, "rows", batch_size=4)
-    questions = read_questions(str(path))
+    questions = read_questions(str(path))[0]
     ours = multiple_choice(model, questions, encode_questions(tokenizer, questions), batch_size=8)
     assert {f"rows/{name}": mean.value for name, mean in ours.items()} == {n: m.value for n, m in theirs.items()}
 

@@ -13,7 +13,7 @@ from niwaki.errors import RequestError
 def questions(tmp_path, *rows, limit=None):
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows) + "\n\n", encoding="utf-8")
-    return read_questions(str(path), limit)
+    return read_questions(str(path), limit)[0]
 
 
 @pytest.mark.parametrize("prompt", ["query", "question", "context"])

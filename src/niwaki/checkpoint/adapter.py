@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import warnings
+from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
 from transformers import PreTrainedModel
 
 from niwaki.adapters import check_adapter, mask_adapters_
@@ -21,6 +23,8 @@ from niwaki.errors import RequestError
 Shapes = dict[str, tuple[int, ...]]
 
 _WEIGHTS = "adapter_model.safetensors"
+_LONGEST = 1000
+"""Characters that the name of a base can have."""
 _INSIDE = "base_model.model."
 """What PEFT writes before the name that a tensor has inside the base."""
 
@@ -84,8 +88,9 @@ def load_adapter(folder: Path, base: str, dtype: str) -> PeftModel:
     Raises:
         RequestError: see `adapter_head`; tensors of the adapter that have no place in the model, or that it lacks.
     """
-    model = load_plain(base, adapter_head(folder, base), dtype)
     shapes = tensor_shapes_in(folder / _WEIGHTS)
+    _check_rank(folder, shapes)
+    model = load_plain(base, adapter_head(folder, base), dtype)
     brought = {key.removeprefix(_INSIDE) for key in shapes}
     model._niwaki_new_parameters = tuple(  # type: ignore[assignment]
         name for name in new_parameters(model) if name not in brought
@@ -110,6 +115,17 @@ def load_adapter(folder: Path, base: str, dtype: str) -> PeftModel:
         raise RequestError(f"base_model must fit the adapter {str(folder)!r}: {line(error)}") from error
 
 
+def _check_rank(folder: Path, shapes: Shapes) -> None:
+    """Refuse a config of larger factors than the file holds, before PEFT makes them."""
+    ranks = [shape[0] for name, shape in shapes.items() if ".lora_A." in name or ".lora_embedding_A" in name]
+    config = cast(LoraConfig, adapter_config(folder))
+    pattern = config.rank_pattern or {}
+    asked = [config.r, *(pattern.values() if isinstance(pattern, dict) else [pattern])]
+    if ranks and not all(isinstance(rank, int) and rank <= max(ranks) for rank in asked):
+        rule = f"r and rank_pattern in adapter_config.json must be at most the {max(ranks)} of its tensors"
+        raise RequestError(f"{rule}, got {str(folder)!r} with {max(asked, key=str)!r}")
+
+
 def base_of(folder: Path, base_model: str | None) -> str:
     """Where the base of an adapter is: as asked; else as its config names it, on this machine or on the Hub.
 
@@ -123,13 +139,14 @@ def base_of(folder: Path, base_model: str | None) -> str:
         named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     except UNREADABLE as error:
         raise RequestError(f"base_model must be given: {str(folder)!r} names none: {line(error)}") from error
-    if not named:
+    if not named or not isinstance(named, str) or len(named) > _LONGEST:
         raise RequestError(f"base_model must be given: the adapter {str(folder)!r} names none")
     around = folder.resolve().parent
     places = [Path(named), folder / named, around / Path(named).name, around, around.parent]
-    for place in places:
-        if (place / "config.json").is_file():
-            return str(place)
+    with suppress(OSError, ValueError):  # a name that no file can have
+        for place in places:
+            if (place / "config.json").is_file():
+                return str(place)
     tried = ", ".join(repr(str(place)) for place in places)
     try:
         read_config(named)

@@ -30,6 +30,8 @@ def weight_files(folder: Path) -> list[Path]:
         rule = f"{INDEX} must name the shard of every weight"
         raise RequestError(f"{rule}, got {str(folder)!r} with a damaged one: {line(error)}") from error
     for name in names:
+        if Path(name).name != name:
+            raise RequestError(f"{INDEX} must name files beside it, got {str(folder)!r} with {name!r}")
         if not (folder / name).is_file():
             raise RequestError(f"model must hold every shard that {INDEX} names, got {str(folder)!r} without {name}")
     return [folder / name for name in names]

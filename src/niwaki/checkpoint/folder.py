@@ -7,12 +7,14 @@ anything in it that its mark does not list, holds somebody else's work and is re
 from __future__ import annotations
 
 import json
+import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from niwaki.checkpoint.exchange import exchange
+from niwaki.checkpoint.working import GONE, KEPT, NEW, OLD, READY, place_for, working_folder
 from niwaki.errors import RequestError
 
 MARK = ".niwaki"
@@ -23,47 +25,49 @@ _NAMED = 3
 
 @contextmanager
 def atomic_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary folder whose content becomes that of `folder` at the end, or vanishes on any exception.
+    """A new folder whose content becomes that of `folder` at the end, or vanishes on any exception.
 
-    A new folder gets its name last. One that is there stays the folder it is (a working directory, the end of a link, a
-    mount point): its content is replaced.
+    Whatever kills the process and whenever, `folder` is as it was or as it is to be: a new folder gets its name last,
+    one that is there changes places with the new one in one step. Where that cannot be done (a mount point, the working
+    directory, a file system that does not know it) its content is moved away and the new one in, and the next call
+    finishes what was killed meanwhile.
 
     Raises:
         RequestError: `folder` is not empty, and `overwrite` was not asked or it holds what Niwaki did not write; at the
-            start, and at the end for what was put there in between.
+            start, and at the end for what was put there in between. Another process writes it.
     """
     target = Path(folder).resolve()
-    _check_folder(target, folder, overwrite)
-    with new_parents(target):
-        inside = target.is_dir()
-        try:
-            place = target if inside else target.parent
-            temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=place))
-        except OSError as error:
-            rule = "out must be a folder that can be made"
-            raise RequestError(f"{rule}, got {str(folder)!r}: {' '.join(str(error).split())}") from error
-        try:
-            new = temporary / (target.name or "new")
-            new.mkdir()
-            yield new
-            _write_mark(new)
-            _check_folder(target, folder, overwrite, temporary)
-            if target.is_dir():
-                _replace_content(target, temporary, new)
-            else:
-                new.rename(target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    if not (place_for(target) / READY).is_dir():
+        _check_folder(target, folder, overwrite)
+    with new_parents(target), working_folder(target) as place:
+        _finish_replacement(target, place)
+        _check_folder(target, folder, overwrite)
+        new = place / NEW / (target.name or "new")
+        new.mkdir(parents=True)
+        yield new
+        _write_mark(new)
+        _to_disk(new)
+        _check_folder(target, folder, overwrite)
+        if target.is_dir():
+            _replace(target, place, new)
+        else:
+            new.rename(target)
+
+
+def kept_beside(new: Path) -> Path:
+    """Where what is done so far can be kept while a folder of `atomic_folder` is open: it outlives an exception."""
+    return new.parent.parent / KEPT
 
 
 @contextmanager
 def atomic_file(path: str | Path, overwrite: bool, is_ours: Callable[[Path], bool], kind: str) -> Iterator[Path]:
-    """A temporary file that becomes `path` at the end, or vanishes on any exception.
+    """A new file that becomes `path` at the end, or vanishes on any exception.
 
     `is_ours` says of a file whether Niwaki wrote it, `kind` names in errors what Niwaki writes there.
 
     Raises:
         RequestError: `path` is there, and `overwrite` was not asked or it is not such a file; or cannot be written.
+            Another process writes it.
     """
     target = Path(path).resolve()
     if target.exists():
@@ -74,17 +78,12 @@ def atomic_file(path: str | Path, overwrite: bool, is_ours: Callable[[Path], boo
             raise RequestError(f"{rule}, got {str(path)!r}, which is something else")
         if not overwrite:
             raise RequestError(f"{rule}, got {str(path)!r} without --overwrite")
-    with new_parents(target):
-        try:
-            temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        except OSError as error:
-            rule = "out must be a file that can be written"
-            raise RequestError(f"{rule}, got {str(path)!r}: {' '.join(str(error).split())}") from error
-        try:
-            yield temporary / target.name
-            (temporary / target.name).replace(target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    with new_parents(target), working_folder(target) as place:
+        new = place / NEW / target.name
+        new.parent.mkdir()
+        yield new
+        _to_disk(new.parent)
+        new.replace(target)
 
 
 @contextmanager
@@ -109,14 +108,15 @@ def new_parents(path: Path) -> Iterator[None]:
         raise
 
 
-def _check_folder(target: Path, folder: str | Path, overwrite: bool, temporary: Path | None = None) -> None:
-    """Refuse a folder whose content must not be replaced; `temporary` in it is no part of it."""
+def _check_folder(target: Path, folder: str | Path, overwrite: bool) -> None:
+    """Refuse a folder whose content must not be replaced; a working folder in it is no part of it."""
+    working = place_for(target)
     if target.exists() and not target.is_dir():
         raise RequestError(f"out must be a new or empty folder, got {str(folder)!r}, which is a file")
     try:
-        if not target.is_dir() or all(path == temporary for path in target.iterdir()):
+        if not target.is_dir() or all(path == working for path in target.iterdir()):
             return
-        foreign = _foreign(target, temporary)
+        foreign = _foreign(target, working)
     except OSError as error:
         raise RequestError(f"out must be a folder that can be read, got {str(folder)!r}: {error}") from error
     if foreign:
@@ -129,7 +129,7 @@ def _check_folder(target: Path, folder: str | Path, overwrite: bool, temporary: 
         raise RequestError(f"out must be a new or empty folder (or ask for --overwrite), got {str(folder)!r}")
 
 
-def _foreign(folder: Path, temporary: Path | None) -> list[str]:
+def _foreign(folder: Path, working: Path) -> list[str]:
     """Paths in `folder`, relative to it, that its mark does not list; of a whole folder of such, its own name alone.
 
     A folder in it that Niwaki has written anew since has a mark of its own, which adds to what is listed.
@@ -139,7 +139,7 @@ def _foreign(folder: Path, temporary: Path | None) -> list[str]:
     def look(place: Path, known: set[Path]) -> None:
         known = known | _listed(place)
         for path in sorted(place.iterdir()):
-            if path == temporary:
+            if path == working:
                 continue
             inner = path.is_dir() and not path.is_symlink()
             if path not in known:
@@ -157,7 +157,7 @@ def _listed(folder: Path) -> set[Path]:
     try:
         entries = json.loads(mark.read_text(encoding="utf-8"))["entries"]
         return {folder / str(entry) for entry in entries} | {mark}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()
 
 
@@ -166,19 +166,59 @@ def _write_mark(folder: Path) -> None:
     (folder / MARK).write_text(json.dumps({"entries": entries}, indent=1) + "\n", encoding="utf-8")
 
 
-def _replace_content(target: Path, temporary: Path, new: Path) -> None:
-    """Move what is in `new` up into `target`, where `temporary` lies; what stood there is put back if that fails."""
-    old = temporary / "old"
-    old.mkdir()
-    moves = [(path, old / path.name) for path in target.iterdir() if path != temporary]
-    moves += [(path, target / path.name) for path in new.iterdir()]
-    done: list[tuple[Path, Path]] = []
+def _to_disk(folder: Path) -> None:
+    """Have the system write all files and folders of `folder`, so that they are whole when they get their names."""
+    for path in (*folder.rglob("*"), folder):
+        if path.is_file() or (path.is_dir() and os.name == "posix"):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _replace(target: Path, place: Path, new: Path) -> None:
+    """Let the folder `new` take the place of `target`."""
+    if Path.cwd() != target:  # else the shell that started this would be left in a folder that is gone
+        with suppress(OSError):
+            shutil.copymode(target, new)
+            exchange(new, target)
+            return
+    new.rename(place / READY)
+    _finish_replacement(target, place)
+
+
+def _finish_replacement(target: Path, place: Path) -> None:
+    """Replace the content of `target` by what is READY in `place`, going on where a killed process stopped.
+
+    First what stands there moves to OLD, which is then named GONE, then the new comes. A folder without its config is
+    no model, so that goes first and comes last. If a move fails, all is put back.
+    """
+    ready, old, gone = (place / name for name in (READY, OLD, GONE))
+    if not ready.is_dir():
+        return
     try:
-        for before, after in moves:
-            done.append((before, after))
-            before.rename(after)
+        if not gone.is_dir():
+            old.mkdir(exist_ok=True)
+            _move_all(target, old, place)
+            old.rename(gone)
+        _move_all(ready, target, place, config_last=True)
     except BaseException:
-        for before, after in reversed(done):
-            with suppress(FileNotFoundError):  # the move that failed
-                after.rename(before)
+        if gone.is_dir():
+            _move_all(target, ready, place)
+            gone.rename(old)
+        _move_all(old, target, place, config_last=True)
         raise
+
+
+def _move_all(source: Path, target: Path, working: Path, config_last: bool = False) -> None:
+    """Move all that is in one folder into another, but for the working folder; what was half moved is moved anew."""
+    paths = sorted(source.iterdir(), key=lambda path: (path.name == "config.json") == config_last)
+    for path in paths:
+        if path != working:
+            there = target / path.name
+            if there.is_dir() and not there.is_symlink():
+                shutil.rmtree(there)
+            else:
+                there.unlink(missing_ok=True)
+            shutil.move(path, there)

@@ -12,11 +12,11 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from niwaki.errors import RequestError
+from niwaki.errors import NiwakiError, RequestError, WorkError, limit_of
 
 UNREADABLE = (
-    *(OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ArithmeticError, AssertionError),
-    *(SafetensorError, StrictDataclassError),
+    *(OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, ArithmeticError, AssertionError),
+    *(ImportError, MemoryError, SafetensorError, StrictDataclassError),
 )
 """What Transformers and PEFT raise, in one place or another, over files that are damaged or of something else."""
 
@@ -44,10 +44,12 @@ def line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def unreadable(name: str, error: BaseException) -> RequestError:
+def unreadable(name: str, error: BaseException) -> NiwakiError:
     """The error for a model folder or Hub id that does not load, by what was raised over it."""
-    if isinstance(error, RequestError):
+    if isinstance(error, NiwakiError):
         return error
+    if (limit := limit_of(error)) is not None:
+        return WorkError(f"model {name!r}: {limit}")
     if "trust_remote_code" in str(error):
         return RequestError(f"model must load without code of its own, which is never run, got {name!r} that needs it")
     if isinstance(error, OSError) and not Path(name).is_dir():

@@ -13,11 +13,13 @@ from transformers import AutoConfig, PreTrainedModel
 
 from niwaki.anatomy import CLASSIFIER, Task, family_of, unwrap
 from niwaki.anatomy.modeling_mobilellm import MobileLLMConfig
+from niwaki.checkpoint.files import tensor_shapes
 from niwaki.checkpoint.hub import local_folder
 from niwaki.checkpoint.library import UNREADABLE, quiet, unreadable
 from niwaki.checkpoint.masks import apply_saved_masks_
-from niwaki.checkpoint.task import check_class, output_layer, read_config, refused, task_of_config
+from niwaki.checkpoint.task import check_class, empty_model, output_layer, read_config, refused, task_of_config
 from niwaki.errors import RequestError
+from niwaki.surgery.narrow import apply_shapes_
 from niwaki.surgery.shapes import METHOD, forget_
 
 _UNUSED = re.compile(r"\.pooler\.|(^|\.)(position_ids|token_type_ids|inv_freq|masked_bias)$")
@@ -106,6 +108,8 @@ def load_plain(name: str, head: Head, dtype: str) -> PreTrainedModel:
     """
     try:
         config = _config(name, head)
+        if Path(name).is_dir():
+            _check_sizes(name, config, head)
         with quiet(progress=not Path(name).is_dir()):
             model, report = head.task.auto.from_pretrained(  # type: ignore[attr-defined]
                 name,
@@ -154,6 +158,29 @@ def _config(name: str, head: Head) -> Any:
         layers = table.get("layers") if isinstance(table, dict) else None
         config.quantization_config = {"quant_method": METHOD, "layers": layers}
     return config
+
+
+def _check_sizes(name: str, config: Any, head: Head) -> None:
+    """Refuse a config of other sizes than the tensors', before such a model is made: it may be of any size.
+
+    An empty model is made, to compare, only where a number of the config is far above all sizes of tensors.
+    """
+    shapes = tensor_shapes(name)
+    rule = f"config.json of {name!r} must have the sizes of its tensors"
+    if config.num_hidden_layers > len(shapes):
+        raise RequestError(f"{rule}, got {config.num_hidden_layers} layers and {len(shapes)} tensors")
+    widest = max((size for shape in shapes.values() for size in shape), default=0)
+    if all(value <= 4 * widest for value in vars(config).values() if type(value) is int):
+        return
+    empty = empty_model(config, head.task)
+    table = getattr(config, "quantization_config", None)
+    if table is not None and (layers := dict(table).get("layers")) is not None:
+        apply_shapes_(empty, layers)
+    prefix = f"{empty.base_model_prefix}."
+    for key, parameter in empty.named_parameters():
+        found = shapes.get(key, shapes.get(key.removeprefix(prefix)))
+        if key.startswith(prefix) and found not in (None, tuple(parameter.shape)):
+            raise RequestError(f"{rule}, got {key} of {list(parameter.shape)} and {list(found or ())}")
 
 
 def _check_used(name: str, model: PreTrainedModel, unexpected: Any, head: Head) -> None:

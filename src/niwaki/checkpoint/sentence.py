@@ -180,5 +180,5 @@ def _load(folder: Path, entry: dict[str, Any]) -> nn.Module:
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RequestError(f"model file {str(path)!r} must be JSON, got {line(error)}") from error

@@ -18,6 +18,7 @@ from niwaki.checkpoint.files import tensor_shapes
 from niwaki.checkpoint.library import UNREADABLE, unreadable
 from niwaki.errors import RequestError
 
+_MOST_LAYERS = 1000
 _CAUSAL = {name for family in FAMILIES if family.causal for name in family.model_types}
 
 
@@ -28,9 +29,14 @@ def read_config(name: str) -> Any:
         RequestError: none there, a damaged one, one that needs code of its own.
     """
     try:
-        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except UNREADABLE as error:
         raise unreadable(name, error) from error
+    layers = getattr(config, "num_hidden_layers", None)
+    if isinstance(layers, int) and layers > _MOST_LAYERS:  # even an empty model of these would take hours
+        rule = f"num_hidden_layers in config.json must be at most {_MOST_LAYERS} to have the sizes of its tensors"
+        raise RequestError(f"{rule}, got {layers} in {name!r}")
+    return config
 
 
 def task_of_config(name: str, config: Any) -> Task:

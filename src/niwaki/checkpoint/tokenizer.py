@@ -36,15 +36,23 @@ def load_tokenizer(source: str | Path, base_model: str | None = None, *, of_word
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         if of_words and not getattr(tokenizer, "add_prefix_space", True):
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, add_prefix_space=True)
+        tokenizer("a")  # what is damaged may load, and fail at the first text
+        # Without files Transformers makes one that knows no word.
+        if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+            raise RequestError(f"model must have tokenizer files, got {source!r} without a vocabulary")
     except RequestError:
         raise
-    except (OSError, ValueError) as error:
+    except (
+        BaseException
+    ) as error:  # of any class: the Rust of tokenizers has none of its own, and panics are no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         if "trust_remote_code" in str(error):
             raise RequestError(f"{_OWN_CODE}, got {source!r} that needs it") from error
         raise RequestError(f"model must have tokenizer files, got {source!r}: {line(error)}") from error
-    # Without files Transformers makes one that knows no word.
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-        raise RequestError(f"model must have tokenizer files, got {source!r} without a vocabulary")
+    templates = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else {}
+    if strange := [name for name in templates if Path(name).name != name]:
+        raise RequestError(f"chat templates must have names that files can have, got {source!r} with {strange[0]!r}")
     return tokenizer
 
 

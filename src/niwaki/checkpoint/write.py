@@ -135,6 +135,8 @@ def write_adapter(model: PeftModel, folder: Path, final: Path, tokenizer: Any = 
     """
     if len(model.active_adapters) != 1:
         raise RequestError(f"keep_adapter must be asked where one adapter is active, got {model.active_adapters}")
+    if Path(model.active_adapters[0]).name != model.active_adapters[0]:
+        raise RequestError(f"adapter must have a name that a folder can have, got {model.active_adapters[0]!r}")
     copied = copy.deepcopy(model)
     for module in copied.modules():
         if isinstance(module, LoraLayer) and module.merged:
@@ -147,6 +149,9 @@ def write_adapter(model: PeftModel, folder: Path, final: Path, tokenizer: Any = 
         forget_initialisation_(model)
         for config in model.peft_config.values():
             config.base_model_name_or_path = str(final)
+            for key, value in vars(config).items():
+                if isinstance(value, set):  # PEFT writes sets as they come, another way in each process
+                    setattr(config, key, sorted(value))
         with warnings.catch_warnings():
             # PEFT takes the one dimension of a `lora_bias` for a shard.
             warnings.filterwarnings("ignore", ".*LoRA tensor.s. have invalid shape")

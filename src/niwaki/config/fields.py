@@ -13,9 +13,12 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
-def option(default: Any, help: str) -> Any:
-    """A dataclass field with a default and the text that the command shows for its flag."""
-    return dataclasses.field(default=default, metadata={"help": help})
+def option(default: Any, help: str, off: str | None = None) -> Any:
+    """A dataclass field with a default and the text that the command shows for its flag.
+
+    `off` names the flag of its opposite, for one that is True by default.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "off": off})
 
 
 def required(help: str) -> Any:
@@ -33,6 +36,15 @@ def check_at_least(config: Any, least: float, *names: str) -> None:
         value = getattr(config, name)
         if not value >= least:
             raise RequestError(f"{name} must be at least {least:g}, got {value:g}")
+
+
+def check_given_at_least(config: Any, least: float, *names: str) -> None:
+    """`check_at_least` of those fields that are given.
+
+    Raises:
+        RequestError: naming the first field that is below.
+    """
+    check_at_least(config, least, *(name for name in names if getattr(config, name) is not None))
 
 
 def check_unused(config: Any, by: str, *names: str) -> None:

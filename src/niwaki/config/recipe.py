@@ -13,6 +13,8 @@ from niwaki.config.layer_adaptive import LayerAdaptive
 from niwaki.config.requests import STAGES, Recipe, Stage
 from niwaki.errors import RequestError, check_choice
 
+_DEEPEST = 10
+"""Mappings and lists that may lie in each other; a recipe needs three."""
 LISTS = ("text_columns", "label_names")
 """Keys that hold several words."""
 
@@ -20,7 +22,7 @@ LISTS = ("text_columns", "label_names")
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     """Plain data (strings, numbers, lists) that `recipe_from_dict` turns back into an equal recipe."""
     plain = dataclasses.asdict(recipe)
-    del plain["overwrite"]
+    del plain["overwrite"], plain["resume"]
     for name in LISTS:
         plain[name] = list(plain[name]) if plain[name] else None
     meant = [stage.resolved() if isinstance(stage, LayerAdaptive) else stage for stage in recipe.stages]
@@ -46,8 +48,8 @@ def stage_from_dict(plain: dict[str, Any]) -> Stage:
     return _build(STAGES[kind], options, f"stages.{kind}")
 
 
-def recipe_from_dict(plain: Any, overwrite: bool = False) -> Recipe:
-    """The inverse of `recipe_to_dict`; whether a folder may be replaced is never part of a recipe.
+def recipe_from_dict(plain: Any, overwrite: bool = False, resume: bool = True) -> Recipe:
+    """The inverse of `recipe_to_dict`; whether a folder may be replaced, or a run goes on, is never part of a recipe.
 
     Raises:
         RequestError: for a key that is not known, a missing one, or a value of the wrong type or out of range.
@@ -62,7 +64,7 @@ def recipe_from_dict(plain: Any, overwrite: bool = False) -> Recipe:
     for name in LISTS:
         if isinstance(values.get(name), list):
             values[name] = tuple(map(str, values[name]))
-    return _build(Recipe, {**values, "stages": tuple(built), "overwrite": overwrite}, "recipe")
+    return _build(Recipe, {**values, "stages": tuple(built), "overwrite": overwrite, "resume": resume}, "recipe")
 
 
 def _build(cls: Any, values: dict[str, Any], where: str) -> Any:
@@ -81,15 +83,35 @@ def _build(cls: Any, values: dict[str, Any], where: str) -> Any:
         raise RequestError(f"{where}: {error}") from error
 
 
-def read_recipe(path: Path, overwrite: bool = False) -> Recipe:
-    """Read a recipe file (YAML, `safe_load`)."""
+def read_recipe(path: Path, overwrite: bool = False, resume: bool = True) -> Recipe:
+    """Read a recipe file (YAML, `safe_load`).
+
+    Raises:
+        RequestError: no such file, no such YAML; see `recipe_from_dict`.
+    """
     if not path.is_file():
         raise RequestError(f"recipe must be an existing file, got {str(path)!r}")
     try:
-        return recipe_from_dict(yaml.safe_load(path.read_text(encoding="utf-8")), overwrite)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = str(error).replace("\n", " ")
-        raise RequestError(f"recipe {str(path)!r} is not valid YAML in UTF-8: {line}") from error
+        text = path.read_text(encoding="utf-8")
+        _check_events(path, text)
+        plain = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
+        if isinstance(error, RequestError):
+            raise
+        raise RequestError(
+            f"recipe {str(path)!r} is not valid YAML in UTF-8: {' '.join(str(error).split())}"
+        ) from error
+    return recipe_from_dict(plain, overwrite, resume)
+
+
+def _check_events(path: Path, text: str) -> None:
+    """Refuse YAML by which a short file stands for a huge one, or keeps the parser busy for hours."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent) or depth > _DEEPEST:
+            rule = f"recipe must write out what it says, without aliases (*) and at most {_DEEPEST} deep"
+            raise RequestError(f"{rule}, got line {event.start_mark.line + 1} of {str(path)!r}")
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:

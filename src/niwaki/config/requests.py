@@ -6,7 +6,15 @@ from dataclasses import dataclass
 
 from niwaki.config.dynamic import DynamicSparsityTraining
 from niwaki.config.engine import ENGINES, WRITTEN_FOR, Rounding, check_engine, check_quantization
-from niwaki.config.fields import bytes_of, check_at_least, check_seed, check_unused, option, required
+from niwaki.config.fields import (
+    bytes_of,
+    check_at_least,
+    check_given_at_least,
+    check_seed,
+    check_unused,
+    option,
+    required,
+)
 from niwaki.config.finetune import Finetune
 from niwaki.config.layer_adaptive import GRANULARITIES, LAYER_SCORES, WEIGHT_SCORES, LayerAdaptive
 from niwaki.config.planned import Planned
@@ -25,6 +33,7 @@ POOLINGS = ("mean", "cls")
 DEFAULT_LENGTH = 128
 """Tokens in a row for counts and timing, where no data say another."""
 
+THREADS = "Threads to compute with; by default as many as PyTorch takes."
 TRAIN_SPLIT = "Split of a Hub data set to take as --train-data; train by default."
 EVAL_SPLIT = "Split of a Hub data set to take as --eval-data; by default validation, or test where there is none."
 
@@ -63,6 +72,7 @@ class Request:
     )
     seed: int = option(0, "Seed of everything that is drawn.")
     device: str = option("cpu", "PyTorch device to work on.")
+    threads: int | None = option(None, THREADS)
     dtype: str = option("float32", f"How weights are held and written: {', '.join(DTYPES)} (as the files hold them).")
     batch_size: int = option(32, "Rows in a batch.")
     max_length: int = option(128, "Tokens of a row that are kept; for a language model its context length.")
@@ -77,8 +87,7 @@ class Request:
         if self.pooling is not None:
             check_choice("pooling", self.pooling, POOLINGS)
         check_at_least(self, 1, "batch_size", "max_length")
-        if self.stride is not None:
-            check_at_least(self, 1, "stride")
+        check_given_at_least(self, 1, "stride", "threads")
         check_seed(self)
         if self.label_names is not None and len(set(self.label_names)) < len(self.label_names):
             raise RequestError(f"label_names must differ from each other, got {' '.join(self.label_names)}")
@@ -90,10 +99,12 @@ class Demo:
 
     out: str = option("niwaki-demo", "Folder to write.")
     seed: int = option(0, "Seed of everything that is drawn.")
+    threads: int | None = option(None, THREADS)
     overwrite: bool = option(False, "Replace a folder that holds only what Niwaki wrote.")
 
     def __post_init__(self) -> None:
         check_seed(self)
+        check_given_at_least(self, 1, "threads")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,10 +125,9 @@ class Measured(Request):
             raise RequestError(f"tasks must be names and .jsonl files with commas between them, got {self.tasks!r}")
         if len(set(self._tasks)) < len(self._tasks):
             raise RequestError(f"tasks must be asked once each, got {self.tasks!r}")
-        if self.limit is not None:
-            check_at_least(self, 1, "limit")
-            if self.tasks is None:
-                raise RequestError(f"limit must be asked with tasks, got {self.limit} without")
+        check_given_at_least(self, 1, "limit")
+        if self.limit is not None and self.tasks is None:
+            raise RequestError(f"limit must be asked with tasks, got {self.limit} without")
 
     @property
     def _tasks(self) -> tuple[str, ...]:
@@ -152,14 +162,14 @@ class Recipe(Measured):
     compact: bool = option(False, "Write masked weights as bits and kept values: smaller, and read by Niwaki only.")
     same_data: bool = option(False, "Let a language model be evaluated on the text that it was calibrated on.")
     keep_adapter: bool = option(False, "Write the adapter beside the base instead of merging it.")
+    resume: bool = option(True, "Go on after the stages that a stopped run has done, or begin anew.", off="restart")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, 1, "calibration_samples", "held_out_samples")
+        check_given_at_least(self, 1, "train_samples")
         if not self.keeps_quality:
             check_unused(self, "a budget", "held_out_samples")
-        if self.train_samples is not None:
-            check_at_least(self, 1, "train_samples")
         if not self.stages:
             raise RequestError(f"stages must name at least one of {', '.join(STAGES)}, got none")
         if self.compact and self.keep_adapter:
@@ -238,8 +248,7 @@ class Evaluation(Rounding, Measured):
             raise RequestError("eval_data or tasks must be given, got neither")
         if self.eval_data is None and self.metric is not None:
             raise RequestError(f"metric must be asked with eval_data, got {self.metric!r} without")
-        if self.latency_length is not None:
-            check_at_least(self, 1, "latency_length")
+        check_given_at_least(self, 1, "latency_length")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,13 +13,14 @@ arc_easy, piqa and hellaswag, so that rows taken from there score the same here.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from niwaki.data.objects import read_objects
-from niwaki.data.text_files import read_text
+from niwaki.data.text_files import text_in
 from niwaki.errors import RequestError
 
 PROMPTS = ("query", "question", "context")
@@ -35,8 +36,8 @@ class Question:
     gold: int | None
 
 
-def read_questions(source: str, limit: int | None = None) -> list[Question]:
-    """The questions of a `.jsonl` file, the first `limit` where one is given.
+def read_questions(source: str, limit: int | None = None) -> tuple[list[Question], str]:
+    """The questions of a `.jsonl` file, the first `limit` where one is given, and the SHA-256 of what was read.
 
     Raises:
         RequestError: no such file, one that does not read, no row, a row of another shape; the row is named.
@@ -45,8 +46,9 @@ def read_questions(source: str, limit: int | None = None) -> list[Question]:
     if not path.is_file():
         raise RequestError(f"tasks must name existing .jsonl files, got {source!r}")
     try:
-        rows: list[Any] = read_objects(read_text(path), by_line=True)[:limit]
-    except (ValueError, OSError) as error:
+        raw = path.read_bytes()
+        rows: list[Any] = read_objects(text_in(raw), by_line=True)[:limit]
+    except (ValueError, OSError, RecursionError) as error:
         raise RequestError(f"tasks must name .jsonl files that can be read, got {source!r}: {error}") from error
     if not rows:
         raise RequestError(f"tasks must name files with at least one row, got {source!r} with none")
@@ -56,7 +58,7 @@ def read_questions(source: str, limit: int | None = None) -> list[Question]:
             questions.append(question_of(row))
         except WrongRowError as error:
             raise RequestError(f"tasks: row {number} of {source!r} {error}") from error
-    return questions
+    return questions, hashlib.sha256(raw).hexdigest()
 
 
 class WrongRowError(Exception):

@@ -8,14 +8,15 @@ may be shorter. Perplexity depends on all of this, so it is printed and written 
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from niwaki.data.batches import UNLABELLED
 from niwaki.data.table import Table
-from niwaki.data.text_files import read_lines
-from niwaki.errors import RequestError
+from niwaki.data.text_files import lines_in
+from niwaki.errors import RequestError, WorkError
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,17 @@ class Protocol:
 
 
 def text_of(table: Table) -> str:
-    """The running text of a table: a `.txt` file as it stands, the rows of any other one after the other."""
+    """The running text of a table: a `.txt` file as it stands, the rows of any other one after the other.
+
+    Raises:
+        WorkError: the file is no longer what the table was read from.
+    """
     path = Path(table.path)
-    if path.suffix.lower() == ".txt" and path.is_file():
-        return "\n".join(read_lines(path))
+    if path.suffix.lower() == ".txt" and table.sha256 is not None:
+        raw = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(raw).hexdigest() != table.sha256:
+            raise WorkError(f"data: {table.path!r} has changed, or is gone, since it was read")
+        return "\n".join(lines_in(raw))
     return "\n\n".join("\n".join(texts) for texts in table.texts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import re
@@ -20,7 +21,7 @@ from niwaki.data.sentences import SEARCHES
 from niwaki.data.several import labels_that_hold
 from niwaki.data.squad import answered_table, is_answered, squad_rows
 from niwaki.data.table import Source, Table, as_list, is_several, recognised, seen
-from niwaki.data.text_files import read_lines, read_text
+from niwaki.data.text_files import lines_in, text_in
 from niwaki.data.words import WORDS_COLUMN, is_tagged, tagged_table
 from niwaki.errors import RequestError
 
@@ -135,34 +136,35 @@ def _read_file(path: Path, parameter: str, label_column: str | None) -> Source:
     if suffix not in SUFFIXES:
         raise RequestError(f"{parameter} must end in one of {' '.join(SUFFIXES)}, got {str(path)!r}")
     try:
+        raw = path.read_bytes()  # once: the hash is that of what was read
         match suffix:
             case ".tsv" | ".csv":
                 # All as text: a sentence "007" stays one.
-                names, rows, dialect = read_delimited(read_text(path), _DELIMITERS[suffix])
+                names, rows, dialect = read_delimited(text_in(raw), _DELIMITERS[suffix])
                 frame = pd.DataFrame(rows, columns=pd.Index(names, dtype=object), dtype=object)
             case ".json" | ".jsonl":
-                text = read_text(path)
+                text = text_in(raw)
                 rows = squad_rows(text) or read_objects(text, by_line=suffix == ".jsonl")
                 frame = pd.DataFrame(rows, dtype=object)
             case ".parquet":
-                frame = pd.read_parquet(path)
-                classes = name_classes_(frame, _classes_of_parquet(path))
+                frame = pd.read_parquet(io.BytesIO(raw))
+                classes = name_classes_(frame, _classes_of_parquet(raw))
             case ".conll" | ".conllu":
-                words, tags, named = read_conll(read_text(path), suffix == ".conllu", label_column)
+                words, tags, named = read_conll(text_in(raw), suffix == ".conllu", label_column)
                 frame = pd.DataFrame({WORDS_COLUMN: words, "tags": tags}, dtype=object)
             case _:
-                frame = pd.DataFrame({"text": [line for line in read_lines(path) if line.strip()]})
-    except (ValueError, OSError) as error:
+                frame = pd.DataFrame({"text": [line for line in lines_in(raw) if line.strip()]})
+    except (ValueError, OSError, RecursionError) as error:  # JSON that is nested too deeply
         line = " ".join(str(error).split())
         raise RequestError(f"{parameter} must be a file that can be read, got {str(path)!r}: {line}") from error
-    return Source(frame, hashlib.sha256(path.read_bytes()).hexdigest(), dialect, None, classes, named)
+    return Source(frame, hashlib.sha256(raw).hexdigest(), dialect, None, classes, named)
 
 
-def _classes_of_parquet(path: Path) -> dict[str, tuple[str, ...]]:
+def _classes_of_parquet(raw: bytes) -> dict[str, tuple[str, ...]]:
     """The names of classes that `datasets` leaves in the files that it writes."""
     from pyarrow.parquet import read_schema
 
-    noted = (read_schema(path).metadata or {}).get(b"huggingface")
+    noted = (read_schema(io.BytesIO(raw)).metadata or {}).get(b"huggingface")
     features = json.loads(noted).get("info", {}).get("features", {}) if noted else {}
     inner = {c: f.get("feature", f) if isinstance(f, dict) else None for c, f in features.items()}
     named = {c: f.get("names") for c, f in inner.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"}

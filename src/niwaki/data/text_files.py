@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-from pathlib import Path
 
 _MARKS = (  # the longer ones first: UTF-32's begins as UTF-16's does
     (codecs.BOM_UTF32_LE, "utf-32-le"),
@@ -15,13 +14,12 @@ _MARKS = (  # the longer ones first: UTF-32's begins as UTF-16's does
 _PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
-def read_text(path: Path) -> str:
-    """The text of the file `path`, line ends as they are.
+def text_in(raw: bytes) -> str:
+    """The text of the bytes of a file, line ends as they are.
 
     Raises:
-        ValueError: a packed file, or bytes that are no text in its encoding. OSError: no file that can be read.
+        ValueError: a packed file, or bytes that are no text in its encoding.
     """
-    raw = path.read_bytes()
     for mark, kind in _PACKED.items():
         if raw.startswith(mark):
             raise ValueError(f"it is packed ({kind}): unpack it first")
@@ -36,10 +34,10 @@ def read_text(path: Path) -> str:
     return text
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of the file `path`; they end with `\\n`, `\\r\\n` or `\\r` and nothing else (U+2028 is text).
+def lines_in(raw: bytes) -> list[str]:
+    """The lines of the bytes of a file; they end with `\\n`, `\\r\\n` or `\\r` and nothing else (U+2028 is text).
 
     Raises:
-        ValueError, OSError: see `read_text`.
+        ValueError: see `text_in`.
     """
-    return read_text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return text_in(raw).replace("\r\n", "\n").replace("\r", "\n").split("\n")

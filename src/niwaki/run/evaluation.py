@@ -13,6 +13,7 @@ from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import DEFAULT_LENGTH, Evaluation
 from niwaki.data import Table, mean_length
 from niwaki.evaluate import check_metric, measures_of
+from niwaki.numerics.threads import threads
 from niwaki.progress import library_manners, say
 from niwaki.report import page
 from niwaki.results import Result, write_result
@@ -42,7 +43,7 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
     clock = Clock()
     data = (request.train_data, request.eval_data, *request.task_files)
     check_out(request.out, request.model, request.against, request.base_model, *data)
-    with library_manners(quiet), atomic_folder(request.out, request.overwrite) as folder:
+    with library_manners(quiet), threads(request.threads), atomic_folder(request.out, request.overwrite) as folder:
         table = read_data(request, request.eval_data, "validation", quiet) if request.eval_data else None
         tasks = read_tasks(request, quiet)
         pruned_side, dense_side = _sides(request, table, quiet)

@@ -10,6 +10,7 @@ from niwaki.config.engine import WRITTEN_FOR
 from niwaki.evaluate.plain import plain_model
 from niwaki.export import EXPORTS, Calibration
 from niwaki.export.gguf.check import trial_perplexities
+from niwaki.numerics.threads import threads
 from niwaki.progress import library_manners, say
 from niwaki.run.engines import calibration_of, check_drop, read_calibration, running, say_bits, say_spared
 from niwaki.run.evaluation import check_measured
@@ -27,7 +28,7 @@ def run_export(request: Export, quiet: bool = False) -> None:
         RequestError: the request is wrong. WorkError: what was written does not compute what the model does.
     """
     check_out(request.out, request.model, request.base_model, request.train_data, request.eval_data)
-    with library_manners(quiet):
+    with library_manners(quiet), threads(request.threads):
         inputs = read_inputs(_in_float32(request), quiet=quiet)
         model, tokenizer = inputs.model, inputs.tokenizer
         calibration = calibration_of(request, inputs, read_calibration(request, quiet))

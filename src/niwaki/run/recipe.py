@@ -14,14 +14,16 @@ from transformers import PreTrainedModel
 from niwaki.adapters import masks_of, merge_, remove_masks_
 from niwaki.anatomy import linears_of, pooling_of
 from niwaki.checkpoint import weight_files, write_adapter, write_model
-from niwaki.checkpoint.folder import atomic_folder
+from niwaki.checkpoint.folder import atomic_folder, kept_beside
 from niwaki.config import Recipe, recipe_to_dict, write_recipe
 from niwaki.methods.plan import Plan
+from niwaki.numerics.threads import threads
 from niwaki.progress import library_manners
 from niwaki.report import model_card, page
 from niwaki.results import Result, write_result
 from niwaki.run.checks import check_recipe
 from niwaki.run.inputs import check_out
+from niwaki.run.kept import Kept, kept_stages
 from niwaki.run.layers import layers_left
 from niwaki.run.likeness import Side, likeness
 from niwaki.run.record import Clock, time_in_turn
@@ -39,17 +41,20 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
     clock = Clock()
     read = (recipe.model, recipe.base_model, recipe.train_data, recipe.eval_data)
     check_out(recipe.out, *read, *recipe.task_files, *recipe.plans)
-    with library_manners(quiet), atomic_folder(recipe.out, recipe.overwrite) as folder:
+    with library_manners(quiet), threads(recipe.threads), atomic_folder(recipe.out, recipe.overwrite) as folder:
         tasks = read_tasks(recipe, quiet)
         work = read_work(recipe, quiet)
         check_recipe(work)
-        return do_recipe(work, tasks, folder, clock)
+        with kept_stages(kept_beside(folder), work) as kept:
+            return do_recipe(work, tasks, folder, clock, Known(kept=kept))
 
 
 @dataclass(frozen=True)
 class Known:
-    """What runs of one model on the same data share, see `niwaki.run.sweep`."""
+    """What is known already: of an earlier run, and of runs of one model on the same data, see `niwaki.run.sweep`."""
 
+    kept: Kept | None = None
+    """Stages that are done, and where to keep others."""
     quality: dict[str, Any] | None = None
     """What was measured of the dense model, see `niwaki.run.stages.measured_quality`."""
     plan: Plan | None = None
@@ -58,15 +63,20 @@ class Known:
     """A context in which nothing else runs on this machine, to time in."""
 
 
-def do_recipe(work: Work, tasks: Tasks, folder: Path, clock: Clock, known: Known | None = None) -> Result:
+def do_recipe(work: Work, tasks: Tasks, folder: Path, clock: Clock, known: Known) -> Result:
     """Do the stages of the recipe of `work`, measure, and write all files of it into `folder`.
 
     Raises:
         RequestError: a stage cannot be done. WorkError: the work failed.
     """
-    recipe, known = work.recipe, known or Known()
     data = work.described()  # as the model's own tokenizer cuts them
-    course = run_stages(work, tasks, folder, known.quality, known.plan)
+    course = run_stages(work, tasks, folder, known.kept, known.quality, known.plan)
+    return _finish(course, tasks, data, folder, clock, known)
+
+
+def _finish(course: Course, tasks: Tasks, data: dict[str, Any], folder: Path, clock: Clock, known: Known) -> Result:
+    """Measure what the stages left and write all files; `data` says how the model's own tokenizer cuts them."""
+    recipe = course.work.recipe
     kept = {name: int(mask.sum()) for name, mask in masks_of(course.work.model).items()}
     plain = _write_weights(course, folder)
     states = [*course.states, measure_state(course.work, plain, tasks, len(course.stages))]

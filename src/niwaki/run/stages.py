@@ -37,6 +37,7 @@ from niwaki.methods.prune import apply_, prune_
 from niwaki.methods.vocabulary import retokenised, trim_vocabulary_
 from niwaki.progress import say
 from niwaki.results import StageResult
+from niwaki.run.kept import Kept, Past
 from niwaki.run.record import measure
 from niwaki.run.tasks import Tasks, note_means
 from niwaki.run.work import Work
@@ -58,9 +59,16 @@ class Course:
 
 
 def run_stages(
-    work: Work, tasks: Tasks, folder: Path, quality: dict[str, Any] | None = None, plan: Plan | None = None
+    work: Work,
+    tasks: Tasks,
+    folder: Path,
+    kept: Kept | None,
+    quality: dict[str, Any] | None = None,
+    plan: Plan | None = None,
 ) -> Course:
-    """Measure the model and do the next stage, for all stages; what a training leaves is written into `folder`.
+    """Measure the model and do the next stage, for all stages that are not kept from an earlier run.
+
+    What a training leaves is written into `folder`.
 
     `quality` is that of the model as it came in, where it is known; `plan` is one for the first stage, at any budget.
 
@@ -69,13 +77,12 @@ def run_stages(
     """
     recipe, came = work.recipe, work
     first, count = first_removing(recipe), len(recipe.stages)
-    dense: PreTrainedModel | None = None
-    stages: list[StageResult] = []
-    states: list[dict[str, Any]] = []
-    for number, stage in enumerate(recipe.stages):
+    past = kept.past(first, folder) if kept is not None else Past(work, [], [], None)
+    work, stages, states = past.work, past.results, past.states
+    dense = _plain_copy(past.before_removal) if past.before_removal is not None else None
+    for number, stage in enumerate(recipe.stages[len(stages) :], len(stages)):
         if number == first:
-            dense = merge_(copy.deepcopy(work.model))
-            remove_masks_(dense)
+            dense = _plain_copy(work)
             states.append(measure_state(work, dense, tasks, number, quality if number == 0 else None))
         else:
             states.append(measure_state(work, plain_model(work.model), tasks, number))
@@ -83,8 +90,17 @@ def run_stages(
         say(f"stage {number + 1} of {count}: {name}", work.quiet)
         work, done = _do(work, stage, folder, plan if number == 0 else None)
         stages.append(done)
+        if kept is not None:
+            kept.add(number, work, done, states[number], first, folder)
     assert dense is not None, "a recipe has a stage"
     return Course(came, work, dense, stages, states)
+
+
+def _plain_copy(work: Work) -> PreTrainedModel:
+    """A copy of the model as it stands, without adapters and masks."""
+    plain = merge_(copy.deepcopy(work.model))
+    remove_masks_(plain)
+    return plain
 
 
 def first_removing(recipe: Recipe) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,8 +67,7 @@ def read_tasks(request: Measured, quiet: bool) -> Tasks:
         name = Path(source).stem
         if name in questions or name in request.task_names:
             raise RequestError(f"tasks must have a name each (a file's is {name!r}), got {request.tasks!r}")
-        questions[name] = read_questions(source, request.limit)
-        digest = hashlib.sha256(Path(source).read_bytes()).hexdigest()
+        questions[name], digest = read_questions(source, request.limit)
         described[name] = {"path": source, "sha256": digest, "rows": len(questions[name])}
         say(f"tasks: {source}: {len(questions[name])} questions", quiet)
     manager = find_tasks(request.task_names) if request.task_names else None

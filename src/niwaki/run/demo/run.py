@@ -35,6 +35,7 @@ def run_demo(request: Demo, quiet: bool = False) -> Result:
                 out=out,
                 keep_adapter=keep_adapter,
                 seed=request.seed,
+                threads=request.threads,
                 batch_size=demo.BATCH_SIZE,
                 max_length=demo.MAX_LENGTH,
                 calibration_samples=demo.CALIBRATION_SAMPLES,

@@ -6,17 +6,14 @@ are the same. A point, a plan, and the dense model's record are there whole or n
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-import niwaki
 from niwaki.checkpoint.folder import atomic_file, atomic_folder
 from niwaki.config.sweep import Point, Sweep, sweep_to_dict
 from niwaki.errors import RequestError
@@ -101,12 +98,3 @@ class Place:
         """Write one of the files of the sweep, whole or not at all."""
         with atomic_file(self.path / name, True, lambda path: True, "a file") as unfinished:
             unfinished.write_text(text, encoding="utf-8")
-
-
-@cache
-def code_digest() -> str:
-    """Digest of all of Niwaki's code: other code may prune otherwise."""
-    found = hashlib.sha256(niwaki.__version__.encode())
-    for path in sorted(Path(niwaki.__file__).parent.rglob("*.py")):
-        found.update(path.read_bytes())
-    return found.hexdigest()

@@ -16,6 +16,7 @@ from niwaki import processes
 from niwaki.checkpoint.folder import MARK, atomic_folder
 from niwaki.config.sweep import Point, Sweep, parse_pick
 from niwaki.errors import RequestError, WorkError
+from niwaki.numerics.threads import threads
 from niwaki.progress import library_manners, say
 from niwaki.report import page
 from niwaki.results import read_result
@@ -41,7 +42,7 @@ def run_sweep(sweep: Sweep, quiet: bool = False) -> dict[str, Any]:
     read = (recipe.model, recipe.base_model, recipe.train_data, recipe.eval_data)
     check_out(recipe.out, *read, *recipe.task_files)
     place = Place(Path(recipe.out).resolve())
-    with library_manners(quiet):
+    with library_manners(quiet), threads(recipe.threads):
         shared = Shared(sweep, place, quiet)
         key = shared.key()
         shared.check()

@@ -18,10 +18,11 @@ from niwaki.methods.plan import Plan, model_digest
 from niwaki.methods.prune import plan
 from niwaki.progress import say
 from niwaki.run.checks import check_recipe
+from niwaki.run.code import code_digest
 from niwaki.run.recipe import Known, do_recipe
 from niwaki.run.record import Clock
 from niwaki.run.stages import measured_quality
-from niwaki.run.sweep.place import DENSE, Place, code_digest
+from niwaki.run.sweep.place import DENSE, Place
 from niwaki.run.tasks import Tasks, read_tasks
 from niwaki.run.work import Work, cut_rows, read_work
 

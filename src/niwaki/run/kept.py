@@ -1,0 +1,247 @@
+"""What the stages of a recipe have done so far, kept on disk: the same command again goes on from there.
+
+Each stage that is done leaves a folder with the model as a checkpoint, its `StageResult`, what was measured before it
+and the files it wrote. The name of that folder is a hash of all that its bytes follow from: the code, the libraries,
+the threads, the model and tokenizer as they were loaded, the data, the request, and the stages up to this one. So
+another last stage goes on from the same first ones, and anything else begins anew. A model is taken up only if its
+tensors hash to what they were, for what is written at the end is to be the same bytes as without the interruption.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftConfig, PeftModel
+from peft.utils import ModulesToSaveWrapper
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from niwaki.anatomy import pool_by_, pooling_of, unwrap
+from niwaki.checkpoint import load, load_tokenizer, new_parameters, write_adapter, write_model
+from niwaki.config import recipe_to_dict
+from niwaki.errors import NiwakiError
+from niwaki.masks import MaskedLinear
+from niwaki.numerics.digest import digest as digest_of
+from niwaki.progress import say
+from niwaki.results import SiteResult, StageResult
+from niwaki.run.code import code_digest
+from niwaki.run.work import Work
+
+_NOTES, _MODEL, _TOKENIZER, _FILES, _HIDDEN = "stage.json", "model", "tokenizer", "files", "hidden.safetensors"
+_CHANGED = ("base_model_name_or_path", "modules_to_save", "init_lora_weights", "inference_mode")
+"""What saving and loading changes in the config of an adapter: PEFT names the head once more each time."""
+
+
+@dataclass(frozen=True)
+class Past:
+    """What stages that need not be done again made: of the work, of results, of measurements before each stage."""
+
+    work: Work
+    results: list[StageResult]
+    states: list[dict[str, Any]]
+    before_removal: Work | None
+    """The work before the first stage that removes something, where that is among them."""
+
+
+@contextmanager
+def kept_stages(folder: Path, came: Work) -> Iterator[Kept]:
+    """What is kept of a recipe; if the body raises, it is said how to go on."""
+    kept = Kept(folder, came)
+    try:
+        yield kept
+    except BaseException:
+        kept.say_how_to_go_on()
+        raise
+
+
+class Kept:
+    """What is kept, in `folder`, of the stages that make of `came` what its recipe asks."""
+
+    def __init__(self, folder: Path, came: Work) -> None:
+        self._folder, self._came = folder, came
+        self._names = list(_names(came))
+
+    def past(self, first: int, new: Path) -> Past:
+        """The stages that are kept; `first` is the first that removes something, `new` gets the files they wrote."""
+        nothing = Past(self._came, [], [], None)
+        for place in self._folder.glob("*") if self._folder.is_dir() else ():
+            if place.name not in self._names:
+                shutil.rmtree(place, ignore_errors=True)
+        count = next((n for n, name in enumerate(self._names) if not (self._folder / name).is_dir()), len(self._names))
+        if not count or not self._came.recipe.resume:
+            self.forget()
+            return nothing
+        try:
+            notes = [json.loads((self._folder / name / _NOTES).read_text("utf-8")) for name in self._names[:count]]
+            before = None
+            if first < count:
+                before = self._work_after(first - 1) if first else self._came
+            work = self._work_after(count - 1)
+            shutil.copytree(self._folder / self._names[count - 1] / _FILES, new, dirs_exist_ok=True)
+        except (OSError, ValueError, KeyError, NiwakiError) as error:
+            say(f"what was kept of an earlier run cannot be used: {error}", self._came.quiet)
+            self.forget()
+            return nothing
+        say(f"going on after stage {count} of {len(self._names)}, which is kept", self._came.quiet)
+        return Past(work, [_result(note["result"]) for note in notes], [note["before"] for note in notes], before)
+
+    def add(self, number: int, work: Work, result: StageResult, before: dict[str, Any], first: int, new: Path) -> None:
+        """Keep what stage `number` made; of models the last, and the one before the first removal, are needed.
+
+        What cannot be kept, on a full disk say, is said and left.
+        """
+        place = self._folder / self._names[number]
+        growing = self._folder / "growing"
+        try:
+            growing.mkdir(parents=True)
+            _write(growing, work, with_tokenizer=work.inputs.tokenizer is not self._came.inputs.tokenizer)
+            shutil.copytree(new, growing / _FILES)
+            notes = {"result": dataclasses.asdict(result), "before": before, **_notes(work.model)}
+            (growing / _NOTES).write_text(json.dumps(notes), encoding="utf-8")
+            growing.rename(place)
+        except (OSError, SafetensorError, NiwakiError) as error:
+            shutil.rmtree(growing, ignore_errors=True)
+            say(f"stage {number + 1} is not kept: {' '.join(str(error).split())}", work.quiet)
+            return
+        if number > 0 and number != first:
+            shutil.rmtree(self._folder / self._names[number - 1] / _MODEL, ignore_errors=True)
+
+    def forget(self) -> None:
+        """Remove all that is kept."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def say_how_to_go_on(self) -> None:
+        """Say so to the person whose run has ended, where something is kept."""
+        if count := sum((self._folder / name).is_dir() for name in self._names):
+            stages = f"{count} of {len(self._names)} stages are kept"
+            say(f"{stages}: the same command goes on from there, with --restart it begins anew", self._came.quiet)
+
+    def _work_after(self, number: int) -> Work:
+        """The work as a stage left it.
+
+        Raises:
+            ValueError: the model is not what it was.
+        """
+        place, work = self._folder / self._names[number], self._came
+        notes = json.loads((place / _NOTES).read_text("utf-8"))
+        if (place / _TOKENIZER).is_dir():
+            work = work.with_tokenizer(load_tokenizer(place / _TOKENIZER))
+        model = _read_model(place, notes, work)
+        if digest(model) != notes["digest"]:
+            raise ValueError(f"the model after stage {number + 1} is not what it was")
+        return work.with_model(model)
+
+
+def digest(model: nn.Module) -> str:
+    """A hash of all tensors of a model, by name, and of what its modules are."""
+    modules = [f"{name} {type(module).__name__}" for name, module in model.named_modules()]
+    tensors = digest_of(sorted(_tensors(model).items()))
+    return hashlib.sha256("\n".join([*modules, tensors]).encode()).hexdigest()
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.numel()}
+
+
+def _names(came: Work) -> Iterator[str]:
+    """For each stage, the name of the folder in which it is kept."""
+    plain = recipe_to_dict(came.recipe)
+    stages = plain.pop("stages")
+    del plain["out"]
+    tokenizer = came.inputs.tokenizer
+    words = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else json.dumps(tokenizer.get_vocab())
+    found = hashlib.sha256(code_digest().encode())
+    for part in (
+        {name: version(name) for name in ("torch", "transformers", "peft", "safetensors")},
+        {"threads": torch.get_num_threads(), "recipe": plain, "data": came.described(), "words": words},
+        {"rows": [_rows(table.sha256, table.rows, table.labels) for table in (came.train, came.evaluation)]},
+        {"model": digest(came.model), "config": unwrap(came.model).config.to_dict()},
+        {"plans": [hashlib.sha256(path.read_bytes()).hexdigest() for path in _files(came.recipe.plans)]},
+    ):
+        found.update(json.dumps(part, sort_keys=True, default=str).encode())
+    for number, stage in enumerate(stages):
+        found.update(json.dumps(stage, sort_keys=True).encode())
+        yield f"{number}-{found.hexdigest()[:32]}"
+
+
+def _rows(sha256: str | None, *columns: Any) -> str:
+    """A hash of the rows of a table: that of its file, where it is one."""
+    return sha256 or hashlib.sha256(json.dumps(columns, default=str).encode()).hexdigest()
+
+
+def _files(folders: Iterable[str]) -> Iterator[Path]:
+    for folder in folders:
+        yield from (path for path in sorted(Path(folder).rglob("*")) if path.is_file())
+
+
+def _write(folder: Path, work: Work, with_tokenizer: bool) -> None:
+    """Write the model of the work, values that a checkpoint does not hold too, and its tokenizer where asked."""
+    model, place = work.model, folder / _MODEL
+    place.mkdir()
+    if isinstance(model, PeftModel):
+        write_adapter(model, place, place)
+    else:
+        write_model(model, place)
+    if hidden := {name: tensor.detach().contiguous() for name, tensor in _hidden(model)}:
+        save_file(hidden, folder / _HIDDEN)
+    if with_tokenizer:
+        work.inputs.tokenizer.save_pretrained(folder / _TOKENIZER)
+
+
+def _hidden(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters of which a checkpoint holds what masks leave, or what an adapter put in their place."""
+    for name, module in model.named_modules():
+        if isinstance(module, MaskedLinear) and module.weight.numel():
+            yield f"{name}.weight", module.weight
+        elif isinstance(module, ModulesToSaveWrapper):
+            for inner, parameter in module.original_module.named_parameters():
+                yield f"{name}.original_module.{inner}", parameter
+
+
+def _notes(model: nn.Module) -> dict[str, Any]:
+    """What a checkpoint does not say of a model."""
+    return {
+        "digest": digest(model),
+        "trained": [name for name, parameter in model.named_parameters() if parameter.requires_grad],
+        "new": list(new_parameters(model)),
+        "adapters": {name: {key: getattr(config, key) for key in _CHANGED} for name, config in _adapters(model)},
+    }
+
+
+def _adapters(model: nn.Module) -> Iterable[tuple[str, PeftConfig]]:
+    return model.peft_config.items() if isinstance(model, PeftModel) else ()
+
+
+def _read_model(folder: Path, notes: dict[str, Any], work: Work) -> Any:
+    """The model that `_write` wrote, in memory as it was."""
+    came = unwrap(work.model)
+    model = load(folder / _MODEL, device=work.recipe.device, dtype="auto")
+    if (folder / _HIDDEN).is_file():
+        for name, weight in load_file(folder / _HIDDEN).items():
+            model.get_parameter(name).data.copy_(weight)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in notes["trained"])
+    inner = cast(Any, unwrap(model))
+    inner._niwaki_new_parameters = tuple(notes["new"])
+    inner.name_or_path = inner.config._name_or_path = came.name_or_path
+    if (pooling := pooling_of(came)) is not None:
+        pool_by_(model, pooling)
+    for name, config in _adapters(model):
+        vars(config).update(notes["adapters"][name])
+    return model
+
+
+def _result(plain: dict[str, Any]) -> StageResult:
+    layers = tuple(SiteResult(**layer) for layer in plain.pop("layers"))
+    return StageResult(**{**plain, "layers": layers, "warnings": tuple(plain["warnings"])})

@@ -1,0 +1,87 @@
+"""A recipe that is stopped goes on after the stages that were done, and ends in the same bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import pytest
+
+from niwaki.config import DynamicSparsityTraining, Finetune, LayerAdaptive, Recipe, Structured, Vocabulary
+from niwaki.errors import WorkError
+from niwaki.run import run_recipe, stages
+
+DYNAMIC = DynamicSparsityTraining(sparsity=0.6, epochs=6, interval=1, window=1, reach=0.5, stop=0.9)
+MEASURED = ("result.json", "README.md", "report.html")
+"""Files that hold times."""
+
+
+def contents(folder):
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if name not in MEASURED}
+
+
+def recipe_of(*steps, **options):
+    data = {"train_data": "train.tsv", "eval_data": "eval.tsv"}
+    return Recipe(**{"model": "base", "out": "kept", "stages": steps} | data | options)
+
+
+def stopped_at(stop, recipe, monkeypatch):
+    """Run the recipe until stage `stop` (from 0) begins; the numbers of the stages that were done."""
+    do, done = stages._do, []
+
+    def until(work, stage, folder):
+        number = recipe.stages.index(stage)
+        if number == stop:
+            raise WorkError("no more")
+        done.append(number)
+        return do(work, stage, folder)
+
+    monkeypatch.setattr(stages, "_do", until)
+    if stop is None:
+        run_recipe(recipe, quiet=True)
+    else:
+        with pytest.raises(WorkError, match="no more"):
+            run_recipe(recipe, quiet=True)
+    monkeypatch.setattr(stages, "_do", do)
+    return done
+
+
+@pytest.mark.parametrize(
+    ("steps", "stop", "options"),
+    [
+        ((Finetune(lora_rank=4), LayerAdaptive(sparsity=0.4), Structured(flops=0.7)), 2, {"keep_adapter": True}),
+        ((Vocabulary(), DYNAMIC, LayerAdaptive(sparsity=0.7, recover_epochs=1)), 2, {}),
+    ],
+    ids=["an adapter and masks", "a tokenizer and a history"],
+)
+def test_the_bytes_are_those_of_a_run_that_nobody_stopped(place, monkeypatch, steps, stop, options):
+    monkeypatch.chdir(place)
+    recipe = recipe_of(*steps, **options)
+    assert stopped_at(None, recipe, monkeypatch) == list(range(len(steps)))
+    whole = contents(place / "kept")
+    shutil.rmtree(place / "kept")
+    before = {path.name for path in place.iterdir()}
+    assert stopped_at(stop, recipe, monkeypatch) == list(range(stop))
+    assert {path.name for path in place.iterdir()} - before == {".kept.niwaki"}
+    assert stopped_at(None, recipe, monkeypatch) == list(range(stop, len(steps)))
+    assert {path.name for path in place.iterdir()} - before == {"kept"}
+    assert contents(place / "kept") == whole
+    shutil.rmtree(place / "kept")
+
+
+def test_what_is_kept_is_used_where_nothing_before_it_is_another(place, monkeypatch):
+    monkeypatch.chdir(place)
+    half, sparse = Structured(flops=0.7, repair="none"), LayerAdaptive(sparsity=0.3, weight_score="magnitude")
+    recipe = recipe_of(half, sparse)
+    assert stopped_at(1, recipe, monkeypatch) == [0]
+    other = dataclasses.replace(sparse, sparsity=0.5)
+    assert stopped_at(1, dataclasses.replace(recipe, stages=(half, other)), monkeypatch) == []
+    assert stopped_at(1, dataclasses.replace(recipe, resume=False), monkeypatch) == [0]
+    assert stopped_at(1, dataclasses.replace(recipe, seed=1), monkeypatch) == [0]
+    (place / "kept").mkdir()
+    weights = next((place / ".kept.niwaki" / "kept").rglob("model.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert stopped_at(1, dataclasses.replace(recipe, seed=1), monkeypatch) == [0]
+    shutil.rmtree(place / ".kept.niwaki")
+    (place / "kept").rmdir()

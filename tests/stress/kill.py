@@ -1,0 +1,200 @@
+"""kill -9 at random moments: `--out` is whole old, whole new or absent, and the next run ends in the same bytes.
+
+    python tests/stress/kill.py --kills 1000
+
+Each run is a fork of one process that has imported everything, on tiny random models. Half of the runs are killed after
+a random time, half at a random file operation (mkdir, rename, open, remove), so that the moments in which files get
+their names are met, too. After each kill the content of `--out` is compared with what was there before and with an
+undisturbed run's; the next run on it is killed as well, or (one in four) left to its end, after which all bytes must be
+those of the undisturbed run but for measured times, and nothing may be left beside `--out`. The two seeds of a recipe
+take turns, so that old and new differ. Replacing in place, where folders cannot change places, is left to
+`tests/unit/test_folder.py`, which kills at every file operation.
+"""
+
+# ruff: noqa: E402 - the environment is set before PyTorch is loaded
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "benchmarks")]
+
+import torch
+
+import niwaki
+import niwaki.evaluate.latency
+from common import RESULTS, environment, write
+from helpers_text import letter_tokenizer
+from niwaki.config import DynamicSparsityTraining, Finetune, LayerAdaptive, Recipe, Stage, Structured
+from niwaki.run import run_recipe
+from tiny import tiny
+
+DYNAMIC = DynamicSparsityTraining(sparsity=0.6, epochs=4, interval=1, window=1, reach=0.5, stop=0.9)
+CASES: dict[str, tuple[Stage, ...]] = {
+    "structured": (Finetune(lora_rank=4), Structured(flops=0.6, recover_epochs=1)),
+    "layer-adaptive": (LayerAdaptive(sparsity=0.3), LayerAdaptive(sparsity=0.5, recover_epochs=1)),
+    "dynamic": (DYNAMIC, Structured(flops=0.8)),
+}
+MEASURED = ("result.json", "README.md", "report.html")
+"""Files that hold times."""
+OPERATIONS = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "open")
+
+
+def fill(place: Path) -> None:
+    """Write a model, its tokenizer and data into a new folder, and an empty one for the runs."""
+    (place / "runs").mkdir(parents=True)
+    tokenizer = letter_tokenizer()
+    niwaki.save(tiny(labels=2, layers=2), place / "model", tokenizer)
+    draw = random.Random(0)
+    for name, rows in (("train", 24), ("eval", 8)):
+        texts = [" ".join(draw.choices("abcdefghij", k=draw.randint(3, 9))) for _ in range(rows)]
+        lines = [f"{text}\t{number % 2}" for number, text in enumerate(texts)]
+        (place / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *lines]) + "\n", encoding="utf-8")
+
+
+def started(place: Path, case: str, seed: int, operation: int | None = None, count_to: Path | None = None) -> int:
+    """Fork a run of a case, which is killed at so many file operations; the process."""
+    child = os.fork()
+    if child:
+        return child
+    seen = 0
+
+    def look(event: str, arguments: Any) -> None:
+        nonlocal seen
+        if event in OPERATIONS and (event != "open" or arguments[1] not in ("r", "rb", None)):
+            seen += 1
+            if seen == operation:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    status = 1
+    try:
+        sys.addaudithook(look)
+        data = {"train_data": str(place / "train.tsv"), "eval_data": str(place / "eval.tsv")}
+        model, out = str(place / "model"), str(place / "runs" / "out")
+        run_recipe(
+            Recipe(model=model, out=out, **data, stages=CASES[case], seed=seed, batch_size=8, overwrite=True),
+            quiet=True,
+        )
+        status = 0
+        if count_to is not None:
+            count_to.write_text(str(seen), encoding="utf-8")
+    finally:
+        os._exit(status)
+
+
+def ended(child: int) -> int:
+    """Exit status of a process, negative where a signal ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def content(folder: Path) -> dict[str, str] | None:
+    """File -> hash of its bytes; files with times in them only have to be there. None without the folder."""
+    if not folder.is_dir():
+        return None
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    hashed = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+    return {name: "" if name in MEASURED else found for name, found in hashed.items()}
+
+
+def undisturbed(place: Path, case: str, seed: int) -> dict[str, Any]:
+    """Content, seconds and file operations of a run that nobody kills."""
+    out, counted = place / "runs" / "out", place / "count"
+    begun = time.perf_counter()
+    assert ended(started(place, case, seed, count_to=counted)) == 0, f"{case} does not run"
+    found = {"seconds": time.perf_counter() - begun, "operations": int(counted.read_text("utf-8")), "is": content(out)}
+    shutil.rmtree(out)
+    return found
+
+
+class Trial:
+    """Runs of one case that are killed one after the other."""
+
+    def __init__(self, place: Path, case: str, draw: random.Random) -> None:
+        self.place, self.case, self.draw = place, case, draw
+        self.runs, self.out = place / "runs", place / "runs" / "out"
+        fill(place)
+        self.whole = [undisturbed(place, case, seed) for seed in (0, 1)]
+        self.before: dict[str, str] | None = None
+        self.seed, self.found, self.failures = 0, Counter[str](), list[str]()
+
+    def kill(self) -> None:
+        """Kill one run and look at what it left."""
+        whole, killed = self.whole[self.seed], -signal.SIGKILL
+        if self.draw.random() < 0.5:
+            child = started(self.place, self.case, self.seed)
+            time.sleep(self.draw.random() * whole["seconds"])
+            os.kill(child, signal.SIGKILL)
+            status = ended(child)
+        else:
+            status = ended(started(self.place, self.case, self.seed, 1 + self.draw.randrange(whole["operations"])))
+        self.found["kills" if status == killed else "ended before"] += 1
+        now = content(self.out)
+        if now == whole["is"] and now != self.before:
+            self.found["new"] += 1
+        elif now == self.before:
+            self.found["absent" if now is None else "old"] += 1
+        else:
+            self.failures.append(f"{self.case}: a mixture in out: {sorted(now or ())}")
+        if status not in (0, killed):
+            self.failures.append(f"{self.case}: exit status {status} after a kill")
+        kept = self.runs / ".out.niwaki" / "kept"
+        self.found[f"stages kept: {len(list(kept.glob('*-*')))}"] += 1
+
+    def finish(self) -> None:
+        """Let a run come to its end, and compare."""
+        if ended(started(self.place, self.case, self.seed)) != 0:
+            self.failures.append(f"{self.case}: the next run failed")
+        elif content(self.out) != self.whole[self.seed]["is"]:
+            self.failures.append(f"{self.case}: other bytes than those of an undisturbed run")
+        if (left := sorted(path.name for path in self.runs.iterdir())) != ["out"]:
+            self.failures.append(f"{self.case}: {left} is left")
+        self.found["ends"] += 1
+        if self.draw.random() < 0.5:
+            shutil.rmtree(self.out)
+        self.before, self.seed = content(self.out), 1 - self.seed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS / "kill.json")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    niwaki.evaluate.latency._LONG = 0.0  # type: ignore[attr-defined] - in as few rounds as may be
+    draw, begun = random.Random(asked.seed), time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="niwaki-kill-") as folder:
+        os.environ["NIWAKI_CACHE"] = str(Path(folder) / "cache")
+        trials = [Trial(Path(folder) / case, case, draw) for case in CASES]
+        while sum(trial.found["kills"] for trial in trials) < asked.kills:
+            trial = trials[draw.randrange(len(trials))]
+            trial.kill()
+            if draw.random() < 0.25:
+                trial.finish()
+            if time.perf_counter() - begun > asked.seconds:
+                break
+        for trial in trials:
+            trial.finish()
+    failures = [failure for trial in trials for failure in trial.failures]
+    found = environment(asked) | {"runs": [{"case": t.case, **dict(sorted(t.found.items()))} for t in trials]}
+    write(asked.out, found | {"kills": sum(t.found["kills"] for t in trials), "failures": failures})
+    print(json.dumps(found["runs"], indent=1), *failures, sep="\n")
+    sys.exit(bool(failures))
+
+
+if __name__ == "__main__":
+    main()
