@@ -28,6 +28,7 @@ from niwaki.repair.least_squares import Optimum, excess, on_mask
 from niwaki.repair.reconstruct import reconstruct_
 from niwaki.repair.sequential_least_squares import AT_ONCE_PASSES, REFIT_PASSES
 from niwaki.results import SiteResult, StageResult
+from niwaki.scoring.beside import scores_beside
 from niwaki.scoring.layers import LAYER_NEEDS, layer_importance
 from niwaki.scoring.rows import row_scale
 from niwaki.scoring.weights import WEIGHT_NEEDS, WEIGHT_SCORERS, weight_scores
@@ -61,6 +62,7 @@ def prune_weights_(
     # What one pass over the layers can do without.
     dense = merge_(copy.deepcopy(model)) if meant.steps > 1 or meant.recover_epochs else None
     importance: dict[str, float] = {}
+    beside: dict[str, dict[str, float]] = {}
     warnings: list[str] = []
     weights: TokenWeights | None = None
     passes = Passes()
@@ -73,6 +75,7 @@ def prune_weights_(
         scored = score_linears(model, linears, now, batches, weights, also=also, progress=progress)
         weights = scored.token_weights
         importance = importance or importance_that_decided(meant.rule, scored.profiles)
+        beside = beside or scores_beside(linears, scored.statistics)
         if meant.importance_strength == AUTO:  # what the first step finds holds for all
             meant = _with_strength(model, linears, meant, sparsity, scored, batches)
             passes += strength_passes(scored.statistics.rows)
@@ -83,7 +86,7 @@ def prune_weights_(
         passes += reconstruction_passes(meant.reconstruct, len(batches))
         if meant.recover_epochs and dense is not None:
             passes += recover_(model, dense, training, meant, len(batches), step=step, progress=progress)
-    return _result(linears, meant, importance, warnings, passes, time.perf_counter() - started)
+    return _result(linears, meant, importance, beside, warnings, passes, time.perf_counter() - started)
 
 
 def check_weights(model: nn.Module, linears: Sequence[BlockLinear], config: LayerAdaptive) -> None:
@@ -229,6 +232,7 @@ def _result(
     linears: Sequence[BlockLinear],
     config: LayerAdaptive,
     importance: dict[str, float],
+    beside: dict[str, dict[str, float]],
     warnings: list[str],
     passes: Passes,
     seconds: float,
@@ -238,7 +242,8 @@ def _result(
     for linear in linears:
         mask = mask_of(linear.module)
         kept = linear.size if mask is None else int(mask.sum())
-        layers.append(SiteResult(linear.name, "linear", importance[linear.name], kept, linear.size))
+        found = SiteResult(linear.name, "linear", importance[linear.name], kept, linear.size)
+        layers.append(dataclasses.replace(found, other_scores=beside.get(linear.name, {})))
     total = sum(layer.total for layer in layers)
     zeros = sum(layer.total - layer.kept for layer in layers)
     achieved, asked = zeros / total, config.sparsity

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from niwaki.adapters import bias_of, merge_
 from niwaki.allocation import ALLOCATORS
 from niwaki.allocation.budget import Budget, bounds_of, budget_of
-from niwaki.anatomy import Site, check_filter, sites_of
+from niwaki.anatomy import Site, check_filter, linears_of, sites_of
 from niwaki.config import Structured
 from niwaki.data import mean_length
 from niwaki.errors import RequestError
@@ -27,6 +27,7 @@ from niwaki.repair.block_reconstruction import reconstruction, reconstruction_pa
 from niwaki.repair.refit import refit_
 from niwaki.repair.sequential_least_squares import REFIT_PASSES
 from niwaki.results import SiteResult, StageResult
+from niwaki.scoring.beside import scores_beside
 from niwaki.scoring.units import UNIT_NEEDS, score_units
 from niwaki.surgery import Plan, cut_, plan_table
 from niwaki.surgery.plan import importances
@@ -59,7 +60,7 @@ def prune_units_(
     budget = checked_budget(model, config, mean_length(batches))
     dense, timed = _dense(model, config)
     weights: TokenWeights | None = None
-    importance, passes = dict[str, float](), Passes()
+    importance, passes, first, beside = dict[str, float](), Passes(), dict[str, Tensor](), dict[str, dict[str, float]]()
     if config.drop_layers:
         seen = drop_layers_(model, batches, config.drop_layers, config.seed, progress=progress)
         weights, passes = seen.token_weights, passes + seen.passes
@@ -73,7 +74,8 @@ def prune_units_(
         scores = score_units(model, sites, seen, batches, config, progress=progress)
         weights = seen.token_weights if weigh else weights
         passes += seen.passes + Passes(float(need.moments))
-        importance = importance or importances(scores)
+        importance, first = importance or importances(scores), first or scores
+        beside = beside or scores_beside(linears_of(model), seen)
         fraction = 1.0 - (1.0 - budget.fraction) * step / config.steps
         plan = _plan(model, timed, sites, scores, budget, fraction, config)
         show(plan_table(sites, scores, plan), progress)
@@ -86,7 +88,6 @@ def prune_units_(
         if config.recover_epochs:
             passes += recover_(model, dense, training, config, len(batches), step=step, progress=progress)
     achieved, warnings = _achieved(model, timed, budget, config)
-    after = sites_of(model, by_head)
     return StageResult(
         name="structured",
         kind=budget.kind,
@@ -95,7 +96,7 @@ def prune_units_(
         seconds=time.perf_counter() - started,
         forward_passes=passes.forward,
         backward_passes=passes.backward,
-        layers=tuple(SiteResult(x.name, x.kind, importance[x.name], x.units, before[x.name]) for x in after),
+        layers=tuple(_left(x, importance, before, first, kept, beside) for x in sites_of(model, by_head)),
         warnings=warnings,
     )
 
@@ -104,6 +105,22 @@ def _dense(model: nn.Module, config: Structured) -> tuple[nn.Module, nn.Module]:
     """A copy of the model without adapters, and that copy where its latency is to be measured, if it is."""
     dense = merge_(copy.deepcopy(model))
     return dense, in_engine(dense, config.latency_engine) if config.latency is not None else dense
+
+
+def _left(
+    site: Site,
+    importance: dict[str, float],
+    before: dict[str, int],
+    scores: dict[str, Tensor],
+    kept: Plan,
+    beside: dict[str, dict[str, float]],
+) -> SiteResult:
+    """What is left of a site; of heads one by one, while neurons are too many for that."""
+    heads = {"scores": scores, "units": kept} if site.kind == "attention" else {}
+    one_by_one = {name: tuple(values[site.name].tolist()) for name, values in heads.items()}
+    others = beside.get(site.output_name, {})
+    name, total = site.name, before[site.name]
+    return SiteResult(name, site.kind, importance[name], site.units, total, **one_by_one, other_scores=others)
 
 
 def checked_budget(model: nn.Module, config: Structured, length: float) -> Budget:

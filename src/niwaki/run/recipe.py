@@ -13,6 +13,7 @@ from niwaki.anatomy import linears_of, pooling_of
 from niwaki.checkpoint import weight_files, write_adapter, write_model
 from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import Recipe, recipe_to_dict, write_recipe
+from niwaki.evaluate import behaviour
 from niwaki.progress import library_manners
 from niwaki.report import model_card, page
 from niwaki.results import Result, write_result
@@ -20,7 +21,7 @@ from niwaki.run.checks import check_recipe
 from niwaki.run.inputs import check_out
 from niwaki.run.layers import layers_left
 from niwaki.run.likeness import Side, likeness
-from niwaki.run.record import Clock, time_in_turn
+from niwaki.run.record import Clock, State, time_in_turn
 from niwaki.run.stages import Course, first_removing, measure_state, run_stages
 from niwaki.run.tasks import read_tasks
 from niwaki.run.work import read_work
@@ -44,7 +45,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         plain = _write_weights(course, folder)
         states = [*course.states, measure_state(course.work, plain, tasks, len(course.stages))]
         if recipe.compact:
-            states[-1]["size_bytes"] = sum(path.stat().st_size for path in weight_files(folder))
+            states[-1].record["size_bytes"] = sum(path.stat().st_size for path in weight_files(folder))
         result = _result(course, states, plain, kept, data | tasks.to_dict(), clock)
         write_recipe(recipe, folder / "recipe.yaml")
         write_result(result, folder / "result.json")
@@ -68,7 +69,7 @@ def _write_weights(course: Course, folder: Path) -> PreTrainedModel:
 
 def _result(
     course: Course,
-    states: list[dict[str, Any]],
+    states: list[State],
     plain: PreTrainedModel,
     kept: dict[str, int],
     data: dict[str, Any],
@@ -76,17 +77,21 @@ def _result(
 ) -> Result:
     """Time dense and pruned in turn and gather all that was measured; `kept` counts what the masks kept."""
     recipe, dense = course.work.recipe, course.dense
-    before, after = dict(states[first_removing(recipe)]), dict(states[-1])
+    came, left = states[first_removing(recipe)], states[-1]
+    before, after = dict(came.record), dict(left.record)
     latency = time_in_turn(dense, plain, max(1, round(course.work.length)), before, after)
     sizes = {linear.name: linear.size for linear in linears_of(dense)}
     first, last = course.first, course.work
-    found = likeness(Side(dense, first.inputs, first.test_rows), Side(plain, last.inputs, last.test_rows))
+    sides = (
+        Side(dense, first.inputs, first.test_rows, came.judged),
+        Side(plain, last.inputs, last.test_rows, left.judged),
+    )
     return Result(
         run=clock.environment(recipe),
         recipe=recipe_to_dict(recipe),
         data=data,
         stages=[
-            {**stage.to_dict(), "before": states[number], "after": states[number + 1]}
+            {**stage.to_dict(), "before": states[number].record, "after": states[number + 1].record}
             for number, stage in enumerate(course.stages)
         ],
         dense=before,
@@ -94,5 +99,6 @@ def _result(
         latency=latency,
         layers=layers_left(course.stages, sizes, kept),
         warnings=[warning for stage in course.stages for warning in stage.warnings],
-        fidelity=found,
+        fidelity=likeness(*sides),
+        behaviour=behaviour(came.judged, left.judged, first.evaluation.texts),
     )

@@ -11,7 +11,6 @@ import copy
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -27,7 +26,7 @@ from niwaki.methods.prune import prune_
 from niwaki.methods.vocabulary import retokenised, trim_vocabulary_
 from niwaki.progress import say
 from niwaki.results import StageResult
-from niwaki.run.record import measure
+from niwaki.run.record import State, measure
 from niwaki.run.tasks import Tasks, note_means
 from niwaki.run.work import Work
 
@@ -43,7 +42,7 @@ class Course:
     dense: PreTrainedModel
     """A copy from before the first stage that removes something, without adapters and masks."""
     stages: list[StageResult]
-    states: list[dict[str, Any]]
+    states: list[State]
     """What was measured before each stage."""
 
 
@@ -57,7 +56,7 @@ def run_stages(work: Work, tasks: Tasks, folder: Path) -> Course:
     first, count = first_removing(recipe), len(recipe.stages)
     dense: PreTrainedModel | None = None
     stages: list[StageResult] = []
-    states: list[dict[str, Any]] = []
+    states: list[State] = []
     for number, stage in enumerate(recipe.stages):
         if number == first:
             dense = merge_(copy.deepcopy(work.model))
@@ -78,14 +77,14 @@ def first_removing(recipe: Recipe) -> int:
     return next((index for index, stage in enumerate(recipe.stages) if not isinstance(stage, Finetune)), 0)
 
 
-def measure_state(work: Work, plain: nn.Module, tasks: Tasks, number: int) -> dict[str, Any]:
+def measure_state(work: Work, plain: nn.Module, tasks: Tasks, number: int) -> State:
     """What the model `plain` is worth after `number` stages: quality, counts, size; `new_head` if that is untrained."""
-    record = measure(plain, work.tests, work.length, work.recipe.metric)
-    note_means(record, tasks.measure(plain, work.inputs))
+    state = measure(plain, work.tests, work.length, work.recipe.metric)
+    note_means(state.record, tasks.measure(plain, work.inputs))
     trained = any(isinstance(stage, Finetune | DynamicSparsityTraining) for stage in work.recipe.stages[:number])
     if new_parameters(work.model) and not trained:
-        record["new_head"] = True
-    return record
+        state.record["new_head"] = True
+    return state
 
 
 def _do(work: Work, stage: Stage, folder: Path) -> tuple[Work, StageResult]:
