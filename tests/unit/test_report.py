@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import html
+import html as html_module
 import re
 
 import pytest
 
 from niwaki.errors import RequestError
 from niwaki.report import course_lines, is_page, model_card, page
+from niwaki.report.headline import frontier
 from niwaki.results import Result, read_result, write_result
 
 SIDE = {"quality": {"accuracy": 0.9}, "params": 1000, "flops": 2e6, "size_bytes": 4000, "zeros": 0}
@@ -43,15 +44,87 @@ def test_the_page_shows_the_figures_and_escapes_text():
         "0.8000",
         "-0.1000",
         "x 0.500",
-        "2.00x",
-        "length 12",
-        "3 / 4",
-        "width: 75.0%",
+        "2.00\u00d7",
+        "at 12 tokens a row",
+        '3<span class="of"> / 4</span>',
+        "width:75.0%",
         "train glue/sst2",
         "Seed 7",
     ):
         assert shown in html
-    assert not re.search(r"(src|href)=", html)
+    assert not re.search(r"""(src|href)="[^#]|url\(|@import|http(?!://www.w3.org/)""", html)
+
+
+FULL = dataclasses.replace(
+    RESULT,
+    run={**RESULT.run, "seconds": 9.0},
+    recipe={
+        "model": "a model",
+        "out": "half",
+        "train_data": "t.tsv",
+        "eval_data": "e.tsv",
+        "label_names": ["no", "<yes>"],
+        "keep_adapter": True,
+        "stages": [{"kind": "structured", "flops": 0.5, "repair": "bias", "allocation": "global"}],
+    },
+    stages=[{**RESULT.stages[0], "seconds": 3.0, "forward_passes": 7.0, "backward_passes": 1.0}],
+    dense={**SIDE, "interval": {"accuracy": [0.88, 0.92]}, "latency": {"batch_1": 3.0}},
+    pruned={**RESULT.pruned, "interval": {"accuracy": [0.78, 0.82]}, "latency": {"batch_1": 1.5}},
+    latency={**RESULT.latency, "batch_1": {**TIMING, "quartiles": {"speedup": [1.9, 2.2]}}},
+    layers=[
+        {**LAYER, "name": f"layer.{layer}.{part}", "kind": part, "other_scores": {"block-influence": layer / 3}} | heads
+        for layer in (0, 1)
+        for part, heads in (
+            ("attention", {"scores": [0.1, 0.3 + layer, 0.2, 0.4], "units": [1, 2, 3]}),
+            ("ffn", {}),
+        )
+    ],
+    behaviour={
+        "kind": "class",
+        "rows": 50,
+        "changed": 9,
+        "right": {"both": 38, "dense_only": 7, "pruned_only": 2, "neither": 3},
+        "examples": [
+            {"row": row, "text": f"<i>text {row}</i>", "truth": "no", "dense": "no", "pruned": "<yes>"}
+            for row in range(9)
+        ],
+        "confusion": {"labels": ["no", "<yes>"], "dense": [[20, 5], [0, 25]], "pruned": [[15, 10], [0, 25]]},
+        "by_name": [{"name": "no", "count": 25, "dense": 0.9, "pruned": 0.75}],
+    },
+)
+
+
+def test_all_that_a_result_holds_has_its_section_with_a_table_behind_each_figure():
+    html = page([FULL])
+    sections = re.findall(r'<h2 class="section" id="([\w-]+)">', html)
+    assert sections == ["request", "house", "depth", "behaviour", "latency", "time", "again"]
+    assert set(re.findall(r'href="#([\w-]+)"', html)) == {*sections, "main"}
+    assert html.count('aria-label="3 of 4 heads stay; removed: 0"') == 2
+    assert html.count('class="gone" style') == 2 + 1  # and the legend
+    assert html.count("<figure>") == html.count("</figure>") == 4
+    assert html.count('<svg role="img"') == html.count("<title>") - 1 == html.count("<desc>") == 3
+    assert "<i>text" not in html
+    assert html.count("&lt;i&gt;text") == 9
+    assert "95 % interval 0.7800 to 0.8200" in html
+    assert "half of the pairs 1.90 to 2.20" in html
+    asked = "niwaki prune structured --model 'a model' --out half --label-names no '<yes>' --train-data t.tsv"
+    assert f"{asked} --eval-data e.tsv --keep-adapter --flops 0.5 --repair bias" in html_module.unescape(html)
+    assert page([FULL]) == html  # the same bytes
+
+
+def test_masks_that_moved_and_a_language_model_have_their_figures():
+    update = {"sparsity": 0.5, "dropped": 9.0, "grown": 4.0, "regrown": 1.0, "distance": 0.2}
+    stage = {**FULL.stages[0], "weights": 100, "course": [{"step": step, **update} for step in (4, 8)]}
+    place = {"last": 9, "tokens": 40, "dense": 2.0, "pruned": 2.5}
+    said = {"kind": "next-token", "rows": 5, "tokens_seen": 80, "tokens": [{"token": " <a\n", "count": 3, **place}]}
+    said["positions"] = [{"first": first, **place} for first in (2, 6)]
+    html = page([dataclasses.replace(FULL, stages=[stage], behaviour=said)])
+    assert [f"<title>{title}</title>" in html for title in ("Mask churn", "Sparsity", "Loss by position")] == [True] * 3
+    assert "␣&lt;a\\n" in html
+
+
+def test_the_frontier_is_of_those_that_none_beats():
+    assert frontier([3.0, 1.0, 2.0, 2.0], [0.9, 0.7, 0.6, 0.8]) == [1, 3, 0]
 
 
 def test_each_of_several_stages_says_what_its_share_is_of():
@@ -60,7 +133,7 @@ def test_each_of_several_stages_says_what_its_share_is_of():
     for text in (page([twice]), model_card(twice)):
         for number in (1, 2):
             assert f"{number}. structured: 0.4999 of the flops that came into this stage kept (0.5 asked)." in text
-        assert "linear weights that came into this stage are zero (0.6 asked)." in html.unescape(text)
+        assert "linear weights that came into this stage are zero (0.6 asked)." in html_module.unescape(text)
 
 
 def test_several_stages_show_what_each_left():
@@ -94,13 +167,16 @@ def test_a_model_without_blocks_has_no_ratio():
     empty = {**SIDE, "params": 0, "flops": 0.0}
     emptied = dataclasses.replace(RESULT, dense=empty, pruned=empty)
     assert "| params | 0 | 0 |  |" in model_card(emptied)
-    assert "<h2>" in page([emptied])
+    assert "Niwaki report" in page([emptied])
 
 
 def test_one_page_for_several_results():
     html = page([RESULT, TUNED])
-    assert html.count("<h2>") == 2
-    assert html.count("<th>site</th>") == 1
+    assert html.count('<h2 class="title"') == html.count("<article") == 2
+    assert html.count('class="house"') == 1
+    ids = re.findall(r' id="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    assert "accuracy over latency, batch 1" in html
 
 
 @pytest.mark.parametrize(("result", "title"), [(RESULT, "# Pruned with Niwaki"), (TUNED, "# Fine-tuned with Niwaki")])
