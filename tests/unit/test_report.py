@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import html as html_module
 import re
+import shutil
 
 import pytest
+from huggingface_hub import ModelCard
 
 from niwaki.errors import RequestError
 from niwaki.report import course_lines, is_page, model_card, page
@@ -188,6 +190,22 @@ def test_the_card_shows_the_figures(result, title):
     assert ("0.4999 of the flops kept" in card) == (result is RESULT)
 
 
+def test_the_hub_reads_the_figures_and_what_is_carried_over():
+    data = {"eval": {"path": "/home/somebody/dev.tsv", "sha256": "0", "rows": 5}}
+    named = dataclasses.replace(RESULT, data=data, recipe={"model": "m", "out": "/tmp/half"})
+    source = {"license": "mit", "base_model": "owner/base", "language": "de"}
+    card = ModelCard(model_card(named, task="text-classification", source=source))
+    found = card.data.to_dict()
+    assert {name: found[name] for name in source} == source
+    assert found["tags"] == ["niwaki"]
+    (figure,) = card.data.eval_results
+    assert (figure.metric_type, figure.metric_value, figure.dataset_name) == ("accuracy", 0.8, "dev.tsv")
+    assert "somebody" not in str(found)
+    encoder = ModelCard(model_card(named, task="embedding", sentences=True)).data
+    assert (encoder.library_name, encoder.pipeline_tag) == ("sentence-transformers", "sentence-similarity")
+    assert "SentenceTransformer(" in model_card(named, sentences=True)
+
+
 def test_results_are_read_as_they_were_written(tmp_path):
     write_result(RESULT, tmp_path / "result.json")
     assert read_result(tmp_path / "result.json") == RESULT
@@ -201,3 +219,38 @@ def test_a_result_that_is_none_is_refused(tmp_path, text):
         (tmp_path / "result.json").write_text(text)
     with pytest.raises(RequestError, match="DIR must hold"):
         read_result(tmp_path / "result.json")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium, where there is one and Playwright to drive it."""
+    drive = pytest.importorskip("playwright.sync_api")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no Chromium here")
+    with drive.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, chromium_sandbox=False)
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_the_page_as_it_is_meant(browser, tmp_path, width, scheme):
+    """No error, no request but for the file, nothing wider than the window, and what axe finds at its most a trifle."""
+    (tmp_path / "page.html").write_text(page([FULL, TUNED]))
+    shown = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    errors, requests = [], []
+    shown.on("console", lambda message: errors.append(message.text))
+    shown.on("pageerror", lambda error: errors.append(str(error)))
+    shown.on("request", lambda request: requests.append(request.url))
+    shown.goto(f"file://{tmp_path}/page.html")
+    assert (errors, requests) == ([], [f"file://{tmp_path}/page.html"])
+    assert shown.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert shown.locator("#r1-house").is_visible()
+    paper = {"light": "rgb(250, 249, 246)", "dark": "rgb(20, 23, 19)"}
+    assert shown.evaluate("getComputedStyle(document.body).backgroundColor") == paper[scheme]
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    shown.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+    found = axe.Axe().run(shown).response["violations"]
+    assert [fault["id"] for fault in found if fault["impact"] in ("serious", "critical")] == []

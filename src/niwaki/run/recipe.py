@@ -9,9 +9,10 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from niwaki.adapters import masks_of, merge_, remove_masks_
-from niwaki.anatomy import linears_of, pooling_of
+from niwaki.anatomy import linears_of, pooling_of, supported_task
 from niwaki.checkpoint import weight_files, write_adapter, write_model
 from niwaki.checkpoint.folder import atomic_folder
+from niwaki.checkpoint.source_card import source_card
 from niwaki.config import Recipe, recipe_to_dict, write_recipe
 from niwaki.evaluate import behaviour
 from niwaki.progress import library_manners
@@ -49,7 +50,8 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         result = _result(course, states, plain, kept, data | tasks.to_dict(), clock)
         write_recipe(recipe, folder / "recipe.yaml")
         write_result(result, folder / "result.json")
-        card = model_card(result, sentences=pooling_of(plain) is not None)
+        task, sentences = supported_task(plain).name, pooling_of(plain) is not None
+        card = model_card(result, task=task, sentences=sentences, source=source_card(recipe.model))
         (folder / "README.md").write_text(card, encoding="utf-8")
         (folder / "report.html").write_text(page([result]), encoding="utf-8")
     return result
