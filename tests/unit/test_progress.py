@@ -37,6 +37,21 @@ def test_a_log_gets_one_line_for_a_phase(capsys):
     assert capsys.readouterr() == ("", "observe: 3 batches\ntrain: 500 steps\nrepair\n")
 
 
+def test_a_log_gets_the_tenths_of_a_long_phase_and_the_time_that_is_left(capsys, monkeypatch):
+    monkeypatch.setattr("niwaki.progress._SECONDS", 0.0)
+    for _ in bar(range(40), phase="train", unit="steps", progress=True):
+        pass
+    with bar(total=20, phase="repair", unit="layers", progress=True) as shown:
+        for _ in range(10):
+            shown.update(2)
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first == "train: 40 steps"
+    for phase, unit, count in (("train", "steps", 40), ("repair", "layers", 20)):
+        own = [line for line in lines if line.startswith(f"{phase}: ") and "%" in line]
+        assert [int(line.split()[1]) for line in own] == list(range(10, 100, 10))
+        assert f"50 % ({count // 2} of {count} {unit}), 00:00 left" in own[4]
+
+
 def test_a_terminal_gets_a_bar(capsys, terminal):
     assert work(True) == [0, 1, 2]
     out, err = capsys.readouterr()

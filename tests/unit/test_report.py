@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import html as html_module
+import io
 import re
 import shutil
 
 import pytest
 from huggingface_hub import ModelCard
+from rich.console import Console
 
 from niwaki.errors import RequestError
-from niwaki.report import course_lines, is_page, model_card, page
+from niwaki.report import course_lines, is_page, model_card, page, result_table
 from niwaki.report.headline import frontier
 from niwaki.results import Result, read_result, write_result
 
@@ -123,6 +125,14 @@ def test_masks_that_moved_and_a_language_model_have_their_figures():
     html = page([dataclasses.replace(FULL, stages=[stage], behaviour=said)])
     assert [f"<title>{title}</title>" in html for title in ("Mask churn", "Sparsity", "Loss by position")] == [True] * 3
     assert "␣&lt;a\\n" in html
+
+
+def test_the_result_is_a_table_on_a_terminal():
+    shown = io.StringIO()
+    Console(file=shown, width=120).print(result_table(FULL))
+    for row in ("accuracy .* 0.9000 .* 0.8000 .* -0.1000", r"batch 1 .* 3.0 .* 1.5 .* 2.00x as fast \(1.90 to 2.20\)"):
+        assert re.search(row, shown.getvalue())
+    assert "\x1b" not in shown.getvalue()
 
 
 def test_the_frontier_is_of_those_that_none_beats():
