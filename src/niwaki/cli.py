@@ -239,6 +239,9 @@ def push_folder(
     folder: Annotated[Path, typer.Argument(help="Folder with a model that Niwaki wrote.", metavar="DIR")],
     repository: Annotated[str, typer.Argument(help="Model repository on the Hub, owner/name; made if it is new.")],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository that others cannot see.")] = False,
+    with_report: Annotated[
+        bool, typer.Option("--with-report", help="Also report.html and result.json, which show rows of the data.")
+    ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Upload a folder that Niwaki wrote to the Hub."""
@@ -246,7 +249,7 @@ def push_folder(
     from niwaki.run import push
 
     with library_manners(quiet):
-        address = push(folder, repository, private)
+        address = push(folder, repository, private, with_report)
     if not quiet:
         typer.echo(f"what Niwaki wrote into {folder} is at {address}")
 

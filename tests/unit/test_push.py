@@ -68,20 +68,22 @@ def hub(monkeypatch):
 def folder(tmp_path):
     with atomic_folder(tmp_path / "small") as new:
         (new / "config.json").write_text("{}")
+        (new / "report.html").write_text("rows of the data")
         (new / "adapter").mkdir()
         (new / "adapter" / "adapter_config.json").write_text("{}")
     (tmp_path / "small" / "diary.txt").write_text("mine")
     return tmp_path / "small"
 
 
-def test_what_niwaki_wrote_is_pushed(hub, folder):
-    assert push(folder, "me/small", private=True).endswith("/me/small")
+@pytest.mark.parametrize("with_report", [False, True])
+def test_what_niwaki_wrote_is_pushed_and_rows_of_the_data_only_where_asked(hub, folder, with_report):
+    assert push(folder, "me/small", private=True, with_report=with_report).endswith("/me/small")
     made = json.loads(hub.asked[0][1])
     assert (made["organization"], made["name"]) == ("me", "small")
     assert made.get("private") or made.get("visibility") == "private"
     committed = next(body for path, body in hub.asked if "/commit/" in path).decode().splitlines()
     files = {line["value"]["path"]: line["value"]["content"] for line in map(json.loads, committed[1:])}
-    assert set(files) == {"config.json", "adapter/adapter_config.json"}
+    assert set(files) == {"config.json", "adapter/adapter_config.json", *["report.html"] * with_report}
     assert base64.b64decode(files["config.json"]) == b"{}"
 
 

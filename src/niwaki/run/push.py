@@ -15,8 +15,14 @@ _MODELS = ("config.json", "adapter_config.json", "modules.json")
 """Files of which a folder with a model has one."""
 
 
-def push(folder: Path, repository: str, private: bool = False) -> str:
+_WITH_TEXTS = ("report.html", "result.json")
+"""Files that show rows of the evaluation data, which may be nobody else's business."""
+
+
+def push(folder: Path, repository: str, private: bool = False, with_report: bool = False) -> str:
     """Upload a folder that Niwaki wrote to the model repository `owner/name`, made if it is not there; its address.
+
+    `with_report` uploads also what shows rows of the evaluation data: the report, and the result that it is made of.
 
     Raises:
         RequestError: a folder that Niwaki did not write or that holds no model, a name that is none. WorkError: the Hub
@@ -31,6 +37,7 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
         validate_repo_id(repository)
     except HFValidationError as error:
         raise RequestError(f"REPOSITORY must be owner/name, got {repository!r}: {error}") from error
+    files = [name for name in files if with_report or name not in _WITH_TEXTS]
     api = HfApi()
     try:
         address = api.create_repo(repository, private=private or None, exist_ok=True)
