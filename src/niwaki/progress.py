@@ -12,7 +12,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar, cast
 
 from huggingface_hub import utils as hub
@@ -59,6 +59,10 @@ class _Tenths(tqdm):
     """Says each tenth of its total in a line, with the time that the rest takes at the rate so far; draws nothing."""
 
     said = 0
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):  # of one that was interrupted while it was made
+            super().__del__()
 
     def display(self, *_: object, **__: object) -> None:
         """What is called where a bar would be drawn anew."""
