@@ -10,6 +10,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,12 +35,13 @@ from niwaki.config import (
     Vocabulary,
     read_recipe,
 )
+from niwaki.config.fields import OUTPUT, PANELS
 from niwaki.config.structured import BUDGETS
 from niwaki.config.sweep import Sweep, SweepOptions, methods_of, read_sweep
 from niwaki.errors import NiwakiError, limit_of, what
 from niwaki.interrupt import Stopped, raise_again
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Make fine-tuned transformers smaller and faster.")
+app = typer.Typer(no_args_is_help=True, help="Make fine-tuned transformers smaller and faster.")
 prune = typer.Typer(no_args_is_help=True, help="Prune a model to a budget.")
 app.add_typer(prune, name="prune")
 plan = typer.Typer(no_args_is_help=True, help="Say what pruning would remove, for any budget; prune --plan does it.")
@@ -58,11 +60,13 @@ sweep = typer.Typer(cls=_OrFile, no_args_is_help=True, help="Prune to many budge
 app.add_typer(sweep, name="sweep")
 
 _HELP = {field.name: field.metadata["help"] for field in dataclasses.fields(Recipe)}
-Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.", rich_help_panel=OUTPUT)]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON, and nothing else.", rich_help_panel=OUTPUT)
+]
 Names = tuple[str, ...]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help=_HELP["overwrite"])]
-Resume = Annotated[bool, typer.Option("--resume/--restart", help=_HELP["resume"])]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help=_HELP["overwrite"], rich_help_panel=OUTPUT)]
+Resume = Annotated[bool, typer.Option("--resume/--restart", help=_HELP["resume"], rich_help_panel=OUTPUT)]
 _LONGEST = 1000
 """Characters of an error that are shown."""
 LISTS = ("--text-columns", "--label-names", "--keep-layers", "--spared")
@@ -96,6 +100,7 @@ def _flags(
     Fields of these names are left out, or take several values.
     """
     parameters: dict[str, inspect.Parameter] = {}
+    panels: dict[str, str] = {}
     for config in configs:
         hints = get_type_hints(config)
         for field in dataclasses.fields(config):
@@ -113,10 +118,15 @@ def _flags(
                 default = None
             elif {float, str} <= set(get_args(hint)):  # a number or a name
                 hint = str | None
-            annotation = Annotated[hint, typer.Option(*names, help=field.metadata["help"])]
+            panels[field.name] = panel = field.metadata["panel"]
+            annotation = Annotated[
+                hint, typer.Option(*names, help=field.metadata["help"], rich_help_panel=panel or None)
+            ]
             parameters[field.name] = inspect.Parameter(
                 field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
             )
+    # A panel stands where its first flag does.
+    parameters = dict(sorted(parameters.items(), key=lambda pair: PANELS.index(panels[pair[0]])))
     for name, hint in (("quiet", Quiet), *[("json", Json)] * measures):
         parameters[name] = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=hint)
 
@@ -148,7 +158,7 @@ def demo(**options: Any) -> None:
     from niwaki.run import run_demo
 
     request = _made(Demo, options)
-    _say(run_demo(request, options["quiet"]), request.out, options)
+    _say(run_demo(request, options["quiet"]), f"{request.out}/half", options)
 
 
 @prune.command()
@@ -255,7 +265,8 @@ def score(**options: Any) -> None:
             typer.echo(f"{layer['name']:24} {layer['importance']:.4f} of all importance, {layer['total']} units")
         for linear in found["linears"]:
             typer.echo(f"{linear['name']:24} {linear['importance']:.4g} by {request.layer_score}")
-        typer.echo(f"written to {request.out}")
+        prune = ("prune", "structured", "--model", request.model, "--train-data", request.train_data)
+        _end(f"scores.json is written to {request.out}", *prune, "--eval-data", "E", "--out", "half", "--flops", "0.5")
 
 
 @app.command("eval")
@@ -277,12 +288,21 @@ def export(**options: Any) -> None:
     request = _made(Export, options)
     run_export(request, options["quiet"])
     if not options["quiet"]:
-        typer.echo(f"written to {request.out}")
+        engine = {"onnx": "onnxruntime", "gguf": "llama.cpp"}.get(request.to)
+        measured = ("eval", "--model", request.model, "--eval-data", "E", "--out", "measured", "--engine", engine or "")
+        _end(
+            f"{request.to} is written to {request.out}", *(measured if engine else ("push", request.out, "owner/name"))
+        )
 
 
 @app.command()
-def report(folders: list[Path], out: Annotated[Path, typer.Option(help="Page to write.")]) -> None:
-    """One page from the results of one or several folders."""
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders with a result.json.", metavar="DIR...")],
+    out: Annotated[Path, typer.Option(help="Page to write.")],
+    open: Annotated[bool, typer.Option("--open", help="Show it in a browser.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """One page from the results of one or several folders, side by side."""
     from niwaki.checkpoint.folder import atomic_file
     from niwaki.report import is_page, page
     from niwaki.results import read_result
@@ -290,6 +310,30 @@ def report(folders: list[Path], out: Annotated[Path, typer.Option(help="Page to 
     text = page([read_result(folder / "result.json") for folder in folders])
     with atomic_file(out, True, is_page, "a page") as unfinished:
         unfinished.write_text(text, encoding="utf-8")
+    if not quiet:
+        typer.echo(f"the page of {len(folders)} result{'s' * (len(folders) > 1)} is written to {out}")
+    if open:
+        typer.launch(out.resolve().as_uri())
+
+
+@app.command("push")
+def push_folder(
+    folder: Annotated[Path, typer.Argument(help="Folder with a model that Niwaki wrote.", metavar="DIR")],
+    repository: Annotated[str, typer.Argument(help="Model repository on the Hub, owner/name; made if it is new.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository that others cannot see.")] = False,
+    with_report: Annotated[
+        bool, typer.Option("--with-report", help="Also report.html and result.json, which show rows of the data.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Upload a folder that Niwaki wrote to the Hub."""
+    from niwaki.progress import library_manners
+    from niwaki.run import push
+
+    with library_manners(quiet):
+        address = push(folder, repository, private, with_report)
+    if not quiet:
+        typer.echo(f"what Niwaki wrote into {folder} is at {address}")
 
 
 def _plan(kind: Any, options: dict[str, Any], budget: bool) -> None:
@@ -348,22 +392,56 @@ def _say(result: Any, out: str, options: dict[str, Any]) -> None:
         return
     if options["quiet"]:
         return
-    from niwaki.report import course_lines, engine_rows, shown, stage_lines
+    from niwaki.progress import print_table
+    from niwaki.report import course_lines, engine_rows, result_table
+
+    if not print_table(result_table(result)):
+        _say_lines(result)
+    for line in course_lines(result):
+        typer.echo(line)
+    for row in engine_rows(result):
+        typer.echo("  ".join(f"{cell:>{12 if number else 15}}" for number, cell in enumerate(row)))
+    for warning in result.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    _say_what_next(result, out, options)
+
+
+def _say_lines(result: Any) -> None:
+    """The result line by line, for a log or another program."""
+    from niwaki.report import shown, stage_lines
 
     alone = not result.stages and not result.recipe.get("against")
     for name in result.pruned["quality"]:
         before = "" if alone else f"{shown(result.dense, name)} before, "
         typer.echo(f"{name}: {before}{shown(result.pruned, name)}{'' if alone else ' after'}")
-    for line in (*course_lines(result), *stage_lines(result.stages)):
+    for line in stage_lines(result.stages):
         typer.echo(line)
     for name, timing in result.latency.items():
         if isinstance(timing, dict):
             typer.echo(f"{name}: {timing['speedup']:.2f}x as fast as dense (measured)")
-    for row in engine_rows(result):
-        typer.echo("  ".join(f"{cell:>{12 if number else 15}}" for number, cell in enumerate(row)))
-    for warning in result.warnings:
-        typer.echo(f"warning: {warning}", err=True)
-    typer.echo(f"written to {out}")
+
+
+def _say_what_next(result: Any, out: str, options: dict[str, Any]) -> None:
+    """What was written where, and the command that people run next."""
+    if not result.stages:
+        _end(f"result.json and report.html are written to {out}", "report", out, "--out", "report.html", "--open")
+        return
+    recipe = result.recipe
+    if any(stage["name"] == "finetune" for stage in result.stages) and not recipe.get("keep_adapter"):
+        typer.echo("the adapter is merged into the weights; --keep-adapter writes it beside its base instead")
+    wrote = f"model, result.json, report.html, README.md and recipe.yaml are written to {out}"
+    if all(stage["name"] == "finetune" for stage in result.stages):
+        data = ("--train-data", recipe["train_data"], "--eval-data", recipe["eval_data"])
+        model = f"{out}/adapter" if recipe.get("keep_adapter") else out
+        _end(wrote, "prune", "structured", "--model", model, *data, "--out", f"{out}-half", "--flops", "0.5")
+    else:
+        to = "gguf" if "perplexity" in result.pruned["quality"] else "onnx"
+        _end(wrote, "export", "--model", out, "--to", to, "--out", f"{out}.{to}")
+
+
+def _end(wrote: str, *following: str) -> None:
+    typer.echo(wrote)
+    typer.echo(f"next: {shlex.join(['niwaki', *following])}")
 
 
 def _spread(words: list[str]) -> list[str]:

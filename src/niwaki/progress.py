@@ -1,16 +1,18 @@
-"""What is said on standard error while work goes on: moving bars on a terminal, one line for each phase anywhere else.
+"""What is said on standard error while work goes on: moving bars on a terminal, lines anywhere else.
 
-A log that bars are written to holds thousands of them, one after the other.
+A log that bars are written to holds thousands of them, one after the other. It gets a line for each phase instead, and
+of a long one a line at each tenth.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar, cast
 
 from huggingface_hub import utils as hub
@@ -20,6 +22,8 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 T = TypeVar("T")
+_SECONDS = 10.0
+"""From one line of a phase in a log to the next, at least."""
 
 
 def at_terminal() -> bool:
@@ -39,14 +43,35 @@ def bar(
 ) -> tqdm[T]:
     """A bar over `items`, or one of `total` steps that the caller moves; nothing without `progress`.
 
-    `unit` is a plural. Where there is no terminal the phase is said in a line, with the number of items if it is known.
+    `unit` is a plural. Where there is no terminal the phase is said in a line, with the number of items if it is known,
+    and then each tenth of it, but no two within `_SECONDS`.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
-    moving = progress and at_terminal()
-    if progress and not moving:
-        say(f"{phase}: {total} {unit}" if total is not None else phase)
-    return cast("tqdm[T]", tqdm(items, desc=phase, unit=f" {unit}", total=total, disable=not moving, leave=False))
+    told = {"desc": phase, "unit": f" {unit}", "total": total, "disable": not progress, "leave": False}
+    if at_terminal() or not progress:
+        return cast("tqdm[T]", tqdm(items, **told))
+    say(f"{phase}: {total} {unit}" if total is not None else phase)
+    return cast("tqdm[T]", _Tenths(items, **told, file=io.StringIO(), mininterval=_SECONDS, maxinterval=_SECONDS))
+
+
+class _Tenths(tqdm):
+    """Says each tenth of its total in a line, with the time that the rest takes at the rate so far; draws nothing."""
+
+    said = 0
+
+    def __del__(self) -> None:
+        with suppress(AttributeError):  # of one that was interrupted while it was made
+            super().__del__()
+
+    def display(self, *_: object, **__: object) -> None:
+        """What is called where a bar would be drawn anew."""
+        tenth = int(10 * self.n / self.total) if self.total else 0
+        if self.said < tenth < 10:
+            self.said = tenth
+            told = self.format_dict
+            left = self.format_interval((self.total - self.n) * told["elapsed"] / self.n)
+            say(f"{self.desc}: {10 * tenth} % ({self.n} of {self.total}{self.unit}), {left} left")
 
 
 def show(table: Table, progress: bool) -> None:
@@ -55,6 +80,13 @@ def show(table: Table, progress: bool) -> None:
         Console(stderr=True).print(table)
     elif progress:
         say(str(table.title))
+
+
+def print_table(table: Table) -> bool:
+    """A table on standard output if that is a terminal; whether it is."""
+    if sys.stdout.isatty():
+        Console().print(table)
+    return sys.stdout.isatty()
 
 
 @contextmanager

@@ -15,13 +15,20 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class SiteResult:
-    """What became of one site: `kept` of `total` units, and its share of all scores."""
+    """What became of one site: `kept` of `total` units, and its share of all scores.
+
+    Of heads also which `units` stayed, and the score of each before. `other_scores` are of the whole site or linear, by
+    name: what the same pass told beside the score that decided.
+    """
 
     name: str
     kind: str
     importance: float
     kept: int
     total: int
+    scores: tuple[float, ...] | None = None
+    units: tuple[int, ...] | None = None
+    other_scores: dict[str, float] = field(default_factory=dict)
 
     @property
     def ratio(self) -> float:
@@ -71,6 +78,8 @@ class Result:
     warnings: list[str]
     fidelity: dict[str, float] = field(default_factory=dict)
     """How alike pruned and dense are on the evaluation data, see `niwaki.evaluate.fidelity`."""
+    behaviour: dict[str, Any] = field(default_factory=dict)
+    """What pruned says otherwise than dense, see `niwaki.evaluate.behaviour`."""
     engine: str = "pytorch"
     """Where quality, size and latency were measured; with the bits where they are not those of the checkpoint."""
     engines: list[dict[str, Any]] = field(default_factory=list)
@@ -99,7 +108,7 @@ def read_result(path: Path) -> Result:
     except (OSError, ValueError, RecursionError) as error:
         raise RequestError(f"DIR must hold a result.json that reads, got {str(path)!r}: {error}") from error
     known = {f.name for f in dataclasses.fields(Result)}
-    needed = known - {"fidelity", "engine", "engines"}  # younger than the schema
+    needed = known - {"fidelity", "behaviour", "engine", "engines"}  # younger than the schema
     if not isinstance(found, dict) or found.get("schema") != SCHEMA or not needed <= set(found) <= known:
         schema = found.get("schema") if isinstance(found, dict) else None
         rule = f"DIR must hold a result.json of schema {SCHEMA} as Niwaki writes it"

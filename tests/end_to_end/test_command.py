@@ -11,6 +11,7 @@ import sys
 
 import pytest
 import torch
+import typer
 from peft import PeftModel
 from safetensors import safe_open
 from transformers import (
@@ -48,6 +49,9 @@ def test_the_main_job(place, typed):
     assert "train: labels 0 is LABEL_0, 1 is LABEL_1" in first.stderr
     assert not {"\r", "\x1b"} & set(first.stderr + first.stdout)  # a log: no bar, no colour
     assert len(first.stderr.splitlines()) <= 30
+    wrote, following = first.stdout.splitlines()[-2:]
+    assert wrote == "model, result.json, report.html, README.md and recipe.yaml are written to out"
+    assert following == "next: niwaki export --model out --to onnx --out out.onnx"
     out = place / "out"
     assert {path.name for path in out.iterdir()} >= FILES
     result = json.loads((out / "result.json").read_text())
@@ -55,6 +59,11 @@ def test_the_main_job(place, typed):
     assert budget["requested"] == 0.5
     assert result["pruned"]["flops"] / result["dense"]["flops"] == pytest.approx(budget["achieved"])
     assert budget["achieved"] <= 0.5
+    heads = [layer for layer in result["layers"] if layer["kind"] == "attention"]
+    assert all(len(site["units"]) == site["kept"] and len(site["scores"]) == site["total"] for site in heads)
+    assert result["behaviour"]["rows"] == sum(result["behaviour"]["right"].values()) == 20
+    low, high = result["pruned"]["interval"]["accuracy"]
+    assert low <= result["pruned"]["quality"]["accuracy"] <= high
     model = niwaki.load(out)
     with safe_open(out / "model.safetensors", framework="pt") as tensors:
         stored = sum(tensors.get_tensor(key).numel() for key in tensors.keys())  # noqa: SIM118 - not a dict
@@ -117,17 +126,23 @@ def test_recovery_makes_the_pruned_model_closer(place, typed):
     assert distances[1] < distances[0]
 
 
-def test_finetune_score_eval_and_export(place, typed):
+def test_finetune_score_eval_and_export(place, typed, monkeypatch):
     def run(*words):
         status, out, err = typed(place, *words)
         assert status == 0, err
         return out
 
     data = ["--train-data", "learnable.tsv", "--eval-data", "learnable.tsv"]
-    run("finetune", "--model", "body", *data, "--out", "tuned", "--epochs", 30, "--lora-rank", 4, "--keep-adapter")
+    said = run(
+        "finetune", "--model", "body", *data, "--out", "tuned", "--epochs", 30, "--lora-rank", 4, "--keep-adapter"
+    )
     result = json.loads((place / "tuned" / "result.json").read_text())
     assert result["pruned"]["quality"]["accuracy"] > 0.9
     assert merge_(niwaki.load(place / "tuned" / "adapter")).config.id2label == {0: "high", 1: "low"}
+    assert said.splitlines()[-1] == (
+        "next: niwaki prune structured --model tuned/adapter --train-data learnable.tsv --eval-data learnable.tsv"
+        " --out tuned-half --flops 0.5"
+    )
     said = run("score", "--model", "tuned/adapter", "--train-data", "learnable.tsv", "--out", "scored")
     scores = json.loads((place / "scored" / "scores.json").read_text())
     assert len(scores["layers"]) == 6
@@ -149,8 +164,14 @@ def test_finetune_score_eval_and_export(place, typed):
         assert torch.equal(
             logits(niwaki.load(place / f"small-{to}"), batches()[0]), logits(niwaki.load(place / "small"), batches()[0])
         )
-    for _ in range(2):
-        assert run("report", "small", "compared", "--out", "both.html") == ""
+    shown: list[str] = []
+    monkeypatch.setattr(typer, "launch", shown.append)
+    for flag in ("--quiet", "--open"):
+        said = run("report", "small", "compared", "--out", "both.html", flag)
+        assert said == ("" if flag == "--quiet" else "the page of 2 results is written to both.html\n")
+    assert shown == [(place / "both.html").as_uri()]
+    status, _, err = typed(place, "push", "scored", "me/scores")
+    assert (status, "must hold a model" in err) == (2, True)
     for out in ("learnable.tsv", "small/result.json"):
         before = (place / out).read_bytes()
         status, _, err = typed(place, "report", "small", "--out", out)

@@ -33,6 +33,7 @@ NOT_RUN = {
     "pip install": "reaches a package registry",
     "glue/": "reads a data set of the Hub",
     'backend="onnx"': "needs Optimum",
+    "niwaki push": "reaches the Hub; tests/unit/test_push.py pushes to a stand-in",
     "--to onnx": "takes seconds to load PyTorch's exporter; tests/unit/test_export.py exports",
 }
 """Words of a command or a block that is not run -> why."""

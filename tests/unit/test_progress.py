@@ -14,7 +14,7 @@ from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 import niwaki
-from niwaki.progress import bar, library_manners, say, show
+from niwaki.progress import _Tenths, bar, library_manners, say, show
 
 PACKAGE = Path(niwaki.__file__).parent
 
@@ -35,6 +35,27 @@ def test_a_log_gets_one_line_for_a_phase(capsys):
         shown.update()
     assert list(bar(iter([7]), phase="repair", unit="layers", progress=True)) == [7]
     assert capsys.readouterr() == ("", "observe: 3 batches\ntrain: 500 steps\nrepair\n")
+
+
+def test_a_log_gets_the_tenths_of_a_long_phase_and_the_time_that_is_left(capsys, monkeypatch):
+    monkeypatch.setattr("niwaki.progress._SECONDS", 0.0)
+    for _ in bar(range(40), phase="train", unit="steps", progress=True):
+        pass
+    with bar(total=20, phase="repair", unit="layers", progress=True) as shown:
+        for _ in range(10):
+            shown.update(2)
+    first, *lines = capsys.readouterr().err.splitlines()
+    assert first == "train: 40 steps"
+    for phase, unit, count in (("train", "steps", 40), ("repair", "layers", 20)):
+        own = [line for line in lines if line.startswith(f"{phase}: ") and "%" in line]
+        assert [int(line.split()[1]) for line in own] == list(range(10, 100, 10))
+        assert f"50 % ({count // 2} of {count} {unit}), 00:00 left" in own[4]
+
+
+def test_one_that_was_interrupted_while_it_was_made_says_nothing():
+    unfinished = _Tenths.__new__(_Tenths)
+    unfinished.disable = False
+    unfinished.__del__()
 
 
 def test_a_terminal_gets_a_bar(capsys, terminal):

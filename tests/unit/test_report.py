@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import html
+import html as html_module
+import io
 import re
+import shutil
 
 import pytest
+from huggingface_hub import ModelCard
+from rich.console import Console
 
 from niwaki.errors import RequestError
-from niwaki.report import course_lines, is_page, model_card, page
+from niwaki.report import course_lines, is_page, model_card, page, result_table
+from niwaki.report.headline import frontier
 from niwaki.results import Result, read_result, write_result
 
 SIDE = {"quality": {"accuracy": 0.9}, "params": 1000, "flops": 2e6, "size_bytes": 4000, "zeros": 0}
@@ -43,15 +48,95 @@ def test_the_page_shows_the_figures_and_escapes_text():
         "0.8000",
         "-0.1000",
         "x 0.500",
-        "2.00x",
-        "length 12",
-        "3 / 4",
-        "width: 75.0%",
+        "2.00\u00d7",
+        "at 12 tokens a row",
+        '3<span class="of"> / 4</span>',
+        "width:75.0%",
         "train glue/sst2",
         "Seed 7",
     ):
         assert shown in html
-    assert not re.search(r"(src|href)=", html)
+    assert not re.search(r"""(src|href)="[^#]|url\(|@import|http(?!://www.w3.org/)""", html)
+
+
+FULL = dataclasses.replace(
+    RESULT,
+    run={**RESULT.run, "seconds": 9.0},
+    recipe={
+        "model": "a model",
+        "out": "half",
+        "train_data": "t.tsv",
+        "eval_data": "e.tsv",
+        "label_names": ["no", "<yes>"],
+        "keep_adapter": True,
+        "stages": [{"kind": "structured", "flops": 0.5, "repair": "bias", "allocation": "global"}],
+    },
+    stages=[{**RESULT.stages[0], "seconds": 3.0, "forward_passes": 7.0, "backward_passes": 1.0}],
+    dense={**SIDE, "interval": {"accuracy": [0.88, 0.92]}, "latency": {"batch_1": 3.0}},
+    pruned={**RESULT.pruned, "interval": {"accuracy": [0.78, 0.82]}, "latency": {"batch_1": 1.5}},
+    latency={**RESULT.latency, "batch_1": {**TIMING, "quartiles": {"speedup": [1.9, 2.2]}}},
+    layers=[
+        {**LAYER, "name": f"layer.{layer}.{part}", "kind": part, "other_scores": {"block-influence": layer / 3}} | heads
+        for layer in (0, 1)
+        for part, heads in (
+            ("attention", {"scores": [0.1, 0.3 + layer, 0.2, 0.4], "units": [1, 2, 3]}),
+            ("ffn", {}),
+        )
+    ],
+    behaviour={
+        "kind": "class",
+        "rows": 50,
+        "changed": 9,
+        "right": {"both": 38, "dense_only": 7, "pruned_only": 2, "neither": 3},
+        "examples": [
+            {"row": row, "text": f"<i>text {row}</i>", "truth": "no", "dense": "no", "pruned": "<yes>"}
+            for row in range(9)
+        ],
+        "confusion": {"labels": ["no", "<yes>"], "dense": [[20, 5], [0, 25]], "pruned": [[15, 10], [0, 25]]},
+        "by_name": [{"name": "no", "count": 25, "dense": 0.9, "pruned": 0.75}],
+    },
+)
+
+
+def test_all_that_a_result_holds_has_its_section_with_a_table_behind_each_figure():
+    html = page([FULL])
+    sections = re.findall(r'<h2 class="section" id="([\w-]+)">', html)
+    assert sections == ["request", "house", "depth", "behaviour", "latency", "time", "again"]
+    assert set(re.findall(r'href="#([\w-]+)"', html)) == {*sections, "main"}
+    assert html.count('aria-label="3 of 4 heads stay; removed: 0"') == 2
+    assert html.count('class="gone" style') == 2 + 1  # and the legend
+    assert html.count("<figure>") == html.count("</figure>") == 4
+    assert html.count('<svg role="img"') == html.count("<title>") - 1 == html.count("<desc>") == 3
+    assert "<i>text" not in html
+    assert html.count("&lt;i&gt;text") == 9
+    assert "95 % interval 0.7800 to 0.8200" in html
+    assert "half of the pairs 1.90 to 2.20" in html
+    asked = "niwaki prune structured --model 'a model' --out half --label-names no '<yes>' --train-data t.tsv"
+    assert f"{asked} --eval-data e.tsv --keep-adapter --flops 0.5 --repair bias" in html_module.unescape(html)
+    assert page([FULL]) == html  # the same bytes
+
+
+def test_masks_that_moved_and_a_language_model_have_their_figures():
+    update = {"sparsity": 0.5, "dropped": 9.0, "grown": 4.0, "regrown": 1.0, "distance": 0.2}
+    stage = {**FULL.stages[0], "weights": 100, "course": [{"step": step, **update} for step in (4, 8)]}
+    place = {"last": 9, "tokens": 40, "dense": 2.0, "pruned": 2.5}
+    said = {"kind": "next-token", "rows": 5, "tokens_seen": 80, "tokens": [{"token": " <a\n", "count": 3, **place}]}
+    said["positions"] = [{"first": first, **place} for first in (2, 6)]
+    html = page([dataclasses.replace(FULL, stages=[stage], behaviour=said)])
+    assert [f"<title>{title}</title>" in html for title in ("Mask churn", "Sparsity", "Loss by position")] == [True] * 3
+    assert "␣&lt;a\\n" in html
+
+
+def test_the_result_is_a_table_on_a_terminal():
+    shown = io.StringIO()
+    Console(file=shown, width=120).print(result_table(FULL))
+    for row in ("accuracy .* 0.9000 .* 0.8000 .* -0.1000", r"batch 1 .* 3.0 .* 1.5 .* 2.00x as fast \(1.90 to 2.20\)"):
+        assert re.search(row, shown.getvalue())
+    assert "\x1b" not in shown.getvalue()
+
+
+def test_the_frontier_is_of_those_that_none_beats():
+    assert frontier([3.0, 1.0, 2.0, 2.0], [0.9, 0.7, 0.6, 0.8]) == [1, 3, 0]
 
 
 def test_each_of_several_stages_says_what_its_share_is_of():
@@ -60,7 +145,7 @@ def test_each_of_several_stages_says_what_its_share_is_of():
     for text in (page([twice]), model_card(twice)):
         for number in (1, 2):
             assert f"{number}. structured: 0.4999 of the flops that came into this stage kept (0.5 asked)." in text
-        assert "linear weights that came into this stage are zero (0.6 asked)." in html.unescape(text)
+        assert "linear weights that came into this stage are zero (0.6 asked)." in html_module.unescape(text)
 
 
 def test_several_stages_show_what_each_left():
@@ -94,13 +179,16 @@ def test_a_model_without_blocks_has_no_ratio():
     empty = {**SIDE, "params": 0, "flops": 0.0}
     emptied = dataclasses.replace(RESULT, dense=empty, pruned=empty)
     assert "| params | 0 | 0 |  |" in model_card(emptied)
-    assert "<h2>" in page([emptied])
+    assert "Niwaki report" in page([emptied])
 
 
 def test_one_page_for_several_results():
     html = page([RESULT, TUNED])
-    assert html.count("<h2>") == 2
-    assert html.count("<th>site</th>") == 1
+    assert html.count('<h2 class="title"') == html.count("<article") == 2
+    assert html.count('class="house"') == 1
+    ids = re.findall(r' id="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    assert "accuracy over latency, batch 1" in html
 
 
 @pytest.mark.parametrize(("result", "title"), [(RESULT, "# Pruned with Niwaki"), (TUNED, "# Fine-tuned with Niwaki")])
@@ -110,6 +198,22 @@ def test_the_card_shows_the_figures(result, title):
     assert "| accuracy | 0.9000 | 0.8000 | -0.1000 |" in card
     assert "Data: train glue/sst2. Seed 7. Measured on A <fast> one, 2 threads, cpu, 2026-01-02." in card
     assert ("0.4999 of the flops kept" in card) == (result is RESULT)
+
+
+def test_the_hub_reads_the_figures_and_what_is_carried_over():
+    data = {"eval": {"path": "/home/somebody/dev.tsv", "sha256": "0", "rows": 5}}
+    named = dataclasses.replace(RESULT, data=data, recipe={"model": "m", "out": "/tmp/half"})
+    source = {"license": "mit", "base_model": "owner/base", "language": "de"}
+    card = ModelCard(model_card(named, task="text-classification", source=source))
+    found = card.data.to_dict()
+    assert {name: found[name] for name in source} == source
+    assert found["tags"] == ["niwaki"]
+    (figure,) = card.data.eval_results
+    assert (figure.metric_type, figure.metric_value, figure.dataset_name) == ("accuracy", 0.8, "dev.tsv")
+    assert "somebody" not in str(found)
+    encoder = ModelCard(model_card(named, task="embedding", sentences=True)).data
+    assert (encoder.library_name, encoder.pipeline_tag) == ("sentence-transformers", "sentence-similarity")
+    assert "SentenceTransformer(" in model_card(named, sentences=True)
 
 
 def test_results_are_read_as_they_were_written(tmp_path):
@@ -125,3 +229,38 @@ def test_a_result_that_is_none_is_refused(tmp_path, text):
         (tmp_path / "result.json").write_text(text)
     with pytest.raises(RequestError, match="DIR must hold"):
         read_result(tmp_path / "result.json")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium, where there is one and Playwright to drive it."""
+    drive = pytest.importorskip("playwright.sync_api")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("no Chromium here")
+    with drive.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, chromium_sandbox=False)
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_the_page_as_it_is_meant(browser, tmp_path, width, scheme):
+    """No error, no request but for the file, nothing wider than the window, and what axe finds at its most a trifle."""
+    (tmp_path / "page.html").write_text(page([FULL, TUNED]))
+    shown = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    errors, requests = [], []
+    shown.on("console", lambda message: errors.append(message.text))
+    shown.on("pageerror", lambda error: errors.append(str(error)))
+    shown.on("request", lambda request: requests.append(request.url))
+    shown.goto(f"file://{tmp_path}/page.html")
+    assert (errors, requests) == ([], [f"file://{tmp_path}/page.html"])
+    assert shown.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    assert shown.locator("#r1-house").is_visible()
+    paper = {"light": "rgb(250, 249, 246)", "dark": "rgb(20, 23, 19)"}
+    assert shown.evaluate("getComputedStyle(document.body).backgroundColor") == paper[scheme]
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    shown.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+    found = axe.Axe().run(shown).response["violations"]
+    assert [fault["id"] for fault in found if fault["impact"] in ("serious", "critical")] == []

@@ -161,6 +161,11 @@ def _listed(folder: Path) -> set[Path]:
         return set()
 
 
+def written_files(folder: Path) -> list[Path]:
+    """The files in `folder` that its mark lists, without the mark; none where there is no mark."""
+    return sorted(path for path in _listed(folder) if path.is_file() and path.name != MARK)
+
+
 def _write_mark(folder: Path) -> None:
     entries = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
     (folder / MARK).write_text(json.dumps({"entries": entries}, indent=1) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from niwaki.config.fields import (
+    BUDGET,
     check_above_zero,
     check_at_least,
     check_seed,
@@ -42,7 +43,7 @@ class DynamicSparsityConfig(Filter):
 
     sparsity: float = required("Fraction of the blocks' linear weights that are zero at the end, in [0, 1).")
     schedule: str = option("cubic", f"How the sparsity rises: {', '.join(SCHEDULES)}.")
-    start_sparsity: float = option(0.0, "Sparsity at which cubic and linear start.")
+    start_sparsity: float = option(0.0, "Sparsity at which cubic and linear start.", BUDGET)
     interval: int = option(25, "Optimizer steps from one update of the mask to the next.")
     warmup: float = option(0.0, "Fraction of the training, or steps, before the sparsity starts to rise.")
     reach: float = option(0.6, "Fraction of the training, or steps, after which the sparsity is as asked.")
@@ -54,7 +55,7 @@ class DynamicSparsityConfig(Filter):
     reallocation: str = option("across", "Whether weights move across linears, or within each: across or within.")
     allocation: str = option("uniform", f"How the zeros are first shared out: {', '.join(SPARSITY_ALLOCATIONS)}.")
     max_sparsity: float | None = option(
-        None, "Highest sparsity of a linear, 0.98 by default (or the sparsity asked, if higher)."
+        None, "Highest sparsity of a linear, 0.98 by default (or the sparsity asked, if higher).", BUDGET
     )
     window: int = option(10, "Steps up to an update whose gradients its smoothed scores are made of.")
     smoothing: float = option(0.85, "Decay of the smoothed saliency and of the momentum.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from niwaki.config.fields import check_above_zero, check_at_least, check_unused, option
+from niwaki.config.fields import DATA, check_above_zero, check_at_least, check_unused, option
 from niwaki.errors import RequestError, check_choice
 
 ROUNDINGS = {
@@ -34,10 +34,12 @@ class Rounding:
 
     quantize: str = option("none", f"Bits of the weights: {', '.join(QUANTIZATIONS)}, as the engine has them.")
     train_data: str | None = option(
-        None, "Data that a rounding to int8 looks at; int8-static needs them, int8 then spares what costs too much."
+        None,
+        "Data that a rounding to int8 looks at; int8-static needs them, int8 then spares what costs too much.",
+        DATA,
     )
-    train_split: str | None = option(None, "Split of a Hub data set to take as --train-data; train by default.")
-    calibration_samples: int = option(512, "Rows of --train-data that are looked at.")
+    train_split: str | None = option(None, "Split of a Hub data set to take as --train-data; train by default.", DATA)
+    calibration_samples: int = option(512, "Rows of --train-data that are looked at.", DATA)
     max_divergence: float = option(
         0.01,
         "Divergence from the float32 model (nats a prediction) on --train-data that int8 may cost; matrices stay in "

@@ -13,17 +13,22 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
-def option(default: Any, help: str, off: str | None = None) -> Any:
-    """A dataclass field with a default and the text that the command shows for its flag.
+FIRST, DATA, BUDGET, METHOD, OUTPUT, MACHINE = "", "Data", "Budget", "Method", "Output", "Machine"
+PANELS = (FIRST, DATA, BUDGET, METHOD, OUTPUT, MACHINE)
+"""Where the help of a command shows a flag, from the top; what most people need comes first."""
+
+
+def option(default: Any, help: str, panel: str = METHOD, off: str | None = None) -> Any:
+    """A dataclass field with a default, and the text and the panel that the help of a command shows for its flag.
 
     `off` names the flag of its opposite, for one that is True by default.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "off": off})
+    return dataclasses.field(default=default, metadata={"help": help, "panel": panel, "off": off})
 
 
 def required(help: str) -> Any:
-    """A dataclass field that must be given, with the text that the command shows for its flag."""
-    return dataclasses.field(metadata={"help": help})
+    """A dataclass field that must be given, with the text that the command shows for its flag among the first."""
+    return dataclasses.field(metadata={"help": help, "panel": FIRST})
 
 
 def check_at_least(config: Any, least: float, *names: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from niwaki.config.fields import (
+    BUDGET,
     check_above_zero,
     check_at_least,
     check_seed,
@@ -73,9 +74,11 @@ class LayerAdaptive(Filter, Recovery, Planned):
         "How far inverse-importance goes from uniform (0) to the formula as it is (1, the default); auto: whichever of "
         "0, 0.25, 0.5, 0.75 and 1 diverges least from the dense model.",
     )
-    min_sparsity: float | None = option(None, "Lowest sparsity of a linear, to within a weight, 0 by default.")
+    min_sparsity: float | None = option(None, "Lowest sparsity of a linear, to within a weight, 0 by default.", BUDGET)
     max_sparsity: float | None = option(
-        None, "Highest sparsity of a linear, to within a weight, 0.98 by default (or the sparsity asked, if higher)."
+        None,
+        "Highest sparsity of a linear, to within a weight, 0.98 by default (or the sparsity asked, if higher).",
+        BUDGET,
     )
     pattern: str = option("unstructured", "unstructured, n:m (n of m neighbours kept, like 2:4) or rxc (like 4x1).")
     steps: int = option(1, "Rounds of observing and pruning, on a cubic ramp of sparsity.")

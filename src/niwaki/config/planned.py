@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from niwaki.config.fields import check_at_least, check_unused, option
+from niwaki.config.fields import BUDGET, check_at_least, check_unused, option
 from niwaki.errors import RequestError
 
 
@@ -13,13 +13,16 @@ from niwaki.errors import RequestError
 class Planned:
     """A plan that was made before, a budget that is searched."""
 
-    plan: str | None = option(None, "Folder of `niwaki plan` that says what goes; the model is not observed for it.")
+    plan: str | None = option(
+        None, "Folder of `niwaki plan` that says what goes; the model is not observed for it.", BUDGET
+    )
     keep_quality: float | None = option(
         None,
         "In place of a budget: the share of the dense model's metric to keep, in (0, 1]. Of the budgets tried, the "
         "smallest that keeps it on training rows that are held out is taken.",
+        BUDGET,
     )
-    tries: int = option(6, "Budgets that are tried for --keep-quality.")
+    tries: int = option(6, "Budgets that are tried for --keep-quality.", BUDGET)
 
     def check_planned(self, budgets: tuple[str, ...]) -> None:
         """Refuse another number of budgets than one, among `budgets` and `keep_quality`, and what no plan holds.

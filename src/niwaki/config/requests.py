@@ -7,6 +7,10 @@ from dataclasses import dataclass
 from niwaki.config.dynamic import DynamicSparsityTraining
 from niwaki.config.engine import ENGINES, WRITTEN_FOR, Rounding, check_engine, check_quantization
 from niwaki.config.fields import (
+    DATA,
+    FIRST,
+    MACHINE,
+    OUTPUT,
     bytes_of,
     check_at_least,
     check_given_at_least,
@@ -53,32 +57,35 @@ class Request:
 
     model: str = required("Hub id, Transformers folder, PEFT adapter folder, or a folder that Niwaki wrote.")
     out: str = required("Folder to write.")
-    base_model: str | None = option(None, "Base of the adapter, where adapter_config.json does not lead to it.")
+    base_model: str | None = option(None, "Base of the adapter, where adapter_config.json does not lead to it.", DATA)
     text_columns: tuple[str, ...] | None = option(
-        None, "Text columns of the data, one or two, where they are not recognised."
+        None, "Text columns of the data, one or two, where they are not recognised.", DATA
     )
-    label_column: str | None = option(None, "Label column of the data, where it is not recognised.")
+    label_column: str | None = option(None, "Label column of the data, where it is not recognised.", DATA)
     label_names: tuple[str, ...] | None = option(
-        None, "Names of the model's outputs in their order, as the data write them, where the model holds none."
+        None, "Names of the model's outputs in their order, as the data write them, where the model holds none.", DATA
     )
-    data_config: str | None = option(None, "Configuration of a Hub data set, where it has several.")
+    data_config: str | None = option(None, "Configuration of a Hub data set, where it has several.", DATA)
     task: str | None = option(
-        None, f"What the model is for, where its checkpoint and the data leave two answers: {', '.join(TASKS)}."
+        None, f"What the model is for, where its checkpoint and the data leave two answers: {', '.join(TASKS)}.", DATA
     )
     pooling: str | None = option(
         None,
         f"How a model without a task head makes one vector a text: {' or '.join(POOLINGS)}. Folders of Sentence "
         "Transformers say it themselves.",
+        DATA,
     )
     seed: int = option(0, "Seed of everything that is drawn.")
-    device: str = option("cpu", "PyTorch device to work on.")
-    threads: int | None = option(None, THREADS)
-    dtype: str = option("float32", f"How weights are held and written: {', '.join(DTYPES)} (as the files hold them).")
-    batch_size: int = option(32, "Rows in a batch.")
-    max_length: int = option(128, "Tokens of a row that are kept; for a language model its context length.")
-    stride: int | None = option(None, "Tokens from one context to the next; without, contexts do not overlap.")
-    bos: bool = option(False, "Start every context of a language model with the tokenizer's first token (BOS).")
-    overwrite: bool = option(False, "Replace a folder that holds only what Niwaki wrote.")
+    device: str = option("cpu", "PyTorch device to work on.", MACHINE)
+    threads: int | None = option(None, THREADS, MACHINE)
+    dtype: str = option(
+        "float32", f"How weights are held and written: {', '.join(DTYPES)} (as the files hold them).", MACHINE
+    )
+    batch_size: int = option(32, "Rows in a batch.", MACHINE)
+    max_length: int = option(128, "Tokens of a row that are kept; for a language model its context length.", DATA)
+    stride: int | None = option(None, "Tokens from one context to the next; without, contexts do not overlap.", DATA)
+    bos: bool = option(False, "Start every context of a language model with the tokenizer's first token (BOS).", DATA)
+    overwrite: bool = option(False, "Replace a folder that holds only what Niwaki wrote.", OUTPUT)
 
     def __post_init__(self) -> None:
         check_choice("dtype", self.dtype, DTYPES)
@@ -97,10 +104,10 @@ class Request:
 class Demo:
     """The demonstration, which brings its model and data along."""
 
-    out: str = option("niwaki-demo", "Folder to write.")
+    out: str = option("niwaki-demo", "Folder to write.", OUTPUT)
     seed: int = option(0, "Seed of everything that is drawn.")
-    threads: int | None = option(None, THREADS)
-    overwrite: bool = option(False, "Replace a folder that holds only what Niwaki wrote.")
+    threads: int | None = option(None, THREADS, MACHINE)
+    overwrite: bool = option(False, "Replace a folder that holds only what Niwaki wrote.", OUTPUT)
 
     def __post_init__(self) -> None:
         check_seed(self)
@@ -112,12 +119,16 @@ class Measured(Request):
     """What every command that measures quality is told."""
 
     metric: str | None = option(
-        None, "The one metric to measure; by default all of the task: accuracy, f1, matthews_correlation; pearson..."
+        None,
+        "The one metric to measure; by default all of the task: accuracy, f1, matthews_correlation; pearson...",
+        DATA,
     )
     tasks: str | None = option(
-        None, "What to ask a language model: .jsonl files of questions, tasks of lm-evaluation-harness; with commas."
+        None,
+        "What to ask a language model: .jsonl files of questions, tasks of lm-evaluation-harness; with commas.",
+        DATA,
     )
-    limit: int | None = option(None, "Rows of a task that are measured; all by default.")
+    limit: int | None = option(None, "Rows of a task that are measured; all by default.", DATA)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -150,19 +161,25 @@ class Recipe(Measured):
 
     train_data: str = required("Data to calibrate and train on: a local file or a Hub data set.")
     eval_data: str = required("Data to evaluate on: a local file or a Hub data set.")
-    train_split: str | None = option(None, TRAIN_SPLIT)
-    eval_split: str | None = option(None, EVAL_SPLIT)
+    train_split: str | None = option(None, TRAIN_SPLIT, DATA)
+    eval_split: str | None = option(None, EVAL_SPLIT, DATA)
     stages: tuple[Stage, ...] = required("What is done, in order.")
-    calibration_samples: int = option(2048, "Rows of the training data that pruning looks at.")
-    train_samples: int | None = option(None, "Rows of the training data that training uses; all by default.")
+    calibration_samples: int = option(2048, "Rows of the training data that pruning looks at.", DATA)
+    train_samples: int | None = option(None, "Rows of the training data that training uses; all by default.", DATA)
     held_out_samples: int = option(
-        4096, "Rows of the training data, a quarter at most, that only --keep-quality is measured on."
+        4096, "Rows of the training data, a quarter at most, that only --keep-quality is measured on.", DATA
     )
-    max_memory: str | None = option(None, "Memory that may be used at most, such as 8GiB; refused before any work.")
-    compact: bool = option(False, "Write masked weights as bits and kept values: smaller, and read by Niwaki only.")
-    same_data: bool = option(False, "Let a language model be evaluated on the text that it was calibrated on.")
-    keep_adapter: bool = option(False, "Write the adapter beside the base instead of merging it.")
-    resume: bool = option(True, "Go on after the stages that a stopped run has done, or begin anew.", off="restart")
+    max_memory: str | None = option(
+        None, "Memory that may be used at most, such as 8GiB; refused before any work.", MACHINE
+    )
+    compact: bool = option(
+        False, "Write masked weights as bits and kept values: smaller, and read by Niwaki only.", OUTPUT
+    )
+    same_data: bool = option(False, "Let a language model be evaluated on the text that it was calibrated on.", DATA)
+    keep_adapter: bool = option(False, "Write the adapter beside the base instead of merging it.", OUTPUT)
+    resume: bool = option(
+        True, "Go on after the stages that a stopped run has done, or begin anew.", OUTPUT, off="restart"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -198,8 +215,8 @@ class Planning(Request):
     """A plan: the model is observed and scored, and nothing is pruned."""
 
     train_data: str = required("Data to calibrate on: a local file or a Hub data set.")
-    train_split: str | None = option(None, TRAIN_SPLIT)
-    calibration_samples: int = option(2048, "Rows of the training data that are looked at.")
+    train_split: str | None = option(None, TRAIN_SPLIT, DATA)
+    calibration_samples: int = option(2048, "Rows of the training data that are looked at.", DATA)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -214,8 +231,8 @@ class Scoring(UnitScores, Request):
     weight_score: str = option("sparsegpt", f"How weights are scored: {', '.join(WEIGHT_SCORES)}.")
     granularity: str = option("linear", f"What has an importance of its own: {' or '.join(GRANULARITIES)}.")
     train_data: str = required("Data to calibrate on: a local file or a Hub data set.")
-    train_split: str | None = option(None, TRAIN_SPLIT)
-    calibration_samples: int = option(2048, "Rows of the training data that are looked at.")
+    train_split: str | None = option(None, TRAIN_SPLIT, DATA)
+    calibration_samples: int = option(2048, "Rows of the training data that are looked at.", DATA)
 
     def __post_init__(self) -> None:
         UnitScores.__post_init__(self)
@@ -230,13 +247,17 @@ class Scoring(UnitScores, Request):
 class Evaluation(Rounding, Measured):
     """Quality, size and measured latency of a model, beside another if one is named."""
 
-    eval_data: str | None = option(None, "Data to evaluate on: a local file or a Hub data set; needed without --tasks.")
-    eval_split: str | None = option(None, EVAL_SPLIT)
-    against: str | None = option(None, "The dense model to compare with; timed in turn with the model.")
-    latency_length: int | None = option(
-        None, f"Tokens in a row for the timing; by default the data's mean, {DEFAULT_LENGTH} without --eval-data."
+    eval_data: str | None = option(
+        None, "Data to evaluate on: a local file or a Hub data set; needed without --tasks.", FIRST
     )
-    engine: str = option("pytorch", f"Where the models run: {', '.join(ENGINES)}.")
+    eval_split: str | None = option(None, EVAL_SPLIT, DATA)
+    against: str | None = option(None, "The dense model to compare with; timed in turn with the model.", DATA)
+    latency_length: int | None = option(
+        None,
+        f"Tokens in a row for the timing; by default the data's mean, {DEFAULT_LENGTH} without --eval-data.",
+        MACHINE,
+    )
+    engine: str = option("pytorch", f"Where the models run: {', '.join(ENGINES)}.", MACHINE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -258,11 +279,13 @@ class Export(Rounding, Request):
     to: str = required(f"What to write: {', '.join(WRITTEN_FOR)}.")
     out: str = required("Folder to write; for onnx and gguf also a file that ends in .onnx or .gguf.")
     dtype: str = option(
-        "auto", f"How weights are held and written: {', '.join(DTYPES)}; onnx, openvino and gguf say it themselves."
+        "auto",
+        f"How weights are held and written: {', '.join(DTYPES)}; onnx, openvino and gguf say it themselves.",
+        MACHINE,
     )
     optimize: bool = option(False, "For onnx: the graph as ONNX Runtime fuses it, for it alone.")
     eval_data: str | None = option(None, "Data that --max-drop is measured on.")
-    eval_split: str | None = option(None, EVAL_SPLIT)
+    eval_split: str | None = option(None, EVAL_SPLIT, DATA)
     max_drop: float | None = option(
         None, "Share of its usual metric that rounding may cost at most; more, and nothing is written."
     )

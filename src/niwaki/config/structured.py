@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from niwaki.config.engine import ENGINES
-from niwaki.config.fields import check_at_least, check_seed, check_unused, defaults, option
+from niwaki.config.fields import BUDGET, FIRST, check_at_least, check_seed, check_unused, defaults, option
 from niwaki.config.filter import Filter
 from niwaki.config.planned import Planned
 from niwaki.config.reconstruct import check_reconstruct, reconstruct_option
@@ -65,9 +65,9 @@ class Structured(UnitScores, Filter, Recovery, Planned):
 
     LORA_RATE: ClassVar[float] = 3e-4
 
-    flops: float | None = option(None, "Fraction of the blocks' FLOPs to KEEP, in (0, 1].")
-    params: float | None = option(None, "Fraction of the blocks' parameters to KEEP, in (0, 1].")
-    latency: float | None = option(None, "Fraction of the measured latency to KEEP, in (0, 1].")
+    flops: float | None = option(None, "Fraction of the blocks' FLOPs to KEEP, in (0, 1].", FIRST)
+    params: float | None = option(None, "Fraction of the blocks' parameters to KEEP, in (0, 1].", BUDGET)
+    latency: float | None = option(None, "Fraction of the measured latency to KEEP, in (0, 1].", BUDGET)
     allocation: str = option("global", f"How the budget is shared out: {', '.join(ALLOCATIONS)}.")
     repair: str = option("least-squares", f"How what is left is refitted: {', '.join(REPAIRS)}.")
     reconstruct: str = reconstruct_option()
@@ -81,9 +81,9 @@ class Structured(UnitScores, Filter, Recovery, Planned):
     )
     min_neurons: int = option(1, "Neurons that every layer keeps; 0 lets a layer lose its whole FFN.")
     drop_layers: int = option(0, "Layers that go whole, those that change what passes through them least.")
-    latency_batch_size: int = option(32, "Rows in a batch for the latency budget.")
-    latency_length: int = option(64, "Tokens in a row for the latency budget.")
-    latency_engine: str = option("pytorch", f"Where the latency budget is measured: {', '.join(ENGINES)}.")
+    latency_batch_size: int = option(32, "Rows in a batch for the latency budget.", BUDGET)
+    latency_length: int = option(64, "Tokens in a row for the latency budget.", BUDGET)
+    latency_engine: str = option("pytorch", f"Where the latency budget is measured: {', '.join(ENGINES)}.", BUDGET)
     seed: int = option(0, "Seed of everything that is drawn.")
 
     def __post_init__(self) -> None:

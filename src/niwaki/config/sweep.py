@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from niwaki.config.fields import check_at_least, option
+from niwaki.config.fields import MACHINE, OUTPUT, check_at_least, option
 from niwaki.config.layer_adaptive import AUTO, LayerAdaptive
 from niwaki.config.recipe import recipe_from_dict, recipe_to_dict, stage_from_dict, stage_to_dict
 from niwaki.config.requests import Recipe
@@ -59,9 +59,13 @@ def parse_pick(text: str) -> tuple[Condition, ...]:
 class SweepOptions:
     """What is told to a sweep beside its recipes."""
 
-    jobs: int = option(1, "Points that are pruned side by side, each with its part of the threads; timed one by one.")
+    jobs: int = option(
+        1, "Points that are pruned side by side, each with its part of the threads; timed one by one.", MACHINE
+    )
     pick: str | None = option(
-        None, "Conditions such as 'accuracy >= 0.99 * dense'; the smallest model that holds them goes to OUT/picked."
+        None,
+        "Conditions such as 'accuracy >= 0.99 * dense'; the smallest model that holds them goes to OUT/picked.",
+        OUTPUT,
     )
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from niwaki.config.fields import check_at_least, option
+from niwaki.config.fields import BUDGET, check_at_least, option
 from niwaki.errors import check_choice
 
 CHARACTERS = ("all", "used")
@@ -18,8 +18,10 @@ class Vocabulary:
     text that could be tokenised still can.
     """
 
-    min_count: int = option(1, "Times that the training data must use a token for it to stay.")
-    size: int | None = option(None, "Tokens that stay at most, those used most often first; all in use by default.")
+    min_count: int = option(1, "Times that the training data must use a token for it to stay.", BUDGET)
+    size: int | None = option(
+        None, "Tokens that stay at most, those used most often first; all in use by default.", BUDGET
+    )
     characters: str = option("all", "Which tokens of one character stay: all, or those that the data use.")
 
     def __post_init__(self) -> None:

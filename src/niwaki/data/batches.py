@@ -29,7 +29,8 @@ class Batches:
     before a row would give it other positions than it has alone, and another first token.
 
     Rows are sorted by length, so that little is padded, unless `sort_by_length` is off (the order of `rows`) or
-    `shuffle_seed` is given (an order drawn from that seed). Training takes them otherwise, see `shuffled`.
+    `shuffle_seed` is given (an order drawn from that seed): `order` has the place of each among the `rows` that were
+    given. Training takes them otherwise, see `shuffled`.
     """
 
     def __init__(
@@ -43,11 +44,12 @@ class Batches:
     ) -> None:
         if batch_size < 1:
             raise RequestError(f"batch_size must be at least 1, got {batch_size}")
-        self.rows = list(rows)
+        self.order = list(range(len(rows)))
         if shuffle_seed is not None:
-            random.Random(shuffle_seed).shuffle(self.rows)
+            random.Random(shuffle_seed).shuffle(self.order)
         elif sort_by_length:
-            self.rows.sort(key=_length)
+            self.order.sort(key=lambda index: _length(rows[index]))
+        self.rows = [rows[index] for index in self.order]
         self.tokenizer = tokenizer
         self.batch_size = batch_size
 

@@ -1,8 +1,10 @@
 """What a model is worth as it stands: quality, latency, size."""
 
+from niwaki.evaluate.behaviour import behaviour
 from niwaki.evaluate.fidelity import fidelity
 from niwaki.evaluate.generation import greedy
 from niwaki.evaluate.harness import find_tasks, harness_scores
+from niwaki.evaluate.judged import Judged
 from niwaki.evaluate.latency import PairedTiming, latencies, model_latency, paired, random_inputs, speedup
 from niwaki.evaluate.latency_table import LatencyTable, latency_table
 from niwaki.evaluate.machine import cpu_name
@@ -15,17 +17,19 @@ from niwaki.evaluate.multiple_choice import (
     multiple_choice,
 )
 from niwaki.evaluate.perplexity import LANGUAGE_METRICS, perplexity
-from niwaki.evaluate.quality import METRICS, check_metric, measures_of, quality
+from niwaki.evaluate.quality import METRICS, check_metric, judge, measures_of, quality
 from niwaki.evaluate.rows import predictions
 from niwaki.evaluate.size import size_bytes
 
 __all__ = [
     "LANGUAGE_METRICS",
     "METRICS",
+    "Judged",
     "LatencyTable",
     "Mean",
     "PairedTiming",
     "accuracies",
+    "behaviour",
     "check_metric",
     "cpu_name",
     "encode_pair",
@@ -34,6 +38,7 @@ __all__ = [
     "find_tasks",
     "greedy",
     "harness_scores",
+    "judge",
     "latencies",
     "latency_table",
     "log_likelihoods",

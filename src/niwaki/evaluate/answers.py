@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +23,9 @@ from niwaki.data.answers import Asked
 from niwaki.data.batches import ANSWER
 from niwaki.errors import RequestError
 from niwaki.evaluate.finite import check_finite
+from niwaki.evaluate.judged import Answers, Judged, Keeper, text_of_tokens
 from niwaki.evaluate.passes import outputs_over
+from niwaki.evaluate.sums import figures_and_intervals
 
 ANSWER_METRICS = ("f1", "exact_match")
 LONGEST = 30
@@ -32,7 +35,7 @@ LIKELIEST = 20
 
 
 @torch.inference_mode()
-def answered(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = False) -> dict[str, float]:
+def answered(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = False) -> Judged:
     """`ANSWER_METRICS`, means over the questions, against the answer that fits best.
 
     Raises:
@@ -42,9 +45,10 @@ def answered(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool
         raise RequestError("eval_data must be questions on contexts (SQuAD's form) for a model that answers them")
     best: dict[str, tuple[float, str]] = {}
     none: dict[str, float] = {}
-    rows = iter(batches.rows)
+    keeper, rows = Keeper(model), iter(batches.rows)
     with outputs_over(model, batches, progress) as pairs:
-        for _, outputs in pairs:
+        for batch, outputs in pairs:
+            keeper.add(batch, outputs)
             starts, ends = outputs.start_logits.float().cpu(), outputs.end_logits.float().cpu()
             for start, end in zip(starts, ends, strict=True):
                 asked: Asked = next(rows)[ANSWER]
@@ -56,15 +60,32 @@ def answered(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool
                 best[asked.name] = max(found, best.get(asked.name, found))
     right = {row[ANSWER].name: row[ANSWER].answers for row in batches.rows}
     unanswered = any(not answers for answers in right.values())
-    scores = []
-    for name, answers in right.items():
-        score, text = best[name]
-        said = "" if unanswered and none[name] > score else text
-        scores.append(max((_compared(said, answer) for answer in answers or ("",)), key=sum))
-    return {
-        "f1": sum(score[0] for score in scores) / len(scores),
-        "exact_match": sum(score[1] for score in scores) / len(scores),
-    }
+    said = {name: "" if unanswered and none[name] > score else text for name, (score, text) in best.items()}
+    return _judged(said, right, batches, keeper)
+
+
+def _judged(said: dict[str, str], right: dict[str, tuple[str, ...]], batches: Batches, keeper: Keeper) -> Judged:
+    """What was `said` to each question, held against the answers that would be `right`."""
+    scores = [max((_compared(said[name], answer) for answer in right[name] or ("",)), key=sum) for name in right]
+    quality, interval = figures_and_intervals(
+        np.array([(*score, 1.0) for score in scores]),
+        lambda sums: dict(zip(ANSWER_METRICS, (sums[:, :2] / sums[:, 2:]).T, strict=True)),
+    )
+    first: dict[str, int] = {}
+    for index, row in enumerate(batches.rows):
+        if row[ANSWER].name not in first or batches.order[index] < batches.order[first[row[ANSWER].name]]:
+            first[row[ANSWER].name] = index
+    places = [first[name] for name in right]
+    answers = Answers(
+        kind="text",
+        values=[said[name] for name in right],
+        truth=[" | ".join(dict.fromkeys(right[name])) for name in right],
+        right=[bool(same) for _, same in scores],
+        order=[batches.order[place] for place in places],
+        text=lambda index: text_of_tokens(batches.tokenizer, batches.rows[places[index]]["input_ids"]),
+        shown=lambda _, value: value or "no answer",
+    )
+    return Judged(quality, interval, keeper.predictions, answers)
 
 
 def _best_span(asked: Asked, start: Tensor, end: Tensor) -> tuple[float, str]:

@@ -7,6 +7,7 @@ each of which counts once; it is answered by any of those that stand beside it.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from niwaki.anatomy import predictions_of
+from niwaki.anatomy import Predictions, predictions_of
 from niwaki.data import Batches, token_mask
 from niwaki.data.batches import ANSWER
 from niwaki.data.sentences import OfPair
 from niwaki.errors import RequestError
 from niwaki.evaluate.finite import check_finite
+from niwaki.evaluate.judged import Answers, Judged
 from niwaki.evaluate.passes import outputs_over
-from niwaki.evaluate.rows import correlations
+from niwaki.evaluate.rows import correlations, of_numbers
+from niwaki.evaluate.sums import figures_and_intervals
 
 NEAREST = (1, 10)
 SEARCH_METRICS = (*(f"recall_at_{k}" for k in NEAREST), "mrr")
@@ -29,7 +32,7 @@ EMBEDDING_METRICS = ("spearman", "pearson", *SEARCH_METRICS)
 
 
 @torch.inference_mode()
-def embeddings(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = False) -> dict[str, float]:
+def embeddings(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = False) -> Judged:
     """`NUMBER_METRICS` of the cosine and the score, or `SEARCH_METRICS`, by what the pairs are.
 
     Raises:
@@ -47,10 +50,15 @@ def embeddings(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bo
     of: list[OfPair] = [row[ANSWER] for row in batches.rows]
     vectors = torch.cat(found)
     if of[0].score is None:
-        return _search(of, vectors)
-    first, second = ([row for _, row in sorted(rows.items())] for rows in _rows_by_pair(of))
-    cosines = (vectors[first] * vectors[second]).sum(-1)
-    return correlations(cosines.numpy(), np.asarray([of[row].score for row in first]))
+        judged = _search(of, vectors)
+    else:
+        first, second = ([row for _, row in sorted(rows.items())] for rows in _rows_by_pair(of))
+        cosines = (vectors[first] * vectors[second]).sum(-1).numpy().astype(float)
+        truth = np.array([of[row].score for row in first], float)
+        texts = [f"{of[one].text} / {of[other].text}" for one, other in zip(first, second, strict=True)]
+        answers = of_numbers(cosines, truth, list(range(len(texts))), texts.__getitem__)
+        judged = Judged(*correlations(cosines, truth), answers=answers)
+    return replace(judged, predictions=Predictions("vector", vectors))
 
 
 def _rows_by_pair(of: list[OfPair]) -> tuple[dict[int, int], dict[int, int]]:
@@ -59,7 +67,7 @@ def _rows_by_pair(of: list[OfPair]) -> tuple[dict[int, int], dict[int, int]]:
     return first, second
 
 
-def _search(of: list[OfPair], vectors: Tensor) -> dict[str, float]:
+def _search(of: list[OfPair], vectors: Tensor) -> Judged:
     """Of every query the share of its documents among the k nearest, and 1 / the place of the nearest of its own."""
     first, second = _rows_by_pair(of)
     documents = {of[row].text: row for row in second.values()}
@@ -68,12 +76,23 @@ def _search(of: list[OfPair], vectors: Tensor) -> dict[str, float]:
     wanted: dict[str, set[int]] = {text: set() for text in asked}
     for pair, row in first.items():
         wanted[of[row].text].add(numbers[of[second[pair]].text])
-    corpus = vectors[list(documents.values())]
-    sums = dict.fromkeys(SEARCH_METRICS, 0.0)
+    corpus, places, sums = vectors[list(documents.values())], list[int](), list[list[float]]()
     for text, index in asked.items():
         order = torch.argsort(corpus @ vectors[index], descending=True, stable=True).tolist()
         ranks = [rank for rank, number in enumerate(order, 1) if number in wanted[text]]
-        for k in NEAREST:
-            sums[f"recall_at_{k}"] += sum(rank <= k for rank in ranks) / len(ranks)
-        sums["mrr"] += 1 / ranks[0]
-    return {name: value / len(asked) for name, value in sums.items()}
+        shares = [sum(rank <= k for rank in ranks) / len(ranks) for k in NEAREST]
+        sums.append([*shares, 1 / ranks[0], 1.0])
+        places.append(ranks[0])
+    quality, interval = figures_and_intervals(
+        np.array(sums), lambda sums: dict(zip(SEARCH_METRICS, (sums[:, :-1] / sums[:, -1:]).T, strict=True))
+    )
+    answers = Answers(
+        kind="rank",
+        values=places,
+        truth=[1] * len(places),
+        right=[place == 1 for place in places],
+        order=list(range(len(places))),
+        text=list(asked).__getitem__,
+        shown=lambda _, place: f"found at place {place}",
+    )
+    return Judged(quality, interval, answers=answers)

@@ -38,18 +38,27 @@ def fidelity(
     Raises:
         RequestError: no batch. WorkError: outputs that are not finite.
     """
-    kind, count = "", 0
-    apart = alike = 0.0
     shown = bar(batches, phase="compare", unit="batches", progress=progress)
     pairs = ((batch, batch) for batch in shown) if pruned_batches is None else zip(shown, pruned_batches, strict=True)
     with evaluation_mode(dense, pruned), half_in_float32(dense, pruned):
-        for batch, own in pairs:
-            theirs, ours = _predicted(dense, batch), _predicted(pruned, own)
-            kind = ours.kind
-            for mine, wanted in zip(ours.parts(TOGETHER), theirs.parts(TOGETHER), strict=True):
-                apart += float(mine.divergence_from(wanted).double().sum())
-                alike += float(mine.agrees_with(wanted).sum()) if kind in ("class", "labels") else 0.0
-            count += len(ours.values)
+        return _compared((_predicted(dense, batch), _predicted(pruned, own)) for batch, own in pairs)
+
+
+def fidelity_of(dense: Predictions, pruned: Predictions) -> dict[str, float]:
+    """The same of predictions that were kept, of the same things in the same order."""
+    return _compared([(dense, pruned)])
+
+
+def _compared(pairs: Iterable[tuple[Predictions, Predictions]]) -> dict[str, float]:
+    """The figures over all pairs of what dense and pruned say of the same."""
+    kind, count = "", 0
+    apart = alike = 0.0
+    for theirs, ours in pairs:
+        kind = ours.kind
+        for mine, wanted in zip(ours.parts(TOGETHER), theirs.parts(TOGETHER), strict=True):
+            apart += float(mine.divergence_from(wanted).double().sum())
+            alike += float(mine.agrees_with(wanted).sum()) if kind in ("class", "labels") else 0.0
+        count += len(ours.values)
     if not count:
         raise RequestError("eval_data must hold at least one row, got none")
     if kind == "vector":

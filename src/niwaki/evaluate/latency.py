@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,16 +29,50 @@ _DECODED = 16
 
 @dataclass(frozen=True)
 class PairedTiming:
-    """Median milliseconds of either call, and `speedup`: the median over the rounds of dense time / pruned time."""
+    """Median milliseconds of either call, and `speedup`: the median over the rounds of dense time / pruned time.
 
-    dense_ms: float
-    pruned_ms: float
-    speedup: float
-    rounds: int
+    `times` are the seconds of both in each round.
+    """
 
-    def to_dict(self, calls: int = 1) -> dict[str, float]:
-        """As in `result.json`, where what was timed are so many calls."""
-        return {"dense_ms": self.dense_ms / calls, "pruned_ms": self.pruned_ms / calls, "speedup": self.speedup}
+    times: tuple[tuple[float, ...], ...]
+
+    @property
+    def dense_ms(self) -> float:
+        """Milliseconds of the first call."""
+        return 1000 * statistics.median(dense for dense, _ in self.times)
+
+    @property
+    def pruned_ms(self) -> float:
+        """Milliseconds of the second call."""
+        return 1000 * statistics.median(pruned for _, pruned in self.times)
+
+    @property
+    def speedup(self) -> float:
+        """How many times as fast the second call is."""
+        return statistics.median(dense / pruned for dense, pruned in self.times)
+
+    @property
+    def rounds(self) -> int:
+        """How often both were timed."""
+        return len(self.times)
+
+    def to_dict(self, calls: int = 1) -> dict[str, Any]:
+        """As in `result.json`, where what was timed are so many calls; with the quartiles of all rounds."""
+        dense, pruned = ([1000 * seconds / calls for seconds in side] for side in zip(*self.times, strict=True))
+        return {
+            "dense_ms": self.dense_ms / calls,
+            "pruned_ms": self.pruned_ms / calls,
+            "speedup": self.speedup,
+            "quartiles": {
+                "dense_ms": _quartiles(dense),
+                "pruned_ms": _quartiles(pruned),
+                "speedup": _quartiles([before / after for before, after in self.times]),
+            },
+        }
+
+
+def _quartiles(values: Sequence[float]) -> list[float]:
+    return [float(value) for value in np.percentile(values, (25, 75))]
 
 
 def paired(
@@ -57,13 +92,7 @@ def paired(
     Raises:
         RequestError: `rounds` below 1.
     """
-    times = in_turn((dense_call, pruned_call), rounds, warmup, device, most_seconds)
-    return PairedTiming(
-        dense_ms=1000 * statistics.median(dense for dense, _ in times),
-        pruned_ms=1000 * statistics.median(pruned for _, pruned in times),
-        speedup=statistics.median(dense / pruned for dense, pruned in times),
-        rounds=len(times),
-    )
+    return PairedTiming(tuple(in_turn((dense_call, pruned_call), rounds, warmup, device, most_seconds)))
 
 
 def in_turn(

@@ -12,8 +12,9 @@ from niwaki.data.tagged import of_entities
 from niwaki.errors import RequestError, check_choice
 from niwaki.evaluate.answers import ANSWER_METRICS, answered
 from niwaki.evaluate.embeddings import EMBEDDING_METRICS, embeddings
+from niwaki.evaluate.judged import Judged
 from niwaki.evaluate.masked import MASKED_METRICS, masked_words
-from niwaki.evaluate.perplexity import LANGUAGE_METRICS, perplexity
+from niwaki.evaluate.perplexity import LANGUAGE_METRICS, next_tokens
 from niwaki.evaluate.rows import (
     CLASS_METRICS,
     NUMBER_METRICS,
@@ -25,7 +26,7 @@ from niwaki.evaluate.rows import (
 )
 from niwaki.evaluate.tokens import ENTITY_METRICS, TAG_METRICS, tags
 
-Measure = Callable[[nn.Module, Iterable[dict[str, Any]], bool], dict[str, float]]
+Measure = Callable[[nn.Module, Iterable[dict[str, Any]], bool], Judged]
 
 _MEASURES: dict[tuple[str, str], tuple[tuple[str, ...], Measure]] = {
     ("text-classification", "class"): (CLASS_METRICS, classes),
@@ -35,7 +36,7 @@ _MEASURES: dict[tuple[str, str], tuple[tuple[str, ...], Measure]] = {
     ("token-classification", "token"): (ENTITY_METRICS, tags),
     ("question-answering", "span"): (ANSWER_METRICS, answered),
     ("embedding", "none"): (EMBEDDING_METRICS, embeddings),
-    ("causal", "word"): (LANGUAGE_METRICS, perplexity),
+    ("causal", "word"): (LANGUAGE_METRICS, next_tokens),
     ("masked", "word"): (MASKED_METRICS, masked_words),
 }
 """Task and kind of labels -> names of the metrics, the usual one first, and what measures them all at once."""
@@ -96,9 +97,17 @@ def quality(
         RequestError: an unknown metric, or one for another kind of model; batches without labels, or none.
         WorkError: logits that are not finite.
     """
+    return judge(model, batches, metric, progress).quality
+
+
+def judge(
+    model: nn.Module, batches: Iterable[dict[str, Any]], metric: str | None = None, progress: bool = False
+) -> Judged:
+    """The same, with intervals and with what was said of every row. Raises as `quality`."""
     check_metric(model, metric)
     _, measure = measures_of(model)
     found = measure(model, batches, progress)
-    if metric is not None and metric not in found:
-        raise RequestError(f"metric must be one of {', '.join(found)} for these eval_data, got {metric!r}")
-    return found if metric is None else {metric: found[metric]}
+    if metric is not None and metric not in found.quality:
+        known = ", ".join(found.quality)
+        raise RequestError(f"metric must be one of {known} for these eval_data, got {metric!r}")
+    return found if metric is None else found.of(metric)

@@ -6,49 +6,113 @@ are what seqeval makes of the tags of a row, BIO or IOBES: an entity is right wh
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 
 from niwaki.anatomy import unwrap
+from niwaki.data import Batches
 from niwaki.data.batches import UNLABELLED
 from niwaki.data.tagged import of_entities
 from niwaki.errors import RequestError
 from niwaki.evaluate.finite import check_finite
+from niwaki.evaluate.judged import Answers, Judged, Keeper, order_of, readable
 from niwaki.evaluate.passes import outputs_over
+from niwaki.evaluate.sums import f1, figures_and_intervals, ratio
 
 ENTITY_METRICS = ("f1", "precision", "recall", "token_accuracy")
 TAG_METRICS = ("token_accuracy",)
 
+Tags = tuple[str, ...]
+
 
 @torch.inference_mode()
-def tags(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = False) -> dict[str, float]:
+def tags(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = False) -> Judged:
     """`ENTITY_METRICS` where the model's tags are of entities (`B-PER`, `O`), else `TAG_METRICS`.
 
     Raises:
         RequestError: a batch without labels, or no token with one. WorkError: logits that are not finite.
     """
     names = cast("dict[int, str]", unwrap(model).config.id2label)
-    truth: list[list[str]] = []
-    found: list[list[str]] = []
+    keeper, truth, found = Keeper(model), list[Tags](), list[Tags]()
     with outputs_over(model, batches, progress, lacking="a table without tags") as pairs:
         for batch, outputs in pairs:
+            keeper.add(batch, outputs)
             logits = outputs.logits.float().cpu()
             for row, labels in zip(logits, batch["labels"].cpu(), strict=True):
                 counted = labels != UNLABELLED
                 check_finite(model, row[counted])
-                truth.append([names[int(label)] for label in labels[counted]])
-                found.append([names[int(label)] for label in row[counted].argmax(-1)])
-    count = sum(map(len, truth))
-    if not count:
+                truth.append(tuple(names[int(label)] for label in labels[counted]))
+                found.append(tuple(names[int(label)] for label in row[counted].argmax(-1)))
+    if not any(truth):
         raise RequestError("eval_data must hold tagged tokens, got none")
-    right = sum(a == b for wanted, given in zip(truth, found, strict=True) for a, b in zip(wanted, given, strict=True))
-    accuracy = {"token_accuracy": right / count}
-    if not of_entities(names.values()):
-        return accuracy
-    from seqeval.metrics import f1_score, precision_score, recall_score  # here: it takes a second to import
+    parse = _entities if of_entities(names.values()) else None
+    quality, interval = _figures(found, truth, parse)
+    return Judged(quality, interval, keeper.predictions, _answers(found, truth, parse, batches))
 
-    scores: dict[str, Any] = {"f1": f1_score, "precision": precision_score, "recall": recall_score}
-    return {name: float(score(truth, found, zero_division=0)) for name, score in scores.items()} | accuracy
+
+Entities = tuple[tuple[str, int, int], ...]
+
+
+def _entities(row: Tags) -> Entities:
+    """Type, first and last word of each entity of a row."""
+    from seqeval.metrics.sequence_labeling import get_entities  # here: it takes a second to import
+
+    return tuple(get_entities(list(row)))
+
+
+def _figures(
+    found: list[Tags], truth: list[Tags], parse: Callable[[Tags], Entities] | None
+) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    rows = []
+    for given, wanted in zip(found, truth, strict=True):
+        right = sum(ours == theirs for ours, theirs in zip(given, wanted, strict=True))
+        ours, theirs = (set(parse(row)) if parse else set() for row in (given, wanted))
+        rows.append([right, len(wanted), len(ours & theirs), len(ours), len(theirs)])
+
+    def figures(sums: np.ndarray) -> dict[str, np.ndarray]:
+        words, all_words, right, got, asked = sums.T
+        accuracy = {"token_accuracy": ratio(words, all_words)}
+        if parse is None:
+            return accuracy
+        return {"f1": f1(right, got, asked), "precision": ratio(right, got), "recall": ratio(right, asked)} | accuracy
+
+    return figures_and_intervals(np.array(rows), figures)
+
+
+def _answers(
+    found: list[Tags], truth: list[Tags], parse: Callable[[Tags], Entities] | None, batches: Iterable[Any]
+) -> Answers:
+    """Entities, or tags where there are none, of every row."""
+
+    def shown(index: int, value: Any) -> str:
+        words = _words(batches, index)
+        if parse is None:
+            pairs = zip(words, value, strict=True) if len(words) == len(value) else ()
+            return " ".join(f"{word}/{tag}" for word, tag in pairs) or " ".join(value)
+        return ", ".join(f"{kind}: {' '.join(words[first : last + 1])}" for kind, first, last in value) or "none"
+
+    values, wanted = ([parse(row) if parse else row for row in rows] for rows in (found, truth))
+    return Answers(
+        kind="entities" if parse else "tags",
+        values=values,
+        truth=wanted,
+        right=[ours == theirs for ours, theirs in zip(values, wanted, strict=True)],
+        order=order_of(batches, len(truth)),
+        text=readable(batches),
+        shown=shown,
+    )
+
+
+def _words(batches: Iterable[Any], index: int) -> list[str]:
+    """The words of a row: what its tokens stand for, from one with a label to the next."""
+    if not isinstance(batches, Batches):
+        return []
+    row = batches.rows[index]
+    starts = [place for place, label in enumerate(row["labels"]) if label != UNLABELLED]
+    ends = [*starts[1:], len(row["input_ids"])]
+    pieces = [row["input_ids"][start:end] for start, end in zip(starts, ends, strict=True)]
+    return [batches.tokenizer.decode(piece, skip_special_tokens=True).strip() for piece in pieces]

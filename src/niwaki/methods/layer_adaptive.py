@@ -30,6 +30,7 @@ from niwaki.repair.least_squares import Optimum, excess, on_mask
 from niwaki.repair.reconstruct import reconstruct_
 from niwaki.repair.sequential_least_squares import AT_ONCE_PASSES, REFIT_PASSES
 from niwaki.results import SiteResult, StageResult
+from niwaki.scoring.beside import scores_beside
 from niwaki.scoring.layers import LAYER_NEEDS, layer_importance
 from niwaki.scoring.rows import row_scale
 from niwaki.scoring.weights import WEIGHT_NEEDS, WEIGHT_SCORERS, weight_scores
@@ -142,7 +143,7 @@ class _Zeroing:
         check_weights(model, self.linears, config)
         # What one pass over the layers can do without.
         self.dense = merge_(copy.deepcopy(model)) if config.steps > 1 or config.recover_epochs else None
-        self.importance: dict[str, float] = {}
+        self.first: WeightPlan | None = None
         self.warnings: list[str] = []
 
     def plan(
@@ -165,6 +166,7 @@ class _Zeroing:
             profiles=scored.profiles,
             curves=scored.curves,
             seen=Seen(scored.statistics, scored.token_weights, also),
+            beside=scores_beside(self.linears, scored.statistics),
             passes=scored.passes,
         )
         if config.importance_strength == AUTO:
@@ -188,7 +190,7 @@ class _Zeroing:
     def carry_out_(self, plan: WeightPlan, batches: Sequence[Batch], training: TrainingData, step: int = 1) -> None:
         """Choose the masks, hold them, refit the weights, let the model recover."""
         config = plan.meant
-        self.importance = self.importance or plan.importance
+        self.first = self.first or plan
         self.warnings += _prune_(self.model, self.dense, self.linears, batches, plan, config, self.progress)
         if config.repair == "least-squares" or config.weight_score in SOLVED:
             self.passes += Passes(AT_ONCE_PASSES if config.fast else REFIT_PASSES)
@@ -201,7 +203,8 @@ class _Zeroing:
     def result(self, config: LayerAdaptive) -> StageResult:
         """What was asked, delivered and spent."""
         seconds = time.perf_counter() - self.started
-        return _result(self.linears, config, self.importance, self.warnings, self.passes, seconds)
+        assert self.first is not None, "no step was carried out"
+        return _result(self.linears, config, self.first, self.warnings, self.passes, seconds)
 
 
 def check_weights(model: nn.Module, linears: Sequence[BlockLinear], config: LayerAdaptive) -> None:
@@ -312,17 +315,21 @@ def _solved(
 def _result(
     linears: Sequence[BlockLinear],
     config: LayerAdaptive,
-    importance: dict[str, float],
+    first: WeightPlan,
     warnings: list[str],
     passes: Passes,
     seconds: float,
 ) -> StageResult:
-    """What was done. More zeros than asked, where n:m met zeros that were there, are a warning."""
+    """What was done, and how linears were scored first.
+
+    More zeros than asked, where n:m met zeros that were there, are a warning.
+    """
     layers = []
     for linear in linears:
         mask = mask_of(linear.module)
         kept = linear.size if mask is None else int(mask.sum())
-        layers.append(SiteResult(linear.name, "linear", importance[linear.name], kept, linear.size))
+        importance, others = first.importance[linear.name], first.beside.get(linear.name, {})
+        layers.append(SiteResult(linear.name, "linear", importance, kept, linear.size, other_scores=others))
     total = sum(layer.total for layer in layers)
     zeros = sum(layer.total - layer.kept for layer in layers)
     achieved, asked = zeros / total, config.budget[1]

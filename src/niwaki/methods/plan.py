@@ -127,6 +127,8 @@ class Plan(ABC):
     config: Structured | LayerAdaptive
     seen: Seen
     passes: Passes
+    beside: dict[str, dict[str, float]] = field(default_factory=dict)
+    """By linear, what scores say of it that decided nothing, see `niwaki.scoring.beside`."""
     origin: Origin | None = None
 
     @abstractmethod
@@ -188,6 +190,7 @@ class Plan(ABC):
             "origin": None if self.origin is None else dataclasses.asdict(self.origin),
             "passes": dataclasses.asdict(self.passes),
             "seen": self.seen.to_dict(),
+            "beside": self.beside,
             **plain,
         }
         save_file(tensors | self.seen.to_tensors(), folder / TENSORS)
@@ -212,6 +215,7 @@ class Plan(ABC):
                 "origin": None if plain["origin"] is None else Origin(**plain["origin"]),
                 "passes": Passes(**plain["passes"]),
                 "seen": Seen.read(plain["seen"], tensors),
+                "beside": plain["beside"],
             }
             return kind._from_file(plain, tensors, common)
         except _UNREADABLE as error:

@@ -11,7 +11,7 @@ from torch import nn
 
 from niwaki.adapters import bias_of, merge_
 from niwaki.allocation.budget import Budget, bounds_of, budgets_of
-from niwaki.anatomy import check_filter, sites_of
+from niwaki.anatomy import Site, check_filter, linears_of, sites_of
 from niwaki.config import Structured
 from niwaki.data import mean_length
 from niwaki.errors import RequestError
@@ -29,6 +29,7 @@ from niwaki.repair.block_reconstruction import reconstruction, reconstruction_pa
 from niwaki.repair.refit import refit_
 from niwaki.repair.sequential_least_squares import REFIT_PASSES
 from niwaki.results import SiteResult, StageResult
+from niwaki.scoring.beside import scores_beside
 from niwaki.scoring.units import UNIT_NEEDS, score_units
 from niwaki.surgery import Kept, cut_
 from niwaki.train.data import TrainingData
@@ -118,7 +119,7 @@ class _Cutting:
         self.dense: nn.Module = merge_(copy.deepcopy(model))
         self.timed = in_engine(self.dense, config.latency_engine) if kind == "latency" else self.dense
         self.kept: Kept | None = None
-        self.importance: dict[str, float] = {}
+        self.first: UnitPlan | None = None
 
     def plan(self, batches: Sequence[Batch], seen: Seen, step: int = 1) -> UnitPlan:
         """Observe and score the model as it stands; token weights that were `seen` before are not made again."""
@@ -135,6 +136,7 @@ class _Cutting:
             scores=score_units(self.model, sites, found, batches, config, progress=self.progress),
             budgets=self.budgets,
             seen=_seen(found, also, seen),
+            beside=scores_beside(linears_of(self.model), found),
             passes=found.passes + Passes(float(need.moments)),
         )
         left = 1 - step / config.steps
@@ -145,7 +147,7 @@ class _Cutting:
     def carry_out_(self, plan: UnitPlan, batches: Sequence[Batch], training: TrainingData, step: int = 1) -> None:
         """Cut the model, refit it to the dense one, let it recover."""
         config, by_head, weights = self.config, self.config.by_query_head, plan.seen.token_weights
-        self.importance = self.importance or plan.importance
+        self.first = self.first or plan
         show(plan.table(), self.progress)
         cut_(self.model, plan.kept, by_head)
         before, self.kept = self.kept, plan.kept
@@ -205,10 +207,25 @@ class _Cutting:
             seconds=time.perf_counter() - self.started,
             forward_passes=self.passes.forward,
             backward_passes=self.passes.backward,
-            layers=tuple(
-                SiteResult(x.name, x.kind, self.importance[x.name], x.units, self.before[x.name]) for x in sites
-            ),
+            layers=tuple(self._left(site) for site in sites),
             warnings=warnings,
+        )
+
+    def _left(self, site: Site) -> SiteResult:
+        """What is left of a site, as it was scored first; of heads one by one, while neurons are too many for that."""
+        first, kept = self.first, self.kept
+        assert first is not None, "no step was carried out"
+        assert kept is not None, "no step was carried out"
+        heads = {"scores": first.scores, "units": kept} if site.kind == "attention" else {}
+        one_by_one = {name: tuple(values[site.name].tolist()) for name, values in heads.items()}
+        return SiteResult(
+            site.name,
+            site.kind,
+            first.importance[site.name],
+            site.units,
+            self.before[site.name],
+            **one_by_one,
+            other_scores=first.beside.get(site.output_name, {}),
         )
 
 

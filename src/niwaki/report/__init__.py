@@ -7,5 +7,16 @@ from niwaki.report.figures import shown
 from niwaki.report.page import is_page, page
 from niwaki.report.stages import stage_lines
 from niwaki.report.sweep import sweep_lines
+from niwaki.report.terminal import result_table
 
-__all__ = ["course_lines", "engine_rows", "is_page", "model_card", "page", "shown", "stage_lines", "sweep_lines"]
+__all__ = [
+    "course_lines",
+    "engine_rows",
+    "is_page",
+    "model_card",
+    "page",
+    "result_table",
+    "shown",
+    "stage_lines",
+    "sweep_lines",
+]

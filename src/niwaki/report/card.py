@@ -1,18 +1,35 @@
-"""The model card: README.md of the finished folder."""
+"""The model card: README.md of the finished folder, its figures in the Hub's metadata."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from niwaki.report.course import course_table
 from niwaki.report.figures import counted, provenance, ratio, shown
 from niwaki.report.stages import stage_lines
 from niwaki.results import Result
 
+_ON_THE_HUB = {"causal": "text-generation", "masked": "fill-mask", "embedding": "feature-extraction"}
+"""Tasks that the Hub calls otherwise."""
+_METRICS = {"pearson": "pearsonr", "spearman": "spearmanr"}
+"""Metrics that the Hub calls otherwise."""
 
-def model_card(result: Result, *, sentences: bool = False) -> str:
-    """Markdown with the measured figures; `sentences` says that the folder is one of Sentence Transformers."""
+
+def model_card(
+    result: Result, *, task: str = "", sentences: bool = False, source: Mapping[str, Any] | None = None
+) -> str:
+    """Markdown with the measured figures, under metadata that the Hub reads.
+
+    `task` is the model's by its name in `niwaki.anatomy.TASKS`; `sentences` says that the folder is one of Sentence
+    Transformers. `source` is what the card of the model that came in says and is carried over: `base_model`, `license`,
+    `license_name`, `license_link`, `language`.
+    """
     pruning = stage_lines(result.stages)
-    title = "# Pruned with Niwaki" if pruning else "# Fine-tuned with Niwaki"
-    lines = ["---", *(_SENTENCES if sentences else _PLAIN), "---", "", title, ""]
+    lines = ["# Pruned with Niwaki" if pruning else "# Fine-tuned with Niwaki", ""]
     for line in pruning:
         lines += [f"{line}.", ""]
     heads = "| | dense | pruned | change |" if pruning else "| | before | after | change |"
@@ -31,22 +48,55 @@ def model_card(result: Result, *, sentences: bool = False) -> str:
     lines += [*_course(result), "", f"{provenance(result)}"]
     # Without Niwaki, uneven layers do not load and a base beside its adapter is not the model that was measured.
     lines += ["", "```python", *(_ENCODE if sentences else _LOAD), "```", ""]
-    return "\n".join(lines)
+    data = _metadata(result, "sentence-similarity" if sentences else _ON_THE_HUB.get(task, task), sentences, source)
+    return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines)).content
 
 
-_PLAIN = ("library_name: transformers", "tags: [niwaki]")
-_SENTENCES = (
-    "library_name: sentence-transformers",
-    "pipeline_tag: sentence-similarity",
-    "tags: [niwaki, sentence-transformers, sentence-similarity, feature-extraction]",
+_LOAD = (
+    "import niwaki",
+    "from transformers import AutoTokenizer",
+    "",
+    'folder = "this folder"  # or the name on the Hub',
+    "model = niwaki.load(folder)",
+    "tokenizer = AutoTokenizer.from_pretrained(folder)",
 )
-_LOAD = ("import niwaki", "", 'model = niwaki.load("this folder")')
 _ENCODE = (
     "import niwaki",
     "from sentence_transformers import SentenceTransformer",
     "",
     'vectors = SentenceTransformer("this folder").encode(["a text", "another"])',
 )
+
+
+def _metadata(result: Result, task: str, sentences: bool, source: Mapping[str, Any] | None) -> ModelCardData:
+    """What the Hub reads of a card."""
+    library, tags = ("sentence-transformers", ["feature-extraction"]) if sentences else ("transformers", [])
+    evaluated = result.data.get("eval")
+    found = None
+    if evaluated and task:
+        # A local file is called by its name alone: where it lay is nobody's business.
+        path = evaluated["path"] if evaluated.get("sha256") is None else Path(evaluated["path"]).name
+        found = [
+            EvalResult(
+                task_type=task,
+                dataset_type=path,
+                dataset_name=path,
+                dataset_split=evaluated.get("split"),
+                metric_type=str(_METRICS.get(name, name)),
+                metric_name=name,
+                metric_value=value,
+            )
+            for name, value in result.pruned["quality"].items()
+            if "/" not in name  # a task of its own data
+        ]
+    return ModelCardData(
+        **dict(source or {}),
+        library_name=library,
+        pipeline_tag=task or None,
+        tags=["niwaki", *([library, task] if sentences else []), *tags],
+        model_name=Path(str(result.recipe.get("out") or "model")).name if found else None,
+        eval_results=found or None,
+    )
 
 
 def _course(result: Result) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -12,7 +13,7 @@ from niwaki.anatomy import longest_input
 from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import DEFAULT_LENGTH, Evaluation
 from niwaki.data import Table, mean_length
-from niwaki.evaluate import check_metric, measures_of
+from niwaki.evaluate import behaviour, check_metric, measures_of
 from niwaki.numerics.threads import threads
 from niwaki.progress import library_manners, say
 from niwaki.report import page
@@ -28,7 +29,7 @@ from niwaki.run.engines import (
 )
 from niwaki.run.inputs import Inputs, check_labelled, check_out, read_data, read_inputs
 from niwaki.run.likeness import Side, likeness
-from niwaki.run.record import Clock, measure, time_in_turn
+from niwaki.run.record import Clock, State, measure, time_in_turn
 from niwaki.run.tasks import Tasks, check_asked, note_means, read_tasks
 
 
@@ -56,8 +57,9 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
         else:
             length = request.latency_length or min(DEFAULT_LENGTH, longest_input(pruned.model))
             say(f"flops and latency: at {length} tokens a row, as there is no eval_data", quiet)
-        after = _record(pruned, length, request.metric, tasks)
-        before = _record(dense, length, request.metric, tasks) if request.against else dict(after)
+        left = _measured(pruned, length, request.metric, tasks)
+        came = _measured(dense, length, request.metric, tasks) if request.against else left
+        before, after = dict(came.record), dict(left.record)
         engines: list[dict[str, Any]] = []
         if request.against and request.quantize != "none":
             rounded = {"dense": (dense, before["quality"]), "pruned": (pruned, after["quality"])}
@@ -76,7 +78,8 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
             warnings=[],
             engine=request.engine if request.quantize == "none" else f"{request.engine} {request.quantize}",
             engines=engines,
-            fidelity=_likeness(dense, pruned) if request.against else {},
+            fidelity=_likeness((dense, came), (pruned, left)) if request.against else {},
+            behaviour=behaviour(came.judged, left.judged, table.texts if table else ()) if request.against else {},
         )
         write_result(result, folder / "result.json")
         (folder / "report.html").write_text(page([result]), encoding="utf-8")
@@ -90,7 +93,7 @@ def _sides(request: Evaluation, table: Table | None, quiet: bool) -> tuple[Side,
         RequestError: one of them does not read, or cannot be measured as was asked.
     """
     inputs = read_inputs(request, quiet=quiet)
-    other = read_inputs(dataclasses.replace(request, model=request.against), quiet=quiet) if request.against else inputs
+    other = read_inputs(replace(request, model=request.against), quiet=quiet) if request.against else inputs
     for side in (inputs, other):
         check_metric(side.model, request.metric)
         check_asked(request, side.model)
@@ -117,16 +120,17 @@ def _plain(inputs: Inputs) -> nn.Module:
     return model
 
 
-def _record(there: Running, length: float, metric: str | None, tasks: Tasks) -> dict[str, Any]:
+def _measured(there: Running, length: float, metric: str | None, tasks: Tasks) -> State:
     """A model as measured where it runs, with what tasks say of it."""
-    record = measure(there.model, there.side.tests, length, metric, there.size_bytes)
-    note_means(record, tasks.measure(there.model, there.side.inputs))
-    return record
+    state = measure(there.model, there.side.tests, length, metric, there.size_bytes)
+    note_means(state.record, tasks.measure(there.model, there.side.inputs))
+    return state
 
 
-def _likeness(dense: Running, pruned: Running) -> dict[str, float]:
-    """How alike they are where they run."""
-    return likeness(*(dataclasses.replace(there.side, model=there.model) for there in (dense, pruned)))
+def _likeness(dense: tuple[Running, State], pruned: tuple[Running, State]) -> dict[str, float]:
+    """How alike they are where they run, and were measured."""
+    sides = (replace(there.side, model=there.model, judged=state.judged) for there, state in (dense, pruned))
+    return likeness(*sides)
 
 
 def check_measured(table: Table, inputs: Inputs) -> None:

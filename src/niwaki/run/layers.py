@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 from typing import Any
 
 from niwaki.results import SiteResult, StageResult
@@ -19,7 +20,7 @@ def layers_left(stages: list[StageResult], sizes: dict[str, int], kept: dict[str
     for stage in stages:
         for site in stage.layers:
             found.setdefault(site.name, []).append(site)
-    return [_layer(_over_stages(results), sizes, kept) for results in found.values()]
+    return [_layer(_with_heads(_over_stages(results), results), sizes, kept) for results in found.values()]
 
 
 def _over_stages(results: list[SiteResult]) -> SiteResult:
@@ -36,7 +37,18 @@ def _over_stages(results: list[SiteResult]) -> SiteResult:
     return dataclasses.replace(results[-1], total=round(total))
 
 
+def _with_heads(site: SiteResult, results: list[SiteResult]) -> SiteResult:
+    """The heads of the dense model that are left, and what they were worth, where every stage counted the same."""
+    units = results[0].units
+    for before, after in pairwise(results):
+        if units is None or after.units is None or after.total != before.kept:
+            return dataclasses.replace(site, units=None, scores=None)
+        units = tuple(units[index] for index in after.units)
+    return dataclasses.replace(site, units=units, scores=results[0].scores)
+
+
 def _layer(site: SiteResult, sizes: dict[str, int], kept: dict[str, int]) -> dict[str, Any]:
     if site.kind == "linear":
         site = dataclasses.replace(site, total=sizes[site.name], kept=kept.get(site.name, site.kept))
-    return {**dataclasses.asdict(site), "ratio": site.ratio}
+    told = {name: value for name, value in dataclasses.asdict(site).items() if value not in (None, {})}
+    return {**told, "ratio": site.ratio}

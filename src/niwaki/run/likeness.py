@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
 from niwaki.anatomy import accepts_of, one_a_row, supported_task
 from niwaki.data import Batches
-from niwaki.evaluate.fidelity import fidelity, fidelity_of_words
+from niwaki.evaluate import Judged
+from niwaki.evaluate.fidelity import fidelity, fidelity_of, fidelity_of_words
 from niwaki.run.inputs import Inputs
 
 
@@ -20,6 +21,8 @@ class Side:
     model: nn.Module
     inputs: Inputs
     rows: list[dict[str, Any]]
+    judged: Judged = field(default_factory=lambda: Judged({}))
+    """What it said of them where it was measured."""
 
     @property
     def tests(self) -> Batches | None:
@@ -30,16 +33,20 @@ class Side:
 def likeness(dense: Side, pruned: Side) -> dict[str, float]:
     """The `fidelity` of `result.json`; nothing where the two do not predict the same things of the same places.
 
-    Where texts were cut alike, all predictions are compared; else rows as wholes, or tags word by word.
+    Where texts were cut alike, all predictions are compared, those that the measuring left where it kept them; else
+    rows as wholes, or tags word by word.
     """
     task, other = (supported_task(side.model) for side in (dense, pruned))
-    classes, others = (accepts_of(side.model).classes for side in (dense, pruned))
+    classes, other_classes = (accepts_of(side.model).classes for side in (dense, pruned))
     whole, wholes = (one_a_row(side.model) for side in (dense, pruned))
-    if not dense.rows or task is not other or classes != others or whole != wholes:
+    if not dense.rows or task is not other or classes != other_classes or whole != wholes:
         return {}
+    theirs, ours = dense.judged.predictions, pruned.judged.predictions
     if [row["input_ids"] for row in dense.rows] == [row["input_ids"] for row in pruned.rows]:
+        if theirs is not None and ours is not None:
+            return fidelity_of(theirs, ours)
         return fidelity(dense.model, pruned.model, pruned.inputs.batches(pruned.rows))
-    theirs, ours = (side.inputs.batches(side.rows, sort_by_length=False) for side in (dense, pruned))
+    given, own = (side.inputs.batches(side.rows, sort_by_length=False) for side in (dense, pruned))
     if whole:
-        return fidelity(dense.model, pruned.model, theirs, ours)
-    return fidelity_of_words(dense.model, pruned.model, theirs, ours) if task.labels == "token" else {}
+        return fidelity(dense.model, pruned.model, given, own)
+    return fidelity_of_words(dense.model, pruned.model, given, own) if task.labels == "token" else {}

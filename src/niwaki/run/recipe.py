@@ -12,10 +12,12 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from niwaki.adapters import masks_of, merge_, remove_masks_
-from niwaki.anatomy import linears_of, pooling_of
+from niwaki.anatomy import linears_of, pooling_of, supported_task
 from niwaki.checkpoint import weight_files, write_adapter, write_model
 from niwaki.checkpoint.folder import atomic_folder, kept_beside
+from niwaki.checkpoint.source_card import source_card
 from niwaki.config import Recipe, recipe_to_dict, write_recipe
+from niwaki.evaluate import behaviour
 from niwaki.methods.plan import Plan
 from niwaki.numerics.threads import threads
 from niwaki.progress import library_manners
@@ -26,7 +28,7 @@ from niwaki.run.inputs import check_out
 from niwaki.run.kept import Kept, kept_stages
 from niwaki.run.layers import layers_left
 from niwaki.run.likeness import Side, likeness
-from niwaki.run.record import Clock, time_in_turn
+from niwaki.run.record import Clock, State, time_in_turn
 from niwaki.run.stages import Course, first_removing, measure_state, run_stages
 from niwaki.run.tasks import Tasks, read_tasks
 from niwaki.run.work import Work, read_work
@@ -55,8 +57,8 @@ class Known:
 
     kept: Kept | None = None
     """Stages that are done, and where to keep others."""
-    quality: dict[str, Any] | None = None
-    """What was measured of the dense model, see `niwaki.run.stages.measured_quality`."""
+    dense: State | None = None
+    """The model as it came in, measured on the evaluation data."""
     plan: Plan | None = None
     """One for the first stage, for any of its budgets."""
     alone: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -70,7 +72,7 @@ def do_recipe(work: Work, tasks: Tasks, folder: Path, clock: Clock, known: Known
         RequestError: a stage cannot be done. WorkError: the work failed.
     """
     data = work.described()  # as the model's own tokenizer cuts them
-    course = run_stages(work, tasks, folder, known.kept, known.quality, known.plan)
+    course = run_stages(work, tasks, folder, known.kept, known.dense, known.plan)
     return _finish(course, tasks, data, folder, clock, known)
 
 
@@ -81,11 +83,12 @@ def _finish(course: Course, tasks: Tasks, data: dict[str, Any], folder: Path, cl
     plain = _write_weights(course, folder)
     states = [*course.states, measure_state(course.work, plain, tasks, len(course.stages))]
     if recipe.compact:
-        states[-1]["size_bytes"] = sum(path.stat().st_size for path in weight_files(folder))
+        states[-1].record["size_bytes"] = sum(path.stat().st_size for path in weight_files(folder))
     result = _result(course, states, plain, kept, data | tasks.to_dict(), clock, known.alone)
     write_recipe(recipe, folder / "recipe.yaml")
     write_result(result, folder / "result.json")
-    card = model_card(result, sentences=pooling_of(plain) is not None)
+    task, sentences = supported_task(plain).name, pooling_of(plain) is not None
+    card = model_card(result, task=task, sentences=sentences, source=source_card(recipe.model))
     (folder / "README.md").write_text(card, encoding="utf-8")
     (folder / "report.html").write_text(page([result]), encoding="utf-8")
     return result
@@ -105,7 +108,7 @@ def _write_weights(course: Course, folder: Path) -> PreTrainedModel:
 
 def _result(
     course: Course,
-    states: list[dict[str, Any]],
+    states: list[State],
     plain: PreTrainedModel,
     kept: dict[str, int],
     data: dict[str, Any],
@@ -114,18 +117,22 @@ def _result(
 ) -> Result:
     """Time dense and pruned in turn and gather all that was measured; `kept` counts what the masks kept."""
     recipe, dense = course.work.recipe, course.dense
-    before, after = dict(states[first_removing(recipe)]), dict(states[-1])
+    came, left = states[first_removing(recipe)], states[-1]
+    before, after = dict(came.record), dict(left.record)
     with alone():
         latency = time_in_turn(dense, plain, max(1, round(course.work.length)), before, after)
     sizes = {linear.name: linear.size for linear in linears_of(dense)}
     first, last = course.first, course.work
-    found = likeness(Side(dense, first.inputs, first.test_rows), Side(plain, last.inputs, last.test_rows))
+    sides = (
+        Side(dense, first.inputs, first.test_rows, came.judged),
+        Side(plain, last.inputs, last.test_rows, left.judged),
+    )
     return Result(
         run=clock.environment(recipe),
         recipe=recipe_to_dict(recipe),
         data=data,
         stages=[
-            {**stage.to_dict(), "before": states[number], "after": states[number + 1]}
+            {**stage.to_dict(), "before": states[number].record, "after": states[number + 1].record}
             for number, stage in enumerate(course.stages)
         ],
         dense=before,
@@ -133,5 +140,6 @@ def _result(
         latency=latency,
         layers=layers_left(course.stages, sizes, kept),
         warnings=[warning for stage in course.stages for warning in stage.warnings],
-        fidelity=found,
+        fidelity=likeness(*sides),
+        behaviour=behaviour(came.judged, left.judged, first.evaluation.texts),
     )

@@ -15,7 +15,7 @@ from torch import nn
 from niwaki.anatomy import count
 from niwaki.config import Request
 from niwaki.data import Batches
-from niwaki.evaluate import cpu_name, model_latency, quality, size_bytes
+from niwaki.evaluate import Judged, cpu_name, judge, model_latency, size_bytes
 
 
 @dataclass(frozen=True)
@@ -40,16 +40,26 @@ class Clock:
         }
 
 
+@dataclass(frozen=True)
+class State:
+    """A model as measured: its `record` as in `result.json`, and what it said of the evaluation data."""
+
+    record: dict[str, Any]
+    judged: Judged
+
+
 def measure(
     model: nn.Module, batches: Batches | None, length: float, metric: str | None, size: int | None = None
-) -> dict[str, Any]:
+) -> State:
     """Quality (nothing without batches that have labels), exact counts and size of a plain model.
 
     `length` is the mean number of real tokens; `size` its bytes where they are not those of its tensors.
     """
     counts = count(model, length)
-    return {
-        "quality": quality(model, batches, metric) if batches and batches.labelled else {},
+    judged = judge(model, batches, metric) if batches and batches.labelled else Judged({})
+    record = {
+        "quality": judged.quality,
+        "interval": {name: list(span) for name, span in judged.interval.items()},
         "params": counts.block_params,
         "embedding_params": counts.embedding_params,
         "head_params": counts.head_params,
@@ -57,6 +67,7 @@ def measure(
         "size_bytes": size_bytes(model) if size is None else size,
         "zeros": counts.zeros,
     }
+    return State(record, judged)
 
 
 def time_in_turn(

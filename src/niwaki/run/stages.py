@@ -11,7 +11,6 @@ import copy
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -29,6 +28,7 @@ from niwaki.config import (
     Structured,
     Vocabulary,
 )
+from niwaki.evaluate import Judged
 from niwaki.evaluate.plain import plain_model
 from niwaki.methods.dynamic import train_dynamic, write_training
 from niwaki.methods.finetune import finetune
@@ -38,7 +38,7 @@ from niwaki.methods.vocabulary import retokenised, trim_vocabulary_
 from niwaki.progress import say
 from niwaki.results import StageResult
 from niwaki.run.kept import Kept, Past
-from niwaki.run.record import measure
+from niwaki.run.record import State, measure
 from niwaki.run.tasks import Tasks, note_means
 from niwaki.run.work import Work
 
@@ -54,7 +54,7 @@ class Course:
     dense: PreTrainedModel
     """A copy from before the first stage that removes something, without adapters and masks."""
     stages: list[StageResult]
-    states: list[dict[str, Any]]
+    states: list[State]
     """What was measured before each stage."""
 
 
@@ -63,14 +63,15 @@ def run_stages(
     tasks: Tasks,
     folder: Path,
     kept: Kept | None,
-    quality: dict[str, Any] | None = None,
+    dense_state: State | None = None,
     plan: Plan | None = None,
 ) -> Course:
     """Measure the model and do the next stage, for all stages that are not kept from an earlier run.
 
     What a training leaves is written into `folder`.
 
-    `quality` is that of the model as it came in, where it is known; `plan` is one for the first stage, at any budget.
+    `dense_state` is that of the model as it came in, where it was measured already; `plan` is one for the first stage,
+    at any budget.
 
     Raises:
         RequestError: a stage cannot be done. WorkError: the work failed, or a task's data could not be read.
@@ -78,12 +79,15 @@ def run_stages(
     recipe, came = work.recipe, work
     first, count = first_removing(recipe), len(recipe.stages)
     past = kept.past(first, folder) if kept is not None else Past(work, [], [], None)
-    work, stages, states = past.work, past.results, past.states
+    work, stages = past.work, past.results
+    states = [State(record, Judged({})) for record in past.states]
     dense = _plain_copy(past.before_removal) if past.before_removal is not None else None
+    if dense is not None and past.before_removal is not None:  # what it says of every row is not kept
+        states[first] = measure_state(past.before_removal, dense, tasks, first)
     for number, stage in enumerate(recipe.stages[len(stages) :], len(stages)):
         if number == first:
             dense = _plain_copy(work)
-            states.append(measure_state(work, dense, tasks, number, quality if number == 0 else None))
+            states.append(measure_state(work, dense, tasks, number, dense_state if number == 0 else None))
         else:
             states.append(measure_state(work, plain_model(work.model), tasks, number))
         name = next(name for name, kind in STAGES.items() if isinstance(stage, kind))
@@ -91,7 +95,7 @@ def run_stages(
         work, done = _do(work, stage, folder, plan if number == 0 else None)
         stages.append(done)
         if kept is not None:
-            kept.add(number, work, done, states[number], first, folder)
+            kept.add(number, work, done, states[number].record, first, folder)
     assert dense is not None, "a recipe has a stage"
     return Course(came, work, dense, stages, states)
 
@@ -108,33 +112,22 @@ def first_removing(recipe: Recipe) -> int:
     return next((index for index, stage in enumerate(recipe.stages) if not isinstance(stage, Finetune)), 0)
 
 
-def measured_quality(work: Work, plain: nn.Module, tasks: Tasks) -> dict[str, Any]:
-    """The `quality` of the model `plain` on the evaluation data and the tasks, and their standard errors, `stderr`."""
-    record = _measured(work, plain, tasks)
-    return {name: record[name] for name in ("quality", "stderr") if name in record}
-
-
-def _measured(work: Work, plain: nn.Module, tasks: Tasks) -> dict[str, Any]:
-    record = measure(plain, work.tests, work.length, work.recipe.metric)
-    note_means(record, tasks.measure(plain, work.inputs))
-    return record
-
-
-def measure_state(
-    work: Work, plain: nn.Module, tasks: Tasks, number: int, quality: dict[str, Any] | None = None
-) -> dict[str, Any]:
+def measure_state(work: Work, plain: nn.Module, tasks: Tasks, number: int, known: State | None = None) -> State:
     """What the model `plain` is worth after `number` stages: quality, counts, size; `new_head` if that is untrained.
 
-    `quality` is what `measured_quality` gave, where that is known.
+    `known` was measured of it on the same evaluation data: none of what it says of them is measured again.
     """
-    if quality is None:
-        record = _measured(work, plain, tasks)
+    if known is None:
+        state = measure(plain, work.tests, work.length, work.recipe.metric)
+        note_means(state.record, tasks.measure(plain, work.inputs))
     else:
-        record = measure(plain, None, work.length, work.recipe.metric) | copy.deepcopy(quality)
+        counted = measure(plain, None, work.length, work.recipe.metric).record
+        said = {name: known.record[name] for name in ("quality", "interval", "stderr") if name in known.record}
+        state = State(counted | copy.deepcopy(said), known.judged)
     trained = any(isinstance(stage, Finetune | DynamicSparsityTraining) for stage in work.recipe.stages[:number])
     if new_parameters(work.model) and not trained:
-        record["new_head"] = True
-    return record
+        state.record["new_head"] = True
+    return state
 
 
 def _do(work: Work, stage: Stage, folder: Path, plan: Plan | None) -> tuple[Work, StageResult]:

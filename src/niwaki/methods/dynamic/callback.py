@@ -18,7 +18,7 @@ from niwaki.errors import RequestError
 from niwaki.methods.dynamic.controller import Controller
 from niwaki.methods.dynamic.history import HISTORY, summary, write_history
 from niwaki.methods.dynamic.optimizer_state import statement
-from niwaki.methods.dynamic.plots import HISTORY_PICTURE, SCHEDULE_PICTURE, can_plot, plot_history, plot_schedule
+from niwaki.methods.dynamic.plots import HISTORY_PICTURE, SCHEDULE_PICTURE, plot_history, plot_schedule
 from niwaki.methods.dynamic.saved import STATE, restore_controller_, save_controller
 from niwaki.methods.dynamic.schedules import Schedule
 from niwaki.methods.weight_profiles import DATA_RULES
@@ -151,7 +151,7 @@ class DynamicSparsity(TrainerCallback):
         if state.is_world_process_zero:
             out = Path(str(args.output_dir))
             write_history(controller.history, out / HISTORY)
-            if controller.history and not self.quiet and can_plot():
+            if controller.history and not self.quiet:
                 plot_history(controller.history, out / HISTORY_PICTURE)
 
     @property
@@ -163,8 +163,7 @@ class DynamicSparsity(TrainerCallback):
         """Print and draw the schedule."""
         show(schedule_table(controller.schedule), progress=True)
         say(statement(controller.optimizer))
-        if can_plot():
-            plot_schedule(controller.schedule, Path(str(args.output_dir)) / SCHEDULE_PICTURE)
+        plot_schedule(controller.schedule, Path(str(args.output_dir)) / SCHEDULE_PICTURE)
 
     def _no_best_yet(self, state: TrainerState) -> None:
         if not self._of_training.final:

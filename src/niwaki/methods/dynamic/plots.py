@@ -1,8 +1,7 @@
-"""Pictures of a schedule and of a history, by matplotlib (the extra `plots`); without it nothing is drawn."""
+"""Pictures of a schedule and of a history, by matplotlib."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,6 @@ from niwaki.methods.dynamic.schedules import Schedule
 
 SCHEDULE_PICTURE = "dynamic-schedule.png"
 HISTORY_PICTURE = "dynamic-history.png"
-
-
-def can_plot() -> bool:
-    """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
 
 
 def plot_schedule(schedule: Schedule, path: Path) -> None:
@@ -54,17 +48,16 @@ def plot_history(history: Sequence[Update], path: Path) -> None:
 
 
 def write_training(schedule: Schedule, history: Sequence[Update], folder: Path) -> None:
-    """The history as JSON lines, and both pictures where they can be drawn, into `folder`."""
+    """The history as JSON lines, and both pictures, into `folder`."""
     write_history(history, folder / HISTORY)
-    if can_plot():
-        plot_schedule(schedule, folder / SCHEDULE_PICTURE)
-        if history:
-            plot_history(history, folder / HISTORY_PICTURE)
+    plot_schedule(schedule, folder / SCHEDULE_PICTURE)
+    if history:
+        plot_history(history, folder / HISTORY_PICTURE)
 
 
 def _figure(rows: int) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # type: ignore[import-not-found]
-    from matplotlib.figure import Figure  # type: ignore[import-not-found]
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 2.5 * rows), layout="constrained")
     FigureCanvasAgg(figure)

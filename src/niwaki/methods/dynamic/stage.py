@@ -18,7 +18,7 @@ from niwaki.data import checked_batches
 from niwaki.masks import NByM
 from niwaki.methods.dynamic.callback import schedule_table
 from niwaki.methods.dynamic.controller import Controller
-from niwaki.methods.dynamic.history import Update
+from niwaki.methods.dynamic.history import Update, summary
 from niwaki.methods.dynamic.schedules import Schedule
 from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch
@@ -28,6 +28,9 @@ from niwaki.train.data import TrainingData, training_data
 from niwaki.train.loop import task_loss, train_
 from niwaki.train.recover import distillation_loss
 from niwaki.train.undo import adapters_in_training_
+
+COURSE = 200
+"""Updates that `result.json` tells of."""
 
 
 def prune_dynamically_(
@@ -147,5 +150,19 @@ def _result(controller: Controller, config: DynamicSparsityTraining, loss: float
             "weights": controller.total,
             "updates": len(controller.schedule.updates),
             "loss": loss,
+            "course": _course(controller),
         },
     )
+
+
+def _course(controller: Controller) -> list[dict[str, float]]:
+    """What each update did to all linears together, by the step: at most `COURSE`, spread evenly."""
+    steps = sorted({row.step for row in controller.history})
+    shown = steps[:: -(-len(steps) // COURSE) or 1]
+    if steps and shown[-1] != steps[-1]:
+        shown.append(steps[-1])
+    updates = ((step, [row for row in controller.history if row.step == step]) for step in shown)
+    return [
+        {"step": step, **{name.removeprefix("mask/"): value for name, value in summary(rows, controller.sizes).items()}}
+        for step, rows in updates
+    ]

@@ -10,7 +10,6 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -19,7 +18,7 @@ from niwaki.config.sweep import Point, Sweep, sweep_to_dict
 from niwaki.errors import RequestError
 from niwaki.methods.plan import PLAN
 
-KEY, REQUEST, DENSE = "key.json", "sweep.yaml", "dense.json"
+KEY, REQUEST = "key.json", "sweep.yaml"
 RESULT, PAGE, PICKED = "sweep.json", "report.html", "picked"
 
 
@@ -46,12 +45,12 @@ class Place:
         with atomic_folder(self.path, sweep.recipe.overwrite) as new:
             (new / REQUEST).write_text(yaml.safe_dump(sweep_to_dict(sweep), sort_keys=False), encoding="utf-8")
             (new / KEY).write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
-            for name in (DENSE, RESULT, PAGE):
+            for name in (RESULT, PAGE):
                 (new / name).touch()
             folders = [f"points/{point.name}" for point in sweep.points]
             for name in (*folders, *(f"plans/{point.plan}" for point in sweep.points if point.plan), PICKED):
                 (new / name).mkdir(parents=True, exist_ok=True)
-        for name in (DENSE, RESULT, PAGE):
+        for name in (RESULT, PAGE):
             (self.path / name).unlink()
         for name in ("points", "plans", PICKED):
             shutil.rmtree(self.path / name, ignore_errors=True)
@@ -86,13 +85,6 @@ class Place:
         if not there:
             shutil.rmtree(self.plan(name), ignore_errors=True)
         return there
-
-    def dense(self) -> dict[str, Any]:
-        """What was measured of the dense model, by the digest of the rows that it was measured on."""
-        try:
-            return json.loads((self.path / DENSE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
 
     def write(self, name: str, text: str) -> None:
         """Write one of the files of the sweep, whole or not at all."""

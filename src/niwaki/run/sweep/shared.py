@@ -20,9 +20,9 @@ from niwaki.progress import say
 from niwaki.run.checks import check_recipe
 from niwaki.run.code import code_digest
 from niwaki.run.recipe import Known, do_recipe
-from niwaki.run.record import Clock
-from niwaki.run.stages import measured_quality
-from niwaki.run.sweep.place import DENSE, Place
+from niwaki.run.record import Clock, State
+from niwaki.run.stages import measure_state
+from niwaki.run.sweep.place import Place
 from niwaki.run.tasks import Tasks, read_tasks
 from niwaki.run.work import Work, cut_rows, read_work
 
@@ -36,7 +36,7 @@ class Shared:
         self.tasks: Tasks = read_tasks(first, quiet)
         self.works: dict[int, Work] = {first.seed: read_work(first, quiet)}
         self.model = self.works[first.seed].model
-        self.dense: dict[str, Any] = {}
+        self.dense: dict[str, State] = {}
 
     def key(self) -> dict[str, str]:
         """What the sweep depends on, each part as a digest."""
@@ -68,10 +68,9 @@ class Shared:
             check_recipe(self.work(point))
 
     def prepare(self, points: list[Point]) -> None:
-        """Measure the dense model and make the plans that these points need, as far as they are not there."""
+        """Make the plans that these points need, as far as they are not there."""
         for point in points:
             work = self.work(point)
-            self._measure_dense(work)
             stage = point.recipe.stages[0]
             if point.plan is None or self.place.has_plan(point.plan):
                 continue
@@ -81,14 +80,12 @@ class Shared:
             with atomic_folder(self.place.plan(point.plan)) as folder:
                 made.write(folder)
 
-    def _measure_dense(self, work: Work) -> dict[str, Any]:
-        """The quality of the dense model on the rows of a work."""
-        self.dense = self.dense or self.place.dense()
+    def _dense_state(self, work: Work) -> State:
+        """The dense model measured on the rows of a work, once in this process."""
         key = _digest(work.test_rows)
         if key not in self.dense:
             say("dense: quality", self.quiet)
-            self.dense[key] = measured_quality(work, plain_model(self.model), self.tasks)
-            self.place.write(DENSE, json.dumps(self.dense, indent=1) + "\n")
+            self.dense[key] = measure_state(work, plain_model(self.model), self.tasks, 0)
         return self.dense[key]
 
     def do(self, point: Point, alone: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
@@ -98,7 +95,7 @@ class Shared:
         self.place.clear(point)
         work = self.work(point)
         made = None if point.plan is None else Plan.load(self.place.plan(point.plan))
-        known = Known(quality=self._measure_dense(work), plan=made, alone=alone)
+        known = Known(dense=self._dense_state(work), plan=made, alone=alone)
         with atomic_folder(self.place.point(point)) as folder:
             do_recipe(work.with_model(copy.deepcopy(self.model)), self.tasks, folder, clock, known)
 

@@ -1,0 +1,64 @@
+"""What was asked, in words, and the command that asks it again."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from typing import Any
+
+from niwaki.config import STAGES, Evaluation, Recipe
+from niwaki.results import Result
+
+
+def asked(result: Result) -> list[dict[str, Any]]:
+    """Of each stage its `name`, what it does (`words`), and its `options`; an evaluation has no stages.
+
+    An option has a `name`, a `value` and a `help`, is `own` where it is not the default, and `chosen` among names.
+    """
+    found = []
+    for stage in result.recipe.get("stages", ()):
+        kind = STAGES.get(stage.get("kind", ""))
+        if kind is None:
+            continue
+        words = " ".join((kind.__doc__ or "").split("\n\n")[0].replace("`", "").split())
+        idle = () if stage.get("recover_epochs") else ("recover_loss",)
+        given = [(field, stage[field.name]) for field in dataclasses.fields(kind) if stage.get(field.name) is not None]
+        options = [
+            {
+                "name": field.name.replace("_", " "),
+                "value": " ".join(_words(value)),
+                "help": field.metadata["help"],
+                "own": value != field.default,
+                "chosen": isinstance(value, str) and value not in ("none", "auto") and field.name not in idle,
+            }
+            for field, value in given
+        ]
+        found.append({"name": stage["kind"], "words": words, "options": options})
+    return found
+
+
+def command(result: Result) -> str:
+    """The command that does the same again; of several stages that of the recipe which lies beside the result."""
+    recipe = result.recipe
+    if "stages" not in recipe:
+        return _line(["niwaki", "eval"], [(Evaluation, recipe)])
+    stages = recipe["stages"]
+    kind = stages[0].get("kind") if len(stages) == 1 else None
+    if kind not in STAGES:
+        return shlex.join(["niwaki", "run", f"{recipe.get('out', '.')}/recipe.yaml", "--overwrite"])
+    verb = ["niwaki", kind] if kind == "finetune" else ["niwaki", "prune", kind]
+    return _line(verb, [(Recipe, recipe), (STAGES[kind], stages[0])])
+
+
+def _line(verb: list[str], parts: list[tuple[Any, dict[str, Any]]]) -> str:
+    flags: dict[str, list[str]] = {}
+    for config, values in parts:
+        for field in dataclasses.fields(config):
+            value = values.get(field.name)
+            if field.name not in ("stages", "overwrite") and value not in (None, False, field.default):
+                flags[f"--{field.name.replace('_', '-')}"] = [] if value is True else _words(value)
+    return shlex.join([*verb, *(word for flag, values in flags.items() for word in (flag, *values))])
+
+
+def _words(value: Any) -> list[str]:
+    return [str(word) for word in value] if isinstance(value, list | tuple) else [str(value)]

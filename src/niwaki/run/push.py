@@ -1,0 +1,50 @@
+"""A finished folder to the Hub: what Niwaki wrote there, and nothing else that lies in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from niwaki.checkpoint.folder import written_files
+from niwaki.errors import RequestError, WorkError
+
+_MODELS = ("config.json", "adapter_config.json", "modules.json")
+"""Files of which a folder with a model has one."""
+
+
+_WITH_TEXTS = ("report.html", "result.json")
+"""Files that show rows of the evaluation data, which may be nobody else's business."""
+
+
+def push(folder: Path, repository: str, private: bool = False, with_report: bool = False) -> str:
+    """Upload a folder that Niwaki wrote to the model repository `owner/name`, made if it is not there; its address.
+
+    `with_report` uploads also what shows rows of the evaluation data: the report, and the result that it is made of.
+
+    Raises:
+        RequestError: a folder that Niwaki did not write or that holds no model, a name that is none. WorkError: the Hub
+            cannot be reached, or says no.
+    """
+    files = [path.relative_to(folder).as_posix() for path in written_files(folder)]
+    if not files:
+        raise RequestError(f"DIR must be a folder that Niwaki wrote, got {str(folder)!r}")
+    if not set(files) & set(_MODELS):
+        raise RequestError(f"DIR must hold a model, as prune and finetune write it, got {str(folder)!r} without")
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise RequestError(f"REPOSITORY must be owner/name, got {repository!r}: {error}") from error
+    files = [name for name in files if with_report or name not in _WITH_TEXTS]
+    api = HfApi()
+    try:
+        address = api.create_repo(repository, private=private or None, exist_ok=True)
+        message = "Written by Niwaki"
+        api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=files, commit_message=message)
+    except LocalTokenNotFoundError as error:
+        raise WorkError("the Hub asks who you are: log in with `hf auth login`, or set HF_TOKEN") from error
+    except (HfHubHTTPError, OSError) as error:
+        raise WorkError(f"the Hub did not take {repository!r}: {' '.join(str(error).split())}") from error
+    return str(address)
