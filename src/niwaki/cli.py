@@ -40,6 +40,7 @@ from niwaki.config.structured import BUDGETS
 from niwaki.config.sweep import Sweep, SweepOptions, methods_of, read_sweep
 from niwaki.errors import NiwakiError, limit_of, what
 from niwaki.interrupt import Stopped, raise_again
+from niwaki.processes import is_first
 
 app = typer.Typer(no_args_is_help=True, help="Make fine-tuned transformers smaller and faster.")
 prune = typer.Typer(no_args_is_help=True, help="Prune a model to a budget.")
@@ -69,6 +70,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help=_HELP["overwrite"],
 Resume = Annotated[bool, typer.Option("--resume/--restart", help=_HELP["resume"], rich_help_panel=OUTPUT)]
 _LONGEST = 1000
 """Characters of an error that are shown."""
+SHARED = ("prune", "finetune", "run")
+"""Commands whose work several processes share; of any other the first process does all."""
 LISTS = ("--text-columns", "--label-names", "--keep-layers", "--spared")
 """Flags that take several words: `--text-columns a b`."""
 SEARCHED = ("plan", "keep_quality", "tries")
@@ -381,7 +384,9 @@ def _run_sweep(request: Sweep, options: dict[str, Any]) -> None:
 def _run(recipe: Recipe, options: dict[str, Any]) -> None:
     from niwaki.run import run_recipe
 
-    _say(run_recipe(recipe, options["quiet"]), recipe.out, options)
+    result = run_recipe(recipe, options["quiet"])
+    if is_first():
+        _say(result, recipe.out, options)
 
 
 def _say(result: Any, out: str, options: dict[str, Any]) -> None:
@@ -460,6 +465,8 @@ def _spread(words: list[str]) -> list[str]:
 
 def main() -> None:
     """Run the command; exit 0 done, 2 wrong request, 3 failed work, 130 interrupted (143 and 129 by other signals)."""
+    if not is_first() and not set(SHARED) & set(sys.argv[1:2]):
+        sys.exit(0)
     try:
         raise_again()
         status = app(_spread(sys.argv[1:]), standalone_mode=False)
@@ -483,6 +490,8 @@ def main() -> None:
 
 
 def _fail(message: str, status: int) -> None:
+    if not is_first():  # the first one says it
+        sys.exit(status)
     shown = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."  # what was given may be of any length
     print(f"niwaki: {shown}", file=sys.stderr)
     sys.exit(status)

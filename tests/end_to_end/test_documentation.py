@@ -31,13 +31,14 @@ NOTEBOOK = ROOT / "docs" / "first_hour.ipynb"
 NOT_RUN = {
     "make ": "sets up an environment",
     "pip install": "reaches a package registry",
+    "torchrun": "starts processes; tests/end_to_end/test_processes_command.py does",
     "glue/": "reads a data set of the Hub",
     'backend="onnx"': "needs Optimum",
     "niwaki push": "reaches the Hub; tests/unit/test_push.py pushes to a stand-in",
     "--to onnx": "takes seconds to load PyTorch's exporter; tests/unit/test_export.py exports",
 }
 """Words of a command or a block that is not run -> why."""
-OTHER_FLAGS = ("--help", "--rows", "--timing", "--training-rows", "--write", "--recovery-data")
+OTHER_FLAGS = ("--help", "--nproc-per-node", "--rows", "--timing", "--training-rows", "--write", "--recovery-data")
 """Flags of other programs: of Typer, of the scripts in benchmarks/."""
 SENTENCES = ("a good bright film", "a bad dull plot", "the plot is not dull", "not a good film .")
 LABELS = ("negative", "positive")

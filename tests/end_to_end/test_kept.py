@@ -30,12 +30,12 @@ def stopped_at(stop, recipe, monkeypatch):
     """Run the recipe until stage `stop` (from 0) begins; the numbers of the stages that were done."""
     do, done = stages._do, []
 
-    def until(work, stage, folder):
+    def until(work, stage, folder, plan):
         number = recipe.stages.index(stage)
         if number == stop:
             raise WorkError("no more")
         done.append(number)
-        return do(work, stage, folder)
+        return do(work, stage, folder, plan)
 
     monkeypatch.setattr(stages, "_do", until)
     if stop is None:

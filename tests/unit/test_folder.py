@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 import niwaki
-from niwaki.checkpoint.folder import atomic_file, atomic_folder
+from niwaki.checkpoint.folder import MARK, atomic_file, atomic_folder
+from niwaki.checkpoint.working import place_for
+from niwaki.run.folder import output_folder
 from tiny import tiny
 
 
@@ -356,3 +359,15 @@ def test_a_file_is_replaced_only_if_it_is_ours(tmp_path):
             write(tmp_path / path)
     assert (tmp_path / "mine").read_text() == "mine"
     assert names(tmp_path) == ["deep", "deep/page", "link", "mine"]
+
+
+def test_temporary_files_of_a_command_lie_where_the_next_one_clears_them(tmp_path):
+    before = tempfile.gettempdir()
+    with output_folder(str(tmp_path / "out"), False) as folder:
+        assert tempfile.gettempdir() != before
+        left = Path(tempfile.mkdtemp(prefix="niwaki-"))
+        assert place_for(tmp_path / "out") in left.parents
+        assert left not in folder.parents
+    assert tempfile.gettempdir() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [MARK]

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from niwaki.checkpoint.exchange import exchange
-from niwaki.checkpoint.working import GONE, KEPT, NEW, OLD, READY, place_for, working_folder
+from niwaki.checkpoint.working import GONE, KEPT, NEW, OLD, READY, TEMPORARY, place_for, working_folder
 from niwaki.errors import RequestError
 
 MARK = ".niwaki"
@@ -57,6 +57,11 @@ def atomic_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]
 def kept_beside(new: Path) -> Path:
     """Where what is done so far can be kept while a folder of `atomic_folder` is open: it outlives an exception."""
     return new.parent.parent / KEPT
+
+
+def temporary_beside(new: Path) -> Path:
+    """Where temporary files can lie while a folder of `atomic_folder` is open; it is not made."""
+    return new.parent.parent / TEMPORARY
 
 
 @contextmanager

@@ -17,11 +17,11 @@ from filelock import FileLock, Timeout
 
 from niwaki.errors import RequestError
 
-NEW, KEPT = "new", "kept"
+NEW, KEPT, TEMPORARY = "new", "kept", "temporary"
 READY, OLD, GONE = "ready", "old", "gone"
 """How far a folder that is replaced in place has come, see `niwaki.checkpoint.folder`."""
 _LOCK, _HOLDER = "lock", "holder"
-_OURS = {NEW, KEPT, READY, OLD, GONE, _LOCK, _HOLDER}
+_OURS = {NEW, KEPT, TEMPORARY, READY, OLD, GONE, _LOCK, _HOLDER}
 _WAIT = 0.2
 """Seconds in which a lock file whose last holder is just taking it away is given up for a new one."""
 

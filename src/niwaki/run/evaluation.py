@@ -10,7 +10,6 @@ from torch import nn
 
 from niwaki.adapters import merge_, remove_masks_
 from niwaki.anatomy import longest_input
-from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import DEFAULT_LENGTH, Evaluation
 from niwaki.data import Table, mean_length
 from niwaki.evaluate import behaviour, check_metric, measures_of
@@ -27,6 +26,7 @@ from niwaki.run.engines import (
     say_bits,
     say_spared,
 )
+from niwaki.run.folder import output_folder
 from niwaki.run.inputs import Inputs, check_labelled, check_out, read_data, read_inputs
 from niwaki.run.likeness import Side, likeness
 from niwaki.run.record import Clock, State, measure, time_in_turn
@@ -44,7 +44,7 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
     clock = Clock()
     data = (request.train_data, request.eval_data, *request.task_files)
     check_out(request.out, request.model, request.against, request.base_model, *data)
-    with library_manners(quiet), threads(request.threads), atomic_folder(request.out, request.overwrite) as folder:
+    with library_manners(quiet), threads(request.threads), output_folder(request.out, request.overwrite) as folder:
         table = read_data(request, request.eval_data, "validation", quiet) if request.eval_data else None
         tasks = read_tasks(request, quiet)
         pruned_side, dense_side = _sides(request, table, quiet)

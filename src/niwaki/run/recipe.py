@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +16,18 @@ from transformers import PreTrainedModel
 from niwaki.adapters import masks_of, merge_, remove_masks_
 from niwaki.anatomy import linears_of, pooling_of, supported_task
 from niwaki.checkpoint import weight_files, write_adapter, write_model
-from niwaki.checkpoint.folder import atomic_folder, kept_beside
+from niwaki.checkpoint.folder import kept_beside
 from niwaki.checkpoint.source_card import source_card
 from niwaki.config import Recipe, recipe_to_dict, write_recipe
 from niwaki.evaluate import behaviour
 from niwaki.methods.plan import Plan
 from niwaki.numerics.threads import threads
+from niwaki.processes import count, from_first, is_first, meet
 from niwaki.progress import library_manners
 from niwaki.report import model_card, page
 from niwaki.results import Result, write_result
 from niwaki.run.checks import check_recipe
+from niwaki.run.folder import output_folder
 from niwaki.run.inputs import check_out
 from niwaki.run.kept import Kept, kept_stages
 from niwaki.run.layers import layers_left
@@ -37,18 +41,34 @@ from niwaki.run.work import Work, read_work
 def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
     """Do all that a recipe asks and write its folder; nothing is left there if anything fails.
 
+    Of several processes (see `niwaki.processes`) the first alone measures and writes, and keeps no stages.
+
     Raises:
         RequestError: the request is wrong. WorkError: the work failed.
     """
-    clock = Clock()
+    meet()
+    clock, quiet = Clock(), quiet or not is_first()
     read = (recipe.model, recipe.base_model, recipe.train_data, recipe.eval_data)
     check_out(recipe.out, *read, *recipe.task_files, *recipe.plans)
-    with library_manners(quiet), threads(recipe.threads), atomic_folder(recipe.out, recipe.overwrite) as folder:
+    with library_manners(quiet), threads(recipe.threads), _folder(recipe) as folder:
         tasks = read_tasks(recipe, quiet)
         work = read_work(recipe, quiet)
         check_recipe(work)
+        if count() > 1:
+            return do_recipe(work, tasks, folder, clock, Known())
         with kept_stages(kept_beside(folder), work) as kept:
             return do_recipe(work, tasks, folder, clock, Known(kept=kept))
+
+
+@contextmanager
+def _folder(recipe: Recipe) -> Iterator[Path]:
+    """Where the files of a recipe grow; of all processes but the first they go nowhere."""
+    if is_first():
+        with output_folder(recipe.out, recipe.overwrite) as folder:
+            yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="niwaki-") as folder:
+        yield Path(folder)
 
 
 @dataclass(frozen=True)
@@ -73,7 +93,7 @@ def do_recipe(work: Work, tasks: Tasks, folder: Path, clock: Clock, known: Known
     """
     data = work.described()  # as the model's own tokenizer cuts them
     course = run_stages(work, tasks, folder, known.kept, known.dense, known.plan)
-    return _finish(course, tasks, data, folder, clock, known)
+    return Result(**from_first(lambda: dataclasses.asdict(_finish(course, tasks, data, folder, clock, known))))
 
 
 def _finish(course: Course, tasks: Tasks, data: dict[str, Any], folder: Path, clock: Clock, known: Known) -> Result:
