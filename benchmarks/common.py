@@ -6,7 +6,7 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -105,7 +105,7 @@ def environment(asked: argparse.Namespace) -> dict[str, Any]:
 def resumed(asked: argparse.Namespace) -> dict[str, Any]:
     """`environment`, with what the JSON of an earlier call holds already: an interruption costs one run."""
     before = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.is_file() else {}
-    return environment(asked) | {key: before[key] for key in ("runs", "timing") if key in before}
+    return before | environment(asked)
 
 
 def is_done(found: dict[str, Any], run: dict[str, Any]) -> bool:
@@ -139,13 +139,18 @@ def speedups(slower: torch.nn.Module, faster: torch.nn.Module) -> dict[str, floa
     return found
 
 
-def forward_and_backward(model: torch.nn.Module, batches: Batches) -> float:
-    """Seconds of one pass over the batches as in training LoRA: other weights frozen."""
+def forward_and_backward(model: torch.nn.Module, batches: Iterable[dict[str, Any]]) -> float:
+    """Seconds of one pass over the batches as in training LoRA: other weights frozen, but embeddings without adapters.
+
+    A model without a loss is derived by its output.
+    """
+    adapted = any("lora_" in name for name, _ in model.named_parameters())
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_" in name)
+        parameter.requires_grad_(("lora_" if adapted else "embeddings") in name)
     started = time.perf_counter()
     for batch in batches:
-        model(**batch).loss.backward()
+        output = model(**batch)
+        (output.loss if "loss" in output else output[0].sum()).backward()
     seconds = time.perf_counter() - started
     for parameter in model.parameters():
         parameter.grad = None

@@ -49,6 +49,12 @@ def resident(key: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
 
 
+def peak_is_now() -> float:
+    """MiB of this process as it is, from which its peak (VmHWM) is counted anew."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    return resident("VmRSS")
+
+
 def kept_for_backward(model: Any, batch: dict[str, torch.Tensor]) -> float:
     """MiB that autograd keeps of one forward pass, weights aside."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -80,8 +86,7 @@ def measure(layers: int, width: int, rows: int) -> dict[str, float]:
     }
     estimate = allowed["model"] + needed(model, request, batches) / MIB
     gc.collect()
-    before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    before = peak_is_now()
     niwaki.prune_(model, request, batches)
     peak = allowed["model"] + resident("VmHWM") - before
     return {**allowed, "peak": peak, "over": peak / sum(allowed.values()), "estimate": estimate}

@@ -73,6 +73,7 @@ def sections() -> Iterator[Section]:
     tables = [by_budget("vocabulary", ("vocabulary", "flops"), *trimmed, ACCURACY)]
     yield "Vocabulary, SST-2 (`vocabulary.json`)", tables
     yield "Other tasks (`tasks.json`)", tasks()
+    yield "Peers (`peers.json`)", peers()
     yield from _language_models()
     yield from _costs()
 
@@ -188,6 +189,49 @@ def tasks() -> list[list[str]]:
     return made
 
 
+def peers() -> list[list[str]]:
+    """A table for each task and budget, the best first; then where Niwaki is below a peer, and what did not run."""
+    path = RESULTS / "peers.json"
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    groups: dict[tuple[str, str], dict[str, list[Any]]] = {}
+    failed: dict[str, None] = {}
+    for run in found["runs"]:
+        name = ", ".join(filter(None, (run["peer"], run["package"])))
+        if run["failed"]:
+            failed[f"{name}: {run['failed']}"] = None
+            continue
+        kind = "flops" if "flops" in run else "sparsity"
+        asked = f"{kind} {run[kind]:g}, {run['rows']} rows"
+        groups.setdefault((run["task"], asked), {}).setdefault(name, []).append(run)
+    made, below = [], []
+    for (task, budget), runs in sorted(groups.items()):
+        metric = next(figure for figure in ("spearman", *found["dense"][task]) if figure in found["dense"][task])
+        columns: list[Column] = [
+            (metric, lambda r, metric=metric: r["quality"][metric], 4),
+            ("cost", lambda r: r["cost"], 1),
+            ("peak MiB", lambda r: r["peak_mib"], 0),
+            ("speed-up", lambda r: r["speedup"], 2),
+        ]
+        means = {name: statistics.mean(run["quality"][metric] for run in of) for name, of in runs.items()}
+        rows = [
+            [
+                name,
+                *(_cell([value(run) for run in runs[name]], digits) for _, value, digits in columns),
+                *(_whether([run[key] for run in runs[name]]) for key in ("reloads", "exact")),
+            ]
+            for name in sorted(means, key=means.__getitem__, reverse=True)
+        ]
+        head = [f"{task}, {budget}, dense {found['dense'][task][metric]:.4f}", *(name for name, _, _ in columns)]
+        made.append(_table([*head, "reloads", "exact"], rows))
+        better = [name for name, mean in means.items() if mean > means.get("niwaki", mean)]
+        below += [f"- {task}, {budget}: below {', '.join(better)}"] if better else []
+    said = ["Where Niwaki is below a peer:", "", *below] if below else ["Niwaki is below no peer in these tables."]
+    left = [*failed, *(f"{name}: {why}" for name, why in found["left_out"].items())]
+    return [*made, said, ["What did not run:", "", *(f"- {line}" for line in left)] if left else []]
+
+
 def results() -> str:
     """The table of README.md: accuracy on SST-2 by what was asked, means of the seeds, and what stands beside it."""
 
@@ -245,6 +289,10 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
 def _cell(values: list[float], digits: int) -> str:
     mean = f"{statistics.mean(values):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def _whether(values: list[bool]) -> str:
+    return "yes" if all(values) else "in part" if any(values) else "no"
 
 
 def _text(value: Any) -> str:

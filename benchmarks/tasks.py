@@ -10,6 +10,7 @@ all training rows, or those of `--recovery-data`, by the dense model's word, wit
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 from typing import Any
@@ -33,6 +34,22 @@ SEEDLESS = ("magnitude",)
 """Methods that draw nothing: one seed says all."""
 
 
+Rows = list[dict[str, Any]]
+
+
+def cut_of(asked: argparse.Namespace, model: Any) -> Cut:
+    """How texts are cut for a model."""
+    return Cut(min(asked.max_length, longest_input(model)))
+
+
+def rows_of(asked: argparse.Namespace, model: Any) -> tuple[Any, Rows, Rows]:
+    """The tokenizer of the model that is asked for, and the rows of its training and its evaluation data."""
+    tokenizer, how = load_tokenizer(asked.model, of_words=True), cut_of(asked, model)
+    train = cut_table(read_table(asked.train_data), model, tokenizer, how, "train").rows
+    table = read_table(asked.eval_data, split="validation")
+    return tokenizer, train, cut_table(table, model, tokenizer, how, "validation").rows
+
+
 def main() -> None:
     parser = arguments("tasks")
     parser.add_argument("--name", required=True, help="what the task is called in the JSON")
@@ -48,12 +65,12 @@ def main() -> None:
     task = found["tasks"].setdefault(asked.name, {"runs": []})
     task |= {key: value for key, value in environment(asked).items() if key != "runs"}
 
-    dense, tokenizer = merge_(niwaki.load(asked.model)), load_tokenizer(asked.model, of_words=True)
-    how = Cut(min(asked.max_length, longest_input(dense)))
-    train = cut_table(read_table(asked.train_data), dense, tokenizer, how, "train").rows
-    rows = cut_table(read_table(asked.eval_data, split="validation"), dense, tokenizer, how, "validation").rows
+    dense = merge_(niwaki.load(asked.model))
+    tokenizer, train, rows = rows_of(asked, dense)
     tests = Batches(rows, tokenizer, 64)
-    recovery = cut_table(read_table(asked.recovery_data or asked.train_data), dense, tokenizer, how, "train").rows
+    recovery = train
+    if asked.recovery_data:
+        recovery = cut_table(read_table(asked.recovery_data), dense, tokenizer, cut_of(asked, dense), "train").rows
     task["dense"] = quality(dense, tests)
     print(asked.name, "dense", json.dumps(task["dense"]), flush=True)
 
