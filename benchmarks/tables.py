@@ -198,7 +198,7 @@ def peers() -> list[list[str]]:
     groups: dict[tuple[str, str], dict[str, list[Any]]] = {}
     failed: dict[str, None] = {}
     for run in found["runs"]:
-        name = ", ".join(filter(None, (run["peer"], run["package"])))
+        name = f"{run['peer']} ({run['package'].split()[1]})" if run["package"] else run["peer"]
         if run["failed"]:
             failed[f"{name}: {run['failed']}"] = None
             continue

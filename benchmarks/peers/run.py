@@ -38,7 +38,7 @@ import torch
 sys.path.insert(1, str(Path(__file__).parents[1]))
 
 import niwaki
-from common import arguments, forward_and_backward, is_done, note, resumed
+from common import arguments, forward_and_backward, is_done, note, resumed, write
 from memory import peak_is_now, resident
 from niwaki.adapters import merge_
 from niwaki.anatomy import count, linears_of, sites_of, unit_flops, weight_of
@@ -112,6 +112,7 @@ def main() -> None:
         job = Job(peer, budget, seed, asked.model, calibration, tests, asked.metric, asked.rounds)
         found["runs"] = others
         note(found, {**run, **apart(job)}, asked.out)
+    write(asked.out, found)
 
 
 def apart(job: Job) -> dict[str, Any]:
