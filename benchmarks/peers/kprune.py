@@ -5,7 +5,7 @@ squared derivative of the divergence from the dense model at temperature 2, and 
 of what it adds to the residual stream; (2) a threshold over all of them, heads weighed by 64, so that what is above it
 meets what is left of the FLOPs; (3) this site loses what is below, and the output weights of what stays are those that
 best restore the dense residual stream (least squares). Knowledge is taken column by column and averaged over a head's
-columns, over tokens and over the width of the model, as the authors' constants are for.
+columns, over tokens and over the width of the model, since the authors' constants are for that; derivatives are by row.
 """
 
 from __future__ import annotations

@@ -15,17 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.anatomy import Site, sites_of, weight_of
-from units import (
-    ROUNDING,
-    Batch,
-    ByUnit,
-    Pair,
-    by_unit,
-    flops_of_units,
-    keep_,
-    row_gradients,
-    total_flops,
-)
+from units import ROUNDING, Batch, ByUnit, Pair, by_unit, flops_of_units, keep_, row_gradients, total_flops
 
 DAMPING, FARTHEST = 1.0, 10.0
 
