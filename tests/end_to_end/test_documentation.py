@@ -194,6 +194,6 @@ def test_nothing_is_left_out_without_need():
     while groups:
         command = groups.pop()
         groups += getattr(command, "commands", {}).values()
-        known |= {flag for parameter in command.params for flag in parameter.opts}
+        known |= {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", everything))
     assert named - known == set()
