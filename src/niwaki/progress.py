@@ -22,6 +22,8 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 T = TypeVar("T")
+_WIDTH = 100
+"""Characters of a table as text."""
 _SECONDS = 10.0
 """From one line of a phase in a log to the next, at least."""
 
@@ -87,6 +89,13 @@ def print_table(table: Table) -> bool:
     if sys.stdout.isatty():
         Console().print(table)
     return sys.stdout.isatty()
+
+
+def text_of(table: Table) -> str:
+    """A table as plain text."""
+    text = io.StringIO()
+    Console(file=text, width=_WIDTH, no_color=True).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
 @contextmanager

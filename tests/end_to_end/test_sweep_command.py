@@ -83,10 +83,10 @@ def test_a_killed_sweep_goes_on_and_ends_as_one_that_was_not(place, typed, monke
 
 def test_a_point_is_what_the_command_alone_gives(place, typed):
     options = {**COMMON, "seed": 1}
-    status, _, err = typed(place, "prune", "structured", **options, flops=0.4, out="alone")
+    status, _, err = typed(place, "prune", "structured", **options, flops=0.4, out="a-point")
     assert status == 0, err
     point = place / "whole" / "points" / "structured-flops-0.4-seed-1"
-    assert (point / "model.safetensors").read_bytes() == (place / "alone" / "model.safetensors").read_bytes()
+    assert (point / "model.safetensors").read_bytes() == (place / "a-point" / "model.safetensors").read_bytes()
 
 
 def test_another_sweep_is_refused_and_overwritten_when_asked(place, typed):
@@ -124,10 +124,10 @@ def test_what_no_sweep_can_be_is_refused(place, typed, change, message):
 
 
 def test_the_smallest_budget_that_keeps_the_quality(place, typed):
-    options = {**COMMON, "out": "kept", "keep_quality": 0.5, "tries": 3}
+    options = {**COMMON, "out": "searched", "keep_quality": 0.5, "tries": 3}
     status, _, err = typed(place, "prune", "structured", **options)
     assert status == 0, err
-    result = json.loads((place / "kept" / "result.json").read_text())
+    result = json.loads((place / "searched" / "result.json").read_text())
     (stage,) = result["stages"]
     search = stage["keep_quality"]
     tries = search["tries"]
@@ -136,7 +136,7 @@ def test_the_smallest_budget_that_keeps_the_quality(place, typed):
     assert stage["budget"]["requested"] == min(each["flops"] for each in tries if each["kept"])
     assert all(each["kept"] == (each["accuracy"] >= 0.5 * search["dense"]) for each in tries)
     assert "try 3 of 3" in err
-    again = niwaki.config.read_recipe(place / "kept" / "recipe.yaml")
+    again = niwaki.config.read_recipe(place / "searched" / "recipe.yaml")
     assert again.stages[0].keep_quality == 0.5
     status, _, err = typed(place, "prune", "layer-adaptive", **{**options, "out": "two"}, sparsity=0.5)
     assert status == 2

@@ -109,7 +109,7 @@ def test_statistics_of_both_runs_add_up():
         x = torch.cat(parts)
         linear = name.replace("attention", "output").replace("ffn", "down")
         torch.testing.assert_close(moments[linear].float(), x.T @ x, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(found.linears[linear].input_squares, x.square().sum(0), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found.linears[linear].input_squares.float(), x.square().sum(0), rtol=1e-4, atol=1e-4)
     pairs = found.sites["layer.0.attention"].attention[:, 2]
     assert pairs.tolist() == [2 * float(keep.sum()) * 2] * 4  # two runs, two query heads a group
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from niwaki.config.fields import (
     BUDGET,
+    FIRST,
     check_above_zero,
     check_at_least,
     check_seed,
@@ -55,7 +56,7 @@ class LayerAdaptive(Filter, Recovery, Planned):
 
     LORA_RATE: ClassVar[float] = 1e-3
 
-    sparsity: float | None = option(None, "Fraction of the blocks' linear weights that become zero, in [0, 1).")
+    sparsity: float | None = option(None, "Fraction of the blocks' linear weights that become zero, in [0, 1).", FIRST)
     layer_score: str | None = option(
         None,
         f"How layers are scored, for inverse-importance (fisher by default) and owl (outliers by default): "

@@ -7,7 +7,6 @@ folder holds `plan.json` (what was asked, of what model and data, what goes wher
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -28,11 +26,10 @@ from niwaki.errors import RequestError
 from niwaki.numerics.digest import digest
 from niwaki.observe import Batch, Need, Passes, Statistics, TokenWeights
 from niwaki.observe.statistics import LinearSums
+from niwaki.progress import text_of
 
 SCHEMA = 1
 PLAN, TENSORS = "plan.json", "plan.safetensors"
-_WIDTH = 100
-"""Columns of a printed table."""
 _UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, StopIteration, SafetensorError)
 """What reading another file than was written may raise."""
 
@@ -167,9 +164,7 @@ class Plan(ABC):
 
     def __str__(self) -> str:
         """The table by layer, as text."""
-        text = io.StringIO()
-        Console(file=text, width=_WIDTH, no_color=True).print(self.table())
-        return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+        return text_of(self.table())
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write the plan to a folder, whole or not at all.

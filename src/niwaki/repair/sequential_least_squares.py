@@ -186,18 +186,19 @@ class _Added:
     """The sums of one linear as they grow."""
 
     def __init__(self, linear: BlockLinear, targets: bool) -> None:
-        (rows, columns), device = linear.shape, weight_of(linear.module).device
-        self.moments = torch.zeros(columns + 1, columns + 1, dtype=torch.double, device=device)
-        self.cross = torch.zeros(rows, columns + 1, dtype=torch.double, device=device) if targets else None
+        columns, device = linear.shape[1] + 1, weight_of(linear.module).device
+        self.moments = torch.zeros(columns, columns, dtype=torch.double, device=device)
+        self.cross: Tensor | float = 0.0
+        self.targets = targets
 
     def add(self, x: Tensor, target: Tensor | None, root: Tensor | None) -> None:
         """Tokens by rows; `root` is the root of what each counts, 1 without."""
         if root is not None:
             x, target = x * root, None if target is None else target * root
         self.moments += gram(x)
-        if self.cross is not None and target is not None:
-            self.cross += target.T @ x
+        if target is not None:
+            self.cross = self.cross + (target.T @ x).double()
 
     def sums(self) -> Sums:
         """All that was added, by all processes."""
-        return Sums(add_up(self.moments), None if self.cross is None else add_up(self.cross))
+        return Sums(add_up(self.moments), add_up(torch.as_tensor(self.cross)) if self.targets else None)
