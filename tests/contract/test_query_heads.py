@@ -56,9 +56,9 @@ def _generated(model, cache="none"):
 @pytest.mark.parametrize("lora", [False, True])
 @pytest.mark.parametrize("family", GROUPED)
 def test_masked_equals_sliced(family, lora):
-    # In double precision, as far as families keep to it: in single, sums in another order differ by up to 2e-5 on some
-    # processors.
-    model = (with_lora(tiny(family)) if lora else tiny(family)).double()
+    model = with_lora(tiny(family)) if lora else tiny(family)
+    if family == "mobilellm":  # two runs of each layer: in single precision sums in another order differ by up to 2e-5
+        model = model.double()
     masked = copy.deepcopy(model)
     batch = batches(family=family)[0]
     dense = logits(model, batch)
