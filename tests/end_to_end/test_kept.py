@@ -23,7 +23,7 @@ def contents(folder):
 
 def recipe_of(*steps, **options):
     data = {"train_data": "train.tsv", "eval_data": "eval.tsv"}
-    return Recipe(**{"model": "base", "out": "kept", "stages": steps} | data | options)
+    return Recipe(**{"model": "base", "out": "stopped", "stages": steps} | data | options)
 
 
 def stopped_at(stop, recipe, monkeypatch):
@@ -59,15 +59,15 @@ def test_the_bytes_are_those_of_a_run_that_nobody_stopped(place, monkeypatch, st
     monkeypatch.chdir(place)
     recipe = recipe_of(*steps, **options)
     assert stopped_at(None, recipe, monkeypatch) == list(range(len(steps)))
-    whole = contents(place / "kept")
-    shutil.rmtree(place / "kept")
+    whole = contents(place / "stopped")
+    shutil.rmtree(place / "stopped")
     before = {path.name for path in place.iterdir()}
     assert stopped_at(stop, recipe, monkeypatch) == list(range(stop))
-    assert {path.name for path in place.iterdir()} - before == {".kept.niwaki"}
+    assert {path.name for path in place.iterdir()} - before == {".stopped.niwaki"}
     assert stopped_at(None, recipe, monkeypatch) == list(range(stop, len(steps)))
-    assert {path.name for path in place.iterdir()} - before == {"kept"}
-    assert contents(place / "kept") == whole
-    shutil.rmtree(place / "kept")
+    assert {path.name for path in place.iterdir()} - before == {"stopped"}
+    assert contents(place / "stopped") == whole
+    shutil.rmtree(place / "stopped")
 
 
 def test_what_is_kept_is_used_where_nothing_before_it_is_another(place, monkeypatch):
@@ -79,9 +79,9 @@ def test_what_is_kept_is_used_where_nothing_before_it_is_another(place, monkeypa
     assert stopped_at(1, dataclasses.replace(recipe, stages=(half, other)), monkeypatch) == []
     assert stopped_at(1, dataclasses.replace(recipe, resume=False), monkeypatch) == [0]
     assert stopped_at(1, dataclasses.replace(recipe, seed=1), monkeypatch) == [0]
-    (place / "kept").mkdir()
-    weights = next((place / ".kept.niwaki" / "kept").rglob("model.safetensors"))
+    (place / "stopped").mkdir()
+    weights = next((place / ".stopped.niwaki" / "kept").rglob("model.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     assert stopped_at(1, dataclasses.replace(recipe, seed=1), monkeypatch) == [0]
-    shutil.rmtree(place / ".kept.niwaki")
-    (place / "kept").rmdir()
+    shutil.rmtree(place / ".stopped.niwaki")
+    (place / "stopped").rmdir()
