@@ -38,7 +38,16 @@ NOT_RUN = {
     "--to onnx": "takes seconds to load PyTorch's exporter; tests/unit/test_export.py exports",
 }
 """Words of a command or a block that is not run -> why."""
-OTHER_FLAGS = ("--help", "--nproc-per-node", "--rows", "--timing", "--training-rows", "--write", "--recovery-data")
+OTHER_FLAGS = (
+    "--help",
+    "--nproc-per-node",
+    "--rows",
+    "--seeds",
+    "--timing",
+    "--training-rows",
+    "--write",
+    "--recovery-data",
+)
 """Flags of other programs: of Typer, of the scripts in benchmarks/."""
 SENTENCES = ("a good bright film", "a bad dull plot", "the plot is not dull", "not a good film .")
 LABELS = ("negative", "positive")
