@@ -51,11 +51,7 @@ def main() -> None:
 def _placed(bench: Bench, model: Any) -> dict[str, Placed]:
     """The model in each engine, in each number of bits."""
     seen = Calibration(list(bench.batches(SEEN, 0)))
-    found = {}
-    for engine, bits in WHERE:
-        looks = {} if bits == "none" else {"calibration": seen}
-        found[f"{engine} {bits}"] = IN_ENGINE[engine](model, bench.tokenizer, bits, **looks)
-    return found
+    return {f"{engine} {bits}": IN_ENGINE[engine](model, bench.tokenizer, bits, seen) for engine, bits in WHERE}
 
 
 def _described(bench: Bench, sides: dict[str, Placed]) -> dict[str, Any]:

@@ -6,8 +6,8 @@ Niwaki wrote (for ONNX and GGUF also the name of a file that ends in `.onnx` or 
 `quantize` too, the former two a `calibration`.
 What is written takes its name at the end, whole, or not at all.
 
-An engine that is not PyTorch has one function, `(model, tokenizer, quantize)` -> `Placed`, a model that runs there:
-whatever measures a model measures it there. Those that read a graph take a `calibration`.
+An engine that is not PyTorch has one function, `(model, tokenizer, quantize, calibration)` -> `Placed`, a model that
+runs there: whatever measures a model measures it there.
 """
 
 from importlib.metadata import PackageNotFoundError, version

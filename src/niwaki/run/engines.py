@@ -43,8 +43,7 @@ def running(side: Side, engine: str, quantize: str = "none", calibration: Calibr
     """A side in `engine`, its weights as `quantize` has them."""
     if engine == "pytorch":
         return Running(side, side.model, size_bytes(side.model))
-    looks = {} if calibration is None else {"calibration": calibration}
-    there = IN_ENGINE[engine](side.model, side.inputs.tokenizer, quantize, **looks)
+    there = IN_ENGINE[engine](side.model, side.inputs.tokenizer, quantize, calibration)
     return Running(side, there.model, there.size_bytes, there.file, there.in_float32)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from niwaki.anatomy import is_language_model
 from niwaki.checkpoint import merged
 from niwaki.errors import RequestError
+from niwaki.export.calibration import Calibration
 from niwaki.export.gguf import PACKAGES, export_gguf
 from niwaki.export.gguf.architecture import longest_text
 from niwaki.export.gguf.llama_cpp import Session
@@ -22,7 +23,9 @@ _ROOM = 1024
 """Tokens that a text can go on for: memory is taken for all of them at once."""
 
 
-def in_llama_cpp(model: nn.Module, tokenizer: Any = None, quantize: str = "none") -> Placed:
+def in_llama_cpp(
+    model: nn.Module, tokenizer: Any = None, quantize: str = "none", calibration: Calibration | None = None
+) -> Placed:
     """A model like `model` that runs in llama.cpp, on as many threads as PyTorch has.
 
     It has the configuration and the weights of `model`, with adapters merged; what it gives is what the file gives. It
@@ -32,6 +35,7 @@ def in_llama_cpp(model: nn.Module, tokenizer: Any = None, quantize: str = "none"
     Raises:
         RequestError, WorkError: see `niwaki.export.gguf.export_gguf`.
     """
+    del calibration  # its roundings look at no data
     if not is_language_model(model):
         raise RequestError("engine must be pytorch or onnxruntime for what is no language model, got 'llama.cpp'")
     check_installed("engine llama.cpp", PACKAGES, "gguf")

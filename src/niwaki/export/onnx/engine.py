@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any, cast
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from niwaki.checkpoint import merged
 from niwaki.export.calibration import Calibration
 from niwaki.export.onnx import PACKAGES, export_onnx
-from niwaki.export.onnx.graph import graph_of
+from niwaki.export.onnx.graph import Run, graph_of
 from niwaki.export.onnx.session import Session
 from niwaki.export.packages import check_installed
 from niwaki.export.placed import Placed, folder_of
@@ -30,5 +32,10 @@ def in_onnxruntime(
     there = copy.deepcopy(merged(model)).float().cpu()
     file = folder_of(there) / "model.onnx"
     spared = export_onnx(there, file, tokenizer, quantize=quantize, calibration=calibration)
-    cast(Any, there).forward = graph_of(there).forward_by(Session(file))
+    return run_by_graph(there, file, Session(file), spared)
+
+
+def run_by_graph(there: PreTrainedModel, file: Path, run: Run, spared: list[str]) -> Placed:
+    """`there`, from now on with the forward pass of an engine that runs the graph in `file`."""
+    cast(Any, there).forward = graph_of(there).forward_by(run)
     return Placed(there, file, len(spared))

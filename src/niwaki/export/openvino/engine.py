@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
 from niwaki.checkpoint import merged
 from niwaki.export.calibration import Calibration
-from niwaki.export.onnx.graph import graph_of
+from niwaki.export.onnx.engine import run_by_graph
 from niwaki.export.openvino import PACKAGES, export_openvino
 from niwaki.export.openvino.session import Session
 from niwaki.export.packages import check_installed
@@ -31,5 +31,4 @@ def in_openvino(
     folder = folder_of(there)
     spared = export_openvino(there, folder, quantize=quantize, calibration=calibration, tokenizer=tokenizer)
     (file,) = (folder / "openvino").glob("*.xml")
-    cast(Any, there).forward = graph_of(there).forward_by(Session(file))
-    return Placed(there, file, len(spared))
+    return run_by_graph(there, file, Session(file), spared)
