@@ -2,8 +2,7 @@
 
     python benchmarks/speed.py --model ADAPTER --train-data train.tsv --eval-data dev.tsv
 
-Every speed-up is the median of the ratios of pairs in one run. `onnx` times both models' ONNX exports under
-onnxruntime with as many threads as PyTorch has.
+Every speed-up is the median of the ratios of pairs in one run. Other engines are in `engines.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from typing import Any
 import niwaki
 from common import Bench, arguments, environment, note, speedups
 from niwaki.adapters import merge_
-from niwaki.export import in_onnxruntime
 
 
 def main() -> None:
@@ -31,8 +29,6 @@ def main() -> None:
             run: dict[str, Any] = {"budget": budget, "seed": seed, "achieved": result.achieved}
             run |= {"quality": bench.quality(copy.deepcopy(pruned)), "kept": {s.name: s.kept for s in result.layers}}
             run["torch"] = speedups(dense, pruned)
-            if "flops" in budget:
-                run["onnx"] = speedups(*(in_onnxruntime(model, bench.tokenizer).model for model in (dense, pruned)))
             note(found, run, asked.out)
 
 

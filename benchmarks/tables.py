@@ -29,6 +29,9 @@ against that. Each file there also says what was asked, the versions and the mac
 in brackets their range; one figure alone is one seed. What the figures mean is in [measured.md](measured.md).
 """
 
+SHAPES = ("32x64", "1x16")
+"""Rows and tokens at which speed is told."""
+
 Column = tuple[str, Callable[[Any], float], int]
 """Heading, the figure of a run, digits after the point."""
 
@@ -74,6 +77,7 @@ def sections() -> Iterator[Section]:
     yield "Vocabulary, SST-2 (`vocabulary.json`)", tables
     yield "Other tasks (`tasks.json`)", tasks()
     yield "Peers (`peers.json`)", peers()
+    yield "Engines, `--flops 0.5`, a processor with VNNI (`engines_*.json`)", engines()
     yield from _language_models()
     yield from _costs()
 
@@ -116,15 +120,10 @@ def _language_models() -> Iterator[Section]:
 
 
 def _costs() -> Iterator[Section]:
-    shapes = ("32x64", "1x16")
-    torch: list[Column] = [(f"torch {shape}", lambda r, s=shape: r["torch"][s], 2) for shape in shapes]
-    onnx: list[Column] = [(f"onnx {shape}", lambda r, s=shape: r["onnx"][s], 2) for shape in shapes]
+    torch: list[Column] = [(f"torch {shape}", lambda r, s=shape: r["torch"][s], 2) for shape in SHAPES]
     achieved: Column = ("achieved", lambda r: r["achieved"], 3)
-    tables = [
-        by_budget("speed", ("budget",), ACCURACY, achieved, *torch),
-        by_budget("speed", ("budget",), *onnx, only=lambda r: "onnx" in r),
-    ]
-    yield "Speed: times as fast as dense (`speed.json`)", tables
+    table = by_budget("speed", ("budget",), ACCURACY, achieved, *torch)
+    yield "Speed: times as fast as dense (`speed.json`)", [table]
     growth: Column = ("growth", lambda r: r["growth"], 2)
     yield "Cost, in passes (`cost.json`)", [by_budget("cost", ("rows", "layers"), COST, growth)]
     yield "Cost, layer-adaptive (`layer_adaptive_cost.json`)", [by_budget("layer_adaptive_cost", ("sparsity",), COST)]
@@ -232,6 +231,29 @@ def peers() -> list[list[str]]:
     return [*made, said, ["What did not run:", "", *(f"- {line}" for line in left)] if left else []]
 
 
+def engines() -> list[list[str]]:
+    """A table for each task: dense and pruned in each engine and number of bits, each timed beside its own dense."""
+    made = []
+    for script, task in (("engines_sst2", "SST-2"), ("engines_wnut17", "WNUT-17")):
+        found = json.loads((RESULTS / f"{script}.json").read_text("utf-8"))
+        runs, metric = found["runs"], next(iter(found["dense"]["onnxruntime none"]["quality"]))
+        rows = [
+            [
+                where,
+                f"{dense['quality'][metric]:.4f}",
+                _cell([run["pruned"][where]["quality"][metric] for run in runs], 4),
+                f"{dense['in_float32']}",
+                f"{dense['bytes'] / 1e6:.1f}",
+                _cell([run["pruned"][where]["bytes"] / 1e6 for run in runs], 1),
+                *(_cell([run[f"pruned / dense, {where}"][shape] for run in runs], 2) for shape in SHAPES),
+            ]
+            for where, dense in found["dense"].items()
+        ]
+        figures = [f"dense {metric}", f"pruned {metric}", "matrices in float32", "dense MB", "pruned MB"]
+        made.append(_table([task, *figures, *(f"pruned / dense {shape}" for shape in SHAPES)], rows))
+    return made
+
+
 def results() -> str:
     """The table of README.md: accuracy on SST-2 by what was asked, means of the seeds, and what stands beside it."""
 
@@ -239,13 +261,12 @@ def results() -> str:
         runs = [run for run in runs_of(script) if all(run.get(key) == value for key, value in asked.items())]
         return f"{statistics.mean(map(quality, runs)):.4f}"
 
-    def speed(engine: str) -> str:
-        timed = [run for run in runs_of("speed") if run["budget"] == {"flops": 0.5} and engine in run]
-        return f"{statistics.mean(run[engine]['32x64'] for run in timed):.2f}x"
-
+    torch = [run["torch"]["32x64"] for run in runs_of("speed") if run["budget"] == {"flops": 0.5}]
+    onnx = [run["pruned / dense, onnxruntime none"]["32x64"] for run in runs_of("engines_sst2")]
     dense = json.loads((RESULTS / "structured.json").read_text("utf-8"))["dense"]["accuracy"]
     rows = [["nothing (dense, with its LoRA adapter)", f"{dense:.4f}", ""]]
-    fast = f"{speed('torch')} as fast, {speed('onnx')} in ONNX Runtime (2 threads, batch 32, length 64)"
+    speeds = f"{statistics.mean(torch):.2f}x as fast, {statistics.mean(onnx):.2f}x in ONNX Runtime"
+    fast = f"{speeds} (2 threads, batch 32, length 64)"
     for kept, beside in ((0.5, fast), (0.3, ""), (0.2, "")):
         rows.append([f"`prune structured --flops {kept}`", accuracy("structured", flops=kept), beside])
     for share in (0.7, 0.8, 0.9):
