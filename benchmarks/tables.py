@@ -3,7 +3,7 @@
     python benchmarks/tables.py            # the page on standard output
     python benchmarks/tables.py --write    # the page, and the table of the README between its two marks
 
-A test (`tests/unit/test_documentation.py`) holds both files against what this makes.
+A test (`tests/unit/test_pages.py`) holds both files against what this makes.
 """
 
 from __future__ import annotations
