@@ -17,7 +17,6 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,6 +28,7 @@ from niwaki.anatomy import linears_of, weight_of
 from niwaki.data import Batches, sample
 from niwaki.evaluate import predictions
 from niwaki.methods.dynamic import Controller
+from niwaki.methods.dynamic.stage import MovingMasks
 from niwaki.train.loop import task_loss, train_
 
 RANK, HELD_OUT, STATIC_ROWS = 16, 2000, 1024
@@ -100,13 +100,13 @@ def trained(
     model.train()
     controllers: list[Controller] = []
 
-    def attach(optimizer: torch.optim.Optimizer, steps: int) -> Callable[[], object]:
+    def attach(optimizer: torch.optim.Optimizer, steps: int, scaler: torch.amp.GradScaler | None) -> MovingMasks:
         options = {**MOVING[method], "interval": run["interval"], "seed": seed}
         config = niwaki.DynamicSparsityConfig(sparsity=sparsity, **options)
-        controllers.append(Controller(model, optimizer, config, steps))
-        return (lambda: from_zero(controllers[0])) if method in FROM_ZERO else controllers[0].step
+        controllers.append(Controller(model, optimizer, config, steps, scaler=scaler))
+        return (FromZero if method in FROM_ZERO else MovingMasks)(controllers[0])
 
-    loss = train_(
+    done = train_(
         model,
         training,
         task_loss,
@@ -132,7 +132,7 @@ def trained(
             "accuracy": float((logits.argmax(-1) == labels).float().mean()),
             "loss": float(torch.nn.functional.cross_entropy(logits, labels)),
         },
-        "train_loss": loss,
+        "train_loss": done.loss,
         "achieved": sum(zeros.values()) / sum(linear.size for linear in linears),
         **moved,
         "seconds": round(seconds),
@@ -140,11 +140,14 @@ def trained(
     }
 
 
-def from_zero(controller: Controller) -> None:
-    """A step after which what has just grown is zero: the stored weight takes up what the adapter adds there."""
-    if controller.step():
-        for name, grown in controller.newest.items():
-            weight_of(controller.linears[name].module).data[grown] -= controller.dense(name)[grown]
+class FromZero(MovingMasks):
+    """What has just grown is zero after a step: the stored weight takes up what the adapter adds there."""
+
+    def step(self) -> None:
+        controller = self.controller
+        if controller.step():
+            for name, grown in controller.newest.items():
+                weight_of(controller.linears[name].module).data[grown] -= controller.dense(name)[grown]
 
 
 def cost_of_a_step(bench: Bench, training: Batches, asked: argparse.Namespace, interval: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A recipe that is stopped goes on after the stages that were done, and ends in the same bytes."""
+"""A recipe that is stopped goes on after the stages and steps that were done, and ends in the same bytes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from niwaki.config import DynamicSparsityTraining, Finetune, LayerAdaptive, Recipe, Structured, Vocabulary
 from niwaki.errors import WorkError
 from niwaki.run import run_recipe, stages
+from niwaki.train.step import Stepper
 
 DYNAMIC = DynamicSparsityTraining(sparsity=0.6, epochs=6, interval=1, window=1, reach=0.5, stop=0.9)
 MEASURED = ("result.json", "README.md", "report.html")
@@ -26,14 +27,21 @@ def recipe_of(*steps, **options):
     return Recipe(**{"model": "base", "out": "stopped", "stages": steps} | data | options)
 
 
-def stopped_at(stop, recipe, monkeypatch):
-    """Run the recipe until stage `stop` (from 0) begins; the numbers of the stages that were done."""
+def stopped_at(stop, recipe, monkeypatch, inside=0):
+    """Run the recipe until stage `stop` (from 0) begins, or until so many steps of training inside it are made.
+
+    The numbers of the stages that were done.
+    """
     do, done = stages._do, []
 
     def until(work, stage, folder, plan):
         number = recipe.stages.index(stage)
-        if number == stop:
+        if number == stop and not inside:
             raise WorkError("no more")
+        if number == stop:
+            with monkeypatch.context() as patched:
+                patched.setattr(Stepper, "step", steps_until(inside))
+                return do(work, stage, folder, plan)
         done.append(number)
         return do(work, stage, folder, plan)
 
@@ -47,23 +55,38 @@ def stopped_at(stop, recipe, monkeypatch):
     return done
 
 
+def steps_until(stop):
+    """Steps of a training, of which there are no more than `stop`."""
+    real, made = Stepper.step, []
+
+    def step(self, batches, number):
+        if len(made) == stop:
+            raise WorkError("no more")
+        made.append(number)
+        return real(self, batches, number)
+
+    return step
+
+
 @pytest.mark.parametrize(
-    ("steps", "stop", "options"),
+    ("steps", "stop", "inside", "options"),
     [
-        ((Finetune(lora_rank=4), LayerAdaptive(sparsity=0.4), Structured(flops=0.7)), 2, {"keep_adapter": True}),
-        ((Vocabulary(), DYNAMIC, LayerAdaptive(sparsity=0.7, recover_epochs=1)), 2, {}),
+        ((Finetune(lora_rank=4), LayerAdaptive(sparsity=0.4), Structured(flops=0.7)), 2, 0, {"keep_adapter": True}),
+        ((Vocabulary(), DYNAMIC, LayerAdaptive(sparsity=0.7, recover_epochs=1)), 2, 1, {}),
     ],
     ids=["an adapter and masks", "a tokenizer and a history"],
 )
-def test_the_bytes_are_those_of_a_run_that_nobody_stopped(place, monkeypatch, steps, stop, options):
+def test_the_bytes_are_those_of_a_run_that_nobody_stopped(place, monkeypatch, steps, stop, inside, options):
     monkeypatch.chdir(place)
     recipe = recipe_of(*steps, **options)
     assert stopped_at(None, recipe, monkeypatch) == list(range(len(steps)))
     whole = contents(place / "stopped")
     shutil.rmtree(place / "stopped")
     before = {path.name for path in place.iterdir()}
-    assert stopped_at(stop, recipe, monkeypatch) == list(range(stop))
+    assert stopped_at(stop, recipe, monkeypatch, inside) == list(range(stop))
     assert {path.name for path in place.iterdir()} - before == {".stopped.niwaki"}
+    assert len(list((place / ".stopped.niwaki").rglob("training.json"))) == bool(inside)
+    monkeypatch.setattr(Stepper, "step", steps_until(2 - inside))  # no more are left
     assert stopped_at(None, recipe, monkeypatch) == list(range(stop, len(steps)))
     assert {path.name for path in place.iterdir()} - before == {"stopped"}
     assert contents(place / "stopped") == whole

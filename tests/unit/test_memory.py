@@ -85,6 +85,17 @@ def test_recovery_of_all_weights_needs_more(stage):
     assert full - lora > weight_bytes(model.distilbert.transformer)
 
 
+@pytest.mark.parametrize("stage", [DynamicSparsityTraining(sparsity=0.5), Finetune(full=True)], ids=type)
+def test_layers_that_run_again_need_less_and_the_best_needs_more(stage):
+    model, data = tiny("llama"), batches(count=2, rows=60, family="llama")
+    plain, again, best = (
+        needed(model, dataclasses.replace(stage, **options), data)
+        for options in ({}, {"gradient_checkpointing": True}, {"early_stopping": 1})
+    )
+    assert again < plain <= best
+    assert (best == plain) == isinstance(stage, DynamicSparsityTraining)
+
+
 def test_layers_that_learn_need_more():
     for stage in (Structured(flops=0.5), LayerAdaptive(sparsity=0.5)):
         learns = dataclasses.replace(stage, reconstruct="norms")

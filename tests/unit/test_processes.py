@@ -15,11 +15,12 @@ from niwaki import processes
 from niwaki.numerics import gram
 from tiny import batches, tiny, with_lora
 
+RECOVERED = {"recover_epochs": 1, "recover_loss": "predictions", "gradient_accumulation": 2}
 ASKED = {
     "structured": lambda: niwaki.Structured(flops=0.6),
     "by attention": lambda: niwaki.Structured(flops=0.5, head_score="attention-variance", neuron_score="activation"),
     "layer-adaptive": lambda: niwaki.LayerAdaptive(sparsity=0.6),
-    "recovered": lambda: niwaki.Structured(flops=0.6, repair="none", recover_epochs=1, recover_loss="predictions"),
+    "recovered": lambda: niwaki.Structured(flops=0.6, repair="none", **RECOVERED),
     "dynamic": lambda: niwaki.DynamicSparsityTraining(sparsity=0.6, epochs=2, interval=2, teacher="none"),
     "fast": lambda: niwaki.LayerAdaptive(sparsity=0.6, fast=True, allocation="inverse-importance"),
 }

@@ -35,7 +35,8 @@ def test_recovery_moves_towards_the_dense_model(lora, labels):
     found = {}
     for epochs in (0, 10):
         model = copy.deepcopy(dense)
-        niwaki.prune_(model, niwaki.Structured(flops=0.4, recover_epochs=epochs, recover_learning_rate=2e-3), data)
+        rate = {"recover_learning_rate": 2e-3} if epochs else {}
+        niwaki.prune_(model, niwaki.Structured(flops=0.4, recover_epochs=epochs, **rate), data)
         with torch.no_grad():
             found[epochs] = sum(float(distillation_loss(model, dense, batch)) for batch in data)
         assert isinstance(model, PeftModel) == lora
@@ -128,7 +129,7 @@ def test_what_masks_hide_does_not_decay():
 def test_the_rate_of_recovery_is_that_of_what_is_trained(asked):
     rates = [dataclasses.replace(asked, recover_epochs=1, recover_full=full).recover_rate for full in (False, True)]
     assert rates[0] > rates[1] == niwaki.Finetune(full=True).rate
-    assert dataclasses.replace(asked, recover_learning_rate=0.5).recover_rate == 0.5
+    assert dataclasses.replace(asked, recover_epochs=1, recover_learning_rate=0.5).recover_rate == 0.5
     with pytest.raises(RequestError, match="recover_full must not be given with recover_epochs 0"):
         dataclasses.replace(asked, recover_full=True)
 

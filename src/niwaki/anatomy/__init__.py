@@ -6,7 +6,7 @@ from niwaki.anatomy.check import check_filter, check_task, check_units
 from niwaki.anatomy.counts import Counts, common_flops, common_params, count, unit_flops, unit_params
 from niwaki.anatomy.families import FAMILIES, Family, family_of, supported_model_types
 from niwaki.anatomy.linears import BlockLinear, linears_of
-from niwaki.anatomy.mode import evaluation_mode
+from niwaki.anatomy.mode import evaluation_mode, without_caches
 from niwaki.anatomy.pooling import Pooling, pool_by_, pooling_of
 from niwaki.anatomy.positions import longest_input
 from niwaki.anatomy.predictions import Predictions, joined
@@ -105,4 +105,5 @@ __all__ = [
     "unwrap",
     "weight_of",
     "with_labels",
+    "without_caches",
 ]

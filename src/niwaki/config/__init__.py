@@ -27,6 +27,7 @@ from niwaki.config.requests import (
     Stage,
 )
 from niwaki.config.structured import HEAD_SCORES, NEURON_SCORES, Structured
+from niwaki.config.training import Training
 from niwaki.config.vocabulary import Vocabulary
 
 __all__ = [
@@ -53,6 +54,7 @@ __all__ = [
     "Scoring",
     "Stage",
     "Structured",
+    "Training",
     "Vocabulary",
     "read_recipe",
     "recipe_from_dict",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from niwaki.config.fields import (
     BUDGET,
+    TRAINING,
     check_above_zero,
     check_at_least,
     check_seed,
@@ -22,6 +23,7 @@ from niwaki.config.filter import Filter
 from niwaki.config.finetune import LORA_RANK
 from niwaki.config.layer_adaptive import SPARSITY_ALLOCATIONS
 from niwaki.config.patterns import NByM, Pattern, parse_pattern
+from niwaki.config.training import Training
 from niwaki.errors import RequestError, check_choice
 
 SCHEDULES = ("cubic", "linear", "constant")
@@ -129,16 +131,19 @@ class DynamicSparsityConfig(Filter):
 
 
 @dataclass(frozen=True)
-class DynamicSparsityTraining(DynamicSparsityConfig):
+class DynamicSparsityTraining(DynamicSparsityConfig, Training):
     """Dynamic sparsity with its own training: LoRA on all linears of the blocks (or the adapter that is there)."""
 
-    epochs: int = option(2, "Times that the training data are gone through.")
-    lora_rank: int = option(LORA_RANK, "Rank of the LoRA factors of a model without an adapter.")
-    learning_rate: float = option(1e-3, "Peak learning rate (AdamW, a tenth of warm-up, then linear to 0).")
-    teacher: str = option("dense", "Who is learned from: dense (the model that came in) or none (the labels).")
+    epochs: int = option(2, "Times that the training data are gone through.", TRAINING)
+    lora_rank: int = option(LORA_RANK, "Rank of the LoRA factors of a model without an adapter.", TRAINING)
+    learning_rate: float = option(1e-3, "Peak learning rate of AdamW.", TRAINING)
+    teacher: str = option(
+        "dense", "Who is learned from: dense (the model that came in) or none (the labels).", TRAINING
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_training()
         check_at_least(self, 1, "epochs", "lora_rank")
         check_above_zero(self, "learning_rate")
         check_choice("teacher", self.teacher, TEACHERS)

@@ -13,8 +13,8 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
-FIRST, DATA, BUDGET, METHOD, OUTPUT, MACHINE = "", "Data", "Budget", "Method", "Output", "Machine"
-PANELS = (FIRST, DATA, BUDGET, METHOD, OUTPUT, MACHINE)
+FIRST, DATA, BUDGET, METHOD, TRAINING, OUTPUT, MACHINE = "", "Data", "Budget", "Method", "Training", "Output", "Machine"
+PANELS = (FIRST, DATA, BUDGET, METHOD, TRAINING, OUTPUT, MACHINE)
 """Where the help of a command shows a flag, from the top; what most people need comes first."""
 
 

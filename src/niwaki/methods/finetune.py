@@ -11,11 +11,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from niwaki.adapters import check_model, check_trainable
+from niwaki.anatomy import supported_task
 from niwaki.config import Finetune
 from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch
 from niwaki.results import StageResult
-from niwaki.train.data import training_data
+from niwaki.train.data import check_training, hold_out, training_data
 from niwaki.train.loop import task_loss, train_
 from niwaki.train.undo import adapters_in_training_, weights_in_training_
 
@@ -38,19 +39,24 @@ def finetune(
     check_trainable(model, config.lora_rank, full=config.full)
     with seeded(config.seed):
         batches = training_data(model, data, labels=True)
+        check_training(model, config, batches)
+        training, held_out = hold_out(batches, config.seed) if config.early_stopping else (batches, [])
         if config.full:
             prepared = weights_in_training_(model)
         else:
             prepared = adapters_in_training_(model, config.lora_rank, seed=config.seed)
         with prepared as tuned:
             tuned.train()
-            loss = train_(
+            done = train_(
                 tuned,
-                batches,
+                training,
                 task_loss,
+                config,
+                over=supported_task(model).losses,
                 epochs=config.epochs,
                 learning_rate=config.rate,
                 seed=config.seed,
+                held_out=held_out,
                 progress=progress,
             )
             tuned.eval()
@@ -60,8 +66,8 @@ def finetune(
         requested=1.0,
         achieved=1.0,
         seconds=time.perf_counter() - started,
-        forward_passes=float(config.epochs),
-        backward_passes=float(config.epochs),
+        forward_passes=(done.batches + done.looked) / len(batches),
+        backward_passes=done.batches / len(batches),
         layers=(),
-        details={"loss": loss},
+        details={"loss": done.loss},
     )

@@ -21,7 +21,7 @@ def asked(result: Result) -> list[dict[str, Any]]:
         if kind is None:
             continue
         words = " ".join((kind.__doc__ or "").split("\n\n")[0].replace("`", "").split())
-        idle = () if stage.get("recover_epochs") else ("recover_loss",)
+        idle = ("recover_loss", "learning_rate_schedule") if stage.get("recover_epochs") == 0 else ()
         given = [(field, stage[field.name]) for field in dataclasses.fields(kind) if stage.get(field.name) is not None]
         options = [
             {
@@ -29,7 +29,7 @@ def asked(result: Result) -> list[dict[str, Any]]:
                 "value": " ".join(_words(value)),
                 "help": field.metadata["help"],
                 "own": value != field.default,
-                "chosen": isinstance(value, str) and value not in ("none", "auto") and field.name not in idle,
+                "chosen": isinstance(value, str) and value not in ("none", "no", "auto") and field.name not in idle,
             }
             for field, value in given
         ]

@@ -3,7 +3,8 @@
 Each stage that is done leaves a folder with the model as a checkpoint, its `StageResult`, what was measured before it
 and the files it wrote. The name of that folder is a hash of all that its bytes follow from: the code, the libraries,
 the threads, the model and tokenizer as they were loaded, the data, the request, and the stages up to this one. So
-another last stage goes on from the same first ones, and anything else begins anew. A model is taken up only if its
+another last stage goes on from the same first ones, and anything else begins anew. A stage that has begun has a folder
+of its own, in which its trainings are kept while they go on (see `niwaki.train.kept`). A model is taken up only if its
 tensors hash to what they were, for what is written at the end is to be the same bytes as without the interruption.
 """
 
@@ -39,6 +40,7 @@ from niwaki.run.code import code_digest
 from niwaki.run.work import Work
 
 _NOTES, _MODEL, _TOKENIZER, _FILES, _HIDDEN = "stage.json", "model", "tokenizer", "files", "hidden.safetensors"
+_BEGUN = "-begun"
 _CHANGED = ("base_model_name_or_path", "modules_to_save", "init_lora_weights", "inference_mode")
 """What saving and loading changes in the config of an adapter: PEFT names the head once more each time."""
 
@@ -76,11 +78,12 @@ class Kept:
         """The stages that are kept; `first` is the first that removes something, `new` gets the files they wrote."""
         nothing = Past(self._came, [], [], None)
         for place in self._folder.glob("*") if self._folder.is_dir() else ():
-            if place.name not in self._names:
+            if place.name.removesuffix(_BEGUN) not in self._names:
                 shutil.rmtree(place, ignore_errors=True)
-        count = next((n for n, name in enumerate(self._names) if not (self._folder / name).is_dir()), len(self._names))
-        if not count or not self._came.recipe.resume:
+        if not self._came.recipe.resume:
             self.forget()
+        count = next((n for n, name in enumerate(self._names) if not (self._folder / name).is_dir()), len(self._names))
+        if not count:
             return nothing
         try:
             notes = [json.loads((self._folder / name / _NOTES).read_text("utf-8")) for name in self._names[:count]]
@@ -96,6 +99,10 @@ class Kept:
         say(f"going on after stage {count} of {len(self._names)}, which is kept", self._came.quiet)
         return Past(work, [_result(note["result"]) for note in notes], [note["before"] for note in notes], before)
 
+    def begun(self, number: int) -> Path:
+        """The folder of what stage `number` has done before it is done as a whole; it need not be there yet."""
+        return self._folder / f"{self._names[number]}{_BEGUN}"
+
     def add(self, number: int, work: Work, result: StageResult, before: dict[str, Any], first: int, new: Path) -> None:
         """Keep what stage `number` made; of models the last, and the one before the first removal, are needed.
 
@@ -110,6 +117,7 @@ class Kept:
             notes = {"result": dataclasses.asdict(result), "before": before, **_notes(work.model)}
             (growing / _NOTES).write_text(json.dumps(notes), encoding="utf-8")
             growing.rename(place)
+            shutil.rmtree(self.begun(number), ignore_errors=True)
         except (OSError, SafetensorError, NiwakiError) as error:
             shutil.rmtree(growing, ignore_errors=True)
             say(f"stage {number + 1} is not kept: {' '.join(str(error).split())}", work.quiet)
@@ -123,9 +131,11 @@ class Kept:
 
     def say_how_to_go_on(self) -> None:
         """Say so to the person whose run has ended, where something is kept."""
-        if count := sum((self._folder / name).is_dir() for name in self._names):
-            stages = f"{count} of {len(self._names)} stages are kept"
-            say(f"{stages}: the same command goes on from there, with --restart it begins anew", self._came.quiet)
+        count = sum((self._folder / name).is_dir() for name in self._names)
+        begun = any(self.begun(number).is_dir() for number in range(len(self._names)))
+        if count or begun:
+            kept = f"{count} of {len(self._names)} stages{' and a training' * begun} are kept"
+            say(f"{kept}: the same command goes on from there, with --restart it begins anew", self._came.quiet)
 
     def _work_after(self, number: int) -> Work:
         """The work as a stage left it.

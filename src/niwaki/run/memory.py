@@ -19,6 +19,7 @@ from niwaki.anatomy import layers_of, linears_of, predictions_of, sites_of, weig
 from niwaki.config import STAGES, DynamicSparsityTraining, Finetune, LayerAdaptive, Stage, Structured
 from niwaki.config.layer_adaptive import SOLVED
 from niwaki.config.planned import Planned
+from niwaki.config.training import Training
 from niwaki.data import token_mask, without_labels
 from niwaki.errors import RequestError
 from niwaki.methods.weight_profiles import looks_at_data, weight_need
@@ -112,10 +113,11 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch]) -> int:
             return found + recovered
         case DynamicSparsityTraining():
             # Masked weights, gradients, saliency and its uncertainty in float32; four masks.
-            return weights + (4 * 4 + 4) * single + factors + 2 * backward_bytes(model, data)
+            return weights + (4 * 4 + 4) * single + factors + 2 * _trained_bytes(model, stage, data)
         case Finetune():
-            # Of all weights: gradients, two moments, and the values to go back to.
-            return (4 * weights if stage.full else factors) + backward_bytes(model, data)
+            # Of all weights: gradients, two moments, the values to go back to, and the best.
+            copies = 4 + (stage.early_stopping > 0)
+            return (copies * weights if stage.full else factors) + _trained_bytes(model, stage, data)
         case _:
             return weights
 
@@ -128,6 +130,17 @@ def weight_bytes(model: nn.Module) -> int:
 def backward_bytes(model: nn.Module, data: Sequence[Batch]) -> int:
     """Bytes that a forward pass of the longest batch leaves for its backward pass, and thrice its logits in float32."""
     activations, logits = _of_a_batch(model, data)
+    return activations + 3 * logits
+
+
+def _trained_bytes(model: nn.Module, stage: Training, data: Sequence[Batch]) -> int:
+    """`backward_bytes`, of layers that run again what one of them leaves, and what each is given."""
+    activations, logits = _of_a_batch(model, data)
+    if stage.gradient_checkpointing:
+        layers = layers_of(model)
+        tokens = max(batch["input_ids"].numel() for batch in data)
+        width = max(weight_of(site.output).shape[0] for site in sites_of(model))
+        activations = activations // len(layers) + 4 * len(layers) * tokens * width
     return activations + 3 * logits
 
 

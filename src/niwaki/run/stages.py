@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,7 @@ from niwaki.run.kept import Kept, Past
 from niwaki.run.record import State, measure
 from niwaki.run.tasks import Tasks, note_means
 from niwaki.run.work import Work
+from niwaki.train.kept import trainings_kept
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def run_stages(
             states.append(measure_state(work, plain_model(work.model), tasks, number))
         name = next(name for name, kind in STAGES.items() if isinstance(stage, kind))
         say(f"stage {number + 1} of {count}: {name}", work.quiet)
-        work, done = _do(work, stage, folder, plan if number == 0 else None)
+        with nullcontext() if kept is None else trainings_kept(kept.begun(number)):
+            work, done = _do(work, stage, folder, plan if number == 0 else None)
         stages.append(done)
         if kept is not None:
             kept.add(number, work, done, states[number].record, first, folder)

@@ -9,14 +9,16 @@ from torch import nn
 
 from niwaki.adapters import check_trainable, check_weights_trainable
 from niwaki.anatomy import accepts_of
-from niwaki.config import LayerAdaptive, Structured
+from niwaki.config import LayerAdaptive, Structured, Training
 from niwaki.data import Batches, checked_batches
+from niwaki.errors import RequestError
 from niwaki.observe import Batch
+from niwaki.train.precision import check_precision
 
 TrainingData = Batches | list[Batch]
 """What is trained on: rows, which make other batches each epoch, or batches as they are."""
-MOST_HELD_OUT = 16
-"""Batches at most that are not trained on, to see by them which step was the best."""
+SHARE_HELD_OUT, MOST_HELD_OUT = 8, 16
+"""One of how many batches is not trained on, to see by it which step was the best, and how many at most."""
 
 
 def training_data(model: nn.Module, data: Iterable[Batch], *, labels: bool, name: str = "data") -> TrainingData:
@@ -40,7 +42,8 @@ def recovery_data(
     It comes before any work. Without `recover_epochs` nothing is looked at.
 
     Raises:
-        RequestError: the model cannot be trained (see `check_trainable`), or the batches given are not what it takes.
+        RequestError: the model cannot be trained (see `check_trainable`) or not as asked, or the batches given are not
+            what it takes.
     """
     if not config.recover_epochs:
         return calibration
@@ -48,14 +51,26 @@ def recovery_data(
         check_weights_trainable(model)
     else:
         check_trainable(model)
-    if given is None:
-        return calibration
-    return training_data(model, given, labels=False, name="training_data")
+    training = calibration if given is None else training_data(model, given, labels=False, name="training_data")
+    check_training(model, config, training)
+    return training
+
+
+def check_training(model: nn.Module, options: Training, data: TrainingData) -> None:
+    """Refuse, before any work, options that cannot be met on this model and data.
+
+    Raises:
+        RequestError: a precision that the device does not compute in; too few batches to hold any out.
+    """
+    check_precision(model, options)
+    if options.early_stopping and len(data) < SHARE_HELD_OUT:
+        rule = f"early_stopping must be 0 for fewer than {SHARE_HELD_OUT} batches of training data, to hold one out"
+        raise RequestError(f"{rule}, got {options.early_stopping} for {len(data)}")
 
 
 def hold_out(data: TrainingData, seed: int) -> tuple[TrainingData, list[Batch]]:
     """`data` without an eighth of it, at most `MOST_HELD_OUT` batches, and these; none of fewer than 8 batches."""
-    count = min(len(data) // 8, MOST_HELD_OUT)
+    count = min(len(data) // SHARE_HELD_OUT, MOST_HELD_OUT)
     if not count:
         return data, []
     if not isinstance(data, Batches):

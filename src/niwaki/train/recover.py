@@ -15,13 +15,14 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from niwaki.adapters import merge_, weights_to_train_
-from niwaki.anatomy import evaluation_mode, predictions_of
+from niwaki.anatomy import evaluation_mode, one_a_row, predictions_of, supported_task
 from niwaki.config import LayerAdaptive, Structured
 from niwaki.config.finetune import LORA_RANK
 from niwaki.data import token_mask, without_labels
 from niwaki.observe import Batch, Passes
 from niwaki.train.data import TrainingData, hold_out
-from niwaki.train.loop import looks, steps_of, train_
+from niwaki.train.loop import steps_of, train_
+from niwaki.train.step import Over, rows_in
 from niwaki.train.undo import adapters_in_training_, weights_in_training_
 
 TEMPERATURE = 2.0
@@ -53,8 +54,7 @@ def recover_(
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     training, held_out = hold_out(data, config.seed)
     epochs, part = config.recover_epochs, (step, config.steps)
-    steps = len(steps_of(training, epochs, part))
-    if not steps:
+    if not steps_of(training, epochs, config, part):
         return Passes()
 
     def loss_of(student: nn.Module, batch: Batch) -> Tensor:
@@ -66,10 +66,12 @@ def recover_(
         prepared = adapters_in_training_(model, LORA_RANK, seed=config.seed)
     # Dropout would hide from what is left of the model what it has to make up for.
     with prepared as student, evaluation_mode(student, dense):
-        train_(
+        done = train_(
             student,
             training,
             loss_of,
+            config,
+            over=predictions_in(model),
             epochs=epochs,
             learning_rate=config.recover_rate,
             seed=config.seed,
@@ -82,7 +84,13 @@ def recover_(
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(required[name])
     # The dense model runs forward beside the one that is trained.
-    return Passes(2 * (steps + looks(held_out, steps)) / batches, steps / batches)
+    return Passes(2 * (done.batches + done.looked) / batches, done.batches / batches)
+
+
+def predictions_in(model: nn.Module) -> Over:
+    """How many predictions of `model` the divergence of a batch is the mean of: as many as rows, or as real tokens."""
+    by_row = one_a_row(model) or supported_task(model).labels == "span"
+    return rows_in if by_row else lambda batch: int(token_mask(batch).sum())
 
 
 def distillation_loss(student: nn.Module, teacher: nn.Module, batch: Batch, which: str = "both") -> Tensor:

@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from niwaki.adapters import apply_mask_, check_adapters, dense_weight, lift_mask_, mask_of
@@ -32,7 +31,7 @@ from niwaki.methods.dynamic.scores import DROP_SCORERS, GROW_SCORERS, Scorer, Se
 from niwaki.methods.weight_profiles import profile_linears
 from niwaki.numerics.layout import is_transposed
 from niwaki.observe import Batch
-from niwaki.processes import count
+from niwaki.processes import from_first
 
 Masks = dict[str, Tensor]
 
@@ -312,7 +311,7 @@ class Controller:
         return {name: min(mask.numel() - most[name], size(mask)) for name, mask in active.items()}
 
     def _profiles(self, model: nn.Module, data: Iterable[Batch]) -> Profiles:
-        """What the allocation knows of the linears; the same on all processes."""
+        """What the allocation knows of the linears."""
         rule = LayerAdaptive(
             sparsity=self.config.sparsity,
             allocation=self.config.allocation,
@@ -324,19 +323,21 @@ class Controller:
             only=self.config.only,
             spared=self.config.spared,
         )
-        found = [profile_linears(model, rule, data)]
-        if count() > 1:
-            dist.broadcast_object_list(found)
+        found = profile_linears(model, rule, data)
         if not isinstance(self.pattern, NByM):
-            check_budget(found[0], self._zeros())
-        return found[0]
+            check_budget(found, self._zeros())
+        return found
 
     def _kept_each(self, sparsity: float) -> dict[str, int]:
-        """Units active in each linear by the allocation."""
+        """Units active in each linear by the allocation, the same on all processes: the first one's."""
         unit = unit_size(self.pattern)
-        zeros = SPARSITY_ALLOCATORS[self.config.allocation](self.profiles, self._zeros(sparsity), 1.0)
-        zeros = whole_blocks(zeros, unit, self.profiles) if unit > 1 else zeros
-        return {name: (self.sizes[name] - zeros[name]) // unit for name in self.linears}
+
+        def kept() -> dict[str, int]:
+            zeros = SPARSITY_ALLOCATORS[self.config.allocation](self.profiles, self._zeros(sparsity), 1.0)
+            zeros = whole_blocks(zeros, unit, self.profiles) if unit > 1 else zeros
+            return {name: (self.sizes[name] - zeros[name]) // unit for name in self.linears}
+
+        return from_first(kept)
 
     def _start(self) -> Masks:
         """Units that are active at the start: the largest weights of every linear."""

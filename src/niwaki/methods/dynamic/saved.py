@@ -69,7 +69,8 @@ def restore_controller_(controller: Controller, folder: str | Path) -> None:
         history = read_history(Path(folder) / HISTORY)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise RequestError(f"checkpoint must hold {STATE} and {HISTORY} as written, got {folder!s}: {error}") from error
-    config, steps = dataclasses.asdict(controller.config), controller.schedule.steps
+    # As JSON has it, which knows no tuples.
+    config, steps = json.loads(json.dumps(dataclasses.asdict(controller.config))), controller.schedule.steps
     changed = [key for key, value in config.items() if made["config"].get(key) != value]
     for key in changed[:1]:
         raise RequestError(f"{key} must be {made['config'].get(key)!r} as in the checkpoint, got {config[key]!r}")

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from peft import PeftModel
 from torch import nn
 
 from niwaki.adapters import check_model, check_trainable, merge_
-from niwaki.anatomy import accepts_of, evaluation_mode
+from niwaki.anatomy import accepts_of, evaluation_mode, supported_task
 from niwaki.config import DynamicSparsityTraining
 from niwaki.data import checked_batches
 from niwaki.masks import NByM
 from niwaki.methods.dynamic.callback import schedule_table
 from niwaki.methods.dynamic.controller import Controller
 from niwaki.methods.dynamic.history import Update, summary
+from niwaki.methods.dynamic.saved import restore_controller_, save_controller
 from niwaki.methods.dynamic.schedules import Schedule
 from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch
 from niwaki.progress import show
 from niwaki.results import SiteResult, StageResult
-from niwaki.train.data import TrainingData, training_data
-from niwaki.train.loop import task_loss, train_
-from niwaki.train.recover import distillation_loss
+from niwaki.train.data import TrainingData, check_training, hold_out, training_data
+from niwaki.train.loop import Trained, task_loss, train_
+from niwaki.train.recover import distillation_loss, predictions_in
 from niwaki.train.undo import adapters_in_training_
 
 COURSE = 200
@@ -83,14 +86,15 @@ def train_dynamic(
     check_trainable(model, config.lora_rank)
     with seeded(config.seed):
         batches = training_data(model, data, labels=config.teacher == "none")
+        check_training(model, config, batches)
         calibration = checked_batches(accepts_of(model), calibration, "calibration", empty=True)
         dense = merge_(copy.deepcopy(model)).eval() if config.teacher == "dense" else None
         with adapters_in_training_(model, config.lora_rank, seed=config.seed) as tuned:
             tuned.train()
-            controller, loss = _train_under_moving_masks_(tuned, dense, batches, config, calibration, progress)
+            controller, done = _train_under_moving_masks_(tuned, dense, batches, config, calibration, progress)
             controller.finish()
             tuned.eval()
-    result = _result(controller, config, loss, time.perf_counter() - started)
+    result = _result(controller, config, done, len(batches), time.perf_counter() - started)
     return tuned, result, controller.schedule, controller.history
 
 
@@ -101,35 +105,65 @@ def _train_under_moving_masks_(
     config: DynamicSparsityTraining,
     calibration: Iterable[Batch],
     progress: bool,
-) -> tuple[Controller, float]:
-    """Train towards `dense`, or the labels without it; the controller and the mean loss of the last epoch."""
+) -> tuple[Controller, Trained]:
+    """Train towards `dense`, or the labels without it; the controller and what was done."""
     controllers: list[Controller] = []
 
-    def attach(optimizer: torch.optim.Optimizer, steps: int) -> Callable[[], object]:
-        controller = Controller(tuned, optimizer, config, steps, data=calibration)
+    def attach(optimizer: torch.optim.Optimizer, steps: int, scaler: torch.amp.GradScaler | None) -> MovingMasks:
+        controller = Controller(tuned, optimizer, config, steps, data=calibration, scaler=scaler)
         controllers.append(controller)
         show(schedule_table(controller.schedule), progress)
-        return controller.step
+        return MovingMasks(controller)
 
     def loss_of(student: nn.Module, batch: Batch) -> torch.Tensor:
         return task_loss(student, batch) if dense is None else distillation_loss(student, dense, batch)
 
+    training, held_out = hold_out(batches, config.seed) if config.early_stopping else (batches, [])
     # A student without dropout sees what its teacher sees.
     with nullcontext() if dense is None else evaluation_mode(tuned):
-        loss = train_(
+        done = train_(
             tuned,
-            batches,
+            training,
             loss_of,
+            config,
+            over=supported_task(tuned).losses if dense is None else predictions_in(tuned),
             epochs=config.epochs,
             learning_rate=config.learning_rate,
             seed=config.seed,
             attach=attach,
+            held_out=held_out,
             progress=progress,
         )
-    return controllers[0], loss
+    return controllers[0], done
 
 
-def _result(controller: Controller, config: DynamicSparsityTraining, loss: float, seconds: float) -> StageResult:
+@dataclass(frozen=True)
+class MovingMasks:
+    """A controller beside a training, see `niwaki.train.course.Beside`."""
+
+    controller: Controller
+
+    @property
+    def final(self) -> bool:
+        """Whether the masks will not move any more."""
+        return self.controller.final
+
+    def step(self) -> object:
+        """Move the masks after a step of the optimizer."""
+        return self.controller.step()
+
+    def save(self, folder: Path) -> None:
+        """Write the state of the controller."""
+        save_controller(self.controller, folder)
+
+    def restore_(self, folder: Path) -> None:
+        """Take it up."""
+        restore_controller_(self.controller, folder)
+
+
+def _result(
+    controller: Controller, config: DynamicSparsityTraining, done: Trained, batches: int, seconds: float
+) -> StageResult:
     grown = {name: sum(row.grown for row in controller.history if row.linear == name) for name in controller.sizes}
     total = sum(grown.values()) or 1
     return StageResult(
@@ -139,8 +173,8 @@ def _result(controller: Controller, config: DynamicSparsityTraining, loss: float
         requested=controller.wanted / controller.total if isinstance(controller.pattern, NByM) else config.sparsity,
         achieved=controller.zeros / controller.total,
         seconds=seconds,
-        forward_passes=float(config.epochs) * (2 if config.teacher == "dense" else 1),
-        backward_passes=float(config.epochs),
+        forward_passes=(2 if config.teacher == "dense" else 1) * (done.batches + done.looked) / batches,
+        backward_passes=done.batches / batches,
         layers=tuple(
             SiteResult(name, "linear", grown[name] / total, int(controller.masks[name].sum()), size)
             for name, size in controller.sizes.items()
@@ -149,7 +183,7 @@ def _result(controller: Controller, config: DynamicSparsityTraining, loss: float
             "zeros": controller.zeros,
             "weights": controller.total,
             "updates": len(controller.schedule.updates),
-            "loss": loss,
+            "loss": done.loss,
             "course": _course(controller),
         },
     )

@@ -1,0 +1,115 @@
+"""One step of a training: the gradient of all its batches, and of all processes, is clipped, and the optimizer steps.
+
+It is the gradient of the mean over the whole: with `n_i` losses in batch i, batches weigh `n_i / sum(n)`, and so do the
+shares of the processes. So a step of several batches, or of several processes, is that of one large batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from niwaki.anatomy import evaluation_mode
+from niwaki.config import Training
+from niwaki.errors import WorkError
+from niwaki.observe import Batch, to_device
+from niwaki.processes import add_up, count, number
+from niwaki.train.precision import autocast, scaler_for
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+"""Mean loss of a batch, with gradients."""
+Over = Callable[[Batch], int]
+"""Of how many losses that is the mean."""
+
+
+def rows_in(batch: Batch) -> int:
+    """Rows of a batch, each of which has one loss."""
+    return len(batch["input_ids"])
+
+
+class Stepper:
+    """Makes steps of `optimizer` on what is `trained` of `model`; `scaler` scales the loss where that is asked."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        trained: Sequence[nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        loss_of: Loss,
+        over: Over,
+        options: Training,
+    ) -> None:
+        self.model, self.trained, self.optimizer = model, trained, optimizer
+        self.loss_of, self.over, self.options = loss_of, over, options
+        self.scaler = scaler_for(model, options)
+
+    def step(self, batches: Sequence[Batch], step: int) -> tuple[float, bool]:
+        """The mean loss of `batches`, and whether the optimizer stepped: gradients too large for float16 are skipped.
+
+        Raises:
+            WorkError: a loss that is not finite; gradients that are not, however small the loss is made.
+        """
+        losses = sum(self.over(batch) for batch in batches)
+        told = sum(self._backward(batch, losses, step) for batch in batches)
+        if count() > 1:
+            for parameter in self.trained:
+                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = add_up(gradient) / count()
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        if self.options.max_gradient_norm:
+            torch.nn.utils.clip_grad_norm_(self.trained, self.options.max_gradient_norm)
+        made = self._optimizer_step(step)
+        self.optimizer.zero_grad()
+        return told, made
+
+    @torch.no_grad()
+    def loss_on(self, batches: Sequence[Batch]) -> float:
+        """The mean loss over `batches`, without gradients and dropout."""
+        device = next(self.model.parameters()).device
+        with evaluation_mode(self.model), autocast(self.model, self.options):
+            return sum(float(self.loss_of(self.model, to_device(batch, device))) for batch in batches) / len(batches)
+
+    def _optimizer_step(self, step: int) -> bool:
+        if self.scaler is None:
+            self.optimizer.step()
+            return True
+        before = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        scale = self.scaler.get_scale()
+        if scale < 1.0:
+            rule = "mixed_precision must be bf16 or no for this model"
+            raise WorkError(f"training: {rule}: its gradients are too large for float16 at step {step}")
+        return scale >= before
+
+    def _backward(self, batch: Batch, losses: int, step: int) -> float:
+        """The part of a batch in the mean of so many `losses`, its gradients added to those of the parameters.
+
+        Of several processes each runs its share of the rows, every row counted once (a loss that is no mean, such as
+        one relative to the size of what is wanted, is so within each share).
+        """
+        own, weight = self._own_rows(batch)
+        device = next(self.model.parameters()).device
+        with autocast(self.model, self.options):
+            loss = weight / losses * self.loss_of(self.model, to_device(own, device))
+        told = float(add_up(loss.detach())) / count()
+        if not math.isfinite(told):
+            raise WorkError(f"training: the loss is not finite at step {step}; lower the learning rate")
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        return told
+
+    def _own_rows(self, batch: Batch) -> tuple[Batch, int]:
+        """The rows of a batch that this process runs, and how many losses they stand for among the processes.
+
+        A process that is left without any runs the first row, for nothing.
+        """
+        if count() == 1:
+            return batch, self.over(batch)
+        if number() >= rows_in(batch):
+            return {name: value[:1] for name, value in batch.items()}, 0
+        own = {name: value[number() :: count()] for name, value in batch.items()}
+        return own, count() * self.over(own)
