@@ -12,7 +12,16 @@ from transformers import DistilBertConfig, DistilBertForMaskedLM, PreTrainedConf
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from niwaki.errors import RequestError, WorkError
-from niwaki.evaluate import LANGUAGE_METRICS, METRICS, model_latency, paired, predictions, quality, size_bytes
+from niwaki.evaluate import (
+    LANGUAGE_METRICS,
+    METRICS,
+    model_latency,
+    paired,
+    predictions,
+    quality,
+    size_bytes,
+    speedup,
+)
 from tiny import batches, tiny
 
 
@@ -174,6 +183,22 @@ def test_model_latency_is_the_contract_object() -> None:
     assert {tuple(inputs["input_ids"].shape) for inputs in seen} == {(1, 7), (3, 7)}
     assert all(bool((inputs["attention_mask"] == 1).all()) for inputs in seen)
     assert (dense.training, pruned.training) == (True, False)
+
+
+def test_language_models_are_timed_as_they_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts, no more tokens of them than end in seconds, of which the last logits are given; and token by token."""
+    monkeypatch.setattr("niwaki.evaluate.latency._PROMPTS", 20)
+    model, given = tiny("llama"), set()
+    model.register_forward_hook(
+        lambda _m, _a, kwargs, out: given.add((*kwargs["input_ids"].shape, out.logits.shape[1])), with_kwargs=True
+    )
+    found = model_latency(model, model, length=7, batch_sizes=(1, 4), rounds=1)
+    assert list(found) == ["batch_1", "batch_4", "decode", "seq_len", "threads", "rounds"]
+    assert given == {(1, 7, 1), (4, 5, 1), (1, 1, 1)}
+    assert ("seq_len" in found["batch_1"], found["batch_4"]["seq_len"], found["seq_len"]) == (False, 5, 7)
+    given.clear()
+    assert speedup(model, model, 4, 7) > 0
+    assert given == {(4, 7, 1)}
 
 
 def test_tied_tensors_count_once() -> None:

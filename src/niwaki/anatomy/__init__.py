@@ -11,6 +11,8 @@ from niwaki.anatomy.pooling import Pooling, pool_by_, pooling_of
 from niwaki.anatomy.positions import longest_input
 from niwaki.anatomy.predictions import Predictions, joined
 from niwaki.anatomy.projections import Projection, columns_of, set_features_, weight_of
+from niwaki.anatomy.recompute import layers_run_again, left_by_layers
+from niwaki.anatomy.said import Part, Said
 from niwaki.anatomy.sites import (
     Kind,
     Site,
@@ -59,9 +61,11 @@ __all__ = [
     "Counts",
     "Family",
     "Kind",
+    "Part",
     "Pooling",
     "Predictions",
     "Projection",
+    "Said",
     "Site",
     "Task",
     "Units",
@@ -86,6 +90,8 @@ __all__ = [
     "labels_of",
     "layer_calls",
     "layers_of",
+    "layers_run_again",
+    "left_by_layers",
     "linear_paths",
     "linears_of",
     "longest_input",

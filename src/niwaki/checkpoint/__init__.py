@@ -13,6 +13,7 @@ under the key `niwaki`; `load` reads that too, and never runs the code.
 import niwaki.checkpoint.hook  # noqa: F401 - registers what `from_pretrained` needs
 from niwaki.checkpoint.files import INDEX, weight_files
 from niwaki.checkpoint.library import quiet
+from niwaki.checkpoint.mapped import mapped_copy
 from niwaki.checkpoint.masks import write_masks
 from niwaki.checkpoint.plain import NewLabels, new_parameters
 from niwaki.checkpoint.read import load, task_of_checkpoint
@@ -31,6 +32,7 @@ __all__ = [
     "forget_",
     "load",
     "load_tokenizer",
+    "mapped_copy",
     "merged",
     "new_parameters",
     "plain_pooling",

@@ -20,6 +20,7 @@ from niwaki.checkpoint.sentence import first_sentence_head, place_of_model
 from niwaki.checkpoint.task import read_config, task_of_config
 from niwaki.config import DTYPES
 from niwaki.errors import RequestError, check_choice
+from niwaki.numerics.device import device_named
 from niwaki.numerics.seeds import seeded
 
 
@@ -48,9 +49,10 @@ def load(
 
     Raises:
         RequestError: nothing there, a damaged or non-safetensors file, a quantised model, one of another task or with
-            tensors that it would not use, one that needs code of its own, an adapter that does not fit.
+            tensors that it would not use, one that needs code of its own, an adapter that does not fit; no such device.
     """
     check_choice("dtype", dtype, DTYPES)
+    there = device_named(device)
     name = place_of_model(str(source))
     adapter, sources = adapter_in(_checked(name)), [str(source)]
     with seeded(seed):
@@ -63,11 +65,7 @@ def load(
     model.eval()
     if task_of(model) is BODY and (found := first_sentence_head(map(local_folder, sources))) is not None:
         pool_by_(model, found)
-    try:
-        return cast("PreTrainedModel | PeftModel", model.to(device))  # type: ignore[arg-type]
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        rule = "device must be one that this PyTorch can use, such as cpu"
-        raise RequestError(f"{rule}, got {device!r}: {line(error)}") from error
+    return cast("PreTrainedModel | PeftModel", model.to(there))  # type: ignore[arg-type]
 
 
 def _as_new(labels: Sequence[str] | NewLabels) -> NewLabels:

@@ -38,6 +38,7 @@ DEFAULT_LENGTH = 128
 """Tokens in a row for counts and timing, where no data say another."""
 
 THREADS = "Threads to compute with; by default as many as PyTorch takes."
+ACTIVATIONS = "Folder for the hidden states of calibration rows while work goes on; by default beside --out."
 TRAIN_SPLIT = "Split of a Hub data set to take as --train-data; train by default."
 EVAL_SPLIT = "Split of a Hub data set to take as --eval-data; by default validation, or test where there is none."
 
@@ -76,7 +77,7 @@ class Request:
         DATA,
     )
     seed: int = option(0, "Seed of everything that is drawn.")
-    device: str = option("cpu", "PyTorch device to work on.", MACHINE)
+    device: str = option("cpu", "Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1, mps.", MACHINE)
     threads: int | None = option(None, THREADS, MACHINE)
     dtype: str = option(
         "float32", f"How weights are held and written: {', '.join(DTYPES)} (as the files hold them).", MACHINE
@@ -172,6 +173,7 @@ class Recipe(Measured):
     max_memory: str | None = option(
         None, "Memory that may be used at most, such as 8GiB; refused before any work.", MACHINE
     )
+    activations_dir: str | None = option(None, ACTIVATIONS, MACHINE)
     compact: bool = option(
         False, "Write masked weights as bits and kept values: smaller, and read by Niwaki only.", OUTPUT
     )
@@ -217,6 +219,7 @@ class Planning(Request):
     train_data: str = required("Data to calibrate on: a local file or a Hub data set.")
     train_split: str | None = option(None, TRAIN_SPLIT, DATA)
     calibration_samples: int = option(2048, "Rows of the training data that are looked at.", DATA)
+    activations_dir: str | None = option(None, ACTIVATIONS, MACHINE)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -233,6 +236,7 @@ class Scoring(UnitScores, Request):
     train_data: str = required("Data to calibrate on: a local file or a Hub data set.")
     train_split: str | None = option(None, TRAIN_SPLIT, DATA)
     calibration_samples: int = option(2048, "Rows of the training data that are looked at.", DATA)
+    activations_dir: str | None = option(None, ACTIVATIONS, MACHINE)
 
     def __post_init__(self) -> None:
         UnitScores.__post_init__(self)

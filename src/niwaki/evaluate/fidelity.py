@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from niwaki.anatomy import Predictions, evaluation_mode, joined, predictions_of
+from niwaki.anatomy import Predictions, Said, evaluation_mode, joined
 from niwaki.data import token_mask, without_labels
 from niwaki.data.batches import UNLABELLED
 from niwaki.errors import RequestError
@@ -17,8 +17,6 @@ from niwaki.numerics.half import half_in_float32
 from niwaki.progress import bar
 
 Batch = dict[str, Any]
-TOGETHER = 512
-"""Predictions that are compared at once: over a vocabulary, those of a batch are large."""
 
 
 @torch.inference_mode()
@@ -46,19 +44,19 @@ def fidelity(
 
 def fidelity_of(dense: Predictions, pruned: Predictions) -> dict[str, float]:
     """The same of predictions that were kept, of the same things in the same order."""
-    return _compared([(dense, pruned)])
+    return _compared([((dense,), (pruned,))])
 
 
-def _compared(pairs: Iterable[tuple[Predictions, Predictions]]) -> dict[str, float]:
-    """The figures over all pairs of what dense and pruned say of the same."""
+def _compared(pairs: Iterable[tuple[Iterable[Predictions], Iterable[Predictions]]]) -> dict[str, float]:
+    """The figures over all pairs of what dense and pruned say of the same, each in as many parts."""
     kind, count = "", 0
     apart = alike = 0.0
     for theirs, ours in pairs:
-        kind = ours.kind
-        for mine, wanted in zip(ours.parts(TOGETHER), theirs.parts(TOGETHER), strict=True):
+        for wanted, mine in zip(theirs, ours, strict=True):
+            kind = mine.kind
             apart += float(mine.divergence_from(wanted).double().sum())
             alike += float(mine.agrees_with(wanted).sum()) if kind in ("class", "labels") else 0.0
-        count += len(ours.values)
+            count += len(mine.values)
     if not count:
         raise RequestError("eval_data must hold at least one row, got none")
     if kind == "vector":
@@ -78,7 +76,8 @@ def fidelity_of_words(
     found = []
     with evaluation_mode(dense, pruned), half_in_float32(dense, pruned):
         for model, data in ((dense, batches), (pruned, pruned_batches)):
-            parts = [_predicted(model, batch, batch["labels"] != UNLABELLED) for batch in data if "labels" in batch]
+            labelled = ((batch, batch["labels"] != UNLABELLED) for batch in data if "labels" in batch)
+            parts = [part for batch, where in labelled for part in _predicted(model, batch, where)]
             found.append(joined(parts) if parts else None)
     theirs, ours = found
     if theirs is None or ours is None or len(theirs.values) != len(ours.values):
@@ -89,11 +88,12 @@ def fidelity_of_words(
     }
 
 
-def _predicted(model: nn.Module, batch: Batch, keep: Tensor | None = None) -> Predictions:
-    """What a model says of a batch, of tokens where `keep` is True; by default of all real ones."""
+def _predicted(model: nn.Module, batch: Batch, keep: Tensor | None = None) -> Iterator[Predictions]:
+    """What a model says of a batch, part by part, of tokens where `keep` is True; by default of all real ones."""
     device = next(model.parameters()).device
     inputs = {name: value.to(device) for name, value in without_labels(batch).items()}
     keep = token_mask(inputs).bool() if keep is None else keep.to(device)
-    found = predictions_of(model, model(**inputs), keep).float()
-    check_finite(model, found.values)
-    return found
+    for part in Said(model, inputs).parts(keep):
+        found = part().float()
+        check_finite(model, found.values)
+        yield found

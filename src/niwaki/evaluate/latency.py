@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,8 @@ _LONG = 60.0
 
 _DECODED = 16
 """Tokens that are fed one by one."""
+_PROMPTS = 1024
+"""Tokens of all rows of a batch at most that a language model reads at once: of more, a pass takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -158,8 +162,9 @@ def model_latency(
 ) -> dict[str, Any]:
     """The `latency` object of `result.json`: both models on the same random tokens `[batch, length]`, no padding.
 
-    Of language models also `decode`: a token after those before it, the mean of `_DECODED`, batch 1,
-    in five rounds.
+    Language models are timed as they are used: they read prompts, of which they give the logits of the last token, in
+    batches of `_PROMPTS` tokens at most (`seq_len` of a way then says how long they were); and `decode` is a token
+    after those before it, the mean of `_DECODED`, batch 1, in five rounds.
 
     The tokens are of the smaller vocabulary where one was trimmed. Adapters are merged and masks written into the
     weights, in a copy: what is timed is what others load.
@@ -173,7 +178,8 @@ def model_latency(
             most = way.rounds(rounds)
             timing = paired(way.calls[0], way.calls[1], most, way.warmup, way.device, _LONG)
             rounds = min(rounds, timing.rounds) if most == rounds else rounds
-            result[way.name] = timing.to_dict(way.passes)
+            shorter = {"seq_len": way.length} if way.passes == 1 and way.length != length else {}
+            result[way.name] = timing.to_dict(way.passes) | shorter
     return {**result, "seq_len": length, "threads": torch.get_num_threads(), "rounds": rounds}
 
 
@@ -201,10 +207,16 @@ class _Way:
 
     name: str
     calls: list[Callable[[], Any]]
-    tokens: int
+    rows: int
+    length: int
     device: torch.device
     passes: int = 1
     warmup: int = 3
+
+    @property
+    def tokens(self) -> int:
+        """Of all rows."""
+        return self.rows * self.length
 
     def rounds(self, asked: int) -> int:
         """Calls of many passes are made less often."""
@@ -213,18 +225,38 @@ class _Way:
 
 def _ways(models: Sequence[nn.Module], length: int, batch_sizes: tuple[int, ...]) -> Iterator[_Way]:
     """Batches of each size at once; of language models also token by token."""
-    smaller = min(models, key=lambda model: unwrap(model).config.vocab_size)
-    device = next(smaller.parameters()).device
+    language = all(is_language_model(model) for model in models)
     for size in batch_sizes:
-        inputs = random_inputs(smaller, size, length)
-        calls = [lambda model=model, inputs=inputs: model(**inputs) for model in models]
-        yield _Way(f"batch_{size}", calls, size * length, device)
-    if all(is_language_model(model) for model in models):
+        yield _at_once(models, size, min(length, max(1, _PROMPTS // size)) if language else length)
+    if language:
+        smaller = _smaller(models)
         count = min(_DECODED, *(longest_input(model) for model in models))
         ids = random_inputs(smaller, 1, count)["input_ids"]
-        yield _Way("decode", [lambda model=model: feed(model, ids) for model in models], count, device, count, 1)
+        calls = [lambda model=model: feed(model, ids) for model in models]
+        yield _Way("decode", calls, 1, count, ids.device, count, 1)
+
+
+def _at_once(models: Sequence[nn.Module], size: int, length: int) -> _Way:
+    """A batch of so many rows of this length."""
+    inputs = random_inputs(_smaller(models), size, length)
+    calls = [partial(model, **inputs, **last_logits(model)) for model in models]
+    return _Way(f"batch_{size}", calls, size, length, inputs["input_ids"].device)
+
+
+def _smaller(models: Sequence[nn.Module]) -> nn.Module:
+    """The one with the fewest words."""
+    return min(models, key=lambda model: unwrap(model).config.vocab_size)
+
+
+def last_logits(model: nn.Module) -> dict[str, int]:
+    """What asks a language model for the logits of the last token alone, where it can be asked."""
+    takes = is_language_model(model) and "logits_to_keep" in inspect.signature(model.forward).parameters
+    return {"logits_to_keep": 1} if takes else {}
 
 
 def speedup(dense: nn.Module, pruned: nn.Module, batch_size: int, length: int) -> float:
     """How many times as fast as `dense` the model `pruned` is on tokens `[batch_size, length]`, as measured."""
-    return model_latency(dense, pruned, length, (batch_size,))[f"batch_{batch_size}"]["speedup"]
+    models = plain_model(dense), plain_model(pruned)
+    with evaluation_mode(*models), torch.inference_mode():
+        way = _at_once(models, batch_size, length)
+        return paired(way.calls[0], way.calls[1], device=way.device, most_seconds=_LONG).speedup

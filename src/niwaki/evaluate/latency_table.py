@@ -29,7 +29,7 @@ from niwaki.evaluate.plain import plain_model
 from niwaki.export import engine_version
 from niwaki.processes import from_first
 
-FORMAT = 3
+FORMAT = 4
 """Of the timings in the cache; another where they are taken or kept in another way."""
 STRAIGHT = 0.97
 """Share of the variance of the timings from which a straight line is taken for the whole truth."""

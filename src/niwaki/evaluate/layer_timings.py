@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.anatomy import Site, evaluation_mode, first_layer_call, layers_of, sites_of
-from niwaki.evaluate.latency import random_inputs, seconds_of
+from niwaki.evaluate.latency import last_logits, random_inputs, seconds_of
 from niwaki.evaluate.plain import copy_apart
 from niwaki.export import in_engine
 from niwaki.surgery import cut_
@@ -53,7 +53,8 @@ def time_layers(plain: nn.Module, batch_size: int, length: int, engine: str = "p
     alone_calls = _layers_alone if engine == "pytorch" else partial(_models_there, engine=engine)
     whole_model = in_engine(plain, engine)
     with evaluation_mode(plain), torch.inference_mode():
-        calls: list[Callable[[], Any]] = [lambda: whole_model(**inputs), *alone_calls(plain, pairs, inputs)]
+        asked = inputs | last_logits(whole_model)
+        calls: list[Callable[[], Any]] = [lambda: whole_model(**asked), *alone_calls(plain, pairs, inputs)]
         taken: list[list[float]] = [[] for _ in calls]
         for number in range(ROUNDS + 2):
             turn = list(zip(calls, taken, strict=True))

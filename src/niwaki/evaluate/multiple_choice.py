@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from niwaki.anatomy import evaluation_mode, longest_input
+from niwaki.data.batches import UNLABELLED
 from niwaki.data.questions import Question
 from niwaki.errors import RequestError
-from niwaki.evaluate.finite import check_finite
+from niwaki.evaluate.token_losses import token_losses
 from niwaki.numerics.half import half_in_float32
 from niwaki.progress import bar
 
@@ -91,13 +91,12 @@ def log_likelihoods(model: nn.Module, pairs: Sequence[Pair], batch_size: int, pr
         for start in bar(range(0, len(order), batch_size), phase="choices", unit="batches", progress=progress):
             chosen = order[start : start + batch_size]
             rows = [torch.tensor([*pairs[i][0], *pairs[i][1]][-longest - 1 : -1]) for i in chosen]
-            logits = model(input_ids=pad_sequence(rows, batch_first=True).to(device), use_cache=False).logits
-            for i, row, at in zip(chosen, rows, logits, strict=True):
-                after = torch.tensor(pairs[i][1], device=device)
-                scores = F.log_softmax(at[len(row) - len(after) : len(row)].float(), dim=-1)
-                likelihood = scores.gather(1, after[:, None]).sum()
-                check_finite(model, likelihood)
-                found[i] = float(likelihood)
+            wanted = torch.full((len(rows), len(rows[0])), UNLABELLED)
+            for labels, row, i in zip(wanted, rows, chosen, strict=True):
+                labels[len(row) - len(pairs[i][1]) : len(row)] = torch.tensor(pairs[i][1])
+            inputs = {"input_ids": pad_sequence(rows, batch_first=True).to(device)}
+            for i, losses in zip(chosen, token_losses(model, inputs, wanted.to(device)), strict=True):
+                found[i] = -float(losses.sum())
     return found
 
 

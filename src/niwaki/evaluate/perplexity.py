@@ -15,9 +15,9 @@ from niwaki.anatomy import evaluation_mode, with_labels
 from niwaki.data import Batches
 from niwaki.data.batches import UNLABELLED
 from niwaki.errors import RequestError
-from niwaki.evaluate.finite import check_finite
 from niwaki.evaluate.judged import Judged, NextTokens, shown_token
 from niwaki.evaluate.sums import figures_and_intervals
+from niwaki.evaluate.token_losses import token_losses
 from niwaki.numerics.half import half_in_float32
 from niwaki.progress import bar
 
@@ -44,10 +44,8 @@ def next_tokens(model: nn.Module, batches: Iterable[dict[str, Any]], progress: b
         for batch in bar(batches, phase="evaluate", unit="batches", progress=progress):
             inputs = {name: value.to(device) for name, value in with_labels(model, batch).items()}
             labels = inputs.pop("labels")[:, 1:]
-            logits = model(**inputs).logits[:, :-1].float()
-            losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
-            check_finite(model, losses)
-            nats += losses.cpu()
+            losses = token_losses(model, inputs, F.pad(labels, (0, 1), value=UNLABELLED))
+            nats += losses[:, :-1].cpu()
             tokens += labels.cpu()
     sums = np.array(
         [[float(n.double().sum()), int((t != UNLABELLED).sum())] for n, t in zip(nats, tokens, strict=True)]

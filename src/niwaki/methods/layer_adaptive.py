@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
@@ -10,10 +9,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from niwaki.adapters import apply_mask_, check_unmerged, mask_of, merge_
+from niwaki.adapters import apply_mask_, check_unmerged, mask_of
 from niwaki.allocation.profiles import profiles_of
 from niwaki.allocation.sparsity import check_budget
 from niwaki.anatomy import BlockLinear, check_filter, check_units, linears_of, weight_of
+from niwaki.checkpoint import mapped_copy, merged
 from niwaki.config import LayerAdaptive
 from niwaki.config.layer_adaptive import AUTO, SOLVED
 from niwaki.config.patterns import Block, NByM
@@ -142,7 +142,7 @@ class _Zeroing:
         self.model, self.linears = model, linears_of(model)
         check_weights(model, self.linears, config)
         # What one pass over the layers can do without.
-        self.dense = merge_(copy.deepcopy(model)) if config.steps > 1 or config.recover_epochs else None
+        self.dense = mapped_copy(merged(model)) if config.steps > 1 or config.recover_epochs else None
         self.first: WeightPlan | None = None
         self.warnings: list[str] = []
 

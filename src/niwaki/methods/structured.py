@@ -12,6 +12,7 @@ from torch import nn
 from niwaki.adapters import bias_of, merge_
 from niwaki.allocation.budget import Budget, bounds_of, budgets_of
 from niwaki.anatomy import Site, check_filter, linears_of, sites_of
+from niwaki.checkpoint import mapped_copy, merged
 from niwaki.config import Structured
 from niwaki.data import mean_length
 from niwaki.errors import RequestError
@@ -116,7 +117,7 @@ class _Cutting:
         self.budgets, self.budget = budgets, dataclasses.replace(budgets[kind], fraction=fraction)
         self.started, self.passes = time.perf_counter(), Passes()
         self.before = {site.name: site.units for site in sites_of(model, config.by_query_head)}
-        self.dense: nn.Module = merge_(copy.deepcopy(model))
+        self.dense: nn.Module = mapped_copy(merged(model))
         self.timed = in_engine(self.dense, config.latency_engine) if kind == "latency" else self.dense
         self.kept: Kept | None = None
         self.first: UnitPlan | None = None

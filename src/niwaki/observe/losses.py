@@ -1,24 +1,49 @@
-"""The task loss that is run backward while observing."""
+"""The task loss that is run backward while observing: the model's own, of a language model a part at a time."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from niwaki.anatomy import supported_task
+from niwaki.anatomy import Predictions, Said, is_language_model, supported_task
+from niwaki.data.batches import UNLABELLED
 from niwaki.errors import RequestError, WorkError
 from niwaki.observe.statistics import Batch
 
 
-def summed_task_loss(model: nn.Module, batch: Batch, mean: Tensor | None) -> Tensor:
-    """The task loss of a batch summed over all that the model's own is the mean of: rows, tokens, next tokens.
+def task_loss_backward(model: nn.Module, batch: Batch, said: Said) -> None:
+    """Run the task loss of a batch backward, summed over all that the model's own is the mean of.
+
+    That is rows, tokens or next tokens.
 
     Raises:
         RequestError: a batch without labels. WorkError: a loss that is not finite.
     """
+    if not is_language_model(model):
+        _summed(model, batch, getattr(said.outputs, "loss", None)).backward()
+        return
+    after = F.pad(batch["labels"][:, 1:], (0, 1), value=UNLABELLED)
+    counted = after != UNLABELLED
+    wanted = after[counted]
+
+    def loss_of(part: Predictions, place: slice) -> Tensor:
+        loss = F.cross_entropy(part.values.float(), wanted[place], reduction="sum")
+        _check_finite(loss)
+        return loss
+
+    said.backward(counted, loss_of)
+
+
+def _summed(model: nn.Module, batch: Batch, mean: Tensor | None) -> Tensor:
+    """The sum of which the model gave the `mean`."""
     if mean is None:
         rule = "data must hold labels for scores from task gradients (fisher, taylor, gradient, output-gradient)"
         raise RequestError(f"{rule}, got batches without `labels`")
-    if not bool(torch.isfinite(mean)):
-        raise WorkError("calibration: the task loss is not finite")
+    _check_finite(mean)
     return mean * supported_task(model).losses(batch)
+
+
+def _check_finite(loss: Tensor) -> None:
+    if not bool(torch.isfinite(loss)):
+        raise WorkError("calibration: the task loss is not finite")

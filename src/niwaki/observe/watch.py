@@ -15,12 +15,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from niwaki.anatomy import BlockLinear, Site, layers_of, predictions_of
+from niwaki.anatomy import (
+    BlockLinear,
+    Predictions,
+    Said,
+    Site,
+    layers_of,
+    layers_run_again,
+    left_by_layers,
+)
 from niwaki.data import token_mask
 from niwaki.errors import WorkError
 from niwaki.observe.attention import attention_seen
-from niwaki.observe.losses import summed_task_loss
+from niwaki.observe.losses import task_loss_backward
 from niwaki.observe.statistics import Batch, Need, Statistics, at_tokens
+
+MOST_LEFT = 2**28
+"""Bytes that the layers may leave for a backward pass; those of more run again in it."""
 
 
 def observe_batch(
@@ -37,23 +48,32 @@ def observe_batch(
     Sums that are vectors are added in double precision, so that they hardly depend on the order of the batches.
     """
     keep = token_mask(batch).bool()
-    watch = _Watch(total, sites, keep, need)
-    with watch.hooks(linears, layers_of(model)), torch.set_grad_enabled(need.task or need.contrast):
-        looking = attention_seen(model, sites, keep, total.sites) if need.attention else nullcontext()
-        with looking:
-            outputs = model(**batch)
-    found = predictions_of(model, outputs, keep)
-    if not bool(torch.isfinite(found.values).all()):
-        raise WorkError(f"calibration: the model's outputs are not finite; first seen in {watch.first_broken()}")
+    watch, backward = _Watch(total, sites, keep, need), need.task or need.contrast
+    if need.attention:  # made again without its maps, it would come from other kernels
+        looking = attention_seen(model, sites, keep, total.sites)
+    else:
+        much = backward and left_by_layers(model, keep.numel()) > MOST_LEFT
+        looking = layers_run_again(model) if much else nullcontext()
+    with watch.hooks(linears, layers_of(model)), torch.set_grad_enabled(backward), looking:
+        said = Said(model, batch)
+
+    def checked(found: Predictions) -> Predictions:
+        if not bool(torch.isfinite(found.values).all()):
+            raise WorkError(f"calibration: the model's outputs are not finite; first seen in {watch.first_broken()}")
+        return found
+
+    if need.contrast:
+        said.backward(keep, lambda found, _: checked(found).contrast(generator), retain_graph=need.task)
+        total.token_sizes += [watch.token_sizes] if need.token_sizes else []
+    else:
+        with torch.no_grad():
+            for part in said.parts(keep):
+                checked(part())
     if need.task:
-        loss = summed_task_loss(model, batch, getattr(outputs, "loss", None))
         watch.task = True
-        loss.backward(retain_graph=need.contrast)
+        task_loss_backward(model, batch, said)
         watch.task = False
         watch.add_units()
-    if need.contrast:
-        found.contrast(generator).backward()
-        total.token_sizes += [watch.token_sizes] if need.token_sizes else []
     total.tokens += int(keep.sum())
     total.rows += len(keep)
 

@@ -2,12 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import platform
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
 from niwaki.checkpoint.folder import atomic_folder, temporary_beside
+from niwaki.errors import RequestError
+
+
+@contextmanager
+def activations_in(folder: str | None, out: str) -> Iterator[None]:
+    """While open, temporary files lie in a folder of their own inside `folder`, which vanishes; as before without one.
+
+    What processes left there that were killed as they worked for the same `out` is cleared.
+
+    Raises:
+        RequestError: `folder` is none that can be written.
+    """
+    if folder is None:
+        yield
+        return
+    key = hashlib.sha256(f"{platform.node()} {Path(out).resolve()}".encode()).hexdigest()[:12]
+    place = Path(folder).resolve() / f"niwaki-{key}-{os.getpid()}"
+    for left in place.parent.glob(f"niwaki-{key}-*"):
+        process = left.name.rpartition("-")[2]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
+    try:
+        place.mkdir()
+    except OSError as error:
+        rule = "activations_dir must be a folder that can be written"
+        raise RequestError(f"{rule}, got {folder!r}: {' '.join(str(error).split())}") from error
+    before, tempfile.tempdir = tempfile.tempdir, str(place)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+        shutil.rmtree(place, ignore_errors=True)
 
 
 @contextmanager

@@ -168,7 +168,7 @@ def _names(came: Work) -> Iterator[str]:
     """For each stage, the name of the folder in which it is kept."""
     plain = recipe_to_dict(came.recipe)
     stages = plain.pop("stages")
-    del plain["out"]
+    del plain["out"], plain["activations_dir"]
     tokenizer = came.inputs.tokenizer
     words = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else json.dumps(tokenizer.get_vocab())
     found = hashlib.sha256(code_digest().encode())

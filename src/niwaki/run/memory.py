@@ -2,7 +2,8 @@
 
 Counted, above what the process holds with model and data loaded: whole copies of the model, masks and scores, the sums
 of the widest block with the work space of its solves, those that structured pruning makes of gradients of all blocks,
-optimizer states, and what one batch takes, which is measured on a single row.
+optimizer states, and what one batch takes. What is not there at the same time is not added up: a pass backward is over
+before anything is solved.
 """
 
 from __future__ import annotations
@@ -15,7 +16,19 @@ import psutil
 import torch
 from torch import nn
 
-from niwaki.anatomy import layers_of, linears_of, predictions_of, sites_of, weight_of
+from niwaki.anatomy import (
+    BlockLinear,
+    is_language_model,
+    layers_of,
+    left_by_layers,
+    linears_of,
+    predictions_of,
+    runs_of,
+    sites_of,
+    unwrap,
+    weight_of,
+)
+from niwaki.anatomy.said import AT_ONCE, FEWEST
 from niwaki.config import STAGES, DynamicSparsityTraining, Finetune, LayerAdaptive, Stage, Structured
 from niwaki.config.layer_adaptive import SOLVED
 from niwaki.config.planned import Planned
@@ -24,9 +37,10 @@ from niwaki.data import token_mask, without_labels
 from niwaki.errors import RequestError
 from niwaki.methods.weight_profiles import looks_at_data, weight_need
 from niwaki.observe import Batch, frozen, to_device
+from niwaki.observe.watch import MOST_LEFT
 
-_SOLVES = 5
-"""Matrices in float64 of a linear's inputs that a solve holds at once."""
+_SOLVES, _MASKED_SOLVES = (3, 5), (4, 7)
+"""Matrices in float64 of a linear's inputs, and of its weights, that a solve holds at once; where it chooses a mask."""
 
 _SEARCHED = 32
 """Bytes a weight of what a search for the best mask of one linear holds beside that."""
@@ -72,45 +86,21 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch]) -> int:
     """Bytes that `stage` takes above the model and the data, at its most; meant to be too many rather than too few."""
     weights, linears = weight_bytes(model), linears_of(model)
     single = sum(linear.size for linear in linears)
-    widest = max(linear.shape[1] for linear in linears) ** 2
-    by_layer: Counter[int] = Counter()
-    sizes: Counter[int] = Counter()
-    for linear in linears:
-        rows, columns = linear.shape
-        sums = 8 * (columns + 1) * (columns + 1 + rows)
-        by_layer[linear.layer] += sums + 4 * linear.size
-        sizes[linear.layer] += linear.size
-    block = max(by_layer.values()) + 8 * _SOLVES * widest
-    if getattr(stage, "reconstruct", "none") != "none":
-        block += _LEARNED * max(sizes.values())
     factors = _FACTOR * getattr(stage, "lora_rank", 16) * sum(sum(linear.shape) for linear in linears)
-    recovered = 0
-    if getattr(stage, "recover_epochs", 0):
-        recovered = _RECOVERED * single if getattr(stage, "recover_full", False) else factors
     match stage:
         case Structured():
-            sums = sum(4 * weight_of(site.output).shape[0] ** 2 for site in sites_of(model))
-            found = weights + sums + block
+            gradients = sum(4 * weight_of(site.output).shape[0] ** 2 for site in sites_of(model))
+            observed = gradients + max(_observing_bytes(model, data), _block_bytes(linears, _SOLVES))
+            refitted = weights + _block_bytes(linears, _SOLVES) + forward_bytes(model, data) + _learning(stage, linears)
+            found = max(observed, refitted)
+            if stage.recover_epochs:
+                found = max(found, weights + _recovering(stage, single, factors) + _trained_bytes(model, stage, data))
             if stage.latency is not None:
                 elsewhere = stage.latency_engine != "pytorch"
                 found += 4 * weights + _NARROW * (weights - 4 * single) if elsewhere else weights
-            return found + max(backward_bytes(model, data), recovered)
+            return found + _token_bytes(linears, data)
         case LayerAdaptive():
-            stage = stage.resolved()
-            solves = stage.weight_score in SOLVED or stage.allocation == "search" or stage.repair != "none"
-            largest = max(linear.size for linear in linears)
-            found = single // 8 + (block if solves else _RANKED * largest)
-            found += _SEARCHED * largest * (stage.weight_score == "alps")
-            found += weights * (stage.steps > 1 or stage.recover_epochs > 0)
-            found += _RANKED * single * (stage.allocation in ("global", "lamp"))
-            found += 4 * single * (stage.weight_score == "gradient")
-            need = weight_need(stage)
-            backward = need.task or need.contrast or stage.compares_rows
-            if backward or stage.repair == "least-squares" or stage.recover_epochs:
-                found += backward_bytes(model, data)
-            elif looks_at_data(stage):
-                found += forward_bytes(model, data)
-            return found + recovered
+            return single // 8 + _zeroing(model, stage.resolved(), linears, data, factors)
         case DynamicSparsityTraining():
             # Masked weights, gradients, saliency and its uncertainty in float32; four masks.
             return weights + (4 * 4 + 4) * single + factors + 2 * _trained_bytes(model, stage, data)
@@ -120,6 +110,64 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch]) -> int:
             return (copies * weights if stage.full else factors) + _trained_bytes(model, stage, data)
         case _:
             return weights
+
+
+def _zeroing(
+    model: nn.Module, stage: LayerAdaptive, linears: Sequence[BlockLinear], data: Sequence[Batch], factors: int
+) -> int:
+    """Bytes that a resolved layer-adaptive stage takes beside its masks."""
+    need, weights, single = weight_need(stage), weight_bytes(model), sum(linear.size for linear in linears)
+    repairs = stage.repair == "least-squares"
+    observed = 0
+    if need.task or need.contrast or stage.compares_rows or repairs:
+        observed = _observing_bytes(model, data)
+    elif looks_at_data(stage):
+        observed = forward_bytes(model, data)
+    largest = max(linear.size for linear in linears)
+    chosen = _RANKED * largest
+    if stage.weight_score in SOLVED or stage.allocation == "search" or stage.repair != "none":
+        chosen = _block_bytes(linears, _MASKED_SOLVES, at_once=stage.fast) + forward_bytes(model, data)
+        chosen += _SEARCHED * largest * (stage.weight_score == "alps") + _learning(stage, linears)
+        chosen += weights // len(layers_of(model))  # a layer as it was
+    found = max(observed, chosen)
+    if stage.recover_epochs:
+        found = max(found, _recovering(stage, single, factors) + _trained_bytes(model, stage, data))
+    found += weights * (stage.steps > 1 or stage.recover_epochs > 0)
+    found += _RANKED * single * (stage.allocation in ("global", "lamp"))
+    found += 4 * single * (stage.weight_score == "gradient")
+    return found + _token_bytes(linears, data) * repairs
+
+
+def _block_bytes(linears: Sequence[BlockLinear], solves: tuple[int, int], at_once: bool = False) -> int:
+    """Bytes of sums and solves of those linears that are looked at in one pass, where they are most."""
+    together: dict[Any, list[BlockLinear]] = {}
+    for linear in linears:
+        together.setdefault(linear.layer if at_once else (linear.site.name, linear.writes), []).append(linear)
+    most = 0
+    for group in together.values():
+        sums = sum(8 * (columns + 1) * (columns + 1 + rows) for rows, columns in (linear.shape for linear in group))
+        square, whole = solves
+        solved = max(8 * (square * linear.shape[1] ** 2 + whole * linear.size) for linear in group)
+        most = max(most, sums + solved)
+    return most
+
+
+def _token_bytes(linears: Sequence[BlockLinear], data: Sequence[Batch]) -> int:
+    """Bytes of what each token matters to each linear: a size, and a weight."""
+    return 8 * len(linears) * sum(batch["input_ids"].numel() for batch in data)
+
+
+def _learning(stage: Structured | LayerAdaptive, linears: Sequence[BlockLinear]) -> int:
+    """Bytes of a layer that learns."""
+    sizes = Counter[int]()
+    for linear in linears:
+        sizes[linear.layer] += linear.size
+    return 0 if stage.reconstruct == "none" else _LEARNED * max(sizes.values())
+
+
+def _recovering(stage: Structured | LayerAdaptive, single: int, factors: int) -> int:
+    """Bytes of what is trained in a recovery."""
+    return _RECOVERED * single if stage.recover_full else factors
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -133,21 +181,45 @@ def backward_bytes(model: nn.Module, data: Sequence[Batch]) -> int:
     return activations + 3 * logits
 
 
+def _observing_bytes(model: nn.Module, data: Sequence[Batch]) -> int:
+    """The same where layers run again once they would leave much, and logits are made of some tokens at a time."""
+    tokens, layers = _tokens(data), len(layers_of(model))
+    left = left_by_layers(model, tokens)
+    if left <= MOST_LEFT:
+        activations, logits = _of_a_batch(model, data)
+        return activations + _logits(model, logits)
+    width = weight_of(sites_of(model)[0].output).shape[0]
+    between = layers * runs_of(model) * tokens * width * next(model.parameters()).element_size()
+    return between + 2 * left // layers + _logits(model, 4 * tokens * unwrap(model).config.vocab_size)
+
+
 def _trained_bytes(model: nn.Module, stage: Training, data: Sequence[Batch]) -> int:
     """`backward_bytes`, of layers that run again what one of them leaves, and what each is given."""
     activations, logits = _of_a_batch(model, data)
     if stage.gradient_checkpointing:
-        layers = layers_of(model)
-        tokens = max(batch["input_ids"].numel() for batch in data)
-        width = max(weight_of(site.output).shape[0] for site in sites_of(model))
-        activations = activations // len(layers) + 4 * len(layers) * tokens * width
+        layers, width = len(layers_of(model)), weight_of(sites_of(model)[0].output).shape[0]
+        activations = activations // layers + 4 * layers * _tokens(data) * width
     return activations + 3 * logits
 
 
 def forward_bytes(model: nn.Module, data: Sequence[Batch]) -> int:
-    """Bytes of a forward pass of the longest batch: what one layer leaves, and thrice the logits in float32."""
-    activations, logits = _of_a_batch(model, data)
-    return activations // len(layers_of(model)) + 3 * logits
+    """Bytes of a forward pass of the longest batch: what one layer leaves, and thrice the logits that are made."""
+    tokens = _tokens(data)
+    known = is_language_model(model)
+    logits = 4 * tokens * unwrap(model).config.vocab_size if known else _of_a_batch(model, data)[1]
+    return left_by_layers(model, tokens) // len(layers_of(model)) + _logits(model, logits)
+
+
+def _logits(model: nn.Module, whole: int) -> int:
+    """Thrice as many bytes as logits in float32 take, `whole` those of a batch."""
+    if is_language_model(model):
+        whole = min(whole, 4 * max(AT_ONCE, FEWEST * unwrap(model).config.vocab_size))
+    return 3 * whole
+
+
+def _tokens(data: Sequence[Batch]) -> int:
+    """Tokens of the longest batch, filled up."""
+    return max(batch["input_ids"].numel() for batch in data)
 
 
 def _of_a_batch(model: nn.Module, data: Sequence[Batch]) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from niwaki.methods.plan import Plan
 from niwaki.methods.prune import plan
 from niwaki.numerics.threads import threads
 from niwaki.progress import library_manners
-from niwaki.run.folder import output_folder
+from niwaki.run.folder import activations_in, output_folder
 from niwaki.run.inputs import check_out, read_data, read_inputs
 
 
@@ -23,7 +23,12 @@ def run_planning(
         RequestError: the request is wrong. WorkError: a statistic is not finite.
     """
     check_out(request.out, request.model, request.base_model, request.train_data)
-    with library_manners(quiet), threads(request.threads), output_folder(request.out, request.overwrite) as folder:
+    with (
+        library_manners(quiet),
+        threads(request.threads),
+        output_folder(request.out, request.overwrite) as folder,
+        activations_in(request.activations_dir, request.out),
+    ):
         train = read_data(request, request.train_data, "train", quiet)
         inputs = read_inputs(request, quiet=quiet)
         rows = sample(inputs.rows(train, "train"), request.calibration_samples, request.seed)

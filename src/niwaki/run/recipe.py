@@ -27,7 +27,7 @@ from niwaki.progress import library_manners
 from niwaki.report import model_card, page
 from niwaki.results import Result, write_result
 from niwaki.run.checks import check_recipe
-from niwaki.run.folder import output_folder
+from niwaki.run.folder import activations_in, output_folder
 from niwaki.run.inputs import check_out
 from niwaki.run.kept import Kept, kept_stages
 from niwaki.run.layers import layers_left
@@ -50,7 +50,12 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
     clock, quiet = Clock(), quiet or not is_first()
     read = (recipe.model, recipe.base_model, recipe.train_data, recipe.eval_data)
     check_out(recipe.out, *read, *recipe.task_files, *recipe.plans)
-    with library_manners(quiet), threads(recipe.threads), _folder(recipe) as folder:
+    with (
+        library_manners(quiet),
+        threads(recipe.threads),
+        _folder(recipe) as folder,
+        activations_in(recipe.activations_dir, recipe.out),
+    ):
         tasks = read_tasks(recipe, quiet)
         work = read_work(recipe, quiet)
         check_recipe(work)

@@ -16,6 +16,7 @@ from niwaki.anatomy import count
 from niwaki.config import Request
 from niwaki.data import Batches
 from niwaki.evaluate import Judged, cpu_name, judge, model_latency, size_bytes
+from niwaki.numerics.device import device_named
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Clock:
             "platform": platform.platform(),
             "cpu": cpu_name(),
             "threads": torch.get_num_threads(),
-            "device": request.device,
+            "device": str(device_named(request.device)),
             "seed": request.seed,
             "started": self.started.isoformat(),
             "seconds": time.perf_counter() - self.ticks,

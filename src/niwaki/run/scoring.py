@@ -13,7 +13,7 @@ from niwaki.data import sample
 from niwaki.methods.prune import score
 from niwaki.numerics.threads import threads
 from niwaki.progress import library_manners
-from niwaki.run.folder import output_folder
+from niwaki.run.folder import activations_in, output_folder
 from niwaki.run.inputs import check_out, read_data, read_inputs
 from niwaki.run.record import Clock
 
@@ -29,7 +29,12 @@ def run_scoring(request: Scoring, quiet: bool = False) -> dict[str, Any]:
     """
     clock = Clock()
     check_out(request.out, request.model, request.base_model, request.train_data)
-    with library_manners(quiet), threads(request.threads), output_folder(request.out, request.overwrite) as folder:
+    with (
+        library_manners(quiet),
+        threads(request.threads),
+        output_folder(request.out, request.overwrite) as folder,
+        activations_in(request.activations_dir, request.out),
+    ):
         train = read_data(request, request.train_data, "train", quiet)
         inputs = read_inputs(request, quiet=quiet)
         rows = sample(inputs.rows(train, "train"), request.calibration_samples, request.seed)

@@ -16,9 +16,9 @@ from pathlib import Path
 from torch import nn
 from transformers import PreTrainedModel
 
-from niwaki.adapters import merge_, remove_masks_
+from niwaki.adapters import remove_masks_
 from niwaki.anatomy import is_language_model
-from niwaki.checkpoint import new_parameters
+from niwaki.checkpoint import mapped_copy, merged, new_parameters
 from niwaki.config import (
     STAGES,
     DynamicSparsityTraining,
@@ -106,7 +106,7 @@ def run_stages(
 
 def _plain_copy(work: Work) -> PreTrainedModel:
     """A copy of the model as it stands, without adapters and masks."""
-    plain = merge_(copy.deepcopy(work.model))
+    plain = mapped_copy(merged(work.model))
     remove_masks_(plain)
     return plain
 

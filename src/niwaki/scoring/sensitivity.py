@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from niwaki.adapters import effective_weight
-from niwaki.anatomy import BlockLinear, Predictions, joined, predictions_of, weight_of
+from niwaki.anatomy import BlockLinear, Part, Said, weight_of
 from niwaki.config.patterns import Unstructured
 from niwaki.data import token_mask, without_labels
 from niwaki.errors import RequestError
@@ -57,23 +57,23 @@ def divergence_of(model: nn.Module, data: Sequence[Batch], seed: int) -> Iterato
         RequestError: no rows.
     """
 
-    def outputs() -> Predictions:
-        found = []
+    def outputs() -> Iterator[list[Part]]:
         for batch in batches:
-            found.append(predictions_of(model, model(**batch), token_mask(batch).bool()))
-        return joined(found).double()
+            yield Said(model, batch).parts(token_mask(batch).bool())
 
     def without(masks: Sequence[tuple[BlockLinear, Tensor]]) -> float:
         with ExitStack() as hooks:
             for linear, kept in masks:
                 hook = linear.module.register_forward_hook(_without(linear, kept))
                 hooks.callback(hook.remove)
-            return max(0.0, float(outputs().divergence_from(dense).mean()))
+            pairs = (pair for parts in zip(outputs(), dense, strict=True) for pair in zip(*parts, strict=True))
+            found = [ours().double().divergence_from(theirs().double()) for ours, theirs in pairs]
+            return max(0.0, float(torch.cat(found).mean()))
 
     with torch.no_grad(), frozen(model, with_gradients=False) as device:
         drawn = drawn_rows(data, ROWS, seed)
         batches = [to_device(without_labels(batch), device) for batch in drawn]
-        dense = outputs()
+        dense = list(outputs())
         yield without
 
 

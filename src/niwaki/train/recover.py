@@ -13,9 +13,10 @@ from collections.abc import Sequence
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from niwaki.adapters import merge_, weights_to_train_
-from niwaki.anatomy import evaluation_mode, one_a_row, predictions_of, supported_task
+from niwaki.anatomy import Part, Said, evaluation_mode, one_a_row, supported_task
 from niwaki.config import LayerAdaptive, Structured
 from niwaki.config.finetune import LORA_RANK
 from niwaki.data import token_mask, without_labels
@@ -101,13 +102,22 @@ def distillation_loss(student: nn.Module, teacher: nn.Module, batch: Batch, whic
     inputs, keep = without_labels(batch), token_mask(batch).bool()
     states = which != "predictions"
     with torch.no_grad():
-        wanted = teacher(**inputs, output_hidden_states=states)
-    found = student(**inputs, output_hidden_states=states)
-    dense, own = (predictions_of(student, outputs, keep).float() for outputs in (wanted, found))
-    loss = own.values.new_zeros(())
+        wanted = Said(teacher, inputs, output_hidden_states=states)
+    found = Said(student, inputs, output_hidden_states=states)
+    loss = torch.zeros((), device=keep.device)
     if which != "hidden-states":
-        loss = own.divergence_from(dense, TEMPERATURE).sum() / max(1, len(own.values))
-    return loss + _relative_error(found.hidden_states, wanted.hidden_states, keep) if states else loss
+        # What the divergence of a part is made of is made again on the way back: of all parts it is too much to keep.
+        pairs = zip(found.parts(keep), wanted.parts(keep), strict=True)
+        apart = [checkpoint(_apart, *pair, use_reentrant=False, preserve_rng_state=False) for pair in pairs]
+        loss = torch.cat(apart).sum() / max(1, sum(map(len, apart)))
+    return loss + _relative_error(found.outputs.hidden_states, wanted.outputs.hidden_states, keep) if states else loss
+
+
+def _apart(own: Part, dense: Part) -> Tensor:
+    """How far each prediction of a part is from the dense model's."""
+    with torch.no_grad():
+        goal = dense().float()
+    return own().float().divergence_from(goal, TEMPERATURE)
 
 
 def _relative_error(found: Sequence[Tensor], wanted: Sequence[Tensor], keep: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from niwaki.methods.prune import plan
 from niwaki.progress import say
 from niwaki.run.checks import check_recipe
 from niwaki.run.code import code_digest
+from niwaki.run.folder import activations_in
 from niwaki.run.recipe import Known, do_recipe
 from niwaki.run.record import Clock, State
 from niwaki.run.stages import measure_state
@@ -76,7 +77,8 @@ class Shared:
                 continue
             assert isinstance(stage, Structured | LayerAdaptive), "a sweep has no other stages"
             say(f"plan: {point.plan}", self.quiet)
-            made = plan(self.model, stage, work.calibration, around=point.around, progress=not self.quiet)
+            with activations_in(point.recipe.activations_dir, point.recipe.out):
+                made = plan(self.model, stage, work.calibration, around=point.around, progress=not self.quiet)
             with atomic_folder(self.place.plan(point.plan)) as folder:
                 made.write(folder)
 
@@ -96,7 +98,8 @@ class Shared:
         work = self.work(point)
         made = None if point.plan is None else Plan.load(self.place.plan(point.plan))
         known = Known(dense=self._dense_state(work), plan=made, alone=alone)
-        with atomic_folder(self.place.point(point)) as folder:
+        apart = activations_in(point.recipe.activations_dir, point.recipe.out)
+        with atomic_folder(self.place.point(point)) as folder, apart:
             do_recipe(work.with_model(copy.deepcopy(self.model)), self.tasks, folder, clock, known)
 
 

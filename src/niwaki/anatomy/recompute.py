@@ -1,0 +1,43 @@
+"""Gradient checkpointing: a layer keeps what it was given, and runs again when the backward pass comes to it.
+
+Chen et al., 2016 (Training deep nets with sublinear memory cost), by `torch.utils.checkpoint`. That of Transformers
+works in training mode alone. It costs a forward pass more, and what comes out is the same to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from niwaki.anatomy.linears import linears_of
+from niwaki.anatomy.sites import layers_of, runs_of
+
+
+@contextmanager
+def layers_run_again(model: nn.Module) -> Iterator[None]:
+    """While open, forward passes keep what goes into each layer of `model`, and make the rest again going back.
+
+    That may be after it is closed. Caches of keys and values, which would be written twice, must be off.
+    """
+    layers = cast("list[Any]", list(layers_of(model)))
+    own = [vars(layer).get("forward") for layer in layers]
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for layer, forward in zip(layers, own, strict=True):
+            del layer.forward
+            if forward is not None:
+                layer.forward = forward
+
+
+def left_by_layers(model: nn.Module, tokens: int) -> int:
+    """About as many bytes as all layers leave for a backward pass: what goes into and comes out of their linears."""
+    features = runs_of(model) * sum(sum(linear.shape) for linear in linears_of(model))
+    return features * tokens * next(model.parameters()).element_size()
