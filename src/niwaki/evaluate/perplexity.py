@@ -19,6 +19,7 @@ from niwaki.evaluate.finite import check_finite
 from niwaki.evaluate.judged import Judged, NextTokens, shown_token
 from niwaki.evaluate.sums import figures_and_intervals
 from niwaki.numerics.half import half_in_float32
+from niwaki.processes import Parts, shared_out
 from niwaki.progress import bar
 
 LANGUAGE_METRICS = ("perplexity", "nats_per_token", "bits_per_token")
@@ -39,16 +40,19 @@ def perplexity(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bo
 def next_tokens(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = False) -> Judged:
     """The same, with what each token cost; a row of its intervals is a window of text. Raises as `perplexity`."""
     device = next(model.parameters()).device
-    nats, tokens = list[Tensor](), list[Tensor]()
+
+    def see(batch: dict[str, Any]) -> Parts:
+        inputs = {name: value.to(device) for name, value in with_labels(model, batch).items()}
+        labels = inputs.pop("labels")[:, 1:]
+        logits = model(**inputs).logits[:, :-1].float()
+        losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
+        check_finite(model, losses)
+        return {"nats": losses.cpu(), "tokens": labels.cpu()}
+
     with evaluation_mode(model), half_in_float32(model):
-        for batch in bar(batches, phase="evaluate", unit="batches", progress=progress):
-            inputs = {name: value.to(device) for name, value in with_labels(model, batch).items()}
-            labels = inputs.pop("labels")[:, 1:]
-            logits = model(**inputs).logits[:, :-1].float()
-            losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none")
-            check_finite(model, losses)
-            nats += losses.cpu()
-            tokens += labels.cpu()
+        seen = shared_out(bar(batches, phase="evaluate", unit="batches", progress=progress), see)
+    nats: list[Tensor] = [row for part in seen for row in part["nats"]]
+    tokens: list[Tensor] = [row for part in seen for row in part["tokens"]]
     sums = np.array(
         [[float(n.double().sum()), int((t != UNLABELLED).sum())] for n, t in zip(nats, tokens, strict=True)]
     )

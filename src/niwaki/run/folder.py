@@ -8,20 +8,33 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from niwaki.checkpoint.folder import atomic_folder, temporary_beside
+from niwaki.processes import is_first
 
 
 @contextmanager
 def output_folder(out: str, overwrite: bool) -> Iterator[Path]:
     """As `atomic_folder`; what is done meanwhile puts its temporary files beside it, where the next command clears up.
 
+    The first of several processes writes: what the others do goes nowhere.
+
     Raises:
         RequestError: as `atomic_folder`.
     """
-    with atomic_folder(out, overwrite) as folder:
-        before, place = tempfile.tempdir, temporary_beside(folder)
-        place.mkdir()
-        tempfile.tempdir = str(place)
-        try:
-            yield folder
-        finally:
-            tempfile.tempdir = before
+    if not is_first():
+        with tempfile.TemporaryDirectory(prefix="niwaki-") as nowhere:
+            yield Path(nowhere)
+        return
+    with atomic_folder(out, overwrite) as folder, temporary_files_in(temporary_beside(folder)):
+        yield folder
+
+
+@contextmanager
+def temporary_files_in(place: Path) -> Iterator[None]:
+    """While open, temporary files of this process lie in `place`, which is made."""
+    before = tempfile.tempdir
+    place.mkdir()
+    tempfile.tempdir = str(place)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
