@@ -96,10 +96,16 @@ def environment(asked: argparse.Namespace) -> dict[str, Any]:
         "versions": {name: version(name) for name in ("niwaki", "torch", "transformers", "peft")},
         "machine": platform.machine(),
         "threads": torch.get_num_threads(),
-        "asked": {
-            name: Path(value).name if isinstance(value, str | Path) else value for name, value in vars(asked).items()
-        },
+        "asked": {name: _named(value) for name, value in vars(asked).items()},
     }
+
+
+def _named(value: Any) -> Any:
+    """What was asked, paths as their last names: those of `NAME=PATH` and in lists, too."""
+    if isinstance(value, list | tuple):
+        return [_named(each) for each in value]
+    name, equals, path = str(value).rpartition("=")
+    return name + equals + Path(path).name if isinstance(value, str | Path) else value
 
 
 def resumed(asked: argparse.Namespace) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from common import RESULTS, environment, write
 from niwaki.adapters import merge_
 from niwaki.checkpoint import load_tokenizer
 from niwaki.data import Batches, read_table
-from niwaki.evaluate import greedy, latencies, perplexity
+from niwaki.evaluate import greedy, perplexity, time_models
 from niwaki.export import in_llama_cpp
 from niwaki.run.rows import Cut, cut_table
 
@@ -51,7 +51,7 @@ def main() -> None:
         print(name, found["models"][name]["perplexity"], flush=True)
     for quantize in asked.quantize:
         there = {name: in_llama_cpp(model, tokenizer, quantize) for name, model in models.items()}
-        speeds = latencies([placed.model for placed in there.values()], asked.length, (1,), 5)
+        speeds = time_models([placed.model for placed in there.values()], asked.length, (1,), 5).each()
         for (name, placed), speed in zip(there.items(), speeds, strict=True):
             text = greedy(placed.model, start, asked.tokens).tolist()
             pairs = list(zip(text, found["models"][name]["text"], strict=True))

@@ -40,7 +40,7 @@ from niwaki.config.structured import BUDGETS
 from niwaki.config.sweep import Sweep, SweepOptions, methods_of, read_sweep
 from niwaki.errors import NiwakiError, limit_of, what
 from niwaki.interrupt import Stopped, raise_again
-from niwaki.processes import is_first
+from niwaki.processes import is_first, last_words
 
 app = typer.Typer(no_args_is_help=True, help="Make fine-tuned transformers smaller and faster.")
 prune = typer.Typer(no_args_is_help=True, help="Prune a model to a budget.")
@@ -70,7 +70,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help=_HELP["overwrite"],
 Resume = Annotated[bool, typer.Option("--resume/--restart", help=_HELP["resume"], rich_help_panel=OUTPUT)]
 _LONGEST = 1000
 """Characters of an error that are shown."""
-SHARED = ("prune", "finetune", "run")
+SHARED = ("prune", "finetune", "run", "eval", "score", "plan")
 """Commands whose work several processes share; of any other the first process does all."""
 LISTS = ("--text-columns", "--label-names", "--keep-layers", "--spared")
 """Flags that take several words: `--text-columns a b`."""
@@ -261,6 +261,8 @@ def score(**options: Any) -> None:
 
     request = _made(Scoring, options)
     found = run_scoring(request, options["quiet"])
+    if not is_first():
+        return
     if options["json"]:
         typer.echo(json.dumps(found, indent=2))
     elif not options["quiet"]:
@@ -348,6 +350,8 @@ def _plan(kind: Any, options: dict[str, Any], budget: bool) -> None:
         options |= dict([ANY_BUDGET[kind]])
     request = _made(Planning, options)
     made = run_planning(request, _made(kind, options), () if budget else AROUND, options["quiet"])
+    if not is_first():
+        return
     if options["json"]:
         typer.echo((Path(request.out) / PLAN).read_text("utf-8"))
     elif not options["quiet"]:
@@ -384,12 +388,12 @@ def _run_sweep(request: Sweep, options: dict[str, Any]) -> None:
 def _run(recipe: Recipe, options: dict[str, Any]) -> None:
     from niwaki.run import run_recipe
 
-    result = run_recipe(recipe, options["quiet"])
-    if is_first():
-        _say(result, recipe.out, options)
+    _say(run_recipe(recipe, options["quiet"]), recipe.out, options)
 
 
 def _say(result: Any, out: str, options: dict[str, Any]) -> None:
+    if not is_first():
+        return
     if options["json"]:
         from niwaki.results import as_json
 
@@ -490,8 +494,9 @@ def main() -> None:
 
 
 def _fail(message: str, status: int) -> None:
-    if not is_first():  # the first one says it
-        sys.exit(status)
-    shown = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."  # what was given may be of any length
-    print(f"niwaki: {shown}", file=sys.stderr)
+    message, status, mine = last_words(message, status)
+    if mine:
+        # What was given may be of any length.
+        shown = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."
+        print(f"niwaki: {shown}", file=sys.stderr)
     sys.exit(status)

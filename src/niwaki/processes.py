@@ -1,26 +1,38 @@
 """The processes of one run, by Accelerate: what each does of the work over data, and what they know together.
 
 `accelerate launch -m niwaki ...` (or `torchrun`) starts the same command several times. Every process reads the same
-model and data and takes every n-th batch of a pass; sums are added over all when the pass ends, and what follows from
-them is done alike by each. So all of them hold the same model at any time, and the first one alone speaks and writes.
-Alone, a process does all of the work, and nothing here costs anything.
+model and data and takes every n-th batch of a pass, or every n-th linear of a solve; sums are added over all when the
+pass ends, and what follows from them is done alike by each. So all of them hold the same model at any time, and the
+first one alone speaks and writes. Alone, a process does all of the work, and nothing here costs anything.
+
+Where one fails the others do, too: whoever waits for it is told that it is gone, and all end with the words of the one
+that failed first (`last_words`).
 """
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load, save
 from torch import Tensor
 
-from niwaki.errors import RequestError
+from niwaki.errors import RequestError, WorkError
 
 T = TypeVar("T")
+Parts = dict[str, Any]
+"""What one process makes for all: tensors and what JSON holds, by name."""
+
+_PATIENCE = datetime.timedelta(days=1)
+"""How long one waits for another, which may be timing a model; one that is gone is not waited for."""
+_FAILED, _SAID = "niwaki/failed", "niwaki/said"
 
 
 def meet() -> None:
@@ -28,7 +40,7 @@ def meet() -> None:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState  # here: it takes long to import
 
-        PartialState()
+        PartialState(timeout=_PATIENCE)
 
 
 def count() -> int:
@@ -63,24 +75,122 @@ def check_enough(batches: Sequence[object]) -> None:
 
 
 def add_up(values: Tensor) -> Tensor:
-    """The sum over all processes, in double precision on the way."""
+    """The sum over all processes, in double precision on the way.
+
+    Raises:
+        WorkError: another process ended.
+    """
     if count() == 1:
         return values
     total = values.to(_device(), torch.double, copy=True).contiguous()
-    dist.all_reduce(total)
+    with _waiting():
+        dist.all_reduce(total)
     return total.to(values)
 
 
 def from_first(make: Callable[[], Any]) -> Any:
-    """What the first process makes, such as a measured time, as JSON has it; the others wait for it."""
+    """What the first process makes, such as a measured time, as JSON has it; the others wait for it.
+
+    Raises:
+        WorkError: another process ended.
+    """
+    return from_one(0, lambda: {"made": make()})["made"]
+
+
+def from_one(source: int, make: Callable[[], Parts]) -> Parts:
+    """What process `source` makes; the others wait for it.
+
+    Raises:
+        WorkError: another process ended.
+    """
     if count() == 1:
         return make()
-    said = json.dumps(make()).encode() if is_first() else b""
+    said = _packed(make()) if number() == source else torch.empty(0, dtype=torch.uint8)
     size = torch.tensor(len(said), device=_device())
-    dist.broadcast(size, 0)
-    text = torch.tensor(list(said) or [0] * int(size), dtype=torch.uint8, device=_device())
-    dist.broadcast(text, 0)
-    return json.loads(bytes(text.tolist()))
+    with _waiting():
+        dist.broadcast(size, source)
+        text = said.to(_device()) if number() == source else torch.empty(int(size), dtype=torch.uint8, device=_device())
+        dist.broadcast(text, source)
+    return _unpacked(text)
+
+
+def shared_out(items: Iterable[T], work: Callable[[T], Parts]) -> list[Parts]:
+    """What `work` makes of each item, in order: each process does its share of the items, and knows all that is made.
+
+    Raises:
+        WorkError: another process ended.
+    """
+    own = [work(item) for item in share(items)]
+    if count() == 1:
+        return own
+    parts = _packed({f"{place}/{name}": value for place, made in enumerate(own) for name, value in made.items()})
+    sizes = [torch.zeros(2, dtype=torch.long, device=_device()) for _ in range(count())]
+    with _waiting():
+        dist.all_gather(sizes, torch.tensor([len(own), len(parts)], device=_device()))
+        longest = max(int(size[1]) for size in sizes)
+        texts = [torch.empty(longest, dtype=torch.uint8, device=_device()) for _ in range(count())]
+        dist.all_gather(texts, torch.nn.functional.pad(parts, (0, longest - len(parts))).to(_device()))
+    found: list[Parts] = [{} for _ in range(sum(int(size[0]) for size in sizes))]
+    for process, (text, size) in enumerate(zip(texts, sizes, strict=True)):
+        for key, value in _unpacked(text[: int(size[1])]).items():
+            place, _, name = key.partition("/")
+            found[process + int(place) * count()][name] = value
+    return found
+
+
+def known_to_all(own: Parts) -> Parts:
+    """What each process made of other things than the others did, by name, together.
+
+    Raises:
+        WorkError: another process ended.
+    """
+    return {name: value for parts in shared_out(range(count()), lambda _: own) for name, value in parts.items()}
+
+
+def _packed(parts: Parts) -> Tensor:
+    """The bytes of parts: safetensors, with what is no tensor as JSON among them, and which were on an accelerator."""
+    tensors = {name: value.detach() for name, value in parts.items() if isinstance(value, Tensor)}
+    there = [name for name, value in tensors.items() if value.device.type != "cpu"]
+    others = {name: value for name, value in parts.items() if name not in tensors}
+    told = _bytes(json.dumps([there, others]).encode())
+    # Cloned: views of one tensor cannot be written.
+    return _bytes(save({"": told, **{name: value.cpu().clone().contiguous() for name, value in tensors.items()}}))
+
+
+def _unpacked(text: Tensor) -> Parts:
+    tensors = load(text.cpu().numpy().tobytes())
+    there, others = json.loads(tensors.pop("").numpy().tobytes())
+    return tensors | {name: tensors[name].to(_device()) for name in there} | others
+
+
+def _bytes(text: bytes) -> Tensor:
+    return torch.frombuffer(bytearray(text), dtype=torch.uint8)
+
+
+def last_words(message: str, status: int) -> tuple[str, int, bool]:
+    """What the command ends with, of several processes the same for all, and whether it is this one that says it.
+
+    `message` and exit `status` are those of this process: they hold where no other failed before it.
+    """
+    if count() == 1:
+        return message, status, is_first()
+    own = json.dumps([message, status])
+    try:
+        store = dist.distributed_c10d._get_default_store()  # where they met; PyTorch has no public name for it
+        message, status = json.loads(store.compare_set(_FAILED, "", own))
+        return message, status, store.add(_SAID, 1) == 1
+    except (RuntimeError, ValueError):  # the process that kept it is gone
+        return message, status, True
+
+
+@contextmanager
+def _waiting() -> Iterator[None]:
+    """While others are waited for, one that is gone is a failure of this process, too."""
+    try:
+        yield
+    except RuntimeError as error:
+        what = " ".join(str(error).split())[:200]
+        raise WorkError(f"another process of this run ended (out of memory? killed?): {what}") from error
 
 
 def _device() -> torch.device:

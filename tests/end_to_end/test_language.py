@@ -120,6 +120,8 @@ def test_gguf(place, niwaki_command):
     assert "f16: perplexity" in err
     assert "llama.cpp: perplexity of a trial text" in err
     assert {path.name for path in (place / "cut-f16").iterdir()} == {".niwaki", "model-F16.gguf"}
+    status, _, err = niwaki_command("export", out="cut-f16", max_drop="0.01", **options)
+    assert (status, "out must be a new or empty folder" in err, "f16" in err.replace("cut-f16", "")) == (2, True, False)
     engine = {"engine": "llama.cpp", "quantize": "f16", "train_data": None, "model": "cut", "against": "bytes"}
     status, out, err = niwaki_command("eval", out="in-llama-cpp", **engine)
     assert status == 0, err

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
 
+import pytest
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file
+
+import niwaki.processes
+import niwaki.run.inputs
+from niwaki.cli import main
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "niwaki"]
 ALONE = [sys.executable, "-m", "niwaki"]
 
 
+def asked(place):
+    return ["prune", "structured", "--model", str(place / "base"), "--train-data", str(place / "train.tsv"),
+            "--eval-data", str(place / "eval.tsv"), "--flops", "0.6", "--batch-size", "4"]  # fmt: skip
+
+
 def test_two_processes_write_what_one_writes(tmp_path, place):
-    asked = ["prune", "structured", "--model", str(place / "base"), "--train-data", str(place / "train.tsv"),
-             "--eval-data", str(place / "eval.tsv"), "--flops", "0.6", "--batch-size", "4"]  # fmt: skip
     done = {}
     for name, start in (("both", LAUNCH), ("alone", ALONE)):
-        command = [*start, *asked, "--out", str(tmp_path / name)]
+        command = [*start, *asked(place), "--out", str(tmp_path / name)]
         done[name] = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         assert done[name].returncode == 0, done[name].stderr
     assert done["both"].stdout.count("accuracy: ") == done["alone"].stdout.count("accuracy: ") == 1
@@ -27,7 +39,72 @@ def test_two_processes_write_what_one_writes(tmp_path, place):
     assert [layer["units"] for layer in both["layers"] if layer["kind"] == "attention"] == [
         layer["units"] for layer in alone["layers"] if layer["kind"] == "attention"
     ]
-    assert both["pruned"]["flops"] == alone["pruned"]["flops"]
+    for side in ("dense", "pruned"):
+        assert both[side]["flops"] == alone[side]["flops"]
+        assert both[side]["quality"] == alone[side]["quality"]
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in done)
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-4, msg=name)
+
+
+def poisoned():
+    """A weight that is not finite, in this process alone."""
+    load = niwaki.run.inputs.load
+
+    def loaded(*args):
+        model = load(*args)
+        model.distilbert.transformer.layer[1].ffn.lin1.weight.data[0, 0] = torch.nan
+        return model
+
+    niwaki.run.inputs.load = loaded
+
+
+def killed():
+    """As by the system, in the middle of the work."""
+    niwaki.processes.add_up = niwaki.observe.statistics.add_up = lambda values: os.kill(os.getpid(), signal.SIGKILL)
+
+
+def start(rank, port, words, said, harm):
+    """One of two processes, forked: starting Python takes seconds. `harm` is done to the second."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        for descriptor in (1, 2):
+            os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+        sys.stdout, sys.stderr = (os.fdopen(descriptor, "w") for descriptor in (1, 2))
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        torch.set_num_threads(1)
+        PartialState._reset_state()  # of another test's Trainer
+        if rank:
+            harm()
+        sys.argv = ["niwaki", *words]
+        main()
+    except SystemExit as stopped:
+        status = int(stopped.code or 0)
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+@pytest.mark.parametrize(
+    ("harm", "statuses", "line"),
+    [
+        (poisoned, (3, 3), "niwaki: evaluation: the model's outputs are not finite; "),
+        (killed, (3, -signal.SIGKILL), "niwaki: another process of this run ended (out of memory? killed?): "),
+    ],
+)
+def test_where_one_process_fails_all_end_with_one_line(tmp_path, place, harm, statuses, line):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    said = tmp_path / "said"
+    words = [*asked(place), "--quiet", "--out", str(tmp_path / "out")]
+    children = [start(rank, port, words, said, harm) for rank in (0, 1)]
+    assert tuple(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children) == statuses
+    lines = [one for one in said.read_text().splitlines() if one.startswith("niwaki: ")]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith(line), lines
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["said"]

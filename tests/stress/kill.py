@@ -7,8 +7,9 @@ a random time, half at a random file operation (mkdir, rename, open, remove), so
 their names are met, too. After each kill the content of `--out` is compared with what was there before and with an
 undisturbed run's; the next run on it is killed as well, or (one in four) left to its end, after which all bytes must be
 those of the undisturbed run but for measured times, and nothing may be left beside `--out`. The two seeds of a recipe
-take turns, so that old and new differ. Replacing in place, where folders cannot change places, is left to
-`tests/unit/test_folder.py`, which kills at every file operation.
+take turns, so that old and new differ. Each `ROW` kills are a row of the log, written as they are done: the same
+command goes on from there until there are as many as are asked. Replacing in place, where folders cannot change places,
+is left to `tests/unit/test_folder.py`, which kills at every file operation.
 """
 
 # ruff: noqa: E402 - the environment is set before PyTorch is loaded
@@ -26,6 +27,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,7 @@ import torch
 
 import niwaki
 import niwaki.evaluate.latency
-from common import RESULTS, environment, write
+from common import RESULTS, note, resumed
 from helpers_text import letter_tokenizer
 from niwaki.config import DynamicSparsityTraining, Finetune, LayerAdaptive, Recipe, Stage, Structured
 from niwaki.run import run_recipe
@@ -48,6 +51,8 @@ CASES: dict[str, tuple[Stage, ...]] = {
     "layer-adaptive": (LayerAdaptive(sparsity=0.3), LayerAdaptive(sparsity=0.5, recover_epochs=1)),
     "dynamic": (DYNAMIC, Structured(flops=0.8)),
 }
+ROW = 50
+"""Kills of a row of the log."""
 MEASURED = ("result.json", "README.md", "report.html")
 """Files that hold times."""
 OPERATIONS = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "open")
@@ -90,7 +95,8 @@ def started(place: Path, case: str, seed: int, operation: int | None = None, cou
         )
         status = 0
         if count_to is not None:
-            count_to.write_text(str(seen), encoding="utf-8")
+            told = {"operations": seen, "modules": list(sys.modules)}
+            count_to.write_text(json.dumps(told), encoding="utf-8")
     finally:
         os._exit(status)
 
@@ -114,7 +120,10 @@ def undisturbed(place: Path, case: str, seed: int) -> dict[str, Any]:
     out, counted = place / "runs" / "out", place / "count"
     begun = time.perf_counter()
     assert ended(started(place, case, seed, count_to=counted)) == 0, f"{case} does not run"
-    found = {"seconds": time.perf_counter() - begun, "operations": int(counted.read_text("utf-8")), "is": content(out)}
+    found = {"seconds": time.perf_counter() - begun, "is": content(out), **json.loads(counted.read_text("utf-8"))}
+    for name in found.pop("modules"):  # so that no fork has to import what this one needed
+        with suppress(Exception):
+            import_module(name)
     shutil.rmtree(out)
     return found
 
@@ -122,10 +131,11 @@ def undisturbed(place: Path, case: str, seed: int) -> dict[str, Any]:
 class Trial:
     """Runs of one case that are killed one after the other."""
 
-    def __init__(self, place: Path, case: str, draw: random.Random) -> None:
-        self.place, self.case, self.draw = place, case, draw
+    def __init__(self, place: Path, case: str) -> None:
+        self.place, self.case, self.draw = place, case, random.Random()
         self.runs, self.out = place / "runs", place / "runs" / "out"
         fill(place)
+        undisturbed(place, case, 0)  # which imports all
         self.whole = [undisturbed(place, case, seed) for seed in (0, 1)]
         self.before: dict[str, str] | None = None
         self.seed, self.found, self.failures = 0, Counter[str](), list[str]()
@@ -171,29 +181,38 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS / "kill.json")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     niwaki.evaluate.latency._LONG = 0.0  # type: ignore[attr-defined] - in as few rounds as may be
-    draw, begun = random.Random(asked.seed), time.perf_counter()
+    found, begun = resumed(asked), time.perf_counter()
+    rows = found.setdefault("runs", [])
     with tempfile.TemporaryDirectory(prefix="niwaki-kill-") as folder:
         os.environ["NIWAKI_CACHE"] = str(Path(folder) / "cache")
-        trials = [Trial(Path(folder) / case, case, draw) for case in CASES]
-        while sum(trial.found["kills"] for trial in trials) < asked.kills:
-            trial = trials[draw.randrange(len(trials))]
-            trial.kill()
-            if draw.random() < 0.25:
-                trial.finish()
+        trials = [Trial(Path(folder) / case, case) for case in CASES]
+        while (total := sum(row["kills"] for row in rows)) < asked.kills:
+            note(found, row_of(trials, len(rows), min(ROW, asked.kills - total)), asked.out)
             if time.perf_counter() - begun > asked.seconds:
                 break
-        for trial in trials:
+    sys.exit(any(row["failures"] for row in rows))
+
+
+def row_of(trials: list[Trial], number: int, kills: int) -> dict[str, Any]:
+    """Do so many kills, drawn by the number of their row, and let a run of each case come to its end; what was seen."""
+    draw = random.Random(number)
+    for trial in trials:
+        trial.draw, trial.found, trial.failures = draw, Counter(), []
+    while sum(trial.found["kills"] for trial in trials) < kills:
+        trial = trials[draw.randrange(len(trials))]
+        trial.kill()
+        if draw.random() < 0.25:
             trial.finish()
+    for trial in trials:
+        trial.finish()
+    seen = sum((trial.found for trial in trials), Counter[str]())
     failures = [failure for trial in trials for failure in trial.failures]
-    found = environment(asked) | {"runs": [{"case": t.case, **dict(sorted(t.found.items()))} for t in trials]}
-    write(asked.out, found | {"kills": sum(t.found["kills"] for t in trials), "failures": failures})
-    print(json.dumps(found["runs"], indent=1), *failures, sep="\n")
-    sys.exit(bool(failures))
+    by_case = {trial.case: trial.found["kills"] for trial in trials}
+    return {"row": number, **dict(sorted(seen.items())), "kills by case": by_case, "failures": failures}
 
 
 if __name__ == "__main__":

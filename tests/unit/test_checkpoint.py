@@ -123,6 +123,15 @@ def test_a_pruned_base_and_its_adapter_move_together(tmp_path):
     assert torch.equal(logits(loaded, batches()[0]), logits(model, batches()[0]))
 
 
+def test_an_adapter_that_peft_saves_on_a_pruned_base_names_no_base(tmp_path):
+    niwaki.save(tiny(), tmp_path / "base")
+    model = with_lora(niwaki.load(tmp_path / "base"))
+    niwaki.prune_(model, niwaki.Structured(flops=0.6, **CUT), batches())
+    model.save_pretrained(str(tmp_path / "adapter"))
+    with pytest.raises(niwaki.RequestError, match=r"base_model must be given: the adapter .* names none"):
+        niwaki.load(tmp_path / "adapter")
+
+
 def test_a_named_adapter_is_found_beside_its_base(tmp_path):
     named = get_peft_model(tiny(), LoraConfig(task_type="SEQ_CLS", target_modules=["q_lin"]), adapter_name="mine")
     write_adapter(named, tmp_path, tmp_path)

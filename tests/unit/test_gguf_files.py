@@ -16,6 +16,7 @@ from niwaki.errors import RequestError, WorkError
 from niwaki.export import export_gguf, in_llama_cpp
 from niwaki.export.gguf import check
 from niwaki.export.gguf.vocabulary import PROBE
+from niwaki.export.gguf.write import _endings
 from niwaki.surgery import cut_
 from tiny import batches, logits, tiny
 
@@ -72,6 +73,14 @@ def test_a_tokenizer_that_the_format_does_not_know_is_refused(kind, tmp_path):
     with pytest.raises(RequestError, match=r"to gguf needs a tokenizer that"):
         export_gguf(llama(), tmp_path / "a.gguf", tokenizer_of(kind))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_first_token_may_be_what_ends_a_text():
+    model = tiny("llama")
+    assert _endings(model) == [2]
+    assert model.generation_config is not None
+    model.generation_config.eos_token_id = 0
+    assert _endings(model) == [0]
 
 
 def test_more_tokens_than_embeddings_are_refused(tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -184,6 +184,14 @@ def _head_names(inner: nn.Module) -> list[str]:
         return []
     parts, body = inner.named_children(), body_of(inner)
     return [name for name, part in parts if part is not body and next(part.parameters(), None) is not None]
+
+
+def forget_base_(model: nn.Module) -> None:
+    """Have adapters name no base: it is no longer what lies where it came from, and PEFT would write that name."""
+    if isinstance(model, PeftModel):
+        cast(Any, model.get_base_model()).name_or_path = ""
+        for config in model.peft_config.values():
+            config.base_model_name_or_path = None
 
 
 def forget_initialisation_(model: PeftModel) -> None:

@@ -5,7 +5,7 @@ from niwaki.evaluate.fidelity import fidelity
 from niwaki.evaluate.generation import greedy
 from niwaki.evaluate.harness import find_tasks, harness_scores
 from niwaki.evaluate.judged import Judged
-from niwaki.evaluate.latency import PairedTiming, latencies, model_latency, paired, random_inputs, speedup
+from niwaki.evaluate.latency import PairedTiming, model_latency, paired, random_inputs, speedup, time_models
 from niwaki.evaluate.latency_table import LatencyTable, latency_table
 from niwaki.evaluate.machine import cpu_name
 from niwaki.evaluate.multiple_choice import (
@@ -39,7 +39,6 @@ __all__ = [
     "greedy",
     "harness_scores",
     "judge",
-    "latencies",
     "latency_table",
     "log_likelihoods",
     "measures_of",
@@ -52,4 +51,5 @@ __all__ = [
     "random_inputs",
     "size_bytes",
     "speedup",
+    "time_models",
 ]

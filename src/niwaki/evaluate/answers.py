@@ -18,14 +18,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from niwaki.data import Batches
+from niwaki.anatomy import Predictions
+from niwaki.data import Batches, token_mask
 from niwaki.data.answers import Asked
 from niwaki.data.batches import ANSWER
 from niwaki.errors import RequestError
 from niwaki.evaluate.finite import check_finite
 from niwaki.evaluate.judged import Answers, Judged, Keeper, text_of_tokens
-from niwaki.evaluate.passes import outputs_over
+from niwaki.evaluate.passes import seen_over
 from niwaki.evaluate.sums import figures_and_intervals
+from niwaki.processes import Parts
 
 ANSWER_METRICS = ("f1", "exact_match")
 LONGEST = 30
@@ -45,26 +47,30 @@ def answered(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool
         raise RequestError("eval_data must be questions on contexts (SQuAD's form) for a model that answers them")
     best: dict[str, tuple[float, str]] = {}
     none: dict[str, float] = {}
-    keeper, rows = Keeper(model), iter(batches.rows)
-    with outputs_over(model, batches, progress) as pairs:
-        for batch, outputs in pairs:
-            keeper.add(batch, outputs)
-            starts, ends = outputs.start_logits.float().cpu(), outputs.end_logits.float().cpu()
-            for start, end in zip(starts, ends, strict=True):
-                asked: Asked = next(rows)[ANSWER]
-                count = len(asked.offsets)
-                check_finite(model, torch.stack([start[:count], end[:count]]))
-                nothing = float(start[0] + end[0])
-                none[asked.name] = min(nothing, none.get(asked.name, nothing))
-                found = _best_span(asked, start, end)
-                best[asked.name] = max(found, best.get(asked.name, found))
+    keeper = Keeper(model)
+
+    def see(batch: dict[str, Any], outputs: Any) -> Parts:
+        keep, both = token_mask(batch).bool(), (outputs.start_logits.float().cpu(), outputs.end_logits.float().cpu())
+        check_finite(model, torch.stack(both)[:, keep])
+        return keeper.of(batch, outputs) | dict(zip(("starts", "ends"), both, strict=True))
+
+    seen = seen_over(model, batches, see, progress)
+    logits = (pair for part in seen for pair in zip(part["starts"], part["ends"], strict=True))
+    for row, (start, end) in zip(batches.rows, logits, strict=True):
+        asked: Asked = row[ANSWER]
+        nothing = float(start[0] + end[0])
+        none[asked.name] = min(nothing, none.get(asked.name, nothing))
+        found = _best_span(asked, start, end)
+        best[asked.name] = max(found, best.get(asked.name, found))
     right = {row[ANSWER].name: row[ANSWER].answers for row in batches.rows}
     unanswered = any(not answers for answers in right.values())
     said = {name: "" if unanswered and none[name] > score else text for name, (score, text) in best.items()}
-    return _judged(said, right, batches, keeper)
+    return _judged(said, right, batches, keeper.joined(seen))
 
 
-def _judged(said: dict[str, str], right: dict[str, tuple[str, ...]], batches: Batches, keeper: Keeper) -> Judged:
+def _judged(
+    said: dict[str, str], right: dict[str, tuple[str, ...]], batches: Batches, predictions: Predictions | None
+) -> Judged:
     """What was `said` to each question, held against the answers that would be `right`."""
     scores = [max((_compared(said[name], answer) for answer in right[name] or ("",)), key=sum) for name in right]
     quality, interval = figures_and_intervals(
@@ -85,7 +91,7 @@ def _judged(said: dict[str, str], right: dict[str, tuple[str, ...]], batches: Ba
         text=lambda index: text_of_tokens(batches.tokenizer, batches.rows[places[index]]["input_ids"]),
         shown=lambda _, value: value or "no answer",
     )
-    return Judged(quality, interval, keeper.predictions, answers)
+    return Judged(quality, interval, predictions, answers)
 
 
 def _best_span(asked: Asked, start: Tensor, end: Tensor) -> tuple[float, str]:

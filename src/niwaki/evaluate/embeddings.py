@@ -22,9 +22,10 @@ from niwaki.data.sentences import OfPair
 from niwaki.errors import RequestError
 from niwaki.evaluate.finite import check_finite
 from niwaki.evaluate.judged import Answers, Judged
-from niwaki.evaluate.passes import outputs_over
+from niwaki.evaluate.passes import seen_over
 from niwaki.evaluate.rows import correlations, of_numbers
 from niwaki.evaluate.sums import figures_and_intervals
+from niwaki.processes import Parts
 
 NEAREST = (1, 10)
 SEARCH_METRICS = (*(f"recall_at_{k}" for k in NEAREST), "mrr")
@@ -40,15 +41,16 @@ def embeddings(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bo
     """
     if not isinstance(batches, Batches) or not batches.rows or ANSWER not in batches.rows[0]:
         raise RequestError("eval_data must be pairs, with a score or of queries and what they are to find")
-    found: list[Tensor] = []
-    with outputs_over(model, batches, progress) as pairs:
-        for batch, outputs in pairs:
-            keep = token_mask(batch).bool().to(next(model.parameters()).device)
-            vectors = predictions_of(model, outputs, keep).values.float().cpu()
-            check_finite(model, vectors)
-            found.append(F.normalize(vectors, dim=-1))
+
+    def see(batch: dict[str, Any], outputs: Any) -> Parts:
+        keep = token_mask(batch).bool().to(next(model.parameters()).device)
+        vectors = predictions_of(model, outputs, keep).values.float().cpu()
+        check_finite(model, vectors)
+        return {"vectors": F.normalize(vectors, dim=-1)}
+
+    seen = seen_over(model, batches, see, progress)
     of: list[OfPair] = [row[ANSWER] for row in batches.rows]
-    vectors = torch.cat(found)
+    vectors = torch.cat([part["vectors"] for part in seen])
     if of[0].score is None:
         judged = _search(of, vectors)
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from niwaki.data.batches import UNLABELLED
 from niwaki.errors import RequestError
 from niwaki.evaluate.finite import check_finite
 from niwaki.numerics.half import half_in_float32
+from niwaki.processes import Parts, shared_out
 from niwaki.progress import bar
 
 Batch = dict[str, Any]
@@ -39,29 +40,33 @@ def fidelity(
     shown = bar(batches, phase="compare", unit="batches", progress=progress)
     pairs = ((batch, batch) for batch in shown) if pruned_batches is None else zip(shown, pruned_batches, strict=True)
     with evaluation_mode(dense, pruned), half_in_float32(dense, pruned):
-        return _compared((_predicted(dense, batch), _predicted(pruned, own)) for batch, own in pairs)
+        return _figures(shared_out(pairs, lambda pair: _apart(*map(_predicted, (dense, pruned), pair))))
 
 
 def fidelity_of(dense: Predictions, pruned: Predictions) -> dict[str, float]:
     """The same of predictions that were kept, of the same things in the same order."""
-    return _compared([((dense,), (pruned,))])
+    return _figures([_apart((dense,), (pruned,))])
 
 
-def _compared(pairs: Iterable[tuple[Iterable[Predictions], Iterable[Predictions]]]) -> dict[str, float]:
-    """The figures over all pairs of what dense and pruned say of the same, each in as many parts."""
-    kind, count = "", 0
-    apart = alike = 0.0
-    for theirs, ours in pairs:
-        for wanted, mine in zip(theirs, ours, strict=True):
-            kind = mine.kind
-            apart += float(mine.divergence_from(wanted).double().sum())
-            alike += float(mine.agrees_with(wanted).sum()) if kind in ("class", "labels") else 0.0
-            count += len(mine.values)
+def _apart(dense: Iterable[Predictions], pruned: Iterable[Predictions]) -> Parts:
+    """Their kind and count, and of each part the sums of how far apart and how often alike they are."""
+    kind, count, apart, alike = "", 0, list[float](), list[float]()
+    for theirs, ours in zip(dense, pruned, strict=True):
+        kind, count = ours.kind, count + len(ours.values)
+        apart.append(float(ours.divergence_from(theirs).double().sum()))
+        alike.append(float(ours.agrees_with(theirs).sum()) if kind in ("class", "labels") else 0.0)
+    return {"kind": kind, "count": count, "apart": apart, "alike": alike}
+
+
+def _figures(parts: Sequence[Parts]) -> dict[str, float]:
+    """The figures over all batches."""
+    count = sum(part["count"] for part in parts)
     if not count:
         raise RequestError("eval_data must hold at least one row, got none")
-    if kind == "vector":
+    apart, alike = (sum(each for part in parts for each in part[name]) for name in ("apart", "alike"))
+    if parts[0]["kind"] == "vector":
         return {"cosine": 1 - apart / count}
-    agreement = {"agreement": alike / count} if kind != "number" else {}
+    agreement = {"agreement": alike / count} if parts[0]["kind"] != "number" else {}
     return agreement | {"kl": max(0.0, apart / count)}
 
 
@@ -76,9 +81,9 @@ def fidelity_of_words(
     found = []
     with evaluation_mode(dense, pruned), half_in_float32(dense, pruned):
         for model, data in ((dense, batches), (pruned, pruned_batches)):
-            labelled = ((batch, batch["labels"] != UNLABELLED) for batch in data if "labels" in batch)
-            parts = [part for batch, where in labelled for part in _predicted(model, batch, where)]
-            found.append(joined(parts) if parts else None)
+            labelled = (batch for batch in data if "labels" in batch)
+            seen = shared_out(labelled, lambda batch, model=model: _of_words(model, batch))
+            found.append(joined([Predictions(**part) for part in seen]) if seen else None)
     theirs, ours = found
     if theirs is None or ours is None or len(theirs.values) != len(ours.values):
         return {}
@@ -86,6 +91,11 @@ def fidelity_of_words(
         "agreement": float(ours.agrees_with(theirs).mean()),
         "kl": max(0.0, float(ours.divergence_from(theirs).double().mean())),
     }
+
+
+def _of_words(model: nn.Module, batch: Batch) -> Parts:
+    found = joined(list(_predicted(model, batch, batch["labels"] != UNLABELLED)))
+    return {"kind": found.kind, "values": found.values, "possible": found.possible}
 
 
 def _predicted(model: nn.Module, batch: Batch, keep: Tensor | None = None) -> Iterator[Predictions]:

@@ -6,7 +6,7 @@ the same data again. Predictions are kept where they are few numbers; those over
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from niwaki.anatomy import Predictions, joined, predictions_of
 from niwaki.data import Batches, token_mask
+from niwaki.processes import Parts
 
 MOST_NUMBERS = 2**23
 """Numbers of all predictions together that are kept at most: 32 MiB."""
@@ -72,26 +73,24 @@ class Keeper:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self._parts: list[Predictions] = []
         self._room = MOST_NUMBERS
 
-    def add(self, batch: dict[str, Any], outputs: Any) -> None:
-        """Keep what `outputs` of the model say of the real tokens of a batch."""
-        if self._room < 0:
-            return
+    def of(self, batch: dict[str, Any], outputs: Any) -> Parts:
+        """What `outputs` of the model say of the real tokens of a batch; nothing where that is too much."""
         keep = token_mask(batch).bool().to(next(self.model.parameters()).device)
         part = predictions_of(self.model, outputs, keep)
         self._room -= part.values.numel()
         if self._room < 0:
-            self._parts = []
-            return
-        possible = None if part.possible is None else part.possible.cpu()
-        self._parts.append(Predictions(part.kind, part.values.float().cpu(), possible))
+            return {"kind": part.kind, "values": None, "possible": None}
+        return {"kind": part.kind, "values": part.values.float().cpu(), "possible": part.possible}
 
-    @property
-    def predictions(self) -> Predictions | None:
-        """All of them, one batch after the other."""
-        return joined(self._parts) if self._parts else None
+    @staticmethod
+    def joined(seen: Sequence[Parts]) -> Predictions | None:
+        """All that was kept `of` batches, one after the other; None where anything was not."""
+        if any(part["values"] is None for part in seen):
+            return None
+        parts = [Predictions(part["kind"], part["values"], part["possible"]) for part in seen]
+        return joined(parts) if 0 < sum(part.values.numel() for part in parts) <= MOST_NUMBERS else None
 
 
 def order_of(batches: Iterable[Any], count: int) -> list[int]:

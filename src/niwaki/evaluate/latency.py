@@ -171,34 +171,53 @@ def model_latency(
 
     Both models are timed in evaluation mode and get their modes back. `rounds` is how often, at the least.
     """
-    models = plain_model(dense), plain_model(pruned)
-    result: dict[str, Any] = {}
-    with evaluation_mode(*models), torch.inference_mode():
-        for way in _ways(models, length, batch_sizes):
-            most = way.rounds(rounds)
-            timing = paired(way.calls[0], way.calls[1], most, way.warmup, way.device, _LONG)
-            rounds = min(rounds, timing.rounds) if most == rounds else rounds
-            shorter = {"seq_len": way.length} if way.passes == 1 and way.length != length else {}
-            result[way.name] = timing.to_dict(way.passes) | shorter
-    return {**result, "seq_len": length, "threads": torch.get_num_threads(), "rounds": rounds}
+    return time_models([dense, pruned], length, batch_sizes, rounds).pair(0, 1)
 
 
-def latencies(
-    models: Sequence[nn.Module], length: int, batch_sizes: tuple[int, ...] = (1, 32), rounds: int = 15
-) -> list[dict[str, Any]]:
-    """Of every model, all timed in turn: way -> `ms` of a pass (the median), and the `tokens_per_second` of that.
+@dataclass(frozen=True, eq=False)
+class Timed:
+    """Models timed in turn on texts of `length` tokens, in so many `rounds`; `ways` are those of running them.
 
-    What is timed is what `model_latency` times.
+    Of each way `times` has the seconds of every model in each round.
     """
-    plain = [plain_model(model) for model in models]
-    found: list[dict[str, Any]] = [{} for _ in models]
-    with evaluation_mode(*plain), torch.inference_mode():
-        for way in _ways(plain, length, batch_sizes):
-            times = in_turn(way.calls, way.rounds(rounds), way.warmup, way.device, _LONG)
+
+    length: int
+    rounds: int
+    ways: list[_Way]
+    times: list[list[tuple[float, ...]]]
+
+    def pair(self, dense: int, pruned: int) -> dict[str, Any]:
+        """The `latency` object of `result.json` of two of the models."""
+        pairs = [tuple((taken[dense], taken[pruned]) for taken in times) for times in self.times]
+        found = {
+            way.name: PairedTiming(each).to_dict(way.passes) | way.shorter_than(self.length)
+            for way, each in zip(self.ways, pairs, strict=True)
+        }
+        return {**found, "seq_len": self.length, "threads": torch.get_num_threads(), "rounds": self.rounds}
+
+    def each(self) -> list[dict[str, Any]]:
+        """Of every model: way -> `ms` of a pass (the median), and the `tokens_per_second` of that."""
+        found: list[dict[str, Any]] = [{} for _ in self.times[0][0]]
+        for way, times in zip(self.ways, self.times, strict=True):
             for record, seconds in zip(found, zip(*times, strict=True), strict=True):
                 taken = statistics.median(seconds)
                 record[way.name] = {"ms": 1000 * taken / way.passes, "tokens_per_second": way.tokens / taken}
-    return found
+        return found
+
+
+def time_models(
+    models: Sequence[nn.Module], length: int, batch_sizes: tuple[int, ...] = (1, 32), rounds: int = 15
+) -> Timed:
+    """Time models in turn, as `model_latency` says."""
+    plain = [plain_model(model) for model in models]
+    ways, times = list[_Way](), list[list[tuple[float, ...]]]()
+    with evaluation_mode(*plain), torch.inference_mode():
+        for way in _ways(plain, length, batch_sizes):
+            most = way.rounds(rounds)
+            times.append(in_turn(way.calls, most, way.warmup, way.device, _LONG))
+            rounds = min(rounds, len(times[-1])) if most == rounds else rounds
+            ways.append(way)
+    return Timed(length, rounds, ways, times)
 
 
 @dataclass(frozen=True)
@@ -217,6 +236,10 @@ class _Way:
     def tokens(self) -> int:
         """Of all rows."""
         return self.rows * self.length
+
+    def shorter_than(self, length: int) -> dict[str, int]:
+        """How long its rows are, where they are read at once and not of this length."""
+        return {"seq_len": self.length} if self.passes == 1 and self.length != length else {}
 
     def rounds(self, asked: int) -> int:
         """Calls of many passes are made less often."""

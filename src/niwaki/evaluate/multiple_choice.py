@@ -23,6 +23,7 @@ from niwaki.data.questions import Question
 from niwaki.errors import RequestError
 from niwaki.evaluate.token_losses import token_losses
 from niwaki.numerics.half import half_in_float32
+from niwaki.processes import Parts, shared_out
 from niwaki.progress import bar
 
 Pair = tuple[list[int], list[int]]
@@ -86,18 +87,20 @@ def log_likelihoods(model: nn.Module, pairs: Sequence[Pair], batch_size: int, pr
     if pairs and (most := max(len(after) for _, after in pairs)) > longest:
         raise RequestError(f"tasks: choices must have at most {longest} tokens, the model's context, got {most}")
     order = sorted(range(len(pairs)), key=lambda i: -len(pairs[i][0]) - len(pairs[i][1]))
-    found = [0.0] * len(pairs)
+    parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+    def likelihoods(chosen: list[int]) -> Parts:
+        rows = [torch.tensor([*pairs[i][0], *pairs[i][1]][-longest - 1 : -1]) for i in chosen]
+        wanted = torch.full((len(rows), len(rows[0])), UNLABELLED)
+        for labels, row, i in zip(wanted, rows, chosen, strict=True):
+            labels[len(row) - len(pairs[i][1]) : len(row)] = torch.tensor(pairs[i][1])
+        inputs = {"input_ids": pad_sequence(rows, batch_first=True).to(device)}
+        return {"found": [-float(losses.sum()) for losses in token_losses(model, inputs, wanted.to(device))]}
+
     with evaluation_mode(model), half_in_float32(model):
-        for start in bar(range(0, len(order), batch_size), phase="choices", unit="batches", progress=progress):
-            chosen = order[start : start + batch_size]
-            rows = [torch.tensor([*pairs[i][0], *pairs[i][1]][-longest - 1 : -1]) for i in chosen]
-            wanted = torch.full((len(rows), len(rows[0])), UNLABELLED)
-            for labels, row, i in zip(wanted, rows, chosen, strict=True):
-                labels[len(row) - len(pairs[i][1]) : len(row)] = torch.tensor(pairs[i][1])
-            inputs = {"input_ids": pad_sequence(rows, batch_first=True).to(device)}
-            for i, losses in zip(chosen, token_losses(model, inputs, wanted.to(device)), strict=True):
-                found[i] = -float(losses.sum())
-    return found
+        told = shared_out(bar(parts, phase="choices", unit="batches", progress=progress), likelihoods)
+    by_pair = dict(zip(order, (each for part in told for each in part["found"]), strict=True))
+    return [by_pair[i] for i in range(len(pairs))]
 
 
 def multiple_choice(

@@ -19,6 +19,7 @@ from niwaki.evaluate.judged import Judged, NextTokens, shown_token
 from niwaki.evaluate.sums import figures_and_intervals
 from niwaki.evaluate.token_losses import token_losses
 from niwaki.numerics.half import half_in_float32
+from niwaki.processes import Parts, shared_out
 from niwaki.progress import bar
 
 LANGUAGE_METRICS = ("perplexity", "nats_per_token", "bits_per_token")
@@ -39,14 +40,17 @@ def perplexity(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bo
 def next_tokens(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = False) -> Judged:
     """The same, with what each token cost; a row of its intervals is a window of text. Raises as `perplexity`."""
     device = next(model.parameters()).device
-    nats, tokens = list[Tensor](), list[Tensor]()
+
+    def see(batch: dict[str, Any]) -> Parts:
+        inputs = {name: value.to(device) for name, value in with_labels(model, batch).items()}
+        labels = inputs.pop("labels")[:, 1:]
+        losses = token_losses(model, inputs, F.pad(labels, (0, 1), value=UNLABELLED))
+        return {"nats": losses[:, :-1].cpu(), "tokens": labels.cpu()}
+
     with evaluation_mode(model), half_in_float32(model):
-        for batch in bar(batches, phase="evaluate", unit="batches", progress=progress):
-            inputs = {name: value.to(device) for name, value in with_labels(model, batch).items()}
-            labels = inputs.pop("labels")[:, 1:]
-            losses = token_losses(model, inputs, F.pad(labels, (0, 1), value=UNLABELLED))
-            nats += losses[:, :-1].cpu()
-            tokens += labels.cpu()
+        seen = shared_out(bar(batches, phase="evaluate", unit="batches", progress=progress), see)
+    nats: list[Tensor] = [row for part in seen for row in part["nats"]]
+    tokens: list[Tensor] = [row for part in seen for row in part["tokens"]]
     sums = np.array(
         [[float(n.double().sum()), int((t != UNLABELLED).sum())] for n, t in zip(nats, tokens, strict=True)]
     )

@@ -13,8 +13,9 @@ from niwaki.anatomy import Predictions, unwrap
 from niwaki.errors import RequestError
 from niwaki.evaluate.finite import check_finite
 from niwaki.evaluate.judged import Answers, Judged, order_of, readable
-from niwaki.evaluate.passes import outputs_over
+from niwaki.evaluate.passes import seen_over
 from niwaki.evaluate.sums import f1, figures_and_intervals, ratio
+from niwaki.processes import Parts
 
 CLASS_METRICS = ("accuracy", "f1", "matthews_correlation")
 NUMBER_METRICS = ("pearson", "spearman")
@@ -30,16 +31,16 @@ def predictions(model: nn.Module, batches: Iterable[dict[str, Any]], progress: b
     Raises:
         RequestError: a batch without labels, or no batch. WorkError: logits that are not finite.
     """
-    logits, labels = [], []
-    with outputs_over(model, batches, progress, lacking="a table without a label column") as pairs:
-        for batch, outputs in pairs:
-            found = outputs.logits.float().cpu()
-            check_finite(model, found)
-            logits.append(found)
-            labels.append(batch["labels"].cpu())
-    if not logits:
+
+    def see(batch: dict[str, Any], outputs: Any) -> Parts:
+        logits = outputs.logits.float().cpu()
+        check_finite(model, logits)
+        return {"logits": logits, "labels": batch["labels"].cpu()}
+
+    seen = seen_over(model, batches, see, progress, lacking="a table without a label column")
+    if not seen:
         raise RequestError("eval_data must hold at least one row, got none")
-    return torch.cat(logits), torch.cat(labels)
+    return torch.cat([part["logits"] for part in seen]), torch.cat([part["labels"] for part in seen])
 
 
 def classes(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = False) -> Judged:

@@ -20,8 +20,9 @@ from niwaki.data.tagged import of_entities
 from niwaki.errors import RequestError
 from niwaki.evaluate.finite import check_finite
 from niwaki.evaluate.judged import Answers, Judged, Keeper, order_of, readable
-from niwaki.evaluate.passes import outputs_over
+from niwaki.evaluate.passes import seen_over
 from niwaki.evaluate.sums import f1, figures_and_intervals, ratio
+from niwaki.processes import Parts
 
 ENTITY_METRICS = ("f1", "precision", "recall", "token_accuracy")
 TAG_METRICS = ("token_accuracy",)
@@ -38,20 +39,27 @@ def tags(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = F
     """
     names = cast("dict[int, str]", unwrap(model).config.id2label)
     keeper, truth, found = Keeper(model), list[Tags](), list[Tags]()
-    with outputs_over(model, batches, progress, lacking="a table without tags") as pairs:
-        for batch, outputs in pairs:
-            keeper.add(batch, outputs)
-            logits = outputs.logits.float().cpu()
-            for row, labels in zip(logits, batch["labels"].cpu(), strict=True):
-                counted = labels != UNLABELLED
-                check_finite(model, row[counted])
-                truth.append(tuple(names[int(label)] for label in labels[counted]))
-                found.append(tuple(names[int(label)] for label in row[counted].argmax(-1)))
+
+    def see(batch: dict[str, Any], outputs: Any) -> Parts:
+        labels = batch["labels"].cpu()
+        counted = labels != UNLABELLED
+        logits = outputs.logits.float().cpu()[counted]
+        check_finite(model, logits)
+        said = torch.full_like(labels, UNLABELLED)
+        said[counted] = logits.argmax(-1)
+        return keeper.of(batch, outputs) | {"labels": labels, "said": said}
+
+    seen = seen_over(model, batches, see, progress, lacking="a table without tags")
+    for part in seen:
+        for labels, said in zip(part["labels"], part["said"], strict=True):
+            counted = labels != UNLABELLED
+            truth.append(tuple(names[label] for label in labels[counted].tolist()))
+            found.append(tuple(names[label] for label in said[counted].tolist()))
     if not any(truth):
         raise RequestError("eval_data must hold tagged tokens, got none")
     parse = _entities if of_entities(names.values()) else None
     quality, interval = _figures(found, truth, parse)
-    return Judged(quality, interval, keeper.predictions, _answers(found, truth, parse, batches))
+    return Judged(quality, interval, keeper.joined(seen), _answers(found, truth, parse, batches))
 
 
 Entities = tuple[tuple[str, int, int], ...]

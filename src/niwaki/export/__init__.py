@@ -4,25 +4,28 @@ Every export has the signature `(model, path, tokenizer, overwrite)`. `model` is
 adapters are merged in a copy; `path` is the folder to write, new or empty, or with `overwrite` one that holds only what
 Niwaki wrote (for ONNX and GGUF also the name of a file that ends in `.onnx` or `.gguf`). ONNX, OpenVINO and GGUF take
 `quantize` too, the former two a `calibration`.
-What is written takes its name at the end, whole, or not at all.
+What is written takes its name at the end, whole, or not at all: what a form fills, a folder or one file, has a function
+of its own.
 
 An engine that is not PyTorch has one function, `(model, tokenizer, quantize, calibration)` -> `Placed`, a model that
-runs there: whatever measures a model measures it there.
+runs there: whatever measures a model measures it there. Another one runs what an export wrote.
 """
 
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 from torch import nn
 
+from niwaki.export import gguf, onnx
 from niwaki.export.calibration import Calibration
-from niwaki.export.gguf import export_gguf
-from niwaki.export.gguf.engine import in_llama_cpp
-from niwaki.export.merged import export_merged
-from niwaki.export.onnx import export_onnx
-from niwaki.export.onnx.engine import in_onnxruntime
-from niwaki.export.openvino import export_openvino
-from niwaki.export.openvino.engine import in_openvino
-from niwaki.export.remote_code import export_remote_code
+from niwaki.export.gguf import export_gguf, fill_gguf
+from niwaki.export.gguf.engine import in_llama_cpp, of_gguf
+from niwaki.export.merged import export_merged, fill_merged
+from niwaki.export.onnx import export_onnx, fill_onnx
+from niwaki.export.onnx.engine import in_onnxruntime, of_onnx
+from niwaki.export.openvino import export_openvino, fill_openvino
+from niwaki.export.openvino.engine import in_openvino, of_openvino
+from niwaki.export.remote_code import export_remote_code, fill_remote_code
 
 EXPORTS = {
     "onnx": export_onnx,
@@ -31,6 +34,15 @@ EXPORTS = {
     "merged": export_merged,
     "remote-code": export_remote_code,
 }
+FILLS: dict[str, Callable[..., list[str] | None]] = {
+    "onnx": fill_onnx,
+    "gguf": fill_gguf,
+    "openvino": fill_openvino,
+    "merged": fill_merged,
+    "remote-code": fill_remote_code,
+}
+SINGLE_FILES = {"onnx": onnx.SINGLE, "gguf": gguf.SINGLE}
+OF_EXPORT = {"onnx": of_onnx, "gguf": of_gguf, "openvino": of_openvino}
 IN_ENGINE = {"onnxruntime": in_onnxruntime, "openvino": in_openvino, "llama.cpp": in_llama_cpp}
 
 _PACKAGE = {"pytorch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino", "llama.cpp": "cyllama"}
@@ -56,7 +68,10 @@ def engine_version(engine: str) -> str:
 
 __all__ = [
     "EXPORTS",
+    "FILLS",
     "IN_ENGINE",
+    "OF_EXPORT",
+    "SINGLE_FILES",
     "Calibration",
     "engine_version",
     "export_gguf",

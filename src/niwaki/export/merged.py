@@ -10,7 +10,8 @@ from torch import nn
 
 from niwaki.adapters import masks_of, remove_masks_
 from niwaki.anatomy import check_task
-from niwaki.checkpoint import merged, save
+from niwaki.checkpoint import merged, write_model
+from niwaki.export.place import place_of
 
 
 def export_merged(model: nn.Module, path: str | Path, tokenizer: Any = None, overwrite: bool = False) -> None:
@@ -21,9 +22,15 @@ def export_merged(model: nn.Module, path: str | Path, tokenizer: Any = None, ove
     Raises:
         RequestError: `path` is not empty, and with `overwrite` holds what Niwaki did not write.
     """
+    with place_of(path, overwrite) as folder:
+        fill_merged(model, folder, tokenizer)
+
+
+def fill_merged(model: nn.Module, folder: Path, tokenizer: Any = None) -> None:
+    """Write what `export_merged` does into a folder that is there."""
     check_task(model)
     plain = merged(model)
     if masks_of(plain):
         plain = copy.deepcopy(plain)
         remove_masks_(plain)
-    save(plain, path, tokenizer, overwrite)
+    write_model(plain, folder, tokenizer)

@@ -13,8 +13,8 @@ from transformers import PreTrainedModel
 from niwaki.anatomy import Site, body_of, check_task, family_of, linear_paths, sites_of, supported_task, weight_of
 from niwaki.anatomy.modeling_mobilellm import MODEL_TYPE
 from niwaki.checkpoint import METHOD, merged, shapes_of, write_model
-from niwaki.checkpoint.folder import atomic_folder
 from niwaki.errors import RequestError
+from niwaki.export.place import place_of
 from niwaki.surgery import output_inside, stale_numbers
 
 _NO_CODE = {
@@ -44,6 +44,12 @@ def export_remote_code(model: nn.Module, path: str | Path, tokenizer: Any = None
         RequestError: `path` is not empty, and with `overwrite` holds what Niwaki did not write; a type of model whose
             weights Transformers renames in files, which it does for its own code alone, or which it does not know.
     """
+    with place_of(path, overwrite) as folder:
+        fill_remote_code(model, folder, tokenizer)
+
+
+def fill_remote_code(model: nn.Module, folder: Path, tokenizer: Any = None) -> None:
+    """Write what `export_remote_code` does into a folder that is there."""
     check_task(model)
     plain = merged(model)
     if plain.config.model_type in _NO_CODE:
@@ -54,18 +60,17 @@ def export_remote_code(model: nn.Module, path: str | Path, tokenizer: Any = None
     dense = auto._model_mapping[type(plain.config)].__name__
     code = resources.files("niwaki.surgery").joinpath(f"{_CODE}.py").read_text(encoding="utf-8")
     code = code.replace(_WRITTEN_FOR, dense).replace(_CLASS, dense)
-    with atomic_folder(path, overwrite) as folder:
-        write_model(plain, folder, tokenizer)
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config.pop("quantization_config", None)
-        config |= {
-            METHOD: table,
-            "architectures": [dense],
-            "auto_map": {auto.__name__: f"{_CODE}.{dense}"},
-        }
-        text = json.dumps(config, indent=2, sort_keys=True)
-        (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")
-        (folder / f"{_CODE}.py").write_text(code, encoding="utf-8")
+    write_model(plain, folder, tokenizer)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config.pop("quantization_config", None)
+    config |= {
+        METHOD: table,
+        "architectures": [dense],
+        "auto_map": {auto.__name__: f"{_CODE}.{dense}"},
+    }
+    text = json.dumps(config, indent=2, sort_keys=True)
+    (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")
+    (folder / f"{_CODE}.py").write_text(code, encoding="utf-8")
 
 
 def _table(model: PreTrainedModel) -> dict[str, Any]:

@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from niwaki.adapters import effective_weight
 from niwaki.allocation.sparsity import Profiles, towards_uniform
 from niwaki.anatomy import BlockLinear
 from niwaki.observe import Batch, Passes
+from niwaki.processes import Parts, shared_out
 from niwaki.scoring.sensitivity import ROWS, divergence_of
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -34,11 +36,13 @@ def best_strength(
     """
     with divergence_of(model, data, seed) as without:
 
-        def divergence(strength: float) -> float:
+        def divergence(strength: float) -> Parts:
             given = towards_uniform(zeros, profiles, strength)
-            return without([(linear, mask_for(linear, given[linear.name])) for linear in linears])
+            lost = [effective_weight(linear.module) * ~mask_for(linear, given[linear.name]) for linear in linears]
+            return {"mean": without(list(zip(linears, lost, strict=True)))}
 
-        return min(STRENGTHS, key=divergence)
+        found = [part["mean"] for part in shared_out(STRENGTHS, divergence)]
+    return STRENGTHS[found.index(min(found))]
 
 
 def strength_passes(rows: int) -> Passes:

@@ -25,6 +25,7 @@ from niwaki.methods.weight_plan import WeightPlan
 from niwaki.methods.weight_profiles import DATA_SCORES, Scored, chosen_by, score_linears
 from niwaki.observe import Batch, Need, Passes, Statistics, need_of, observe
 from niwaki.observe.moments import with_moments
+from niwaki.processes import known_to_all
 from niwaki.repair.block_reconstruction import reconstruction, reconstruction_passes
 from niwaki.repair.least_squares import Optimum, excess, on_mask
 from niwaki.repair.reconstruct import reconstruct_
@@ -255,6 +256,7 @@ def _prune_(
         weights=plan.seen.token_weights if targets else None,
         targets=targets,
         at_once=config.fast,
+        in_turn=isinstance(config.zero_pattern, Block),  # what one linear cannot give, the next does
         then=reconstruction(config.reconstruct, plan.seen.statistics, plan.seen.token_weights, config.seed),
         progress=progress,
     )
@@ -370,11 +372,15 @@ def score_weights(
     statistics = observe(model, batches, need, seed=config.seed, progress=progress)
     pairs = ((linear, statistics) for linear in linears)
     if need.moments:
-        pairs = with_moments(model, statistics, batches, statistics.token_weights, progress=progress)
-    found = Scores()
+        pairs = with_moments(model, statistics, batches, statistics.token_weights, shared=True, progress=progress)
+    means = {}
     for linear, own in pairs:
         scores = WEIGHT_SCORERS[config.weight_score](linear, own, config.seed).double()
-        found[linear.name] = scores.mean(1).tolist()
+        means[linear.name] = scores.mean(1).tolist()
+    if need.moments:
+        means = known_to_all(means)
+    found = Scores()
+    found.update({linear.name: means[linear.name] for linear in linears})
     if config.layer_score:
         found.importance = layer_importance(model, linears, statistics, batches, config)
     return found

@@ -8,7 +8,7 @@ from typing import TypeVar, overload
 
 from torch import nn
 
-from niwaki.adapters import check_model
+from niwaki.adapters import check_model, forget_base_
 from niwaki.anatomy import Site, accepts_of, linears_of, sites_of
 from niwaki.config import DynamicSparsityTraining, LayerAdaptive, Structured
 from niwaki.config.planned import check_plannable
@@ -73,14 +73,18 @@ def prune_(
         return _by_plan_(model, config, data, training_data, held_out, metric, progress)
     with seeded(config.seed):  # a loader that shuffles draws from the global state, too
         if isinstance(config, DynamicSparsityTraining):
-            return prune_dynamically_(model, config, data, training=training_data, progress=progress)
-        check_model(model)
-        batches = checked_batches(accepts_of(model), data)
-        check_enough(batches)
-        recovery = recovery_data(model, config, training_data, batches)
-        if isinstance(config, LayerAdaptive):
-            return prune_weights_(model, config, batches, recovery, progress=progress)
-        return prune_units_(model, config.resolved(), batches, recovery, progress=progress)
+            done = prune_dynamically_(model, config, data, training=training_data, progress=progress)
+        else:
+            check_model(model)
+            batches = checked_batches(accepts_of(model), data)
+            check_enough(batches)
+            recovery = recovery_data(model, config, training_data, batches)
+            if isinstance(config, LayerAdaptive):
+                done = prune_weights_(model, config, batches, recovery, progress=progress)
+            else:
+                done = prune_units_(model, config.resolved(), batches, recovery, progress=progress)
+    forget_base_(model)
+    return done
 
 
 def _by_plan_(
@@ -223,6 +227,7 @@ def apply_(
         else:
             assert isinstance(plan, UnitPlan), "there are two kinds of plan"
             done = apply_units_(model, plan, batches, recovery, progress=progress)
+    forget_base_(model)
     return dataclasses.replace(done, warnings=(*warnings, *done.warnings))
 
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from niwaki.allocation.profiles import profiles_of
 from niwaki.allocation.sparsity import Curve, Profiles
@@ -16,7 +17,7 @@ from niwaki.config import LayerAdaptive
 from niwaki.config.layer_adaptive import SOLVED
 from niwaki.observe import Batch, Need, Passes, Statistics, TokenWeights, need_of, observe
 from niwaki.observe.moments import with_moments
-from niwaki.processes import check_enough
+from niwaki.processes import check_enough, known_to_all
 from niwaki.scoring.layers import LAYER_NEEDS, SENSITIVITY, layer_importance
 from niwaki.scoring.sensitivity import ROWS
 from niwaki.scoring.weights import WEIGHT_NEEDS, weight_scores
@@ -70,18 +71,23 @@ def score_linears(
         statistics = observe(model, data, asked, seed=config.seed, progress=progress)
     token_weights = statistics.token_weights if weigh else token_weights
     importance = layer_importance(model, linears, statistics, data, config) if config.layer_score else {}
-    scores: dict[str, Tensor] = {}
-    sparsities = dict.fromkeys((config.budget[1], *around)) if config.rule == "search" else {}
-    curves: dict[float, dict[str, Curve]] = {sparsity: {} for sparsity in sparsities}
+    scores: dict[str, Any] = {}
+    found: dict[str, Any] = {}
+    sparsities = list(dict.fromkeys((config.budget[1], *around))) if config.rule == "search" else []
     pairs: Iterable[tuple[BlockLinear, Statistics]] = ((linear, statistics) for linear in linears)
-    if need.moments:  # summed and used up linear by linear
-        pairs = with_moments(model, statistics, data, token_weights, progress=progress)
+    if need.moments:  # summed and used up linear by linear, by several processes each its own
+        pairs = with_moments(model, statistics, data, token_weights, shared=True, progress=progress)
     for linear, own in pairs:
         if config.rule == "global":
             scores[linear.name] = weight_scores(linear, own, config)
-        for sparsity, by_name in curves.items():
-            at = sparsities_around(sparsity)
-            by_name[linear.name] = loss_curve(linear, own, at, by_row=config.compares_rows)
+        at = [sparsities_around(sparsity) for sparsity in sparsities]
+        found[linear.name] = [loss_curve(linear, own, part, by_row=config.compares_rows) for part in at]
+    if need.moments:
+        scores, found = known_to_all(scores), known_to_all(found)
+    curves: dict[float, dict[str, Curve]] = {
+        sparsity: {linear.name: tuple(map(tuple, found[linear.name][place])) for linear in linears}
+        for place, sparsity in enumerate(sparsities)
+    }
     passes = statistics.passes + Passes(float(need.moments))
     if config.layer_score == SENSITIVITY:
         passes += Passes(2.0 * len(linears) * min(ROWS / statistics.rows, 1.0))

@@ -9,8 +9,8 @@ from torch import Tensor
 
 STRIP = 384
 """Columns that are multiplied at once: what is the same above and below the diagonal is multiplied once."""
-TOGETHER = 2048
-"""Rows for which a product is worth its while; a default batch has at most twice as many tokens."""
+TOGETHER = 1024
+"""Rows for which a product is worth its while; a default batch has at most four times as many tokens."""
 
 
 def gram(x: Tensor) -> Tensor:

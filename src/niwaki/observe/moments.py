@@ -12,7 +12,7 @@ from niwaki.numerics.gram import gram, rebatch
 from niwaki.observe.statistics import Batch, Statistics
 from niwaki.observe.stream import Stream
 from niwaki.observe.tokens import TokenWeights
-from niwaki.processes import add_up
+from niwaki.processes import add_up, count, number
 from niwaki.progress import bar
 
 
@@ -23,32 +23,41 @@ def input_moments(
     weights: TokenWeights | None = None,
     *,
     only_writing: bool = False,
+    shared: bool = False,
     progress: bool = False,
 ) -> Iterator[tuple[BlockLinear, Tensor]]:
     """Yield each linear of `model` as it stands with its `[in, in]` sum of w x x^T, in one forward pass over the data.
 
     With `only_writing` those that write into the residual stream alone. No more than the moments of one layer are held
-    at a time.
+    at a time; with `shared` two, and of several processes each is given its own part of the linears: the layers in
+    turn, as many of them at once as there are processes.
     """
+    own: list[tuple[BlockLinear, Tensor]] = []
     every = [linear for linear in linears_of(model) if linear.writes or not only_writing]
     with evaluation_mode(model), Stream(model, data) as run:
         layers = range(len(layers_of(model)))
         for index in bar(layers, phase="moments", unit="layers", progress=progress):
             linears = [linear for linear in every if linear.layer == index]
-            if not linears:  # its units are all gone
-                run.advance(index)
-                continue
             inputs = {linear.name: linear.module for linear in linears}
             moments = {
                 name: torch.zeros(linear.shape[1], linear.shape[1], dtype=torch.double, device=run.device)
                 for name, linear in zip(inputs, linears, strict=True)
             }
-            parts = enumerate(run.seen(index, inputs, {}, advance=True))
-            for seen in rebatch({n: weighted(x, weights, batch, n) for n, x in part.items()} for batch, part in parts):
-                for name, x in seen.items():
-                    moments[name] += gram(x)
+            if linears:
+                parts = enumerate(run.seen(index, inputs, {}, advance=True))
+                weighed = ({n: weighted(x, weights, batch, n) for n, x in part.items()} for batch, part in parts)
+                for seen in rebatch(weighed):
+                    for name, x in seen.items():
+                        moments[name] += gram(x)
+            else:  # its units are all gone
+                run.advance(index)
             for linear in linears:
-                yield linear, add_up(moments.pop(linear.name))
+                total = add_up(moments.pop(linear.name))
+                if not shared or index % count() == number():
+                    own.append((linear, total))
+            if not shared or (index + 1) % count() == 0 or index + 1 == len(layers):
+                yield from own
+                own.clear()
 
 
 def with_moments(
@@ -58,10 +67,15 @@ def with_moments(
     weights: TokenWeights | None,
     *,
     only_writing: bool = False,
+    shared: bool = False,
     progress: bool = False,
 ) -> Iterator[tuple[BlockLinear, Statistics]]:
-    """Each linear of `model` with `statistics` that hold its whole second moments, and no other linear's."""
-    for linear, moments in input_moments(model, data, weights, only_writing=only_writing, progress=progress):
+    """Each linear of `model` with `statistics` that hold its whole second moments, and no other linear's.
+
+    `only_writing` and `shared` as in `input_moments`.
+    """
+    found = input_moments(model, data, weights, only_writing=only_writing, shared=shared, progress=progress)
+    for linear, moments in found:
         yield linear, statistics.with_moments(linear.name, moments)
 
 

@@ -2,8 +2,8 @@
 
 Products of inputs are made in single precision over pieces of `niwaki.numerics.gram.TOGETHER` tokens and then added in
 double precision. So a process gets the batches of whole pieces: all products are those that one process alone would
-make, and their sums do not depend on how many there are. Where there are fewer pieces than processes, batches are
-shared one by one.
+make, and their sums hardly depend on how many there are. Pieces go to whoever has the fewest tokens by then, the
+largest first. Where there are fewer pieces than processes, batches are shared one by one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from niwaki.data import token_mask
 from niwaki.numerics import gram
 from niwaki.observe.statistics import Batch
-from niwaki.processes import count, share
+from niwaki.processes import count, number
 
 
 def shared(data: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
@@ -22,22 +22,33 @@ def shared(data: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
         yield from enumerate(data)
         return
     batches = list(data)
-    pieces = _pieces(batches)
+    tokens = [int(token_mask(batch).sum()) for batch in batches]
+    pieces = _pieces(tokens)
     if len(pieces) < count():
-        pieces = [[number] for number in range(len(batches))]
-    for piece in share(pieces):
-        for number in piece:
-            yield number, batches[number]
+        pieces = [[place] for place in range(len(batches))]
+    for piece in _own(pieces, [sum(tokens[place] for place in piece) for piece in pieces]):
+        for place in piece:
+            yield place, batches[place]
 
 
-def _pieces(batches: list[Batch]) -> list[list[int]]:
-    """Numbers of the batches whose tokens are multiplied together."""
+def _own(pieces: list[list[int]], tokens: list[int]) -> list[list[int]]:
+    """The pieces of this process, in order; each has so many tokens."""
+    loads, own = [0] * count(), list[int]()
+    for piece in sorted(range(len(pieces)), key=lambda piece: -tokens[piece]):
+        least = loads.index(min(loads))
+        loads[least] += tokens[piece]
+        own += [piece] * (least == number())
+    return [pieces[piece] for piece in sorted(own)]
+
+
+def _pieces(tokens: list[int]) -> list[list[int]]:
+    """Places of the batches, with so many tokens each, that are multiplied together."""
     pieces: list[list[int]] = [[]]
-    tokens = 0
-    for number, batch in enumerate(batches):
-        if tokens >= gram.TOGETHER:
+    together = 0
+    for place, found in enumerate(tokens):
+        if together >= gram.TOGETHER:
             pieces.append([])
-            tokens = 0
-        pieces[-1].append(number)
-        tokens += int(token_mask(batch).sum())
+            together = 0
+        pieces[-1].append(place)
+        together += found
     return pieces

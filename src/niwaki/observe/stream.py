@@ -66,14 +66,15 @@ class Stream:
         self.model = model
         self.layers: dict[int, nn.Module] = dict(enumerate(layers_of(model)))
         self.runs = runs_of(model)
-        self.batches = 0
+        self.numbers: list[int] = []
+        """Of the batches here, the number of each among those of all processes."""
         self.folder = tempfile.TemporaryDirectory(prefix="niwaki-")
         self.device = next(model.parameters()).device
-        for number, (_, batch) in enumerate(shared(data)):
+        for number, (among_all, batch) in enumerate(shared(data)):
             inputs = {k: v.to(self.device) for k, v in without_labels(batch).items() if isinstance(v, Tensor)}
             self._put("inputs", number, inputs)
             self._put("hidden", number, {"hidden": first_layer_call(model, inputs)[0][0]})
-            self.batches += 1
+            self.numbers.append(among_all)
 
     def __enter__(self) -> Stream:
         return self
@@ -114,7 +115,7 @@ class Stream:
                 raise _Seen
 
         with materialized_weights(layer):
-            for number in range(self.batches):
+            for number in range(len(self.numbers)):
                 turn = self.turn(index, number)
                 hidden = turn.hidden
                 with suppress(_Seen), _noted(inputs, outputs, note), half_in_float32(layer):
@@ -126,10 +127,17 @@ class Stream:
                     values.clear()
 
     def turn(self, index: int, number: int) -> Turn:
-        """What layer `index` is called with when batch `number` has its turn."""
-        batch = self._get("inputs", number)
-        (_, *args), kwargs = layer_calls(self.model, batch)[index]
-        return Turn(self.hidden(number), tuple(args), kwargs, token_mask(batch).bool(), self.runs)
+        """What layer `index` is called with when batch `number` of those here has its turn."""
+        return self.turn_of(index, self.inputs(number), self.hidden(number))
+
+    def turn_of(self, index: int, inputs: Batch, hidden: Tensor) -> Turn:
+        """The same of any `inputs` of the model, or rows of them, that stand before the layer as `hidden` states."""
+        (_, *args), kwargs = layer_calls(self.model, inputs)[index]
+        return Turn(hidden, tuple(args), kwargs, token_mask(inputs).bool(), self.runs)
+
+    def inputs(self, number: int) -> Batch:
+        """A batch as the model takes it."""
+        return self._get("inputs", number)
 
     def hidden(self, number: int) -> Tensor:
         """The hidden states `[batch, tokens, width]` of a batch where it stands."""

@@ -6,14 +6,16 @@ dense model's hidden states after the layer, over real tokens: block reconstruct
 of the Fisher information as in BRECQ (Li et al., ICLR 2021), here that of a token times that of a dimension. `kept`
 trains whatever the masks leave of the layer ("A Free Lunch in LLM Compression", 2025); `norms` its norms and biases
 alone (PERP, Zimmer et al., 2023). No labels; one layer and one batch at a time.
+
+Several processes share the rows of each batch that is learned from, and the batches that are measured.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +23,13 @@ from torch.func import functional_call
 from transformers import get_linear_schedule_with_warmup
 
 from niwaki.anatomy import BlockLinear
-from niwaki.errors import RequestError, WorkError
+from niwaki.data import token_mask
+from niwaki.errors import WorkError
 from niwaki.numerics.half import half_in_float32
 from niwaki.observe import Passes, Statistics, TokenWeights
-from niwaki.observe.stream import Stream, Turn
-from niwaki.processes import count
+from niwaki.observe.stream import Stream
+from niwaki.processes import add_up, count, from_one, known_to_all, number, shared_out
+from niwaki.repair.given import Given
 from niwaki.repair.sequential_least_squares import AfterLayer
 
 EPOCHS = 4
@@ -36,20 +40,13 @@ HELD_OUT = 8
 """One batch of so many is not learned from: where the layer is no better there after training, it stays as it was."""
 
 Values = dict[str, Tensor]
-"""Parameters of a layer by name, in float32: training in half precision would round small steps to nothing."""
+"""Parameters of a layer by name, in float32 at least: training in half precision would round small steps to nothing."""
 
 
 def reconstruction(which: str, statistics: Statistics, weights: TokenWeights | None, seed: int) -> AfterLayer | None:
-    """What is to be done after each layer of a refit: `reconstruct_block_`, or nothing for `which` none.
-
-    Raises:
-        RequestError: anything else, of several processes.
-    """
+    """What is to be done after each layer of a refit: `reconstruct_block_`, or nothing for `which` none."""
     if which == "none":
         return None
-    if count() > 1:
-        rule = "reconstruct must be none with several processes: a layer learns from one batch after the other"
-        raise RequestError(f"{rule}, got {which!r}")
     return partial(reconstruct_block_, which=which, statistics=statistics, weights=weights, seed=seed)
 
 
@@ -96,13 +93,13 @@ def reconstruct_block_(
         _by_dimension(statistics, last),
         weights,
     )
-    learned, held = _parts(pruned.batches)
+    learned, held = _parts(len(block.holders))
     with half_in_float32(layer):
-        values = {name: parameter.detach().float().clone() for name, parameter in block.stored.items()}
-        before = sum(float(block.error(number, values)) for number in held)
-        size = max(sum(block.size(number) for number in learned) / len(learned), torch.finfo(torch.float32).tiny)
+        values = {name: _exact(parameter.detach()).clone() for name, parameter in block.stored.items()}
+        before = block.total(held, lambda given: float(block.error(given, values)))
+        size = max(block.total(learned, block.size) / len(learned), torch.finfo(torch.float32).tiny)
         _train(block, values, learned, size, seed)
-        after = sum(float(block.error(number, values)) for number in held)
+        after = block.total(held, lambda given: float(block.error(given, values)))
     if after < before:
         for name, parameter in block.stored.items():
             parameter.data.copy_(values[name])
@@ -124,25 +121,50 @@ class _Block:
     by_dimension: Tensor | None
     weights: TokenWeights | None
 
-    def error(self, number: int, values: Values) -> Tensor:
+    @cached_property
+    def holders(self) -> dict[int, tuple[int, int]]:
+        """Number of a batch among all -> the process that holds it, and its number there."""
+        told = shared_out(range(count()), lambda _: {"numbers": self.pruned.numbers})
+        return {n: (holder, place) for holder, part in enumerate(told) for place, n in enumerate(part["numbers"])}
+
+    def total(self, numbers: Sequence[int], measure: Callable[[Given], float]) -> float:
+        """The sum of what is measured of each of these batches, by the process that holds it."""
+        places = {n: place for n, (holder, place) in self.holders.items() if n in numbers and holder == number()}
+        found = known_to_all({str(n): measure(self.given(place)) for n, place in places.items()})
+        return sum(found[str(n)] for n in numbers)
+
+    def given(self, place: int) -> Given:
+        """A batch that is held here, with what the layer is to give for it and what each token counts."""
+        inputs, by_token = self.pruned.inputs(place), None
+        # A layer that runs several times has weights for the tokens of each run; one that has no units left has none.
+        if self.weights is not None and self.last in self.weights[place]:
+            keep = token_mask(inputs).bool()
+            known = self.weights[place][self.last].reshape(self.pruned.runs, -1)[-1]
+            by_token = known.new_zeros(keep.shape).masked_scatter(keep, known)
+        return Given(inputs, self.pruned.hidden(place), self.dense.hidden(place), by_token)
+
+    def own_rows(self, n: int) -> Given | None:
+        """The rows of batch `n` that this process learns from, all when it is alone; None without any."""
+        holder, place = self.holders[n]
+        given = Given.of(from_one(holder, lambda: self.given(place).parts()))
+        return given if count() == 1 else given.rows(slice(number(), None, count()))
+
+    def error(self, given: Given, values: Values) -> Tensor:
         """The weighted squared error of what the layer gives for a batch with these values."""
-        turn, layer = self.pruned.turn(self.index, number), self.pruned.layers[self.index]
+        turn, layer = self.pruned.turn_of(self.index, given.inputs, given.hidden), self.pruned.layers[self.index]
         rounded = {name: value.to(self.stored[name].dtype) for name, value in values.items()}
         found = turn.through(lambda *args, **kwargs: functional_call(layer, rounded, args, kwargs))
-        wanted = self.dense.hidden(number)[turn.keep].float()
-        return self._weighted((found[turn.keep].float() - wanted).square(), turn, number)
+        return self._weighted((_exact(found[turn.keep]) - _exact(given.wanted[turn.keep])).square(), given)
 
-    def size(self, number: int) -> float:
+    def size(self, given: Given) -> float:
         """The weighted square of what the layer is to give for a batch."""
-        turn = self.pruned.turn(self.index, number)
-        return float(self._weighted(self.dense.hidden(number)[turn.keep].float().square(), turn, number))
+        return float(self._weighted(_exact(given.wanted[token_mask(given.inputs).bool()]).square(), given))
 
-    def _weighted(self, squares: Tensor, turn: Turn, number: int) -> Tensor:
+    def _weighted(self, squares: Tensor, given: Given) -> Tensor:
         by_dimension = torch.ones_like(squares[0]) if self.by_dimension is None else self.by_dimension.to(squares)
         by_token = torch.ones_like(squares[:, 0])
-        # A layer that runs several times has weights for the tokens of each run; one that has no units left has none.
-        if self.weights is not None and self.last in self.weights[number]:
-            by_token = self.weights[number][self.last].to(squares).reshape(turn.runs, -1)[-1]
+        if given.by_token is not None:
+            by_token = given.by_token[token_mask(given.inputs).bool()].to(squares)
         return squares @ by_dimension @ by_token
 
 
@@ -176,14 +198,32 @@ def _train(block: _Block, values: Values, batches: list[int], size: float, seed:
     steps, draw = EPOCHS * len(batches), random.Random(seed)
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
     for _ in range(EPOCHS):
-        for number in draw.sample(batches, len(batches)):
-            with torch.enable_grad():
-                loss = block.error(number, values) / size
-            if not bool(torch.isfinite(loss)):
-                raise WorkError(f"layer.{block.index}: the error of what it gives is not finite")
-            # Not `backward`: adapters that the layer holds would gather gradients too.
-            gradients = torch.autograd.grad(loss, list(values.values()), allow_unused=True)
-            for value, gradient in zip(values.values(), gradients, strict=True):
+        for batch in draw.sample(batches, len(batches)):
+            for value, gradient in zip(values.values(), _gradients(block, values, batch, size), strict=True):
                 value.grad = gradient
             optimizer.step()
             schedule.step()
+
+
+def _gradients(block: _Block, values: Values, batch: int, size: float) -> list[Tensor | None]:
+    """Those of the error of a batch over `size` with respect to `values`, from the rows of all processes.
+
+    None of what is no part of the error.
+    """
+    given, found = block.own_rows(batch), [None] * len(values)
+    if given is not None:
+        with torch.enable_grad():
+            loss = block.error(given, values) / size
+        if not bool(torch.isfinite(loss)):
+            raise WorkError(f"layer.{block.index}: the error of what it gives is not finite")
+        # Not `backward`: adapters that the layer holds would gather gradients too.
+        found = list(torch.autograd.grad(loss, list(values.values()), allow_unused=True))
+    if count() == 1:
+        return found
+    own = (torch.zeros_like(v) if g is None else g for v, g in zip(values.values(), found, strict=True))
+    return [add_up(gradient) for gradient in own]
+
+
+def _exact(values: Tensor) -> Tensor:
+    """The same in single precision, or in more where it is."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

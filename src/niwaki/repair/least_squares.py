@@ -26,6 +26,7 @@ from niwaki.adapters import (
 from niwaki.anatomy import BlockLinear
 from niwaki.errors import WorkError
 from niwaki.numerics.solve import damp
+from niwaki.processes import Parts
 
 DAMPING = 1e-2
 """The ridge, as a share of the mean of the diagonal of the moments."""
@@ -119,40 +120,41 @@ def on_mask(best: Optimum, mask: Tensor, start: Tensor | None = None) -> Tensor:
     return weight
 
 
-@torch.no_grad()
-def store_(linear: BlockLinear, best: Optimum, weight: Tensor) -> None:
-    """Give a linear `weight`, and the bias that suits it if one was fitted.
+def fit_with(best: Optimum, weight: Tensor) -> Parts:
+    """`weight` `[out, in]`, and the `bias` that suits it, None where none was fitted."""
+    bias = None if best.bias is None else best.bias + (best.weight - weight) @ best.mean
+    return {"weight": weight, "bias": bias}
+
+
+def fit(linear: BlockLinear, sums: Sums) -> Parts:
+    """The best weight and bias of a linear; of one that holds a mask the best under it.
 
     Raises:
-        WorkError: a weight that is not finite, naming the linear.
-    """
-    if not bool(torch.isfinite(weight).all()):
-        raise WorkError(f"{linear.name}: the refitted weights are not finite")
-    if best.bias is not None:
-        set_effective_bias_(linear.module, best.bias + (best.weight - weight) @ best.mean)
-    set_effective_weight_(linear.module, weight)
-
-
-def fit_(linear: BlockLinear, sums: Sums) -> None:
-    """Give a linear its best weight and bias; one that holds a mask the best under it.
-
-    Raises:
-        WorkError: see `optimum` and `store_`.
+        WorkError: see `optimum`.
     """
     best, mask = optimum(linear, sums), mask_of(linear.module)
-    store_(linear, best, best.weight if mask is None else on_mask(best, mask))
+    return fit_with(best, best.weight if mask is None else on_mask(best, mask))
 
 
-def fit_bias_(linear: BlockLinear, sums: Sums) -> None:
-    """Give a linear that has a bias the best one for its weight as it is: the mean of what is missing.
+def fit_bias(linear: BlockLinear, sums: Sums) -> Parts:
+    """The best bias of a linear that has one, for its weight as it is: the mean of what is missing."""
+    if bias_of(linear.module) is None or sums.cross is None:
+        return {"weight": None, "bias": None}
+    given = effective_weight(linear.module).double() @ sums.moments[1:, 0]
+    return {"weight": None, "bias": (sums.cross[:, 0] - given) / sums.moments[0, 0]}
+
+
+def store_(linear: BlockLinear, fitted: Parts) -> None:
+    """Give a linear the `weight` and the `bias` that were fitted; it keeps what is None.
 
     Raises:
-        WorkError: a bias that is not finite.
+        WorkError: one that is not finite, naming the linear.
     """
-    if bias_of(linear.module) is None or sums.cross is None:
-        return
-    given = effective_weight(linear.module).double() @ sums.moments[1:, 0]
-    best = (sums.cross[:, 0] - given) / sums.moments[0, 0]
-    if not bool(torch.isfinite(best).all()):
-        raise WorkError(f"{linear.name}: the refitted bias is not finite")
-    set_effective_bias_(linear.module, best)
+    weight, bias = fitted["weight"], fitted["bias"]
+    for values, what in ((weight, "weights are"), (bias, "bias is")):
+        if values is not None and not bool(torch.isfinite(values).all()):
+            raise WorkError(f"{linear.name}: the refitted {what} not finite")
+    if bias is not None:
+        set_effective_bias_(linear.module, bias)
+    if weight is not None:
+        set_effective_weight_(linear.module, weight)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from niwaki.adapters import apply_mask_
 from niwaki.anatomy import BlockLinear
 from niwaki.observe import Batch, TokenWeights
-from niwaki.repair.least_squares import DAMPING, Optimum, Sums, optimum, store_
+from niwaki.processes import Parts
+from niwaki.repair.least_squares import DAMPING, Optimum, Sums, fit_with, optimum, store_
 from niwaki.repair.sequential_least_squares import AfterLayer, sequential_least_squares_
 
 Sparsify = Callable[[BlockLinear, Optimum], tuple[Tensor, Tensor]]
@@ -30,29 +31,35 @@ def reconstruct_(
     weights: TokenWeights | None = None,
     targets: bool = True,
     at_once: bool = False,
+    in_turn: bool = False,
     then: AfterLayer | None = None,
     progress: bool = False,
 ) -> list[str]:
     """Give every linear of `model`, when its turn has come, the weight and the mask that `sparsify` says; warnings.
 
     `weights` say how much each token matters; alike where they are not given. With `at_once` a layer is looked at once,
-    see `sequential_least_squares_`. `then` is called after each layer.
+    see `sequential_least_squares_`, as `in_turn`. `then` is called after each layer.
 
     Raises:
         WorkError: weights that are not finite, or moments that no damping makes invertible; names the linear.
     """
     warnings: list[str] = []
 
-    def fit(linear: BlockLinear, sums: Sums) -> None:
+    def fit(linear: BlockLinear, sums: Sums) -> Parts:
         best = optimum(linear, sums)
-        if best.damping > DAMPING:
-            warnings.append(f"{linear.name}: damping was raised to {best.damping:g} for the moments to be factorised")
         weight, mask = sparsify(linear, best)
+        return {**fit_with(best, weight), "mask": mask, "damping": best.damping}
+
+    def put_(linear: BlockLinear, fitted: Parts) -> None:
+        if fitted["damping"] > DAMPING:
+            raised = f"damping was raised to {fitted['damping']:g} for the moments to be factorised"
+            warnings.append(f"{linear.name}: {raised}")
         if linear.size:
-            apply_mask_(linear.module, mask)
-        store_(linear, best, weight)
+            apply_mask_(linear.module, fitted["mask"])
+        store_(linear, fitted)
 
     sequential_least_squares_(
-        model, dense, data, fit, weights=weights, targets=targets, at_once=at_once, then=then, progress=progress
-    )
+        model, dense, data, fit, put_,
+        weights=weights, targets=targets, at_once=at_once, in_turn=in_turn, then=then, progress=progress,
+    )  # fmt: skip
     return warnings

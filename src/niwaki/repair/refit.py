@@ -15,7 +15,7 @@ from torch import nn
 
 from niwaki.anatomy import sites_of
 from niwaki.observe import Batch, TokenWeights
-from niwaki.repair.least_squares import fit_, fit_bias_
+from niwaki.repair.least_squares import fit, fit_bias, store_
 from niwaki.repair.sequential_least_squares import AfterLayer, sequential_least_squares_
 from niwaki.surgery import Kept
 
@@ -43,7 +43,7 @@ def refit_(
     """
     if method == "bias":
         sequential_least_squares_(
-            model, dense, data, fit_bias_, only_writing=True, weights=weights, then=then, progress=progress
+            model, dense, data, fit_bias, store_, only_writing=True, weights=weights, then=then, progress=progress
         )
         return
     rows = {
@@ -51,4 +51,4 @@ def refit_(
         for site in sites_of(dense, query_heads)
         for read in site.reads
     }
-    sequential_least_squares_(model, dense, data, fit_, rows=rows, weights=weights, then=then, progress=progress)
+    sequential_least_squares_(model, dense, data, fit, store_, rows=rows, weights=weights, then=then, progress=progress)

@@ -23,7 +23,7 @@ from niwaki.anatomy import BlockLinear, Site, evaluation_mode, layers_of, linear
 from niwaki.numerics.gram import gram, rebatch
 from niwaki.observe import Batch, TokenWeights
 from niwaki.observe.stream import Stream
-from niwaki.processes import add_up
+from niwaki.processes import Parts, add_up, shared_out
 from niwaki.progress import bar
 from niwaki.repair.least_squares import Sums
 
@@ -39,25 +39,28 @@ def sequential_least_squares_(
     model: nn.Module,
     dense: nn.Module | None,
     data: Sequence[Batch],
-    fit: Callable[[BlockLinear, Sums], None],
+    fit: Callable[[BlockLinear, Sums], Parts],
+    put_: Callable[[BlockLinear, Parts], None],
     *,
     only_writing: bool = False,
     rows: dict[str, Tensor] | None = None,
     weights: TokenWeights | None = None,
     targets: bool = True,
     at_once: bool = False,
+    in_turn: bool = False,
     then: AfterLayer | None = None,
     progress: bool = False,
 ) -> None:
-    """Call `fit(linear, sums)` for each linear of `model`, bottom-up; it may change the linear, the next sees that.
+    """`put_(linear, fit(linear, sums))` for each linear of `model`, bottom-up; the next sees how the linear changed.
 
-    Linears that see the same input are fitted to the same sums. Without `dense` that is `model` as it stands: each
-    layer is copied before it is fitted, no more than one at a time. With `only_writing` those that write into the
-    residual stream alone. `rows` names, by linear, the rows `[out]` of the dense linear that are still there. `weights`
-    say how much each token matters; without `targets` no sums of targets are made. With `at_once` the sums of all
-    linears of a layer are made in one pass, before one of them is fitted: they see what the layers below give, but not
-    what was fitted in their own (SparseGPT goes so). `then` is called when all linears of a layer have been fitted, and
-    may change the layer. Both models are in evaluation mode meanwhile.
+    Linears that see the same input are fitted to the same sums: several processes share them, and all put what each
+    found; `in_turn` one is put before the next is fitted, by each process. Without `dense` that is `model` as it
+    stands: each layer is copied before it is fitted, no more than one at a time. With `only_writing` those that write
+    into the residual stream alone. `rows` names, by linear, the rows `[out]` of the dense linear that are still there.
+    `weights` say how much each token matters; without `targets` no sums of targets are made. With `at_once` the sums of
+    all linears of a layer are made in one pass, before one of them is fitted: they see what the layers below give, but
+    not what was fitted in their own (SparseGPT goes so). `then` is called when all linears of a layer have been fitted,
+    and may change the layer. Both models are in evaluation mode meanwhile.
     """
     with evaluation_mode(model, dense or model), ExitStack() as stack:
         ours = linears_of(model, emptied=True)
@@ -77,8 +80,10 @@ def sequential_least_squares_(
                 if dense_stream is not None:
                     looks.append((dense_stream, _goal_of(together, wanted, dense_stream.layers[index])))
                 seen, *goals = (stream.seen(index, look.inputs, look.outputs, look.advance) for stream, look in looks)
-                for linear, own in _sums(together, seen, goals[0] if goals else None, rows or {}, weights):
-                    fit(linear, own)
+                sums = _sums(together, seen, goals[0] if goals else None, rows or {}, weights)
+                fitted = (fit(*each) for each in sums) if in_turn else shared_out(sums, lambda each: fit(*each))
+                for (linear, _), found in zip(sums, fitted, strict=True):
+                    put_(linear, found)
             if then is not None and dense_stream is not None:
                 then(here, pruned_stream, dense_stream)
             if index + 1 < len(layers):

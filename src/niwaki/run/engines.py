@@ -8,16 +8,16 @@ from typing import Any
 
 from torch import nn
 
-from niwaki.anatomy import longest_input
 from niwaki.config import Evaluation, Export
 from niwaki.config.engine import CALIBRATED
 from niwaki.data import Table, sample
 from niwaki.errors import RequestError
-from niwaki.evaluate import latencies, measures_of, quality, size_bytes
+from niwaki.evaluate import measures_of, quality, size_bytes, time_models
 from niwaki.evaluate.quality import LOWER_IS_BETTER
 from niwaki.export import IN_ENGINE, Calibration
 from niwaki.export.onnx.quantize import saturates
 from niwaki.export.placed import resident_bytes
+from niwaki.processes import from_first
 from niwaki.progress import say
 from niwaki.run.inputs import Inputs, read_data
 from niwaki.run.likeness import Side
@@ -61,13 +61,14 @@ def calibration_of(request: Evaluation | Export, inputs: Inputs, table: Table | 
 
 
 def engine_table(
-    rounded: dict[str, tuple[Running, dict[str, float]]], engine: str, quantize: str, length: float, metric: str | None
-) -> Rows:
+    rounded: dict[str, tuple[Running, dict[str, float]]], engine: str, quantize: str, length: int, metric: str | None
+) -> tuple[Rows, dict[str, Any]]:
     """The `engines` of `result.json`: a row for each side as it is in `engine`, and one as `quantize` has it.
 
-    `rounded` are the sides that run there, and their quality. A row has `model`, `quantize`, `quality`, `size_bytes`,
-    `memory_bytes`, and `latency` of each way of running it; a rounded one also how many of its matrices stay
-    `in_float32`. All rows are timed in turn.
+    Beside it the `latency` of the rounded two. `rounded` are the sides that run there, dense first, and their quality.
+    A row has `model`, `quantize`, `quality`, `size_bytes`, `memory_bytes`, and `latency` of each way of running it; a
+    rounded one also how many of its matrices stay `in_float32`. All rows are timed in turn, on texts of `length`
+    tokens.
     """
     rows: Rows = []
     there: list[Running] = []
@@ -80,24 +81,28 @@ def engine_table(
         ]
         there += [exact, side]
     models = [each.model for each in there]
-    tokens = min(max(1, round(length)), *(longest_input(model) for model in models))
     files = [each.file for each in there if each.file]
-    told = zip(there, resident_bytes(files), latencies(models, tokens), strict=True)
-    for row, (each, memory, latency) in zip(rows, told, strict=True):
+
+    def taken() -> tuple[list[int], list[dict[str, Any]], dict[str, Any]]:
+        timed = time_models(models, length)
+        return resident_bytes(files), timed.each(), timed.pair(1, 3)
+
+    memories, latencies, of_rounded = from_first(taken)
+    for row, each, memory, latency in zip(rows, there, memories, latencies, strict=True):
         row |= {"size_bytes": each.size_bytes, "memory_bytes": memory, "latency": latency}
-    return rows
+    return rows, of_rounded
 
 
-def check_drop(there: Running, exact: nn.Module, most: float) -> str:
+def check_drop(rounded: nn.Module, exact: Side, most: float) -> str:
     """Refuse a rounded model that lost more than the share `most` of its usual metric; what it lost, as a line.
 
     Raises:
         RequestError: with the figures.
     """
-    (metric, *_), _ = measures_of(exact)
-    tests = there.side.tests
+    (metric, *_), _ = measures_of(exact.model)
+    tests = exact.tests
     assert tests is not None
-    before, after = (quality(model, tests)[metric] for model in (exact, there.model))
+    before, after = (quality(model, tests)[metric] for model in (exact.model, rounded))
     worse = after - before if metric in LOWER_IS_BETTER else before - after
     lost = worse / abs(before) if before else 0.0
     if not lost <= most:

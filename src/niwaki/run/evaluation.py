@@ -14,6 +14,7 @@ from niwaki.config import DEFAULT_LENGTH, Evaluation
 from niwaki.data import Table, mean_length
 from niwaki.evaluate import behaviour, check_metric, measures_of
 from niwaki.numerics.threads import threads
+from niwaki.processes import is_first, meet
 from niwaki.progress import library_manners, say
 from niwaki.report import page
 from niwaki.results import Result, write_result
@@ -29,7 +30,7 @@ from niwaki.run.engines import (
 from niwaki.run.folder import output_folder
 from niwaki.run.inputs import Inputs, check_labelled, check_out, read_data, read_inputs
 from niwaki.run.likeness import Side, likeness
-from niwaki.run.record import Clock, State, measure, time_in_turn
+from niwaki.run.record import Clock, State, measure, note_times, time_in_turn
 from niwaki.run.tasks import Tasks, check_asked, note_means, read_tasks
 
 
@@ -41,9 +42,11 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
     Raises:
         RequestError: the request is wrong. WorkError: logits that are not finite.
     """
+    meet()
     clock = Clock()
     data = (request.train_data, request.eval_data, *request.task_files)
     check_out(request.out, request.model, request.against, request.base_model, *data)
+    quiet = quiet or not is_first()
     with library_manners(quiet), threads(request.threads), output_folder(request.out, request.overwrite) as folder:
         table = read_data(request, request.eval_data, "validation", quiet) if request.eval_data else None
         tasks = read_tasks(request, quiet)
@@ -61,11 +64,13 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
         came = _measured(dense, length, request.metric, tasks) if request.against else left
         before, after = dict(came.record), dict(left.record)
         engines: list[dict[str, Any]] = []
+        timed = request.latency_length or max(1, round(length))
         if request.against and request.quantize != "none":
             rounded = {"dense": (dense, before["quality"]), "pruned": (pruned, after["quality"])}
-            engines = engine_table(rounded, request.engine, request.quantize, length, request.metric)
-        timed = request.latency_length or max(1, round(length))
-        latency = time_in_turn(dense.model, pruned.model, timed, before, after)
+            engines, latency = engine_table(rounded, request.engine, request.quantize, timed, request.metric)
+            note_times(latency, before, after)
+        else:
+            latency = time_in_turn(dense.model, pruned.model, timed, before, after)
         result = Result(
             run=clock.environment(request),
             recipe=dataclasses.asdict(request),

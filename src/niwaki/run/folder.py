@@ -15,6 +15,7 @@ import psutil
 
 from niwaki.checkpoint.folder import atomic_folder, temporary_beside
 from niwaki.errors import RequestError
+from niwaki.processes import is_first
 
 
 @contextmanager
@@ -40,11 +41,10 @@ def activations_in(folder: str | None, out: str) -> Iterator[None]:
     except OSError as error:
         rule = "activations_dir must be a folder that can be written"
         raise RequestError(f"{rule}, got {folder!r}: {' '.join(str(error).split())}") from error
-    before, tempfile.tempdir = tempfile.tempdir, str(place)
     try:
-        yield
+        with temporary_files_in(place):
+            yield
     finally:
-        tempfile.tempdir = before
         shutil.rmtree(place, ignore_errors=True)
 
 
@@ -52,14 +52,27 @@ def activations_in(folder: str | None, out: str) -> Iterator[None]:
 def output_folder(out: str, overwrite: bool) -> Iterator[Path]:
     """As `atomic_folder`; what is done meanwhile puts its temporary files beside it, where the next command clears up.
 
+    The first of several processes writes: what the others do goes nowhere.
+
     Raises:
         RequestError: as `atomic_folder`.
     """
+    if not is_first():
+        with tempfile.TemporaryDirectory(prefix="niwaki-") as nowhere:
+            yield Path(nowhere)
+        return
     with atomic_folder(out, overwrite) as folder:
-        before, place = tempfile.tempdir, temporary_beside(folder)
+        place = temporary_beside(folder)
         place.mkdir()
-        tempfile.tempdir = str(place)
-        try:
+        with temporary_files_in(place):
             yield folder
-        finally:
-            tempfile.tempdir = before
+
+
+@contextmanager
+def temporary_files_in(place: Path) -> Iterator[None]:
+    """While open, temporary files of this process lie in `place`."""
+    before, tempfile.tempdir = tempfile.tempdir, str(place)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before

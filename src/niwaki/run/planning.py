@@ -9,6 +9,7 @@ from niwaki.data import sample
 from niwaki.methods.plan import Plan
 from niwaki.methods.prune import plan
 from niwaki.numerics.threads import threads
+from niwaki.processes import is_first, meet
 from niwaki.progress import library_manners
 from niwaki.run.folder import activations_in, output_folder
 from niwaki.run.inputs import check_out, read_data, read_inputs
@@ -22,7 +23,9 @@ def run_planning(
     Raises:
         RequestError: the request is wrong. WorkError: a statistic is not finite.
     """
+    meet()
     check_out(request.out, request.model, request.base_model, request.train_data)
+    quiet = quiet or not is_first()
     with (
         library_manners(quiet),
         threads(request.threads),

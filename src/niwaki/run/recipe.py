@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +39,7 @@ from niwaki.run.work import Work, read_work
 def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
     """Do all that a recipe asks and write its folder; nothing is left there if anything fails.
 
-    Of several processes (see `niwaki.processes`) the first alone measures and writes, and keeps no stages.
+    Of several processes (see `niwaki.processes`) the first alone takes times and writes; no stages are kept.
 
     Raises:
         RequestError: the request is wrong. WorkError: the work failed.
@@ -53,7 +51,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
     with (
         library_manners(quiet),
         threads(recipe.threads),
-        _folder(recipe) as folder,
+        output_folder(recipe.out, recipe.overwrite) as folder,
         activations_in(recipe.activations_dir, recipe.out),
     ):
         tasks = read_tasks(recipe, quiet)
@@ -63,17 +61,6 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
             return do_recipe(work, tasks, folder, clock, Known())
         with kept_stages(kept_beside(folder), work) as kept:
             return do_recipe(work, tasks, folder, clock, Known(kept=kept))
-
-
-@contextmanager
-def _folder(recipe: Recipe) -> Iterator[Path]:
-    """Where the files of a recipe grow; of all processes but the first they go nowhere."""
-    if is_first():
-        with output_folder(recipe.out, recipe.overwrite) as folder:
-            yield folder
-        return
-    with tempfile.TemporaryDirectory(prefix="niwaki-") as folder:
-        yield Path(folder)
 
 
 @dataclass(frozen=True)
@@ -98,7 +85,7 @@ def do_recipe(work: Work, tasks: Tasks, folder: Path, clock: Clock, known: Known
     """
     data = work.described()  # as the model's own tokenizer cuts them
     course = run_stages(work, tasks, folder, known.kept, known.dense, known.plan)
-    return Result(**from_first(lambda: dataclasses.asdict(_finish(course, tasks, data, folder, clock, known))))
+    return _finish(course, tasks, data, folder, clock, known)
 
 
 def _finish(course: Course, tasks: Tasks, data: dict[str, Any], folder: Path, clock: Clock, known: Known) -> Result:
@@ -108,7 +95,7 @@ def _finish(course: Course, tasks: Tasks, data: dict[str, Any], folder: Path, cl
     plain = _write_weights(course, folder)
     states = [*course.states, measure_state(course.work, plain, tasks, len(course.stages))]
     if recipe.compact:
-        states[-1].record["size_bytes"] = sum(path.stat().st_size for path in weight_files(folder))
+        states[-1].record["size_bytes"] = from_first(lambda: sum(file.stat().st_size for file in weight_files(folder)))
     result = _result(course, states, plain, kept, data | tasks.to_dict(), clock, known.alone)
     write_recipe(recipe, folder / "recipe.yaml")
     write_result(result, folder / "result.json")
@@ -122,10 +109,10 @@ def _finish(course: Course, tasks: Tasks, data: dict[str, Any], folder: Path, cl
 def _write_weights(course: Course, folder: Path) -> PreTrainedModel:
     """Write the model that the stages left; returns it without adapters and masks, as others load it."""
     work, recipe = course.work, course.work.recipe
-    if recipe.keep_adapter and isinstance(work.model, PeftModel):
+    if is_first() and recipe.keep_adapter and isinstance(work.model, PeftModel):
         write_adapter(work.model, folder, Path(recipe.out), work.inputs.tokenizer)
     plain = merge_(work.model)
-    if not recipe.keep_adapter:
+    if is_first() and not recipe.keep_adapter:
         write_model(plain, folder, work.inputs.tokenizer, recipe.compact)
     remove_masks_(plain)
     return plain

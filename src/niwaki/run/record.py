@@ -17,6 +17,7 @@ from niwaki.config import Request
 from niwaki.data import Batches
 from niwaki.evaluate import Judged, cpu_name, judge, model_latency, size_bytes
 from niwaki.numerics.device import device_named
+from niwaki.processes import from_first
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,12 @@ def time_in_turn(
     dense: nn.Module, pruned: nn.Module, length: int, dense_record: dict[str, Any], pruned_record: dict[str, Any]
 ) -> dict[str, Any]:
     """The `latency` object of `result.json`; each side's milliseconds are written into its own record too."""
-    latency = model_latency(dense, pruned, length)
+    latency = from_first(lambda: model_latency(dense, pruned, length))
+    note_times(latency, dense_record, pruned_record)
+    return latency
+
+
+def note_times(latency: dict[str, Any], dense_record: dict[str, Any], pruned_record: dict[str, Any]) -> None:
+    """Write each side's milliseconds of a `latency` object into its own record."""
     for record, name in ((dense_record, "dense_ms"), (pruned_record, "pruned_ms")):
         record["latency"] = {key: value[name] for key, value in latency.items() if isinstance(value, dict)}
-    return latency

@@ -12,6 +12,7 @@ from niwaki.config import LayerAdaptive, Scoring, Structured
 from niwaki.data import sample
 from niwaki.methods.prune import score
 from niwaki.numerics.threads import threads
+from niwaki.processes import is_first, meet
 from niwaki.progress import library_manners
 from niwaki.run.folder import activations_in, output_folder
 from niwaki.run.inputs import check_out, read_data, read_inputs
@@ -27,8 +28,10 @@ def run_scoring(request: Scoring, quiet: bool = False) -> dict[str, Any]:
     Raises:
         RequestError: the request is wrong. WorkError: a statistic is not finite.
     """
+    meet()
     clock = Clock()
     check_out(request.out, request.model, request.base_model, request.train_data)
+    quiet = quiet or not is_first()
     with (
         library_manners(quiet),
         threads(request.threads),

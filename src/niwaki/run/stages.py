@@ -36,7 +36,6 @@ from niwaki.methods.finetune import finetune
 from niwaki.methods.plan import Plan
 from niwaki.methods.prune import apply_, prune_
 from niwaki.methods.vocabulary import retokenised, trim_vocabulary_
-from niwaki.processes import is_first
 from niwaki.progress import say
 from niwaki.results import StageResult
 from niwaki.run.kept import Kept, Past
@@ -119,11 +118,8 @@ def first_removing(recipe: Recipe) -> int:
 def measure_state(work: Work, plain: nn.Module, tasks: Tasks, number: int, known: State | None = None) -> State:
     """What the model `plain` is worth after `number` stages: quality, counts, size; `new_head` if that is untrained.
 
-    `known` was measured of it on the same evaluation data: none of what it says of them is measured again. The first of
-    several processes measures; the others need to know nothing of it.
+    `known` was measured of it on the same evaluation data: none of what it says of them is measured again.
     """
-    if not is_first():
-        return State({}, Judged({}))
     if known is None:
         state = measure(plain, work.tests, work.length, work.recipe.metric)
         note_means(state.record, tasks.measure(plain, work.inputs))

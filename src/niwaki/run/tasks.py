@@ -13,6 +13,7 @@ from niwaki.config import Measured
 from niwaki.data.questions import Question, read_questions
 from niwaki.errors import RequestError
 from niwaki.evaluate import Mean, encode_questions, find_tasks, harness_scores, multiple_choice
+from niwaki.processes import from_first
 from niwaki.progress import say
 from niwaki.run.inputs import Inputs
 from niwaki.run.rows import check_ids
@@ -47,12 +48,17 @@ class Tasks:
             found |= {f"{name}/{metric}": mean for metric, mean in scores.items()}
         for name in self.names:
             say(f"tasks: {name}", inputs.quiet)
-            scores, described = harness_scores(
-                model, inputs.tokenizer, self.manager, name, inputs.batch_size, self.limit, not inputs.quiet
-            )
-            found |= scores
+            means, described = from_first(lambda name=name: self._asked_by_harness(name, model, inputs))
+            found |= {metric: Mean(*mean) for metric, mean in means.items()}
             self.described.update(described)
         return found
+
+    def _asked_by_harness(self, name: str, model: nn.Module, inputs: Inputs) -> Any:
+        """The harness shares nothing among processes."""
+        scores, described = harness_scores(
+            model, inputs.tokenizer, self.manager, name, inputs.batch_size, self.limit, not inputs.quiet
+        )
+        return {metric: (mean.value, mean.stderr) for metric, mean in scores.items()}, described
 
 
 def read_tasks(request: Measured, quiet: bool) -> Tasks:

@@ -22,6 +22,7 @@ from niwaki.data import token_mask, without_labels
 from niwaki.errors import RequestError
 from niwaki.masks import choose
 from niwaki.observe import Batch, frozen, to_device
+from niwaki.processes import Parts, shared_out
 
 SPARSITIES = (0.5, 0.8)
 ROWS = 64
@@ -46,7 +47,7 @@ def drawn_rows(data: Sequence[Batch], rows: int, seed: int) -> list[Batch]:
 
 
 Divergence = Callable[[Sequence[tuple[BlockLinear, Tensor]]], float]
-"""Linears, each with a mask `[out, in]`, True where a weight stays -> how far the predictions go without the others."""
+"""Linears, each with the weights `[out, in]` that it loses, 0 where one stays -> how far the predictions go."""
 
 
 @contextmanager
@@ -61,10 +62,10 @@ def divergence_of(model: nn.Module, data: Sequence[Batch], seed: int) -> Iterato
         for batch in batches:
             yield Said(model, batch).parts(token_mask(batch).bool())
 
-    def without(masks: Sequence[tuple[BlockLinear, Tensor]]) -> float:
+    def without(losses: Sequence[tuple[BlockLinear, Tensor]]) -> float:
         with ExitStack() as hooks:
-            for linear, kept in masks:
-                hook = linear.module.register_forward_hook(_without(linear, kept))
+            for linear, lost in losses:
+                hook = linear.module.register_forward_hook(_without(linear, lost))
                 hooks.callback(hook.remove)
             pairs = (pair for parts in zip(outputs(), dense, strict=True) for pair in zip(*parts, strict=True))
             found = [ours().double().divergence_from(theirs().double()) for ours, theirs in pairs]
@@ -78,28 +79,26 @@ def divergence_of(model: nn.Module, data: Sequence[Batch], seed: int) -> Iterato
 
 
 def sensitivity(model: nn.Module, linears: Sequence[BlockLinear], data: Sequence[Batch], seed: int) -> dict[str, float]:
-    """Mean divergence by the name of the linear, over `ROWS` drawn rows, twice for each linear.
+    """Mean divergence by the name of the linear, over `ROWS` drawn rows, twice for each linear; processes share them.
 
     Raises:
         RequestError: no rows.
     """
     with divergence_of(model, data, seed) as without:
-        return {
-            linear.name: sum(without([(linear, _largest(linear, sparsity))]) for sparsity in SPARSITIES)
-            / len(SPARSITIES)
-            for linear in linears
-        }
+
+        def divergence(linear: BlockLinear) -> Parts:
+            weight = effective_weight(linear.module)
+            zeros = [round(sparsity * linear.size) for sparsity in SPARSITIES]
+            kept = (choose(weight.abs(), count, Unstructured(), linear.name) for count in zeros)
+            return {"mean": sum(without([(linear, weight * ~mask)]) for mask in kept) / len(SPARSITIES)}
+
+        found = shared_out(linears, divergence)
+    return {linear.name: part["mean"] for linear, part in zip(linears, found, strict=True)}
 
 
-def _largest(linear: BlockLinear, sparsity: float) -> Tensor:
-    """The mask of all weights but the smallest."""
-    size = effective_weight(linear.module).abs()
-    return choose(size, round(sparsity * linear.size), Unstructured(), linear.name)
-
-
-def _without(linear: BlockLinear, kept: Tensor) -> Callable[..., Tensor]:
-    """A forward hook that takes away what the weights of a linear give that are not `kept`."""
-    lost = (effective_weight(linear.module) * ~kept).to(weight_of(linear.module).dtype)
+def _without(linear: BlockLinear, lost: Tensor) -> Callable[..., Tensor]:
+    """A forward hook that takes away what the weights `lost` of a linear give."""
+    lost = lost.to(weight_of(linear.module).dtype)
 
     def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return output - F.linear(args[0], lost)

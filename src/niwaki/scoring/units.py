@@ -25,6 +25,7 @@ from niwaki.config import HEAD_SCORES, NEURON_SCORES, Structured
 from niwaki.config.by_name import by_name
 from niwaki.observe import Batch, Need, Statistics, need_of
 from niwaki.observe.moments import with_moments
+from niwaki.processes import known_to_all
 from niwaki.scoring.control import uniform_numbers
 from niwaki.scoring.reconstruction import reconstruction  # noqa: F401 - one of the scorers, found by its name
 
@@ -104,11 +105,12 @@ def score_units(
     that heads and neurons hold equal importance in total, and compete by their part of it.
     """
     head_score, neuron_score = config.head_score, config.neuron_score
-    need = need_of(UNIT_NEEDS, head_score, neuron_score)
-    scores = {site.name: torch.zeros(site.units).double() for site in sites}
+    need, found = need_of(UNIT_NEEDS, head_score, neuron_score), {}
     for site, own in _with_needed_moments(model, sites, statistics, data, need, progress):
         scorer = HEAD_SCORERS[head_score] if site.kind == "attention" else NEURON_SCORERS[neuron_score]
-        scores[site.name] = scorer(site, own, config.seed).double()
+        found[site.name] = scorer(site, own, config.seed).double()
+    scores = {site.name: torch.zeros(site.units).double() for site in sites}
+    scores |= known_to_all(found) if need.moments else found
     if head_score == neuron_score and head_score in LOSS_UNITS:
         return scores
     for kind in ("attention", "ffn"):
@@ -126,11 +128,15 @@ def _with_needed_moments(
     need: Need,
     progress: bool,
 ) -> Iterator[tuple[Site, Statistics]]:
-    """Each site that has units, with all that `need` asks of it: the whole moments of one at a time."""
+    """Each site that has units, with all that `need` asks of it: the whole moments of one at a time.
+
+    Where it asks for these, several processes share the sites.
+    """
     named = {site.output_name: site for site in sites if site.units}
     if not need.moments:
         yield from ((site, statistics) for site in named.values())
         return
     weights = statistics.token_weights
-    for linear, own in with_moments(model, statistics, data, weights, only_writing=True, progress=progress):
+    pairs = with_moments(model, statistics, data, weights, only_writing=True, shared=True, progress=progress)
+    for linear, own in pairs:
         yield named[linear.name], own

@@ -13,13 +13,13 @@ from transformers import PreTrainedModel
 from niwaki.adapters import remove_masks_
 from niwaki.anatomy import check_task, is_language_model
 from niwaki.checkpoint import merged
-from niwaki.checkpoint.folder import atomic_file, atomic_folder
 from niwaki.config.engine import check_quantization
 from niwaki.errors import RequestError
 from niwaki.export.gguf.architecture import architecture_of
 from niwaki.export.gguf.check import check_exact, check_runs, text_to_try
 from niwaki.export.gguf.write import MARK, check_rows, write_gguf
 from niwaki.export.packages import check_installed
+from niwaki.export.place import SingleFile, place_of
 
 PACKAGES = ("gguf", "cyllama")
 
@@ -40,6 +40,12 @@ def export_gguf(
         WorkError: logits that differ from PyTorch's by more than `niwaki.export.gguf.check.TOLERANCE`, or that are
             not finite as rounded.
     """
+    with place_of(path, overwrite, SINGLE) as place:
+        fill_gguf(model, place, tokenizer, quantize)
+
+
+def fill_gguf(model: nn.Module, place: Path, tokenizer: Any = None, quantize: str = "none") -> None:
+    """Write what `export_gguf` does into `place`, a folder that is there or the name of a file."""
     check_installed("to gguf", PACKAGES, "gguf")
     check_quantization("gguf", quantize)
     plain = merged(model)
@@ -48,14 +54,8 @@ def export_gguf(
         raise RequestError("to must be onnx, merged or remote-code for a model that is no language model, got 'gguf'")
     plain = copy.deepcopy(plain).eval().cpu().float()
     remove_masks_(plain)
-    target = Path(path)
-    if target.suffix == ".gguf":
-        with atomic_file(target, overwrite, _is_ours, "a GGUF model") as file:
-            _write(plain, file, tokenizer, quantize)
-        return
-    with atomic_folder(target, overwrite) as folder:
-        named = "F32" if quantize == "none" else quantize.upper()
-        _write(plain, folder / f"model-{named}.gguf", tokenizer, quantize)
+    named = "F32" if quantize == "none" else quantize.upper()
+    _write(plain, place if place.suffix == SINGLE.suffix else place / f"model-{named}.gguf", tokenizer, quantize)
 
 
 def _write(plain: PreTrainedModel, file: Path, tokenizer: Any, quantize: str) -> None:
@@ -76,9 +76,12 @@ def _write(plain: PreTrainedModel, file: Path, tokenizer: Any, quantize: str) ->
 
 def _is_ours(file: Path) -> bool:
     """Whether a file is a GGUF model that Niwaki wrote."""
-    from gguf import GGUFReader
-
     try:
+        from gguf import GGUFReader
+
         return MARK in GGUFReader(file).fields
     except Exception:  # whatever it is, and whatever the reader says of it
         return False
+
+
+SINGLE = SingleFile(".gguf", "a GGUF model", _is_ours)

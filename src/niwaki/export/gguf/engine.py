@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 from functools import cached_property
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from niwaki.anatomy import is_language_model
 from niwaki.checkpoint import merged
 from niwaki.errors import RequestError
 from niwaki.export.calibration import Calibration
-from niwaki.export.gguf import PACKAGES, export_gguf
+from niwaki.export.gguf import PACKAGES, fill_gguf
 from niwaki.export.gguf.architecture import longest_text
 from niwaki.export.gguf.llama_cpp import Session
 from niwaki.export.packages import check_installed
@@ -41,7 +43,17 @@ def in_llama_cpp(
     check_installed("engine llama.cpp", PACKAGES, "gguf")
     there = copy.deepcopy(merged(model)).float().cpu()
     file = folder_of(there) / "model.gguf"
-    export_gguf(there, file, tokenizer, quantize=quantize)
+    fill_gguf(there, file, tokenizer, quantize)
+    return _placed(there, file)
+
+
+def of_gguf(model: nn.Module, place: Path, spared: list[str]) -> Placed:
+    """The same of what `fill_gguf` wrote of `model` into `place`."""
+    del spared  # there are none
+    return _placed(copy.deepcopy(merged(model)).float().cpu(), place if place.is_file() else next(place.glob("*.gguf")))
+
+
+def _placed(there: PreTrainedModel, file: Path) -> Placed:
     session = Session(file)
     longest = longest_text(there)
 

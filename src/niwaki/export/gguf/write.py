@@ -58,7 +58,9 @@ def check_rows(model: PreTrainedModel, architecture: Architecture, quantize: str
 
 def _endings(model: PreTrainedModel) -> list[int]:
     """Ids at which a text ends, by the model's own configuration."""
-    found = getattr(model.generation_config, "eos_token_id", None) or getattr(model.config, "eos_token_id", None)
+    found = getattr(model.generation_config, "eos_token_id", None)
+    if found is None:  # 0 is an id
+        found = getattr(model.config, "eos_token_id", None)
     return found if isinstance(found, list) else [] if found is None else [found]
 
 

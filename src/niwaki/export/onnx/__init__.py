@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 from niwaki.adapters import remove_masks_
 from niwaki.anatomy import check_task, is_language_model, pooling_of, unwrap
 from niwaki.checkpoint import SentenceHead, forget_, merged
-from niwaki.checkpoint.folder import atomic_file, atomic_folder
 from niwaki.config.engine import check_quantization
 from niwaki.errors import RequestError
 from niwaki.export.calibration import Calibration
@@ -26,6 +25,7 @@ from niwaki.export.onnx.session import Session
 from niwaki.export.onnx.spare import to_int8
 from niwaki.export.onnx.write import MARK, write_graph
 from niwaki.export.packages import check_installed
+from niwaki.export.place import SingleFile, place_of
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 _NO_CACHE = {"llama4_text": "whose rotations are complex numbers, which torch's exporter has not"}
@@ -64,18 +64,27 @@ def export_onnx(
         WorkError: logits that differ from PyTorch's by more than `niwaki.export.onnx.check.TOLERANCE`, or that are
             not finite in int8.
     """
+    with place_of(path, overwrite, SINGLE) as place:
+        return fill_onnx(model, place, tokenizer, quantize, optimize, calibration)
+
+
+def fill_onnx(
+    model: nn.Module,
+    place: Path,
+    tokenizer: Any = None,
+    quantize: str = "none",
+    optimize: bool = False,
+    calibration: Calibration | None = None,
+) -> list[str]:
+    """Write what `export_onnx` does into `place`, a folder that is there or the name of a file."""
     check_installed("to onnx", PACKAGES, "onnx")
     check_quantization("onnx", quantize)
     plain = plain_of(model, "onnx")
-    target = Path(path)
-    if target.suffix == ".onnx":
-        with atomic_file(target, overwrite, _is_ours, "an ONNX model") as file:
-            return write_onnx(plain, file, tokenizer, quantize, optimize, calibration)
-    with atomic_folder(target, overwrite) as folder:
-        (folder / "onnx").mkdir()
-        file = folder / "onnx" / _name(plain, quantize)
-        spared = write_onnx(plain, file, tokenizer, quantize, optimize, calibration)
-        write_beside(plain, folder, tokenizer)
+    if place.suffix == SINGLE.suffix:
+        return write_onnx(plain, place, tokenizer, quantize, optimize, calibration)
+    (place / "onnx").mkdir()
+    spared = write_onnx(plain, place / "onnx" / _name(plain, quantize), tokenizer, quantize, optimize, calibration)
+    write_beside(plain, place, tokenizer)
     return spared
 
 
@@ -145,10 +154,13 @@ def _name(plain: PreTrainedModel, quantize: str) -> str:
 
 def _is_ours(file: Path) -> bool:
     """Whether a file is an ONNX model that Niwaki wrote."""
-    import onnx
-
     try:
+        import onnx
+
         found = onnx.load(str(file), load_external_data=False)
     except Exception:  # whatever it is, and whatever protobuf says of it
         return False
     return any(entry.key == MARK for entry in found.metadata_props)
+
+
+SINGLE = SingleFile(".onnx", "an ONNX model", _is_ours)

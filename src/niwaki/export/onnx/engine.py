@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from niwaki.checkpoint import merged
 from niwaki.export.calibration import Calibration
-from niwaki.export.onnx import PACKAGES, export_onnx
+from niwaki.export.onnx import PACKAGES, fill_onnx
 from niwaki.export.onnx.graph import Run, graph_of
 from niwaki.export.onnx.session import Session
 from niwaki.export.packages import check_installed
@@ -31,8 +31,14 @@ def in_onnxruntime(
     check_installed("engine onnxruntime", PACKAGES, "onnx")
     there = copy.deepcopy(merged(model)).float().cpu()
     file = folder_of(there) / "model.onnx"
-    spared = export_onnx(there, file, tokenizer, quantize=quantize, calibration=calibration)
+    spared = fill_onnx(there, file, tokenizer, quantize, calibration=calibration)
     return run_by_graph(there, file, Session(file), spared)
+
+
+def of_onnx(model: nn.Module, place: Path, spared: list[str]) -> Placed:
+    """The same of what `fill_onnx` wrote of `model` into `place`."""
+    file = place if place.is_file() else next((place / "onnx").glob("*.onnx"))
+    return run_by_graph(copy.deepcopy(merged(model)).float().cpu(), file, Session(file), spared)
 
 
 def run_by_graph(there: PreTrainedModel, file: Path, run: Run, spared: list[str]) -> Placed:

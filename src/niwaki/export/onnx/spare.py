@@ -68,15 +68,18 @@ def _round_within(most: float, source: Path, target: Path, round_nodes: Rounder,
     if apart.of(target) <= most:
         return []
     by_cost = _by_cost(nodes, round_nodes, apart)
+    shutil.copy(source, target)
     few, enough = 0, len(nodes)
-    while enough - few > 1:
-        count = (few + enough) // 2
-        round_nodes(target, by_cost[count:])
-        few, enough = (few, count) if apart.of(target) <= most else (count, enough)
-    if enough < len(nodes):
-        round_nodes(target, by_cost[enough:])
-    else:
-        shutil.copy(source, target)
+    with tempfile.TemporaryDirectory() as place:
+        trial = Path(place) / "trial.onnx"
+        while enough - few > 1:
+            count = (few + enough) // 2
+            round_nodes(trial, by_cost[count:])
+            if apart.of(trial) <= most:
+                enough = count
+                shutil.move(trial, target)
+            else:
+                few = count
     return by_cost[:enough]
 
 

@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 
 from niwaki.anatomy import is_language_model, pooling_of
 from niwaki.checkpoint import SentenceHead
-from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config.engine import check_quantization
 from niwaki.errors import RequestError
 from niwaki.export.calibration import Calibration
@@ -21,6 +20,7 @@ from niwaki.export.onnx.check import check_exact, check_finite, padded_batches
 from niwaki.export.onnx.graph import graph_of
 from niwaki.export.openvino.session import Session
 from niwaki.export.packages import check_installed
+from niwaki.export.place import place_of
 
 PACKAGES = ("openvino", *TO_ONNX)
 
@@ -45,15 +45,26 @@ def export_openvino(
             graph there; else as `export_onnx`.
         WorkError: as `export_onnx`.
     """
+    with place_of(path, overwrite) as folder:
+        return fill_openvino(model, folder, tokenizer, quantize, calibration)
+
+
+def fill_openvino(
+    model: nn.Module,
+    folder: Path,
+    tokenizer: Any = None,
+    quantize: str = "none",
+    calibration: Calibration | None = None,
+) -> list[str]:
+    """Write what `export_openvino` does into a folder that is there."""
     check_installed("to openvino", PACKAGES, "openvino")
     check_quantization("openvino", quantize)
     if is_language_model(model):
         raise RequestError("to must be onnx, gguf, merged or remote-code for a language model, got 'openvino'")
     plain = plain_of(model, "openvino")
-    with atomic_folder(path, overwrite) as folder:
-        (folder / "openvino").mkdir()
-        spared = _write(plain, folder / "openvino" / _name(plain, quantize), tokenizer, quantize, calibration)
-        write_beside(plain, folder, tokenizer)
+    (folder / "openvino").mkdir()
+    spared = _write(plain, folder / "openvino" / _name(plain, quantize), tokenizer, quantize, calibration)
+    write_beside(plain, folder, tokenizer)
     return spared
 
 

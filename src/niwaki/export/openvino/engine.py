@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from niwaki.checkpoint import merged
 from niwaki.export.calibration import Calibration
 from niwaki.export.onnx.engine import run_by_graph
-from niwaki.export.openvino import PACKAGES, export_openvino
+from niwaki.export.openvino import PACKAGES, fill_openvino
 from niwaki.export.openvino.session import Session
 from niwaki.export.packages import check_installed
 from niwaki.export.placed import Placed, folder_of
@@ -29,6 +31,14 @@ def in_openvino(
     check_installed("engine openvino", PACKAGES, "openvino")
     there = copy.deepcopy(merged(model)).float().cpu()
     folder = folder_of(there)
-    spared = export_openvino(there, folder, quantize=quantize, calibration=calibration, tokenizer=tokenizer)
+    return _placed(there, folder, fill_openvino(there, folder, tokenizer, quantize, calibration))
+
+
+def of_openvino(model: nn.Module, place: Path, spared: list[str]) -> Placed:
+    """The same of what `fill_openvino` wrote of `model` into the folder `place`."""
+    return _placed(copy.deepcopy(merged(model)).float().cpu(), place, spared)
+
+
+def _placed(there: PreTrainedModel, folder: Path, spared: list[str]) -> Placed:
     (file,) = (folder / "openvino").glob("*.xml")
     return run_by_graph(there, file, Session(file), spared)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import Demo, Finetune, Recipe, Structured
 from niwaki.progress import library_manners
 from niwaki.results import Result
 from niwaki.run import demo
+from niwaki.run.folder import output_folder
 from niwaki.run.recipe import run_recipe
 
 
@@ -22,7 +22,7 @@ def run_demo(request: Demo, quiet: bool = False) -> Result:
     Raises:
         RequestError: the encoder's package is missing, or the folder is there. WorkError: the work failed.
     """
-    with atomic_folder(request.out, request.overwrite) as folder, contextlib.chdir(folder):
+    with output_folder(request.out, request.overwrite) as folder, contextlib.chdir(folder):
         with library_manners(quiet):
             encoder, train, evaluation = demo.prepare(Path("data"), request.seed)
 
