@@ -73,6 +73,8 @@ def sections() -> Iterator[Section]:
     tables = [by_budget("vocabulary", ("vocabulary", "flops"), *trimmed, ACCURACY)]
     yield "Vocabulary, SST-2 (`vocabulary.json`)", tables
     yield "Other tasks (`tasks.json`)", tasks()
+    yield "What `--keep-quality` promised and kept (`keep_quality.json`)", promises()
+    yield "A sweep against single runs, SST-2 (`sweep.json`)", sweep()
     yield "Peers (`peers.json`)", peers()
     yield from _language_models()
     yield from _costs()
@@ -187,6 +189,44 @@ def tasks() -> list[list[str]]:
         head = [f"{name}, dense {task['dense'][metric]:.4f}", "method", "recovery", metric, like]
         made.append(_table(head, rows))
     return made
+
+
+def promises() -> list[list[str]]:
+    """By task and seed the budget that was found, and what it kept where it was searched and where it was not."""
+    runs = runs_of("keep_quality")
+    columns: tuple[Column, ...] = (
+        ("FLOPs", lambda r: r["found"]["flops"], 3),
+        ("share kept, held out", lambda r: r["held_out_share"], 4),
+        ("share kept, evaluation data", lambda r: r["share"], 4),
+        ("speed-up, batch 32", lambda r: r["speedup"]["batch_32"], 2),
+    )
+    keys = ("task", "keep_quality", "tries", "rows", "seed")
+    table = by_budget("keep_quality", keys, *columns, only=lambda run: run["found"] is not None)
+    missed = [f"{run['task']}, seed {run['seed']}: {run['share']:.4f}" for run in runs if run["miss"]]
+    none = [f"{run['task']}, seed {run['seed']}: {run['said']}" for run in runs if run["found"] is None]
+    said = [f"{len(missed)} of {len(runs)} runs missed it on the evaluation data.", *([""] if missed or none else [])]
+    return [table, [*said, *(f"- {line}" for line in (*missed, *none))]] if runs else []
+
+
+def sweep() -> list[list[str]]:
+    """What a sweep took of the time of single runs, and what it shared."""
+    path = RESULTS / "sweep.json"
+    if not path.is_file():
+        return []
+    found = json.loads(path.read_text(encoding="utf-8"))
+    equal = f"{found['points_equal_to_single_runs']} of {found['points']}"
+    rows = [
+        [
+            f"processors' time over that of {found['points']} single runs",
+            f"{found['processor_time_of_single_runs']:.2f}",
+        ],
+        ["time by the clock, beside other work", f"{found['time_of_single_runs']:.2f}"],
+        ["points whose weights are those of the single run, byte for byte", equal],
+        ["the dense model was measured, observed", f"{found['dense_measured']}, {found['observed']} times"],
+        ["points done when it was killed", str(found["points_done_before_the_kill"])],
+        ["`sweep.json` then as that of one that was not", "yes" if found["equal_when_killed"] else "no"],
+    ]
+    return [_table([f"{found['points']} budgets, {found['rows']} calibration rows", ""], rows)]
 
 
 def peers() -> list[list[str]]:

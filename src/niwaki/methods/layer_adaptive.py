@@ -256,6 +256,7 @@ def _prune_(
         targets=targets,
         at_once=config.fast,
         then=reconstruction(config.reconstruct, plan.seen.statistics, plan.seen.token_weights, config.seed),
+        kept=plan.seen.targets,
         progress=progress,
     )
 

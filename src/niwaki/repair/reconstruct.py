@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from niwaki.adapters import apply_mask_
 from niwaki.anatomy import BlockLinear
 from niwaki.observe import Batch, TokenWeights
+from niwaki.repair.kept_targets import KeptTargets
 from niwaki.repair.least_squares import DAMPING, Optimum, Sums, optimum, store_
 from niwaki.repair.sequential_least_squares import AfterLayer, sequential_least_squares_
 
@@ -31,12 +32,13 @@ def reconstruct_(
     targets: bool = True,
     at_once: bool = False,
     then: AfterLayer | None = None,
+    kept: KeptTargets | None = None,
     progress: bool = False,
 ) -> list[str]:
     """Give every linear of `model`, when its turn has come, the weight and the mask that `sparsify` says; warnings.
 
     `weights` say how much each token matters; alike where they are not given. With `at_once` a layer is looked at once,
-    see `sequential_least_squares_`. `then` is called after each layer.
+    see `sequential_least_squares_`. `then` is called after each layer. What the dense model gives is `kept` for others.
 
     Raises:
         WorkError: weights that are not finite, or moments that no damping makes invertible; names the linear.
@@ -53,6 +55,7 @@ def reconstruct_(
         store_(linear, best, weight)
 
     sequential_least_squares_(
-        model, dense, data, fit, weights=weights, targets=targets, at_once=at_once, then=then, progress=progress
-    )
+        model, dense, data, fit,
+        weights=weights, targets=targets, at_once=at_once, then=then, kept=kept, progress=progress,
+    )  # fmt: skip
     return warnings

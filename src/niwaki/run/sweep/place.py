@@ -19,7 +19,7 @@ from niwaki.errors import RequestError
 from niwaki.methods.plan import PLAN
 
 KEY, REQUEST = "key.json", "sweep.yaml"
-RESULT, PAGE, PICKED = "sweep.json", "report.html", "picked"
+RESULT, PAGE, PICKED, TARGETS = "sweep.json", "report.html", "picked", ".targets"
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Place:
             RequestError: it holds another sweep, or anything else, and `overwrite` was not asked or cannot be done.
         """
         before = self._key()
+        if before is not None:
+            self.forget_targets()  # of a process that was killed
         if before == key and not sweep.recipe.overwrite:
             return
         if before is not None and not sweep.recipe.overwrite:
@@ -85,6 +87,14 @@ class Place:
         if not there:
             shutil.rmtree(self.plan(name), ignore_errors=True)
         return there
+
+    def targets(self, name: str) -> Path:
+        """Where what the dense model gives is kept from one point of a plan to the next."""
+        return self.path / TARGETS / name
+
+    def forget_targets(self) -> None:
+        """Take away what was kept for points to come."""
+        shutil.rmtree(self.path / TARGETS, ignore_errors=True)
 
     def write(self, name: str, text: str) -> None:
         """Write one of the files of the sweep, whole or not at all."""

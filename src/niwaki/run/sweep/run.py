@@ -17,7 +17,7 @@ from niwaki.checkpoint.folder import MARK, atomic_folder
 from niwaki.config.sweep import Point, Sweep, parse_pick
 from niwaki.errors import RequestError, WorkError
 from niwaki.numerics.threads import threads
-from niwaki.progress import library_manners, say
+from niwaki.progress import job, library_manners, say
 from niwaki.report import page
 from niwaki.results import read_result
 from niwaki.run.inputs import check_out
@@ -51,11 +51,13 @@ def run_sweep(sweep: Sweep, quiet: bool = False) -> dict[str, Any]:
         if len(left) < len(sweep.points):
             say(f"sweep: {len(sweep.points) - len(left)} of {len(sweep.points)} points are done already", quiet)
         shared.prepare(left)
-        if sweep.jobs == 1 or len(left) < 2:
-            for point in left:
-                shared.do(point)
-        else:
-            _do_side_by_side(sweep, place, left, quiet)
+        try:
+            if sweep.jobs == 1 or len(left) < 2:
+                _do_in_turn(shared, left)
+            else:
+                _do_side_by_side(sweep, place, left, quiet)
+        finally:
+            place.forget_targets()
         results = {point.name: read_result(place.point(point) / "result.json") for point in sweep.points}
         found = summary(sweep, place, key, results)
         name, failed = None, None
@@ -80,6 +82,16 @@ def _write_picked(place: Place, name: str | None) -> None:
         return
     with atomic_folder(place.path / PICKED, overwrite=True) as folder:
         shutil.copytree(place.path / "points" / name, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MARK))
+
+
+def _do_in_turn(shared: Shared, points: list[Point]) -> None:
+    """Do points one after the other."""
+    with job([1.0] * len(points)) as steps:
+        for number, point in enumerate(points):
+            if number and point.plan != points[number - 1].plan:
+                shared.place.forget_targets()
+            steps.begin(number)
+            shared.do(point)
 
 
 def _do_side_by_side(sweep: Sweep, place: Place, points: list[Point], quiet: bool) -> None:
