@@ -209,24 +209,22 @@ def promises() -> list[list[str]]:
 
 
 def sweep() -> list[list[str]]:
-    """What a sweep took of the time of single runs, and what it shared."""
+    """What a sweep took of the time of single runs, and what it shared; nothing where a run is missing."""
     path = RESULTS / "sweep.json"
-    if not path.is_file():
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if "time_of_single_runs" not in found:
         return []
-    found = json.loads(path.read_text(encoding="utf-8"))
-    equal = f"{found['points_equal_to_single_runs']} of {found['points']}"
+    singles = [run for run in found["runs"] if run["what"] == "single"]
+    whole, halved = (next(run for run in found["runs"] if run["what"] == what) for what in ("sweep", "killed sweep"))
     rows = [
-        [
-            f"processors' time over that of {found['points']} single runs",
-            f"{found['processor_time_of_single_runs']:.2f}",
-        ],
-        ["time by the clock, beside other work", f"{found['time_of_single_runs']:.2f}"],
-        ["points whose weights are those of the single run, byte for byte", equal],
-        ["the dense model was measured, observed", f"{found['dense_measured']}, {found['observed']} times"],
-        ["points done when it was killed", str(found["points_done_before_the_kill"])],
-        ["`sweep.json` then as that of one that was not", "yes" if found["equal_when_killed"] else "no"],
+        ["processors' time over that of single runs", f"{found['processor_time_of_single_runs']:.2f}"],
+        ["time by the clock over theirs, beside other work", f"{found['time_of_single_runs']:.2f}"],
+        ["points with the weights of the single run, byte for byte", str(found["points_equal_to_single_runs"])],
+        ["times that the dense model was measured, and observed", f"{whole['dense_measured']}, {whole['observed']}"],
+        ["points there when another such sweep was killed", str(halved["points_before"])],
+        ["the same `sweep.json` after it was given again", "yes" if found["equal_when_killed"] else "no"],
     ]
-    return [_table([f"{found['points']} budgets, {found['rows']} calibration rows", ""], rows)]
+    return [_table([f"{len(singles)} budgets, {found['asked']['rows']} calibration rows", ""], rows)]
 
 
 def peers() -> list[list[str]]:

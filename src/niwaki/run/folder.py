@@ -17,11 +17,17 @@ def output_folder(out: str, overwrite: bool) -> Iterator[Path]:
     Raises:
         RequestError: as `atomic_folder`.
     """
-    with atomic_folder(out, overwrite) as folder:
-        before, place = tempfile.tempdir, temporary_beside(folder)
-        place.mkdir()
-        tempfile.tempdir = str(place)
-        try:
-            yield folder
-        finally:
-            tempfile.tempdir = before
+    with atomic_folder(out, overwrite) as folder, temporary_files_in(temporary_beside(folder)):
+        yield folder
+
+
+@contextmanager
+def temporary_files_in(place: Path) -> Iterator[Path]:
+    """While open, temporary files of this process lie in the new folder `place`."""
+    before = tempfile.tempdir
+    place.mkdir()
+    tempfile.tempdir = str(place)
+    try:
+        yield place
+    finally:
+        tempfile.tempdir = before

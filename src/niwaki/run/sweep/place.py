@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from niwaki.checkpoint.folder import atomic_file, atomic_folder
+from niwaki.checkpoint.working import TEMPORARY, working_folder
 from niwaki.config.sweep import Point, Sweep, sweep_to_dict
 from niwaki.errors import RequestError
 from niwaki.methods.plan import PLAN
+from niwaki.run.folder import temporary_files_in
 
 KEY, REQUEST = "key.json", "sweep.yaml"
-RESULT, PAGE, PICKED, TARGETS = "sweep.json", "report.html", "picked", ".targets"
+RESULT, PAGE, PICKED = "sweep.json", "report.html", "picked"
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,6 @@ class Place:
             RequestError: it holds another sweep, or anything else, and `overwrite` was not asked or cannot be done.
         """
         before = self._key()
-        if before is not None:
-            self.forget_targets()  # of a process that was killed
         if before == key and not sweep.recipe.overwrite:
             return
         if before is not None and not sweep.recipe.overwrite:
@@ -88,13 +90,15 @@ class Place:
             shutil.rmtree(self.plan(name), ignore_errors=True)
         return there
 
-    def targets(self, name: str) -> Path:
-        """Where what the dense model gives is kept from one point of a plan to the next."""
-        return self.path / TARGETS / name
+    @contextmanager
+    def held(self) -> Iterator[Path]:
+        """While open, no other command writes here; the folder of temporary files, which goes whatever ends this one.
 
-    def forget_targets(self) -> None:
-        """Take away what was kept for points to come."""
-        shutil.rmtree(self.path / TARGETS, ignore_errors=True)
+        Raises:
+            RequestError: another process works here.
+        """
+        with working_folder(self.path) as beside, temporary_files_in(beside / TEMPORARY) as temporary:
+            yield temporary
 
     def write(self, name: str, text: str) -> None:
         """Write one of the files of the sweep, whole or not at all."""

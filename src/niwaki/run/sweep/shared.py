@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from niwaki.checkpoint import new_parameters
@@ -101,15 +102,17 @@ class Shared:
             self.dense[key] = measure_state(work, plain_model(self.model), self.tasks, 0)
         return self.dense[key]
 
-    def do(self, point: Point, alone: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
-        """Do a point and write its folder."""
+    def do(
+        self, point: Point, temporary: Path, alone: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
+        """Do a point and write its folder; what the dense model gives lies in `temporary` for others of its plan."""
         clock = Clock()
         say(f"point: {point.name}", self.quiet)
         self.place.clear(point)
         work = self.work(point)
         made = None
         if point.plan is not None:
-            made = Plan.load(self.place.plan(point.plan)).keeping_targets(self.place.targets(point.plan))
+            made = Plan.load(self.place.plan(point.plan)).keeping_targets(temporary / point.plan)
         known = Known(dense=self._dense_state(work), plan=made, alone=alone)
         with atomic_folder(self.place.point(point)) as folder:
             do_recipe(work.with_model(copy.deepcopy(self.model)), self.tasks, folder, clock, known)
