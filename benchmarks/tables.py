@@ -76,6 +76,8 @@ def sections() -> Iterator[Section]:
     tables = [by_budget("vocabulary", ("vocabulary", "flops"), *trimmed, ACCURACY)]
     yield "Vocabulary, SST-2 (`vocabulary.json`)", tables
     yield "Other tasks (`tasks.json`)", tasks()
+    yield "What `--keep-quality` promised and kept (`keep_quality.json`)", promises()
+    yield "A sweep against single runs, SST-2 (`sweep.json`)", sweep()
     yield "Peers (`peers.json`)", peers()
     yield "Engines, `--flops 0.5`, a processor with VNNI (`engines_*.json`)", engines()
     yield from _language_models()
@@ -186,6 +188,42 @@ def tasks() -> list[list[str]]:
         head = [f"{name}, dense {task['dense'][metric]:.4f}", "method", "recovery", metric, like]
         made.append(_table(head, rows))
     return made
+
+
+def promises() -> list[list[str]]:
+    """By task and seed the budget that was found, and what it kept where it was searched and where it was not."""
+    runs = runs_of("keep_quality")
+    columns: tuple[Column, ...] = (
+        ("FLOPs", lambda r: r["found"]["flops"], 3),
+        ("share kept, held out", lambda r: r["held_out_share"], 4),
+        ("share kept, evaluation data", lambda r: r["share"], 4),
+        ("speed-up, batch 32", lambda r: r["speedup"]["batch_32"], 2),
+    )
+    keys = ("task", "keep_quality", "tries", "rows", "seed")
+    table = by_budget("keep_quality", keys, *columns, only=lambda run: run["found"] is not None)
+    missed = [f"{run['task']}, seed {run['seed']}: {run['share']:.4f}" for run in runs if run["miss"]]
+    none = [f"{run['task']}, seed {run['seed']}: {run['said']}" for run in runs if run["found"] is None]
+    said = [f"{len(missed)} of {len(runs)} runs missed it on the evaluation data.", *([""] if missed or none else [])]
+    return [table, [*said, *(f"- {line}" for line in (*missed, *none))]] if runs else []
+
+
+def sweep() -> list[list[str]]:
+    """What a sweep took of the time of single runs, and what it shared; nothing where a run is missing."""
+    path = RESULTS / "sweep.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if "time_of_single_runs" not in found:
+        return []
+    singles = [run for run in found["runs"] if run["what"] == "single"]
+    whole, halved = (next(run for run in found["runs"] if run["what"] == what) for what in ("sweep", "killed sweep"))
+    rows = [
+        ["processors' time over that of single runs", f"{found['processor_time_of_single_runs']:.2f}"],
+        ["time by the clock over theirs, beside other work", f"{found['time_of_single_runs']:.2f}"],
+        ["points with the weights of the single run, byte for byte", str(found["points_equal_to_single_runs"])],
+        ["times that the dense model was measured, and observed", f"{whole['dense_measured']}, {whole['observed']}"],
+        ["points there when another such sweep was killed", str(halved["points_before"])],
+        ["the same `sweep.json` after it was given again", "yes" if found["equal_when_killed"] else "no"],
+    ]
+    return [_table([f"{len(singles)} budgets, {found['asked']['rows']} calibration rows", ""], rows)]
 
 
 def peers() -> list[list[str]]:

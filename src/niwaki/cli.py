@@ -223,6 +223,13 @@ def sweep_layer_adaptive(**options: Any) -> None:
     _sweep("layer-adaptive", LayerAdaptive, options)
 
 
+@sweep.command("dynamic")
+@_flags(Recipe, DynamicSparsityTraining, SweepOptions, **_MANY)
+def sweep_dynamic(**options: Any) -> None:
+    """Train under moving masks, to each of several sparsities."""
+    _sweep("dynamic", DynamicSparsityTraining, options)
+
+
 @sweep.command("file", hidden=True)
 def sweep_file(
     sweep: Path,

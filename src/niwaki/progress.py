@@ -1,7 +1,8 @@
 """What is said on standard error while work goes on: moving bars on a terminal, lines anywhere else.
 
 A log that bars are written to holds thousands of them, one after the other. It gets a line for each phase instead, and
-of a long one a line at each tenth.
+of a long one a line at each tenth. Both tell the time that is left of the phase, and of the whole job as far as the
+steps that are done tell.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import io
 import logging
 import os
 import sys
+import time
 import warnings
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager, suppress
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from huggingface_hub import utils as hub
 from rich.console import Console
@@ -40,6 +42,53 @@ def say(line: str, quiet: bool = False) -> None:
         tqdm.write(text, file=sys.stderr)
 
 
+class Job:
+    """Steps one after the other, of `costs` in a unit of their own; a step may be a job itself."""
+
+    def __init__(self, costs: Sequence[float]) -> None:
+        self.costs = list(costs)
+        self.step: int | None = None
+        self.begun = self.seconds = self.done = 0.0
+
+    def begin(self, step: int) -> None:
+        """End the step at work and go on to another; steps may be left out."""
+        now = time.perf_counter()
+        if self.step is not None:
+            self.seconds += now - self.begun
+            self.done += self.costs[self.step]
+        self.step, self.begun = step, now
+
+    def left(self, inner: float, known: bool) -> tuple[float, bool]:
+        """Seconds that are left, and whether that is all, when the step at work has `inner` left, all `known` or not.
+
+        By the rate of the steps that are done; in the first one by its own, where what is left of that is known.
+        """
+        if self.step is None:
+            return inner, False
+        spent = time.perf_counter() - self.begun
+        cost, rest = self.costs[self.step], sum(self.costs[self.step + 1 :])
+        if self.done:
+            rate = self.seconds / self.done
+            return max(inner, rate * cost - spent) + rate * rest, True
+        if known and cost:
+            return inner + (spent + inner) / cost * rest, True
+        return inner, False
+
+
+_jobs: list[Job] = []
+"""Those at work, the outermost first."""
+
+
+@contextmanager
+def job(costs: Sequence[float]) -> Iterator[Job]:
+    """While open, bars tell the time that is left of a job of these steps, too."""
+    _jobs.append(Job(costs))
+    try:
+        yield _jobs[-1]
+    finally:
+        _jobs.pop()
+
+
 def bar(
     items: Iterable[T] | None = None, *, phase: str, unit: str, total: int | None = None, progress: bool
 ) -> tqdm[T]:
@@ -52,12 +101,27 @@ def bar(
         total = len(items)
     told = {"desc": phase, "unit": f" {unit}", "total": total, "disable": not progress, "leave": False}
     if at_terminal() or not progress:
-        return cast("tqdm[T]", tqdm(items, **told))
+        return cast("tqdm[T]", _OfJob(items, **told))
     say(f"{phase}: {total} {unit}" if total is not None else phase)
     return cast("tqdm[T]", _Tenths(items, **told, file=io.StringIO(), mininterval=_SECONDS, maxinterval=_SECONDS))
 
 
-class _Tenths(tqdm):
+class _OfJob(tqdm):
+    """A bar that tells how long the job takes from here, beside its phase."""
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """What there is to be drawn."""
+        told = super().format_dict
+        if not (_jobs and told["n"] and told["total"]):
+            return told
+        left, known = (told["total"] - told["n"]) * told["elapsed"] / told["n"], False
+        for each in reversed(_jobs):
+            left, known = each.left(left, known)
+        return {**told, "postfix": f"job: {'' if known else 'at least '}{self.format_interval(left)} left"}
+
+
+class _Tenths(_OfJob):
     """Says each tenth of its total in a line, with the time that the rest takes at the rate so far; draws nothing."""
 
     said = 0
@@ -73,7 +137,8 @@ class _Tenths(tqdm):
             self.said = tenth
             told = self.format_dict
             left = self.format_interval((self.total - self.n) * told["elapsed"] / self.n)
-            say(f"{self.desc}: {10 * tenth} % ({self.n} of {self.total}{self.unit}), {left} left")
+            line = f"{self.desc}: {10 * tenth} % ({self.n} of {self.total}{self.unit}), {left} left"
+            say(f"{line}; {told['postfix']}" if told["postfix"] else line)
 
 
 def show(table: Table, progress: bool) -> None:

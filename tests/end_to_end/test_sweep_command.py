@@ -89,6 +89,15 @@ def test_a_point_is_what_the_command_alone_gives(place, typed):
     assert (point / "model.safetensors").read_bytes() == (place / "a-point" / "model.safetensors").read_bytes()
 
 
+def test_a_sweep_trains_under_moving_masks(place, typed):
+    options = {**COMMON, "interval": 1, "epochs": 1, "sparsity": 0.6}
+    for command, out in (("sweep", "trained"), ("prune", "a-training")):
+        status, _, err = typed(place, command, "dynamic", **options, out=out)
+        assert status == 0, err
+    (point,) = (place / "trained" / "points").iterdir()
+    assert (point / "model.safetensors").read_bytes() == (place / "a-training" / "model.safetensors").read_bytes()
+
+
 def test_another_sweep_is_refused_and_overwritten_when_asked(place, typed):
     flags = {**COMMON, "out": "again"}
     status, _, err = typed(place, "sweep", "structured", "--flops", "0.8", "0.6", **flags, pick="accuracy >= 2")

@@ -23,8 +23,8 @@ ROWS = [{key: value[i] for key, value in batch.items()} for batch in batches(cou
 def trainer(model, out, callback=None, callbacks=(), **options):
     options = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "learning_rate": 1e-2, **options}
     arguments = TrainingArguments(
-        str(out), report_to="none", use_cpu=True, disable_tqdm=True, seed=0, weight_decay=0.1,
-        dataloader_pin_memory=False, **options,
+        str(out), use_cpu=True, disable_tqdm=True, seed=0, weight_decay=0.1, dataloader_pin_memory=False,
+        **{"report_to": "none", **options},
     )  # fmt: skip
     given = [*([callback] if callback else []), *callbacks]
     return Trainer(model, arguments, train_dataset=ROWS, eval_dataset=ROWS[:8], callbacks=given)
@@ -46,6 +46,22 @@ class Watcher(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **objects):
         self.logs.append(dict(logs or {}))
+
+
+def test_tensorboard_shows_what_updates_did(tmp_path):
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    callback = DynamicSparsity(**OPTIONS)
+    run = trainer(tiny(), tmp_path, callback, report_to="tensorboard")
+    callback.log_through(run)
+    run.train()
+    (logs,) = (tmp_path / "runs").iterdir()
+    events = reader.EventAccumulator(str(logs))
+    events.Reload()
+    shown = {event.step: event.value for event in events.Scalars("train/mask/sparsity")}
+    updates = callback.controller.schedule.updates
+    assert list(shown) == list(updates)
+    assert shown[updates[-1]] == pytest.approx(0.6, abs=1e-4)
+    assert {"train/mask/dropped", "train/mask/grown"} <= {*events.Tags()["scalars"]}
 
 
 @pytest.mark.parametrize("lora", [True, False])

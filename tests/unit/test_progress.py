@@ -6,6 +6,7 @@ import ast
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -14,7 +15,7 @@ from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 import niwaki
-from niwaki.progress import _Tenths, bar, library_manners, say, show
+from niwaki.progress import Job, _Tenths, bar, job, library_manners, say, show
 
 PACKAGE = Path(niwaki.__file__).parent
 
@@ -50,6 +51,33 @@ def test_a_log_gets_the_tenths_of_a_long_phase_and_the_time_that_is_left(capsys,
         own = [line for line in lines if line.startswith(f"{phase}: ") and "%" in line]
         assert [int(line.split()[1]) for line in own] == list(range(10, 100, 10))
         assert f"50 % ({count // 2} of {count} {unit}), 00:00 left" in own[4]
+
+
+def test_the_time_that_a_job_has_left_is_told_by_the_steps_that_are_done(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("niwaki.progress.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    points, stages = Job([1, 1, 1]), Job([10, 30, 10])
+    assert stages.left(2, known=False) == (2, False)
+    points.begin(0), stages.begin(0)
+    now[0] = 3.0
+    assert stages.left(2, known=False) == (2, False)  # a step may have other phases to come
+    now[0] = 5.0
+    stages.begin(1)
+    now[0] = 10.0
+    assert stages.left(3, known=False) == (15, True)  # half a second for what costs 1: 10 of 15 here, and 5
+    assert stages.left(20, known=False) == (25, True)
+    assert points.left(15, known=True) == (65, True)  # two more points of 25 seconds
+    assert points.left(15, known=False) == (15, False)
+
+
+@pytest.mark.parametrize(("step", "told"), [(0, "at least 00:00 left"), (1, "00:00 left")])
+def test_a_log_tells_the_time_of_the_whole_job(capsys, monkeypatch, step, told):
+    monkeypatch.setattr("niwaki.progress._SECONDS", 0.0)
+    with job([1, 1]) as steps:
+        for number in range(step + 1):
+            steps.begin(number)
+        list(bar(range(2), phase="train", unit="steps", progress=True))
+    assert f"train: 50 % (1 of 2 steps), 00:00 left; job: {told}\n" in capsys.readouterr().err
 
 
 def test_one_that_was_interrupted_while_it_was_made_says_nothing():

@@ -25,9 +25,11 @@ def read(tmp_path, plain, **given):
 
 def test_points_are_methods_by_budgets_by_seeds(tmp_path):
     wanda = {"kind": "layer-adaptive", "name": "wanda", "weight_score": "wanda", "steps": 2, "sparsity": 0.6}
-    sweep = read(tmp_path, {**FILE, "seeds": [0, 3], "methods": [*FILE["methods"], wanda], "pick": "f1 >= 0.5"}, jobs=2)
+    methods = [*FILE["methods"], {"kind": "dynamic", "sparsity": 0.8}, wanda]
+    sweep = read(tmp_path, {**FILE, "seeds": [0, 3], "methods": methods, "pick": "f1 >= 0.5"}, jobs=2)
     assert [point.name for point in sweep.points] == [
         *(f"structured-flops-{flops}-seed-{seed}" for seed in (0, 3) for flops in (0.7, 0.5)),
+        *(f"dynamic-sparsity-0.8-seed-{seed}" for seed in (0, 3)),
         *(f"wanda-sparsity-0.6-seed-{seed}" for seed in (0, 3)),
     ]
     last = sweep.points[-1]
@@ -41,7 +43,7 @@ def test_points_are_methods_by_budgets_by_seeds(tmp_path):
     ("change", "message"),
     [
         ({"methods": []}, "methods must be a list of mappings"),
-        ({"methods": [{"kind": "dynamic", "sparsity": 0.5}]}, "methods.kind must be one of"),
+        ({"methods": [{"kind": "vocabulary"}]}, "methods.kind must be one of"),
         ({"methods": [{"kind": "structured", "flops": ["0.5"]}]}, "flops must be numbers"),
         ({"methods": [{"kind": "structured", "flops": 0.5, "seed": 1}]}, "seeds must be asked of the whole sweep"),
         ({"methods": FILE["methods"] * 2}, "methods of one kind must have a name each"),

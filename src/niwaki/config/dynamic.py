@@ -148,3 +148,8 @@ class DynamicSparsityTraining(DynamicSparsityConfig, Training):
         check_above_zero(self, "learning_rate")
         check_choice("teacher", self.teacher, TEACHERS)
         check_unused(self, "LoRA, under which a weight keeps its value", "returns")
+
+    @property
+    def budget(self) -> tuple[str, float]:
+        """The kind of budget, and the fraction of zeros."""
+        return "sparsity", self.sparsity

@@ -13,16 +13,26 @@ from typing import Any
 
 import yaml
 
+from niwaki.config.dynamic import DynamicSparsityTraining
 from niwaki.config.fields import MACHINE, OUTPUT, check_at_least, option
 from niwaki.config.layer_adaptive import AUTO, LayerAdaptive
+from niwaki.config.planned import Planned
 from niwaki.config.recipe import recipe_from_dict, recipe_to_dict, stage_from_dict, stage_to_dict
 from niwaki.config.requests import Recipe
 from niwaki.config.structured import BUDGETS, Structured
 from niwaki.errors import RequestError, check_choice
 
-Method = Structured | LayerAdaptive
-_METHODS: dict[str, type[Method]] = {"structured": Structured, "layer-adaptive": LayerAdaptive}
-BUDGETS_OF: dict[type[Method], tuple[str, ...]] = {Structured: BUDGETS, LayerAdaptive: ("sparsity",)}
+Method = Structured | LayerAdaptive | DynamicSparsityTraining
+_METHODS: dict[str, type[Method]] = {
+    "structured": Structured,
+    "layer-adaptive": LayerAdaptive,
+    "dynamic": DynamicSparsityTraining,
+}
+BUDGETS_OF: dict[type[Method], tuple[str, ...]] = {
+    Structured: BUDGETS,
+    LayerAdaptive: ("sparsity",),
+    DynamicSparsityTraining: ("sparsity",),
+}
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _CONDITION = re.compile(
     r"\s*([a-z_][a-z0-9_/@-]*)\s*(>=|<=)\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(\*\s*dense)?\s*"
@@ -102,7 +112,7 @@ class Sweep(SweepOptions):
             if not re.fullmatch(_NAME, name):
                 raise RequestError(f"methods.name must be letters, digits, dots and dashes, got {name!r}")
             for stage in stages:
-                if stage.keep_quality is not None or stage.plan is not None:
+                if isinstance(stage, Planned) and (stage.keep_quality is not None or stage.plan is not None):
                     raise RequestError(f"methods must have budgets, and no plan or keep_quality, got {name!r} with one")
                 if self.jobs > 1 and stage.budget[0] == "latency":
                     raise RequestError(f"jobs must be 1 for budgets in latency, which are timed, got {self.jobs}")
@@ -137,9 +147,13 @@ class Sweep(SweepOptions):
 
 def _plannable(stage: Method) -> bool:
     """Whether a plan that is made for one budget is exactly the one for every other."""
-    if isinstance(stage, Structured):
-        return stage.steps == 1 and not stage.drop_layers and stage.latency is None
-    return stage.steps == 1 and stage.importance_strength != AUTO
+    match stage:
+        case Structured():
+            return stage.steps == 1 and not stage.drop_layers and stage.latency is None
+        case LayerAdaptive():
+            return stage.steps == 1 and stage.importance_strength != AUTO
+        case DynamicSparsityTraining():
+            return False
 
 
 def methods_of(kind: str, options: dict[str, Any]) -> list[Method]:

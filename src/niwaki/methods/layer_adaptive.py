@@ -258,6 +258,7 @@ def _prune_(
         at_once=config.fast,
         in_turn=isinstance(config.zero_pattern, Block),  # what one linear cannot give, the next does
         then=reconstruction(config.reconstruct, plan.seen.statistics, plan.seen.token_weights, config.seed),
+        kept=plan.seen.targets,
         progress=progress,
     )
 

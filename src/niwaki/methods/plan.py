@@ -27,6 +27,7 @@ from niwaki.numerics.digest import digest
 from niwaki.observe import Batch, Need, Passes, Statistics, TokenWeights
 from niwaki.observe.statistics import LinearSums
 from niwaki.progress import text_of
+from niwaki.repair.kept_targets import KeptTargets
 
 SCHEMA = 1
 PLAN, TENSORS = "plan.json", "plan.safetensors"
@@ -62,11 +63,15 @@ def data_digest(data: Sequence[Batch]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What an observation left that is looked at again when a plan is carried out; `need` is what it was asked for."""
+    """What an observation left that is looked at again when a plan is carried out; `need` is what it was asked for.
+
+    `targets` are where what the dense model gives is kept from one cut to the next, if it is.
+    """
 
     statistics: Statistics = field(default_factory=Statistics)
     token_weights: TokenWeights | None = None
     need: Need = field(default_factory=Need)
+    targets: KeptTargets | None = None
 
     def covers(self, need: Need) -> bool:
         """Whether all that `need` asks for was observed."""
@@ -152,6 +157,10 @@ class Plan(ABC):
         Raises:
             RequestError: naming the first part that differs.
         """
+
+    def keeping_targets(self, folder: Path) -> Self:
+        """The plan which keeps in `folder` what the dense model gives, for the next that is carried out on it."""
+        return dataclasses.replace(self, seen=dataclasses.replace(self.seen, targets=KeptTargets(folder)))
 
     @abstractmethod
     def _to_file(self) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import TypeVar, overload
 
 from torch import nn
@@ -116,7 +118,9 @@ def _by_plan_(
         return apply_(candidate, cut, batches, training_data=training_data, progress=progress)
 
     goal = Goal(config.keep_quality, config.tries, tests, metric)
-    return keep_quality_(model, made, goal, carry_out_, progress=progress)
+    with tempfile.TemporaryDirectory(prefix="niwaki-") as place:
+        made = made.keeping_targets(Path(place) / "targets")
+        return keep_quality_(model, made, goal, carry_out_, progress=progress)
 
 
 ANY_BUDGET = {Structured: ("flops", 1.0), LayerAdaptive: ("sparsity", 0.5)}

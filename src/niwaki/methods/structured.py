@@ -157,7 +157,7 @@ class _Cutting:
         if config.repair != "none":
             then = reconstruction(config.reconstruct, plan.seen.statistics, weights, config.seed)
             refit_(self.model, self.dense, batches, self.kept, config.repair, weights=weights, query_heads=by_head,
-                   then=then, progress=self.progress)  # fmt: skip
+                   then=then, targets=plan.seen.targets, progress=self.progress)  # fmt: skip
             self.passes += Passes(REFIT_PASSES) + reconstruction_passes(config.reconstruct, len(batches))
         if config.recover_epochs:
             self.passes += recover_(

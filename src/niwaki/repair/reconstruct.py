@@ -15,6 +15,7 @@ from niwaki.adapters import apply_mask_
 from niwaki.anatomy import BlockLinear
 from niwaki.observe import Batch, TokenWeights
 from niwaki.processes import Parts
+from niwaki.repair.kept_targets import KeptTargets
 from niwaki.repair.least_squares import DAMPING, Optimum, Sums, fit_with, optimum, store_
 from niwaki.repair.sequential_least_squares import AfterLayer, sequential_least_squares_
 
@@ -33,12 +34,14 @@ def reconstruct_(
     at_once: bool = False,
     in_turn: bool = False,
     then: AfterLayer | None = None,
+    kept: KeptTargets | None = None,
     progress: bool = False,
 ) -> list[str]:
     """Give every linear of `model`, when its turn has come, the weight and the mask that `sparsify` says; warnings.
 
     `weights` say how much each token matters; alike where they are not given. With `at_once` a layer is looked at once,
-    see `sequential_least_squares_`, as `in_turn`. `then` is called after each layer.
+    see `sequential_least_squares_`, as `in_turn`. `then` is called after each layer. What the dense model gives is
+    `kept` for others.
 
     Raises:
         WorkError: weights that are not finite, or moments that no damping makes invertible; names the linear.
@@ -60,6 +63,6 @@ def reconstruct_(
 
     sequential_least_squares_(
         model, dense, data, fit, put_,
-        weights=weights, targets=targets, at_once=at_once, in_turn=in_turn, then=then, progress=progress,
+        weights=weights, targets=targets, at_once=at_once, in_turn=in_turn, then=then, kept=kept, progress=progress,
     )  # fmt: skip
     return warnings

@@ -9,12 +9,14 @@ the dense ones give there, those out of them to the dense residual stream (see
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
 from niwaki.anatomy import sites_of
 from niwaki.observe import Batch, TokenWeights
+from niwaki.repair.kept_targets import KeptTargets
 from niwaki.repair.least_squares import fit, fit_bias, store_
 from niwaki.repair.sequential_least_squares import AfterLayer, sequential_least_squares_
 from niwaki.surgery import Kept
@@ -31,24 +33,25 @@ def refit_(
     weights: TokenWeights | None = None,
     query_heads: bool = False,
     then: AfterLayer | None = None,
+    targets: KeptTargets | None = None,
     progress: bool = False,
 ) -> None:
     """Refit `model`, of which the units `kept` of `dense` are left, to that, in place; `method` as in `--repair`.
 
     `weights` say how much each token matters (`niwaki.observe.tokens`); alike where they are not given. `query_heads`
-    says what the units are (`niwaki.anatomy.sites_of`). `then` is called after each layer.
+    says what the units are (`niwaki.anatomy.sites_of`). `then` is called after each layer. `targets` keep
+    what `dense` gives for the next model that is refitted to it.
 
     Raises:
         WorkError: a refitted weight that is not finite, or a solve that no damping saves; names the linear.
     """
+    shared: Any = {"weights": weights, "then": then, "kept": targets, "progress": progress}
     if method == "bias":
-        sequential_least_squares_(
-            model, dense, data, fit_bias, store_, only_writing=True, weights=weights, then=then, progress=progress
-        )
+        sequential_least_squares_(model, dense, data, fit_bias, store_, only_writing=True, **shared)
         return
     rows = {
         f"layer.{site.layer}.{read.part}": read.rows_of(kept[site.name])
         for site in sites_of(dense, query_heads)
         for read in site.reads
     }
-    sequential_least_squares_(model, dense, data, fit, store_, rows=rows, weights=weights, then=then, progress=progress)
+    sequential_least_squares_(model, dense, data, fit, store_, rows=rows, **shared)

@@ -25,6 +25,7 @@ from niwaki.observe import Batch, TokenWeights
 from niwaki.observe.stream import Stream
 from niwaki.processes import Parts, add_up, shared_out
 from niwaki.progress import bar
+from niwaki.repair.kept_targets import KeptTargets
 from niwaki.repair.least_squares import Sums
 
 REFIT_PASSES, AT_ONCE_PASSES = 5.0, 3.0
@@ -49,6 +50,7 @@ def sequential_least_squares_(
     at_once: bool = False,
     in_turn: bool = False,
     then: AfterLayer | None = None,
+    kept: KeptTargets | None = None,
     progress: bool = False,
 ) -> None:
     """`put_(linear, fit(linear, sums))` for each linear of `model`, bottom-up; the next sees how the linear changed.
@@ -60,13 +62,17 @@ def sequential_least_squares_(
     `weights` say how much each token matters; without `targets` no sums of targets are made. With `at_once` the sums of
     all linears of a layer are made in one pass, before one of them is fitted: they see what the layers below give, but
     not what was fitted in their own (SparseGPT goes so). `then` is called when all linears of a layer have been fitted,
-    and may change the layer. Both models are in evaluation mode meanwhile.
+    and may change the layer. What the dense model gives is read where it is `kept`, and kept there where it is not yet,
+    but with `then`, which looks at more. Both models are in evaluation mode meanwhile.
     """
     with evaluation_mode(model, dense or model), ExitStack() as stack:
         ours = linears_of(model, emptied=True)
         theirs = linears_of(dense, emptied=True) if dense is not None else []
         pruned_stream = stack.enter_context(Stream(model, data))
-        dense_stream = stack.enter_context(Stream(dense or model, data)) if targets else None
+        kept = kept if targets and then is None else None
+        known = kept if kept is not None and kept.there else None
+        dense_stream = stack.enter_context(Stream(dense or model, data)) if targets and known is None else None
+        growing = stack.enter_context(kept.growing()) if kept is not None and known is None else None
         layers = range(len(layers_of(model)))
         for index in bar(layers, phase="repair", unit="layers", progress=progress):
             here = [linear for linear in ours if linear.layer == index]
@@ -76,11 +82,13 @@ def sequential_least_squares_(
                 dense_stream.layers = {index: layer}
             groups = [group for group in _groups(here) if group[0].writes or not only_writing]
             for together in [groups] if at_once else [[group] for group in groups]:
-                looks = [(pruned_stream, _seen_of(together, pruned_stream.layers[index], targets))]
+                name = f"{index}-{together[0][0].part}"
+                goals = None if known is None else known.read(name, pruned_stream.device)
                 if dense_stream is not None:
-                    looks.append((dense_stream, _goal_of(together, wanted, dense_stream.layers[index])))
-                seen, *goals = (stream.seen(index, look.inputs, look.outputs, look.advance) for stream, look in looks)
-                sums = _sums(together, seen, goals[0] if goals else None, rows or {}, weights)
+                    goals = _goal_of(together, wanted, dense_stream.layers[index]).at(dense_stream, index)
+                    goals = goals if growing is None else growing.noted(name, goals)
+                seen = _seen_of(together, pruned_stream.layers[index], targets).at(pruned_stream, index)
+                sums = _sums(together, seen, goals, rows or {}, weights)
                 fitted = (fit(*each) for each in sums) if in_turn else shared_out(sums, lambda each: fit(*each))
                 for (linear, _), found in zip(sums, fitted, strict=True):
                     put_(linear, found)
@@ -119,6 +127,10 @@ class _Look:
         """See "residual + output" as `key`: before a norm, or after the layer."""
         place = cast(nn.Module, site.residual_sum)
         (self.outputs if place is layer else self.inputs)[key] = place
+
+    def at(self, stream: Stream, index: int) -> Iterator[dict[str, Tensor]]:
+        """What is to be seen in layer `index` of a stream, for each batch."""
+        return stream.seen(index, self.inputs, self.outputs, self.advance)
 
 
 def _goal_of(groups: list[list[BlockLinear]], wanted: list[BlockLinear], layer: nn.Module) -> _Look:

@@ -61,18 +61,17 @@ def output_folder(out: str, overwrite: bool) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="niwaki-") as nowhere:
             yield Path(nowhere)
         return
-    with atomic_folder(out, overwrite) as folder:
-        place = temporary_beside(folder)
-        place.mkdir()
-        with temporary_files_in(place):
-            yield folder
+    with atomic_folder(out, overwrite) as folder, temporary_files_in(temporary_beside(folder)):
+        yield folder
 
 
 @contextmanager
-def temporary_files_in(place: Path) -> Iterator[None]:
-    """While open, temporary files of this process lie in `place`."""
-    before, tempfile.tempdir = tempfile.tempdir, str(place)
+def temporary_files_in(place: Path) -> Iterator[Path]:
+    """While open, temporary files of this process lie in the folder `place`, which is made."""
+    before = tempfile.tempdir
+    place.mkdir(exist_ok=True)
+    tempfile.tempdir = str(place)
     try:
-        yield
+        yield place
     finally:
         tempfile.tempdir = before

@@ -21,10 +21,11 @@ from niwaki.evaluate import behaviour
 from niwaki.methods.plan import Plan
 from niwaki.numerics.threads import threads
 from niwaki.processes import count, from_first, is_first, meet
-from niwaki.progress import library_manners
+from niwaki.progress import job, library_manners
 from niwaki.report import model_card, page
 from niwaki.results import Result, write_result
 from niwaki.run.checks import check_recipe
+from niwaki.run.effort import step_costs
 from niwaki.run.folder import activations_in, output_folder
 from niwaki.run.inputs import check_out
 from niwaki.run.kept import Kept, kept_stages
@@ -84,8 +85,10 @@ def do_recipe(work: Work, tasks: Tasks, folder: Path, clock: Clock, known: Known
         RequestError: a stage cannot be done. WorkError: the work failed.
     """
     data = work.described()  # as the model's own tokenizer cuts them
-    course = run_stages(work, tasks, folder, known.kept, known.dense, known.plan)
-    return _finish(course, tasks, data, folder, clock, known)
+    with job(step_costs(work, known.dense is not None)) as steps:
+        course = run_stages(work, tasks, folder, known.kept, steps, known.dense, known.plan)
+        steps.begin(2 * len(course.stages))
+        return _finish(course, tasks, data, folder, clock, known)
 
 
 def _finish(course: Course, tasks: Tasks, data: dict[str, Any], folder: Path, clock: Clock, known: Known) -> Result:

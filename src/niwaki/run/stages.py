@@ -36,7 +36,7 @@ from niwaki.methods.finetune import finetune
 from niwaki.methods.plan import Plan
 from niwaki.methods.prune import apply_, prune_
 from niwaki.methods.vocabulary import retokenised, trim_vocabulary_
-from niwaki.progress import say
+from niwaki.progress import Job, say
 from niwaki.results import StageResult
 from niwaki.run.kept import Kept, Past
 from niwaki.run.record import State, measure
@@ -65,12 +65,13 @@ def run_stages(
     tasks: Tasks,
     folder: Path,
     kept: Kept | None,
+    job: Job,
     dense_state: State | None = None,
     plan: Plan | None = None,
 ) -> Course:
     """Measure the model and do the next stage, for all stages that are not kept from an earlier run.
 
-    What a training leaves is written into `folder`.
+    What a training leaves is written into `folder`. The steps of `job` are those of `niwaki.run.effort`.
 
     `dense_state` is that of the model as it came in, where it was measured already; `plan` is one for the first stage,
     at any budget.
@@ -87,6 +88,7 @@ def run_stages(
     if dense is not None and past.before_removal is not None:  # what it says of every row is not kept
         states[first] = measure_state(past.before_removal, dense, tasks, first)
     for number, stage in enumerate(recipe.stages[len(stages) :], len(stages)):
+        job.begin(2 * number)
         if number == first:
             dense = _plain_copy(work)
             states.append(measure_state(work, dense, tasks, number, dense_state if number == 0 else None))
@@ -94,6 +96,7 @@ def run_stages(
             states.append(measure_state(work, plain_model(work.model), tasks, number))
         name = next(name for name, kind in STAGES.items() if isinstance(stage, kind))
         say(f"stage {number + 1} of {count}: {name}", work.quiet)
+        job.begin(2 * number + 1)
         with nullcontext() if kept is None else trainings_kept(kept.begun(number)):
             work, done = _do(work, stage, folder, plan if number == 0 else None)
         stages.append(done)

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from niwaki.checkpoint.folder import atomic_file, atomic_folder
+from niwaki.checkpoint.working import TEMPORARY, working_folder
 from niwaki.config.sweep import Point, Sweep, sweep_to_dict
 from niwaki.errors import RequestError
 from niwaki.methods.plan import PLAN
+from niwaki.run.folder import temporary_files_in
 
 KEY, REQUEST = "key.json", "sweep.yaml"
 RESULT, PAGE, PICKED = "sweep.json", "report.html", "picked"
@@ -85,6 +89,16 @@ class Place:
         if not there:
             shutil.rmtree(self.plan(name), ignore_errors=True)
         return there
+
+    @contextmanager
+    def held(self) -> Iterator[Path]:
+        """While open, no other command writes here; the folder of temporary files, which goes whatever ends this one.
+
+        Raises:
+            RequestError: another process works here.
+        """
+        with working_folder(self.path) as beside, temporary_files_in(beside / TEMPORARY) as temporary:
+            yield temporary
 
     def write(self, name: str, text: str) -> None:
         """Write one of the files of the sweep, whole or not at all."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
+import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -17,7 +18,7 @@ from niwaki.checkpoint.folder import MARK, atomic_folder
 from niwaki.config.sweep import Point, Sweep, parse_pick
 from niwaki.errors import RequestError, WorkError
 from niwaki.numerics.threads import threads
-from niwaki.progress import library_manners, say
+from niwaki.progress import job, library_manners, say
 from niwaki.report import page
 from niwaki.results import read_result
 from niwaki.run.inputs import check_out
@@ -47,15 +48,8 @@ def run_sweep(sweep: Sweep, quiet: bool = False) -> dict[str, Any]:
         key = shared.key()
         shared.check()
         place.open(sweep, key)
-        left = [point for point in sweep.points if not place.done(point)]
-        if len(left) < len(sweep.points):
-            say(f"sweep: {len(sweep.points) - len(left)} of {len(sweep.points)} points are done already", quiet)
-        shared.prepare(left)
-        if sweep.jobs == 1 or len(left) < 2:
-            for point in left:
-                shared.do(point)
-        else:
-            _do_side_by_side(sweep, place, left, quiet)
+        with place.held() as temporary:
+            _do_what_is_left(sweep, shared, temporary)
         results = {point.name: read_result(place.point(point) / "result.json") for point in sweep.points}
         found = summary(sweep, place, key, results)
         name, failed = None, None
@@ -82,7 +76,25 @@ def _write_picked(place: Place, name: str | None) -> None:
         shutil.copytree(place.path / "points" / name, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MARK))
 
 
-def _do_side_by_side(sweep: Sweep, place: Place, points: list[Point], quiet: bool) -> None:
+def _do_what_is_left(sweep: Sweep, shared: Shared, temporary: Path) -> None:
+    """Do the points that are not there yet."""
+    points = [point for point in sweep.points if not shared.place.done(point)]
+    if len(points) < len(sweep.points):
+        done = len(sweep.points) - len(points)
+        say(f"sweep: {done} of {len(sweep.points)} points are done already", shared.quiet)
+    shared.prepare(points)
+    if sweep.jobs > 1 and len(points) > 1:
+        _do_side_by_side(sweep, shared.place, points, temporary, shared.quiet)
+        return
+    with job([1.0] * len(points)) as steps:
+        for number, point in enumerate(points):
+            if number and point.plan != points[number - 1].plan:
+                shutil.rmtree(temporary / str(points[number - 1].plan), ignore_errors=True)
+            steps.begin(number)
+            shared.do(point, temporary)
+
+
+def _do_side_by_side(sweep: Sweep, place: Place, points: list[Point], temporary: Path, quiet: bool) -> None:
     """Do points in processes of their own, each of which reads model and data once.
 
     Raises:
@@ -91,7 +103,7 @@ def _do_side_by_side(sweep: Sweep, place: Place, points: list[Point], quiet: boo
     context = multiprocessing.get_context("spawn")
     jobs = min(sweep.jobs, len(points))
     gate = Gate(context, torch.get_num_threads(), jobs)
-    pool = ProcessPoolExecutor(jobs, context, _start, (sweep, place, quiet, gate))
+    pool = ProcessPoolExecutor(jobs, context, _start, (sweep, place, temporary, quiet, gate))
     try:
         for done in [pool.submit(_do, point) for point in points]:
             done.result()
@@ -105,13 +117,14 @@ _of_process: dict[str, Any] = {}
 """What a process of a pool holds from one point to the next."""
 
 
-def _start(sweep: Sweep, place: Place, quiet: bool, gate: Gate) -> None:
+def _start(sweep: Sweep, place: Place, temporary: Path, quiet: bool, gate: Gate) -> None:
+    tempfile.tempdir = str(temporary)
     with gate.work():
-        _of_process.update(shared=Shared(sweep, place, quiet=True), gate=gate)
+        _of_process.update(shared=Shared(sweep, place, quiet=True), temporary=temporary, gate=gate)
     _of_process["shared"].quiet = quiet
 
 
 def _do(point: Point) -> None:
     gate: Gate = _of_process["gate"]
     with library_manners(True), gate.work():
-        _of_process["shared"].do(point, gate.alone)
+        _of_process["shared"].do(point, _of_process["temporary"], gate.alone)

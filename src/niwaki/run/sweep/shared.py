@@ -8,11 +8,14 @@ import hashlib
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
+from niwaki.checkpoint import new_parameters
 from niwaki.checkpoint.folder import atomic_folder
-from niwaki.config import LayerAdaptive, Structured
+from niwaki.config import DynamicSparsityTraining, LayerAdaptive, Structured
 from niwaki.config.sweep import Point, Sweep, sweep_to_dict
+from niwaki.errors import RequestError
 from niwaki.evaluate.plain import plain_model
 from niwaki.methods.plan import Plan, model_digest
 from niwaki.methods.prune import plan
@@ -65,8 +68,19 @@ class Shared:
         Raises:
             RequestError: for the first of them.
         """
+        if new_parameters(self.model):
+            self._check_new_head()
         for point in self.sweep.points:
             check_recipe(self.work(point))
+
+    def _check_new_head(self) -> None:
+        """Refuse points of which a new head would be another alone, or stay as it was drawn."""
+        if len(self.sweep.seeds) > 1:
+            given = " ".join(map(str, self.sweep.seeds))
+            raise RequestError(f"seeds must be one for a model with a new task head, which is drawn by it, got {given}")
+        for point in self.sweep.points:
+            if not isinstance(point.recipe.stages[0], DynamicSparsityTraining):
+                raise RequestError(f"model must have a trained task head for {point.name}; fine-tune it first")
 
     def prepare(self, points: list[Point]) -> None:
         """Make the plans that these points need, as far as they are not there."""
@@ -75,7 +89,7 @@ class Shared:
             stage = point.recipe.stages[0]
             if point.plan is None or self.place.has_plan(point.plan):
                 continue
-            assert isinstance(stage, Structured | LayerAdaptive), "a sweep has no other stages"
+            assert isinstance(stage, Structured | LayerAdaptive), "others have no plan"
             say(f"plan: {point.plan}", self.quiet)
             with activations_in(point.recipe.activations_dir, point.recipe.out):
                 made = plan(self.model, stage, work.calibration, around=point.around, progress=not self.quiet)
@@ -90,13 +104,17 @@ class Shared:
             self.dense[key] = measure_state(work, plain_model(self.model), self.tasks, 0)
         return self.dense[key]
 
-    def do(self, point: Point, alone: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
-        """Do a point and write its folder."""
+    def do(
+        self, point: Point, temporary: Path, alone: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> None:
+        """Do a point and write its folder; what the dense model gives lies in `temporary` for others of its plan."""
         clock = Clock()
         say(f"point: {point.name}", self.quiet)
         self.place.clear(point)
         work = self.work(point)
-        made = None if point.plan is None else Plan.load(self.place.plan(point.plan))
+        made = None
+        if point.plan is not None:
+            made = Plan.load(self.place.plan(point.plan)).keeping_targets(temporary / point.plan)
         known = Known(dense=self._dense_state(work), plan=made, alone=alone)
         apart = activations_in(point.recipe.activations_dir, point.recipe.out)
         with atomic_folder(self.place.point(point)) as folder, apart:

@@ -1,0 +1,71 @@
+"""What the dense model gives is kept from one cut to the next, which is the same to the last bit without running it."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import niwaki
+from niwaki.repair import kept_targets, sequential_least_squares
+from niwaki.repair.kept_targets import KeptTargets
+from tiny import batches, tiny, with_lora
+
+CONFIGS = {
+    "structured": (niwaki.Structured(flops=0.7), {"flops": 0.5}),
+    "bias": (niwaki.Structured(flops=0.7, repair="bias"), {"flops": 0.5}),
+    "layer-adaptive": (niwaki.LayerAdaptive(sparsity=0.4, allocation="uniform"), {"sparsity": 0.6}),
+    "fast": (niwaki.LayerAdaptive(sparsity=0.4, allocation="uniform", fast=True), {"sparsity": 0.6}),
+}
+
+
+@pytest.fixture
+def streams(monkeypatch):
+    """Every stream that is made from here on."""
+    made = []
+
+    def stream(*args):
+        made.append(Stream(*args))
+        return made[-1]
+
+    Stream = sequential_least_squares.Stream
+    monkeypatch.setattr(sequential_least_squares, "Stream", stream)
+    return made
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_next_cut_is_the_same_without_the_dense_model(tmp_path, streams, name):
+    config, other = CONFIGS[name]
+    dense, data = with_lora(tiny()), batches(count=3, rows=8)
+    plan = niwaki.plan(dense, config, data)
+    found = {}
+    for folder, count in ((None, 2), ("targets", 2), ("targets", 1)):
+        model = copy.deepcopy(dense)
+        streams.clear()
+        cut = plan.at(**other) if folder is None else plan.keeping_targets(tmp_path / folder).at(**other)
+        niwaki.apply_(model, cut, data)
+        assert len(streams) == count
+        found[folder, count] = model.state_dict()
+    assert [path.name for path in tmp_path.iterdir()] == ["targets"]
+    first, *others = found.values()
+    for weights in others:
+        assert all(torch.equal(value, weights[key]) for key, value in first.items())
+
+
+def test_what_is_too_large_for_the_disk_or_unfinished_is_not_kept(tmp_path, monkeypatch):
+    kept = KeptTargets(tmp_path / "targets")
+    targets = [{"query": torch.ones(2, 3)}]
+
+    def unfinished():
+        with kept.growing() as made:
+            list(made.noted("0-query", iter(targets)))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        unfinished()
+    monkeypatch.setattr(kept_targets, "MOST_OF_DISK", 0.0)
+    with kept.growing() as made:
+        assert list(made.noted("0-query", iter(targets))) == targets
+    assert not kept.there
+    assert not list(tmp_path.iterdir())
