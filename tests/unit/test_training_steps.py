@@ -12,12 +12,11 @@ from torch import nn
 
 import niwaki
 from niwaki.adapters import masks_of
-from niwaki.anatomy import layers_of, supported_task
+from niwaki.anatomy import layers_of, layers_run_again, supported_task
 from niwaki.config import Training
 from niwaki.errors import RequestError, WorkError
 from niwaki.numerics.digest import digest
 from niwaki.train.loop import task_loss, train_
-from niwaki.train.recompute import layers_run_again
 from niwaki.train.step import Stepper, rows_in
 from tiny import batches, logits, tiny, with_lora
 

@@ -1,7 +1,8 @@
 """Gradient checkpointing: a layer keeps what it was given, and runs again when the backward pass comes to it.
 
-Chen et al., 2016 (Training deep nets with sublinear memory cost), by `torch.utils.checkpoint`. That of Transformers
-works in training mode alone. It costs a forward pass more, and what comes out is the same to the bit.
+Chen et al., 2016 (Training deep nets with sublinear memory cost), by `torch.utils.checkpoint`: that of Transformers
+works in training mode alone, and observing, and learning from another model, are done in evaluation mode. It costs a
+forward pass more, and what comes out is the same to the bit.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from niwaki.anatomy.linears import linears_of
+from niwaki.anatomy.mode import without_caches
 from niwaki.anatomy.sites import layers_of, runs_of
 
 
@@ -22,14 +24,16 @@ from niwaki.anatomy.sites import layers_of, runs_of
 def layers_run_again(model: nn.Module) -> Iterator[None]:
     """While open, forward passes keep what goes into each layer of `model`, and make the rest again going back.
 
-    That may be after it is closed. Caches of keys and values, which would be written twice, must be off.
+    That may be after it is closed. Dropout drops the same again. Caches of keys and values, which would be written
+    twice, are off.
     """
     layers = cast("list[Any]", list(layers_of(model)))
     own = [vars(layer).get("forward") for layer in layers]
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
     try:
-        yield
+        with without_caches(model):
+            yield
     finally:
         for layer, forward in zip(layers, own, strict=True):
             del layer.forward

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from niwaki.adapters import check_float32
+from niwaki.anatomy import layers_run_again
 from niwaki.config import Training
 from niwaki.data import Batches
 from niwaki.masks import MaskedLinear
@@ -32,7 +33,6 @@ from niwaki.train.best import Best
 from niwaki.train.course import Beside, Course
 from niwaki.train.data import TrainingData
 from niwaki.train.kept import Keeper
-from niwaki.train.recompute import layers_run_again
 from niwaki.train.step import Loss, Over, Stepper, rows_in
 
 Attach = Callable[[torch.optim.Optimizer, int, torch.amp.GradScaler | None], Beside]
