@@ -14,8 +14,27 @@ from pathlib import Path
 import psutil
 
 from niwaki.checkpoint.folder import atomic_folder, temporary_beside
+from niwaki.config import Planning, Recipe, Scoring
 from niwaki.errors import RequestError
+from niwaki.numerics.threads import threads
 from niwaki.processes import is_first
+from niwaki.progress import library_manners
+
+
+@contextmanager
+def workplace(request: Recipe | Planning | Scoring, quiet: bool) -> Iterator[Path]:
+    """Where a model is observed as a request says: its folder, as `output_folder`, while libraries mind their manners.
+
+    Raises:
+        RequestError: as `output_folder` and `activations_in`.
+    """
+    with (
+        library_manners(quiet),
+        threads(request.threads),
+        output_folder(request.out, request.overwrite) as folder,
+        activations_in(request.activations_dir, request.out),
+    ):
+        yield folder
 
 
 @contextmanager

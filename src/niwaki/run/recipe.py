@@ -19,14 +19,13 @@ from niwaki.checkpoint.source_card import source_card
 from niwaki.config import Recipe, recipe_to_dict, write_recipe
 from niwaki.evaluate import behaviour
 from niwaki.methods.plan import Plan
-from niwaki.numerics.threads import threads
 from niwaki.processes import count, from_first, is_first, meet
-from niwaki.progress import job, library_manners
+from niwaki.progress import job
 from niwaki.report import model_card, page
 from niwaki.results import Result, write_result
 from niwaki.run.checks import check_recipe
 from niwaki.run.effort import step_costs
-from niwaki.run.folder import activations_in, output_folder
+from niwaki.run.folder import workplace
 from niwaki.run.inputs import check_out
 from niwaki.run.kept import Kept, kept_stages
 from niwaki.run.layers import layers_left
@@ -49,12 +48,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
     clock, quiet = Clock(), quiet or not is_first()
     read = (recipe.model, recipe.base_model, recipe.train_data, recipe.eval_data)
     check_out(recipe.out, *read, *recipe.task_files, *recipe.plans)
-    with (
-        library_manners(quiet),
-        threads(recipe.threads),
-        output_folder(recipe.out, recipe.overwrite) as folder,
-        activations_in(recipe.activations_dir, recipe.out),
-    ):
+    with workplace(recipe, quiet) as folder:
         tasks = read_tasks(recipe, quiet)
         work = read_work(recipe, quiet)
         check_recipe(work)

@@ -11,10 +11,8 @@ from niwaki.anatomy import sites_of
 from niwaki.config import LayerAdaptive, Scoring, Structured
 from niwaki.data import sample
 from niwaki.methods.prune import score
-from niwaki.numerics.threads import threads
 from niwaki.processes import is_first, meet
-from niwaki.progress import library_manners
-from niwaki.run.folder import activations_in, output_folder
+from niwaki.run.folder import workplace
 from niwaki.run.inputs import check_out, read_data, read_inputs
 from niwaki.run.record import Clock
 
@@ -32,12 +30,7 @@ def run_scoring(request: Scoring, quiet: bool = False) -> dict[str, Any]:
     clock = Clock()
     check_out(request.out, request.model, request.base_model, request.train_data)
     quiet = quiet or not is_first()
-    with (
-        library_manners(quiet),
-        threads(request.threads),
-        output_folder(request.out, request.overwrite) as folder,
-        activations_in(request.activations_dir, request.out),
-    ):
+    with workplace(request, quiet) as folder:
         train = read_data(request, request.train_data, "train", quiet)
         inputs = read_inputs(request, quiet=quiet)
         rows = sample(inputs.rows(train, "train"), request.calibration_samples, request.seed)
