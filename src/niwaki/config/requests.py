@@ -180,7 +180,7 @@ class Recipe(Measured):
     same_data: bool = option(False, "Let a language model be evaluated on the text that it was calibrated on.", DATA)
     keep_adapter: bool = option(False, "Write the adapter beside the base instead of merging it.", OUTPUT)
     resume: bool = option(
-        True, "Go on after the stages that a stopped run has done, or begin anew.", OUTPUT, off="restart"
+        True, "Go on after the stages and steps that a stopped run has done, or begin anew.", OUTPUT, off="restart"
     )
 
     def __post_init__(self) -> None:

@@ -28,7 +28,7 @@ from niwaki.masks import MaskedLinear
 from niwaki.numerics.half import half_in_float32
 from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch
-from niwaki.progress import bar
+from niwaki.progress import bar, say
 from niwaki.train.best import Best
 from niwaki.train.course import Beside, Course
 from niwaki.train.data import TrainingData
@@ -134,6 +134,8 @@ def _go_on_(course: Course, stepper: Stepper, steps: tqdm[list[Batch]], total: i
             keeper.save(course)
         if course.ended:
             break
+    if course.done < total:
+        say(f"training: ended early, after step {course.done} of {total}", quiet=bool(steps.disable))
     if best is not None:
         best.put_back_()
 
