@@ -49,19 +49,24 @@ def activations_in(folder: str | None, out: str) -> Iterator[None]:
 
 
 @contextmanager
-def output_folder(out: str, overwrite: bool) -> Iterator[Path]:
+def output_folder(out: str, overwrite: bool, activations: str | None = None) -> Iterator[Path]:
     """As `atomic_folder`; what is done meanwhile puts its temporary files beside it, where the next command clears up.
 
-    The first of several processes writes: what the others do goes nowhere.
+    Or into a folder of its own in `activations`, see `activations_in`. The first of several processes writes: what the
+    others do goes nowhere.
 
     Raises:
-        RequestError: as `atomic_folder`.
+        RequestError: as `atomic_folder` and `activations_in`.
     """
     if not is_first():
-        with tempfile.TemporaryDirectory(prefix="niwaki-") as nowhere:
+        with tempfile.TemporaryDirectory(prefix="niwaki-") as nowhere, activations_in(activations, out):
             yield Path(nowhere)
         return
-    with atomic_folder(out, overwrite) as folder, temporary_files_in(temporary_beside(folder)):
+    with (
+        atomic_folder(out, overwrite) as folder,
+        temporary_files_in(temporary_beside(folder)),
+        activations_in(activations, out),
+    ):
         yield folder
 
 

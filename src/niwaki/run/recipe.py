@@ -26,7 +26,7 @@ from niwaki.report import model_card, page
 from niwaki.results import Result, write_result
 from niwaki.run.checks import check_recipe
 from niwaki.run.effort import step_costs
-from niwaki.run.folder import activations_in, output_folder
+from niwaki.run.folder import output_folder
 from niwaki.run.inputs import check_out
 from niwaki.run.kept import Kept, kept_stages
 from niwaki.run.layers import layers_left
@@ -52,8 +52,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
     with (
         library_manners(quiet),
         threads(recipe.threads),
-        output_folder(recipe.out, recipe.overwrite) as folder,
-        activations_in(recipe.activations_dir, recipe.out),
+        output_folder(recipe.out, recipe.overwrite, recipe.activations_dir) as folder,
     ):
         tasks = read_tasks(recipe, quiet)
         work = read_work(recipe, quiet)

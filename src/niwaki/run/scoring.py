@@ -14,7 +14,7 @@ from niwaki.methods.prune import score
 from niwaki.numerics.threads import threads
 from niwaki.processes import is_first, meet
 from niwaki.progress import library_manners
-from niwaki.run.folder import activations_in, output_folder
+from niwaki.run.folder import output_folder
 from niwaki.run.inputs import check_out, read_data, read_inputs
 from niwaki.run.record import Clock
 
@@ -35,8 +35,7 @@ def run_scoring(request: Scoring, quiet: bool = False) -> dict[str, Any]:
     with (
         library_manners(quiet),
         threads(request.threads),
-        output_folder(request.out, request.overwrite) as folder,
-        activations_in(request.activations_dir, request.out),
+        output_folder(request.out, request.overwrite, request.activations_dir) as folder,
     ):
         train = read_data(request, request.train_data, "train", quiet)
         inputs = read_inputs(request, quiet=quiet)
