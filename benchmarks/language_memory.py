@@ -34,6 +34,7 @@ from common import RESULTS, environment, note
 from memory import MIB, peak_is_now, resident
 from niwaki.checkpoint import mapped_copy
 from niwaki.evaluate import fidelity, model_latency, perplexity
+from niwaki.numerics.allocator import give_back
 from niwaki.run.memory import needed, weight_bytes
 
 STAGES = {"structured": niwaki.Structured(flops=0.5), "layer-adaptive": niwaki.LayerAdaptive(sparsity=0.5)}
@@ -92,6 +93,7 @@ def built(shape: Shape) -> tuple[Any, list[dict[str, torch.Tensor]]]:
 def measure(name: str, rows: int | None, method: str) -> dict[str, Any]:
     """One case, in this process."""
     shape, stage = SHAPES[name], STAGES[method]
+    give_back()  # as the command does
     small, few = built(Shape(1, 32, 2, 1, 32, 64, torch.float32, 2, 8, 2))
     niwaki.prune_(small, stage, few)  # what is loaded at the first use is loaded now
     model, batches = built(shape)

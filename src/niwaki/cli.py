@@ -40,6 +40,7 @@ from niwaki.config.structured import BUDGETS
 from niwaki.config.sweep import Sweep, SweepOptions, methods_of, read_sweep
 from niwaki.errors import NiwakiError, limit_of, what
 from niwaki.interrupt import Stopped, raise_again
+from niwaki.numerics.allocator import give_back
 from niwaki.processes import is_first, last_words
 
 app = typer.Typer(no_args_is_help=True, help="Make fine-tuned transformers smaller and faster.")
@@ -480,6 +481,7 @@ def main() -> None:
         sys.exit(0)
     try:
         raise_again()
+        give_back()
         status = app(_spread(sys.argv[1:]), standalone_mode=False)
     except NiwakiError as error:
         _fail(str(error), error.exit_status)

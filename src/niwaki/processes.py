@@ -105,13 +105,13 @@ def from_one(source: int, make: Callable[[], Parts]) -> Parts:
     """
     if count() == 1:
         return make()
-    said = _packed(make()) if number() == source else torch.empty(0, dtype=torch.uint8)
+    said = packed(make()) if number() == source else torch.empty(0, dtype=torch.uint8)
     size = torch.tensor(len(said), device=_device())
     with _waiting():
         dist.broadcast(size, source)
         text = said.to(_device()) if number() == source else torch.empty(int(size), dtype=torch.uint8, device=_device())
         dist.broadcast(text, source)
-    return _unpacked(text)
+    return unpacked(text)
 
 
 def shared_out(items: Iterable[T], work: Callable[[T], Parts]) -> list[Parts]:
@@ -123,7 +123,7 @@ def shared_out(items: Iterable[T], work: Callable[[T], Parts]) -> list[Parts]:
     own = [work(item) for item in share(items)]
     if count() == 1:
         return own
-    parts = _packed({f"{place}/{name}": value for place, made in enumerate(own) for name, value in made.items()})
+    parts = packed({f"{place}/{name}": value for place, made in enumerate(own) for name, value in made.items()})
     sizes = [torch.zeros(2, dtype=torch.long, device=_device()) for _ in range(count())]
     with _waiting():
         dist.all_gather(sizes, torch.tensor([len(own), len(parts)], device=_device()))
@@ -132,7 +132,7 @@ def shared_out(items: Iterable[T], work: Callable[[T], Parts]) -> list[Parts]:
         dist.all_gather(texts, torch.nn.functional.pad(parts, (0, longest - len(parts))).to(_device()))
     found: list[Parts] = [{} for _ in range(sum(int(size[0]) for size in sizes))]
     for process, (text, size) in enumerate(zip(texts, sizes, strict=True)):
-        for key, value in _unpacked(text[: int(size[1])]).items():
+        for key, value in unpacked(text[: int(size[1])]).items():
             place, _, name = key.partition("/")
             found[process + int(place) * count()][name] = value
     return found
@@ -147,7 +147,7 @@ def known_to_all(own: Parts) -> Parts:
     return {name: value for parts in shared_out(range(count()), lambda _: own) for name, value in parts.items()}
 
 
-def _packed(parts: Parts) -> Tensor:
+def packed(parts: Parts) -> Tensor:
     """The bytes of parts: safetensors, with what is no tensor as JSON among them, and which were on an accelerator."""
     tensors = {name: value.detach() for name, value in parts.items() if isinstance(value, Tensor)}
     there = [name for name, value in tensors.items() if value.device.type != "cpu"]
@@ -157,7 +157,8 @@ def _packed(parts: Parts) -> Tensor:
     return _bytes(save({"": told, **{name: value.cpu().clone().contiguous() for name, value in tensors.items()}}))
 
 
-def _unpacked(text: Tensor) -> Parts:
+def unpacked(text: Tensor) -> Parts:
+    """`packed` undone."""
     tensors = load(text.cpu().numpy().tobytes())
     there, others = json.loads(tensors.pop("").numpy().tobytes())
     return tensors | {name: tensors[name].to(_device()) for name in there} | others

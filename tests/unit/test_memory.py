@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
+import psutil
 import pytest
 import torch
 
 import niwaki
 from niwaki.config import DynamicSparsityTraining, Finetune, LayerAdaptive, Structured
 from niwaki.config.fields import bytes_of
+from niwaki.numerics import allocator
 from niwaki.run.memory import backward_bytes, check_memory, needed, weight_bytes
 from tiny import batches, tiny, with_lora
 
@@ -100,3 +103,30 @@ def test_layers_that_learn_need_more():
     for stage in (Structured(flops=0.5), LayerAdaptive(sparsity=0.5)):
         learns = dataclasses.replace(stage, reconstruct="norms")
         assert needed(tiny(), learns, batches(count=2, rows=6)) > needed(tiny(), stage, batches(count=2, rows=6))
+
+
+def test_freed_memory_goes_back_where_that_is_asked(monkeypatch):
+    """Pieces between others that stay: what the C library would keep in its heap."""
+    if not os.confstr_names.get("CS_GNU_LIBC_VERSION"):
+        pytest.skip("another C library")
+    for name in [name for name in os.environ if name.startswith(allocator._CHOICES)]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(allocator, "_asked", False)
+    allocator.give_back()
+    try:
+        resident, stays = psutil.Process().memory_info, []
+        pieces = []
+        for _ in range(12):
+            pieces.append(torch.ones(2 * 2**20))
+            stays.append(torch.ones(100))
+        before = resident().rss
+        del pieces[::2]
+        assert before - resident().rss > 40 * 2**20
+        with allocator.as_elsewhere():
+            pass
+    finally:
+        allocator._set(allocator._KEPT)
+    monkeypatch.setattr(allocator, "_asked", False)
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
+    monkeypatch.setattr(allocator, "_set", lambda size: pytest.fail("the user's choice was overruled"))
+    allocator.give_back()

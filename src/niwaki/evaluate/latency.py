@@ -19,6 +19,7 @@ from niwaki.anatomy import evaluation_mode, is_language_model, longest_input, su
 from niwaki.errors import RequestError
 from niwaki.evaluate.generation import feed
 from niwaki.evaluate.plain import plain_model
+from niwaki.numerics.allocator import as_elsewhere
 
 _FEWEST = 3
 """Rounds that are timed, unless a round alone takes minutes."""
@@ -114,14 +115,15 @@ def in_turn(
         raise RequestError(f"rounds must be at least 1, got {rounds}")
     times: list[tuple[float, ...]] = []
     started = time.perf_counter()
-    for number in range(warmup + rounds):
-        spent = time.perf_counter() - started
-        if spent > most_seconds and (len(times) >= _FEWEST or (times and spent > 2 * most_seconds)):
-            break
-        order = list(range(len(calls)))[:: -1 if number % 2 else 1]
-        taken = {index: seconds_of(calls[index], device) for index in order}
-        if number >= warmup or spent > most_seconds / 2:  # what takes that long is warm
-            times.append(tuple(taken[index] for index in range(len(calls))))
+    with as_elsewhere():
+        for number in range(warmup + rounds):
+            spent = time.perf_counter() - started
+            if spent > most_seconds and (len(times) >= _FEWEST or (times and spent > 2 * most_seconds)):
+                break
+            order = list(range(len(calls)))[:: -1 if number % 2 else 1]
+            taken = {index: seconds_of(calls[index], device) for index in order}
+            if number >= warmup or spent > most_seconds / 2:  # what takes that long is warm
+                times.append(tuple(taken[index] for index in range(len(calls))))
     return times
 
 

@@ -18,6 +18,7 @@ from niwaki.anatomy import Site, evaluation_mode, first_layer_call, layers_of, s
 from niwaki.evaluate.latency import last_logits, random_inputs, seconds_of
 from niwaki.evaluate.plain import copy_apart
 from niwaki.export import in_engine
+from niwaki.numerics.allocator import as_elsewhere
 from niwaki.surgery import cut_
 
 ROUNDS = 16
@@ -52,7 +53,7 @@ def time_layers(plain: nn.Module, batch_size: int, length: int, engine: str = "p
     inputs = random_inputs(plain, batch_size, length)
     alone_calls = _layers_alone if engine == "pytorch" else partial(_models_there, engine=engine)
     whole_model = in_engine(plain, engine)
-    with evaluation_mode(plain), torch.inference_mode():
+    with evaluation_mode(plain), torch.inference_mode(), as_elsewhere():
         asked = inputs | last_logits(whole_model)
         calls: list[Callable[[], Any]] = [lambda: whole_model(**asked), *alone_calls(plain, pairs, inputs)]
         taken: list[list[float]] = [[] for _ in calls]

@@ -10,10 +10,10 @@ et al., ICLR 2024, fits output projections so), wherever that sum is to be seen.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from itertools import repeat
+from itertools import chain, repeat
 from typing import cast
 
 import torch
@@ -25,7 +25,8 @@ from niwaki.observe import Batch, TokenWeights
 from niwaki.observe.stream import Stream
 from niwaki.processes import Parts, add_up, shared_out
 from niwaki.progress import bar
-from niwaki.repair.kept_targets import KeptTargets
+from niwaki.repair.kept_solves import KeptSolves
+from niwaki.repair.kept_targets import GrowingTargets, KeptTargets, Targets
 from niwaki.repair.least_squares import Sums
 
 REFIT_PASSES, AT_ONCE_PASSES = 5.0, 3.0
@@ -65,14 +66,12 @@ def sequential_least_squares_(
     and may change the layer. What the dense model gives is read where it is `kept`, and kept there where it is not yet,
     but with `then`, which looks at more. Both models are in evaluation mode meanwhile.
     """
-    with evaluation_mode(model, dense or model), ExitStack() as stack:
+    kept = kept if targets and then is None else None
+    with evaluation_mode(model, dense or model), _both(model, dense or model, data, targets, kept) as both:
         ours = linears_of(model, emptied=True)
         theirs = linears_of(dense, emptied=True) if dense is not None else []
-        pruned_stream = stack.enter_context(Stream(model, data))
-        kept = kept if targets and then is None else None
-        known = kept if kept is not None and kept.there else None
-        dense_stream = stack.enter_context(Stream(dense or model, data)) if targets and known is None else None
-        growing = stack.enter_context(kept.growing()) if kept is not None and known is None else None
+        pruned_stream, dense_stream = both.pruned, both.dense
+        solves = KeptSolves(model if then is None and not in_turn and kept is None else None)
         layers = range(len(layers_of(model)))
         for index in bar(layers, phase="repair", unit="layers", progress=progress):
             here = [linear for linear in ours if linear.layer == index]
@@ -83,19 +82,55 @@ def sequential_least_squares_(
             groups = [group for group in _groups(here) if group[0].writes or not only_writing]
             for together in [groups] if at_once else [[group] for group in groups]:
                 name = f"{index}-{together[0][0].part}"
-                goals = None if known is None else known.read(name, pruned_stream.device)
-                if dense_stream is not None:
-                    goals = _goal_of(together, wanted, dense_stream.layers[index]).at(dense_stream, index)
-                    goals = goals if growing is None else growing.noted(name, goals)
-                seen = _seen_of(together, pruned_stream.layers[index], targets).at(pruned_stream, index)
-                sums = _sums(together, seen, goals, rows or {}, weights)
-                fitted = (fit(*each) for each in sums) if in_turn else shared_out(sums, lambda each: fit(*each))
-                for (linear, _), found in zip(sums, fitted, strict=True):
+                goal = None if dense_stream is None else _goal_of(together, wanted, dense_stream.layers[index])
+                fitted: Iterable[Parts] | None = solves.read(name)
+                if fitted is None:
+                    seen = _seen_of(together, pruned_stream.layers[index], targets).at(pruned_stream, index)
+                    sums = _sums(together, seen, both.goals(index, name, goal), rows or {}, weights)
+                    each = (fit(*one) for one in sums)
+                    fitted = each if in_turn else solves.noted(name, shared_out(sums, lambda one: fit(*one)))
+                elif dense_stream is not None and goal is not None and goal.advance:
+                    dense_stream.advance(index)
+                for linear, found in zip(chain(*together), fitted, strict=True):
                     put_(linear, found)
             if then is not None and dense_stream is not None:
                 then(here, pruned_stream, dense_stream)
             if index + 1 < len(layers):
                 pruned_stream.advance(index)
+
+
+@dataclass(frozen=True, eq=False)
+class _Both:
+    """The stream of the pruned model, and what the dense one gives: as it is `known`, or from a stream of its own."""
+
+    pruned: Stream
+    dense: Stream | None
+    known: KeptTargets | None
+    growing: GrowingTargets | None
+
+    def goals(self, index: int, name: str, goal: _Look | None) -> Targets | None:
+        """What linears of layer `index` are to give, kept by this `name`."""
+        if self.known is not None:
+            return self.known.read(name, self.pruned.device)
+        if self.dense is None or goal is None:
+            return None
+        found = goal.at(self.dense, index)
+        return found if self.growing is None else self.growing.noted(name, found)
+
+
+@contextmanager
+def _both(
+    model: nn.Module, dense: nn.Module, data: Sequence[Batch], targets: bool, kept: KeptTargets | None
+) -> Iterator[_Both]:
+    """While open, both models stand before their first layer; without `targets` the pruned one alone."""
+    known = kept if kept is not None and kept.there else None
+    with ExitStack() as stack:
+        yield _Both(
+            pruned=stack.enter_context(Stream(model, data)),
+            dense=stack.enter_context(Stream(dense, data)) if targets and known is None else None,
+            known=known,
+            growing=stack.enter_context(kept.growing()) if kept is not None and known is None else None,
+        )
 
 
 def _groups(linears: list[BlockLinear]) -> list[list[BlockLinear]]:

@@ -4,8 +4,9 @@ Each stage that is done leaves a folder with the model as a checkpoint, its `Sta
 and the files it wrote. The name of that folder is a hash of all that its bytes follow from: the code, the libraries,
 the threads, the model and tokenizer as they were loaded, the data, the request, and the stages up to this one. So
 another last stage goes on from the same first ones, and anything else begins anew. A stage that has begun has a folder
-of its own, in which its trainings are kept while they go on (see `niwaki.train.kept`). A model is taken up only if its
-tensors hash to what they were, for what is written at the end is to be the same bytes as without the interruption.
+of its own, in which its trainings and solves are kept while they go on (see `niwaki.train.kept` and
+`niwaki.repair.kept_solves`). A model is taken up only if its tensors hash to what they were, for what is written at the
+end is to be the same bytes as without the interruption.
 """
 
 from __future__ import annotations
@@ -134,7 +135,7 @@ class Kept:
         count = sum((self._folder / name).is_dir() for name in self._names)
         begun = any(self.begun(number).is_dir() for number in range(len(self._names)))
         if count or begun:
-            kept = f"{count} of {len(self._names)} stages{' and a training' * begun} are kept"
+            kept = f"{count} of {len(self._names)} stages{' and part of the next' * begun} are kept"
             say(f"{kept}: the same command goes on from there, with --restart it begins anew", self._came.quiet)
 
     def _work_after(self, number: int) -> Work:

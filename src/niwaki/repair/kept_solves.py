@@ -1,0 +1,86 @@
+"""What was fitted of each linear, on disk: a refit that is stopped goes on after it, to the same bytes.
+
+While `solves_kept(folder)` is open, every refit is kept in that folder linear by linear, under a hash of the model as
+it came in. So one that comes to the same place again takes them up, whatever was done again before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from niwaki.numerics.digest import digest
+from niwaki.processes import Parts, packed, unpacked
+from niwaki.repair.kept_targets import MOST_OF_DISK
+
+_FOLDER: ContextVar[Path | None] = ContextVar("where solves are kept", default=None)
+_HASH = 32
+"""Bytes of the hash that a file begins with: one that was not written to its end does not count."""
+
+
+@contextmanager
+def solves_kept(folder: Path) -> Iterator[None]:
+    """Let what is fitted be kept in `folder`, and go on from what lies there."""
+    before = _FOLDER.set(folder)
+    try:
+        yield
+    finally:
+        _FOLDER.reset(before)
+
+
+class KeptSolves:
+    """What is fitted in one refit of `model`, kept where solves are; nothing elsewhere, or without a model.
+
+    A refit whose fits leave more behind than what is put into linears must go without.
+    """
+
+    def __init__(self, model: nn.Module | None) -> None:
+        folder, self._place = _FOLDER.get(), None
+        if folder is not None and model is not None:
+            tensors = sorted((*model.named_parameters(), *model.named_buffers()), key=lambda pair: pair[0])
+            self._place = folder / f"solves-{digest(tensors)[:32]}"
+
+    def read(self, name: str) -> list[Parts] | None:
+        """What was fitted by this `name`, if it is kept; what is damaged is not."""
+        if self._place is None:
+            return None
+        try:
+            text = (self._place / name).read_bytes()
+        except OSError:
+            return None
+        if hashlib.sha256(text[_HASH:]).digest() != text[:_HASH]:
+            return None
+        return _apart(unpacked(torch.frombuffer(bytearray(text[_HASH:]), dtype=torch.uint8)))
+
+    def noted(self, name: str, fitted: list[Parts]) -> list[Parts]:
+        """The same, kept by this `name` but where it would take too much of the disk or cannot be written."""
+        if self._place is None:
+            return fitted
+        said = packed(_together(fitted)).numpy().tobytes()
+        with suppress(OSError):
+            self._place.mkdir(parents=True, exist_ok=True)
+            if len(said) < MOST_OF_DISK * shutil.disk_usage(self._place).free:
+                growing = self._place / "growing"
+                growing.write_bytes(hashlib.sha256(said).digest() + said)
+                growing.replace(self._place / name)
+        return fitted
+
+
+def _together(fitted: Sequence[Parts]) -> Parts:
+    return {f"{place}/{key}": value for place, parts in enumerate(fitted) for key, value in parts.items()}
+
+
+def _apart(parts: Parts) -> list[Parts]:
+    """`_together` undone."""
+    fitted: dict[str, Parts] = {}
+    for name, value in parts.items():
+        place, _, key = name.partition("/")
+        fitted.setdefault(place, {})[key] = value
+    return [fitted[place] for place in sorted(fitted, key=int)]

@@ -1,0 +1,52 @@
+"""A refit that is stopped goes on after what was fitted, to the same bytes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import niwaki
+from niwaki.errors import WorkError
+from niwaki.repair import sequential_least_squares
+from niwaki.repair.kept_solves import solves_kept
+from tiny import batches, tiny, with_lora
+
+STAGES = {
+    "structured": (niwaki.Structured(flops=0.6), tiny),
+    "layer-adaptive": (niwaki.LayerAdaptive(sparsity=0.6, allocation="uniform"), lambda: with_lora(tiny())),
+    "fast": (niwaki.LayerAdaptive(sparsity=0.6, allocation="uniform", fast=True), lambda: tiny("llama")),
+}
+
+
+@pytest.mark.parametrize(("stage", "made"), STAGES.values(), ids=STAGES)
+def test_a_refit_goes_on_where_it_was_stopped(stage, made, tmp_path, monkeypatch):
+    real, sums, stop = sequential_least_squares._sums, [], 2
+
+    def counted(*asked):
+        if len(sums) == stop:
+            raise WorkError("no more")
+        sums.append(asked[0][0][0].name)
+        return real(*asked)
+
+    monkeypatch.setattr(sequential_least_squares, "_sums", counted)
+    family = made().config.model_type
+    data = batches(2, family=family)
+    with pytest.raises(WorkError, match="no more"), solves_kept(tmp_path):
+        niwaki.prune_(made(), stage, data)
+    first, stop = list(sums), 1000
+    (place,) = tmp_path.iterdir()
+    assert {path.name for path in place.iterdir()} == {name.removeprefix("layer.").replace(".", "-") for name in first}
+    last = sorted(place.iterdir())[-1]
+    last.write_bytes(last.read_bytes()[:-1])  # damaged: made again
+    sums.clear()
+    again = made()
+    with solves_kept(tmp_path):
+        done = niwaki.prune_(again, stage, data)
+    went_on = list(sums)
+    sums.clear()
+    alone = made()
+    assert niwaki.prune_(alone, stage, data).layers == done.layers
+    assert len(went_on) == len(sums) - 1
+    wanted = alone.state_dict()
+    assert again.state_dict().keys() == wanted.keys()
+    assert all(torch.equal(value, wanted[name]) for name, value in again.state_dict().items())
