@@ -33,7 +33,8 @@ def main() -> None:
         trained = ["--train-samples", str(demo.TRAIN_SAMPLES), "--epochs", str(demo.EPOCHS)]
         trained += ["--learning-rate", str(demo.LEARNING_RATE)]
         niwaki(place, "finetune", "--model", encoder.name, *data, *trained, "--out", "my-model")
-        niwaki(place, "prune", "structured", "--model", "my-model", *data, "--flops", "0.5", "--out", "half")
+        seen = ["--calibration-samples", str(demo.CALIBRATION_SAMPLES)]
+        niwaki(place, "prune", "structured", "--model", "my-model", *data, *seen, "--flops", "0.5", "--out", "half")
         shot = place / "report.png"
         flags = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--force-device-scale-factor={SCALE}"]
         flags += [f"--window-size={WIDTH},{HEIGHT}", f"--screenshot={shot}"]
