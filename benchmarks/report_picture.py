@@ -18,7 +18,7 @@ from niwaki.run import demo
 from tables import ROOT
 
 PICTURE = ROOT / "docs" / "pictures" / "report.png"
-WIDTH, HEIGHT, SCALE = 960, 1180, 1.5
+WIDTH, HEIGHT = 1000, 1660
 COLOURS = 64
 
 
@@ -36,8 +36,8 @@ def main() -> None:
         seen = ["--calibration-samples", str(demo.CALIBRATION_SAMPLES)]
         niwaki(place, "prune", "structured", "--model", "my-model", *data, *seen, "--flops", "0.5", "--out", "half")
         shot = place / "report.png"
-        flags = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--force-device-scale-factor={SCALE}"]
-        flags += [f"--window-size={WIDTH},{HEIGHT}", f"--screenshot={shot}"]
+        flags = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--window-size={WIDTH},{HEIGHT}"]
+        flags += ["--force-device-scale-factor=1", f"--screenshot={shot}"]
         subprocess.run([browser, *flags, (place / "half" / "report.html").as_uri()], check=True)
         Image.open(shot).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
 
