@@ -18,7 +18,7 @@ from niwaki.run import demo
 from tables import ROOT
 
 PICTURE = ROOT / "docs" / "pictures" / "report.png"
-WIDTH, HEIGHT, SCALE = 960, 1180, 1.5
+WIDTH, HEIGHT = 1000, 1660
 COLOURS = 64
 
 
@@ -33,10 +33,11 @@ def main() -> None:
         trained = ["--train-samples", str(demo.TRAIN_SAMPLES), "--epochs", str(demo.EPOCHS)]
         trained += ["--learning-rate", str(demo.LEARNING_RATE)]
         niwaki(place, "finetune", "--model", encoder.name, *data, *trained, "--out", "my-model")
-        niwaki(place, "prune", "structured", "--model", "my-model", *data, "--flops", "0.5", "--out", "half")
+        seen = ["--calibration-samples", str(demo.CALIBRATION_SAMPLES)]
+        niwaki(place, "prune", "structured", "--model", "my-model", *data, *seen, "--flops", "0.5", "--out", "half")
         shot = place / "report.png"
-        flags = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--force-device-scale-factor={SCALE}"]
-        flags += [f"--window-size={WIDTH},{HEIGHT}", f"--screenshot={shot}"]
+        flags = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--window-size={WIDTH},{HEIGHT}"]
+        flags += ["--force-device-scale-factor=1", f"--screenshot={shot}"]
         subprocess.run([browser, *flags, (place / "half" / "report.html").as_uri()], check=True)
         Image.open(shot).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
 

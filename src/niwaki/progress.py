@@ -39,7 +39,7 @@ def say(line: str, quiet: bool = False) -> None:
     """One line for the person who started the work; what is no text in it (a label may hold anything) becomes blank."""
     if not quiet:
         text = "".join(character if character.isprintable() else " " for character in line)
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(f"{text}\n", file=sys.stderr, end="")  # at once: processes side by side may say something, too
 
 
 class Job:

@@ -9,6 +9,7 @@ import yaml
 
 import niwaki
 import niwaki.run.sweep.shared
+from niwaki.checkpoint.working import working_folder
 from niwaki.run.sweep.shared import Shared
 
 COMMON = {"model": "base", "train_data": "train.tsv", "eval_data": "eval.tsv", "batch_size": 16}
@@ -108,6 +109,10 @@ def test_another_sweep_is_refused_and_overwritten_when_asked(place, typed):
     status, _, err = typed(place, "sweep", "structured", "--flops", "0.8", **flags)
     assert status == 2
     assert "request differ" in err
+    with working_folder(place / "again"):
+        status, _, err = typed(place, "sweep", "structured", "--flops", "0.8", "0.6", **flags)
+    assert status == 2
+    assert "out must be written by one process at a time" in err
     status, _, err = typed(place, "sweep", "structured", "--flops", "0.8", **flags, overwrite=True)
     assert status == 0, err
     assert len(list((place / "again" / "points").iterdir())) == 1
