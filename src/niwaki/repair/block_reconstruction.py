@@ -210,7 +210,7 @@ def _gradients(block: _Block, values: Values, batch: int, size: float) -> list[T
 
     None of what is no part of the error.
     """
-    given, found = block.own_rows(batch), [None] * len(values)
+    given, found = block.own_rows(batch), list[Tensor | None]([None] * len(values))
     if given is not None:
         with torch.enable_grad():
             loss = block.error(given, values) / size

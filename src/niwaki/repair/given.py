@@ -39,5 +39,9 @@ class Given:
         rows = len(self.inputs["input_ids"])
         if not len(inputs["input_ids"]):
             return None
-        states = (getattr(self, name) for name in _STATES)
-        return Given(inputs, *(None if s is None else s.unflatten(0, (rows, -1))[which].flatten(0, 1) for s in states))
+
+        def own(states: Tensor) -> Tensor:
+            return states.unflatten(0, (rows, -1))[which].flatten(0, 1)
+
+        by_token = None if self.by_token is None else own(self.by_token)
+        return Given(inputs, own(self.hidden), own(self.wanted), by_token)
