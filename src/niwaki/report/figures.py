@@ -29,5 +29,5 @@ def provenance(result: Result) -> str:
     """One line: the data, the seed and the machine that the figures are of."""
     run, tasks = result.run, [found["path"] for found in result.data.get("tasks", {}).values()]
     sources = [f"{split} {found['path']}" for split, found in result.data.items() if split != "tasks"] + tasks
-    machine = f"{run['cpu']}, {run['threads']} threads, {run['device']}"
+    machine = f"{run['cpu']}, {run['threads']} thread{'' if run['threads'] == 1 else 's'}, {run['device']}"
     return f"Data: {', '.join(sources)}. Seed {run['seed']}. Measured on {machine}, {run['started'][:10]}."
