@@ -35,7 +35,8 @@ def test_parts_are_the_whole_and_so_are_their_gradients(family, small_parts):
     embeddings, found = model.get_input_embeddings(), []
     for whole in (True, False):
         taken: list[torch.Tensor] = []
-        hook = embeddings.register_forward_hook(lambda _m, _a, out, taken=taken: taken.append(out) or out.retain_grad())
+        hook = embeddings.register_forward_hook(lambda _m, _a, out, taken=taken: taken.append(out))
+        hook_too = embeddings.register_forward_hook(lambda _m, _a, out: out.retain_grad())
         with evaluation_mode(model):
             if whole:
                 values = predictions_of(model, model(**batch), keep).values
@@ -47,6 +48,7 @@ def test_parts_are_the_whole_and_so_are_their_gradients(family, small_parts):
                 values = torch.cat([part.values for part in parts])
                 one.backward(keep, lambda part, place: (part.values * chosen[place]).sum())
         hook.remove()
+        hook_too.remove()
         found.append((values.detach(), taken[0].grad))
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -82,7 +82,7 @@ class Said:
         """What the head makes of last hidden states `[n, width]`: all of the model but what its trunk would run."""
         trunk: Any = _trunk(self._model)
         own = vars(trunk).get("forward")
-        given = copy.copy(self._trunk_gave)
+        given: Any = copy.copy(self._trunk_gave)
         given.last_hidden_state = states[None]
         trunk.forward = lambda *_args, **_kwargs: given
         try:
