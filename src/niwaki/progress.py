@@ -24,6 +24,8 @@ from tqdm import tqdm
 from transformers.utils import logging as transformers_logging
 
 T = TypeVar("T")
+Bar = tqdm
+"""What `bar` gives."""
 _WIDTH = 100
 """Characters of a table as text."""
 _SECONDS = 10.0
@@ -112,13 +114,14 @@ class _OfJob(tqdm):
     @property
     def format_dict(self) -> dict[str, Any]:
         """What there is to be drawn."""
-        told = super().format_dict
+        told = dict(super().format_dict)
         if not (_jobs and told["n"] and told["total"]):
             return told
         left, known = (told["total"] - told["n"]) * told["elapsed"] / told["n"], False
         for each in reversed(_jobs):
             left, known = each.left(left, known)
-        return {**told, "postfix": f"job: {'' if known else 'at least '}{self.format_interval(left)} left"}
+        line = f"job: {'' if known else 'at least '}{self.format_interval(left)} left"
+        return {**told, "postfix": ", ".join(filter(None, (told["postfix"], line)))}
 
 
 class _Tenths(_OfJob):

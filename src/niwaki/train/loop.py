@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
-from tqdm import tqdm
 from transformers import get_scheduler
 
 from niwaki.adapters import check_float32
@@ -28,7 +27,7 @@ from niwaki.masks import MaskedLinear
 from niwaki.numerics.half import half_in_float32
 from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch
-from niwaki.progress import bar, say
+from niwaki.progress import Bar, bar, say
 from niwaki.train.best import Best
 from niwaki.train.course import Beside, Course
 from niwaki.train.data import TrainingData
@@ -117,7 +116,7 @@ def train_(
     return Trained(sum(course.losses) / len(course.losses), course.batches, course.looks * len(held_out))
 
 
-def _go_on_(course: Course, stepper: Stepper, steps: tqdm[list[Batch]], total: int, keeper: Keeper) -> None:
+def _go_on_(course: Course, stepper: Stepper, steps: Bar[list[Batch]], total: int, keeper: Keeper) -> None:
     """Make the `steps` that are left of `total`, until the last one or the one that early stopping ends with."""
     best, patience = course.best, stepper.options.early_stopping
     measured, kept = _parts(total, TENTHS if patience else QUARTERS), _parts(total, TENTHS)
