@@ -50,9 +50,15 @@ def main() -> None:
                 order = list(groups)[:: -1 if number % 2 else 1]
                 seconds = {name: groups[name].turn(what) for name in order}
                 one, two = (load_file(folder / name) for name in GROUPS)
-                apart = max(float((one[name].double() - two[name].double()).abs().max()) for name in one)
                 row = {"what": what, "round": number, **seconds, "speedup": seconds["one"] / seconds["two"]}
-                note(found, row | {"largest_difference": apart}, asked.out)
+                note(found, row | {"largest_difference": difference(one, two)}, asked.out)
+
+
+def difference(one: dict[str, Tensor], two: dict[str, Tensor]) -> float | None:
+    """The largest of any two numbers; None where the shapes are others."""
+    if any(value.shape != two[name].shape for name, value in one.items()):
+        return None
+    return max(float((value.double() - two[name].double()).abs().max()) for name, value in one.items())
 
 
 class Group:

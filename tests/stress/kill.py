@@ -53,7 +53,7 @@ CASES: dict[str, tuple[Stage, ...]] = {
     "layer-adaptive": (LayerAdaptive(sparsity=0.3), LayerAdaptive(sparsity=0.5, recover_epochs=1)),
     "dynamic": (DYNAMIC, Structured(flops=0.8)),
 }
-ROW = 50
+ROW = 10
 """Kills of a row of the log."""
 MEASURED = ("result.json", "README.md", "report.html")
 """Files that hold times."""

@@ -24,14 +24,14 @@ def gram(x: Tensor) -> Tensor:
     return found
 
 
-def rebatch(parts: Iterable[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    """The same rows in fewer pieces: dicts of tensors, joined along their first dimension to `TOGETHER` or more."""
+def rebatch(parts: Iterable[dict[str, Tensor]], together: int = TOGETHER) -> Iterator[dict[str, Tensor]]:
+    """The same rows in fewer pieces: dicts of tensors, joined along their first dimension to `together` or more."""
     waiting: list[dict[str, Tensor]] = []
     rows = 0
     for part in parts:
         waiting.append(part)
         rows += len(next(iter(part.values())))
-        if rows >= TOGETHER:
+        if rows >= together:
             yield _joined(waiting)
             waiting, rows = [], 0
     if waiting:

@@ -46,7 +46,7 @@ def input_moments(
             if linears:
                 parts = enumerate(run.seen(index, inputs, {}, advance=True))
                 weighed = ({n: weighted(x, weights, batch, n) for n, x in part.items()} for batch, part in parts)
-                for seen in rebatch(weighed):
+                for seen in rebatch(weighed, run.together):
                     for name, x in seen.items():
                         moments[name] += gram(x)
             else:  # its units are all gone

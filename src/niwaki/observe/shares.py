@@ -1,6 +1,6 @@
 """Which batches this process works on, of several.
 
-Products of inputs are made in single precision over pieces of `niwaki.numerics.gram.TOGETHER` tokens and then added in
+Products of inputs are made in single precision over pieces of so many tokens (`multiplied_together`) and then added in
 double precision. So a process gets the batches of whole pieces: all products are those that one process alone would
 make, and their sums hardly depend on how many there are. Pieces go to whoever has the fewest tokens by then, the
 largest first. Where there are fewer pieces than processes, batches are shared one by one.
@@ -8,12 +8,15 @@ largest first. Where there are fewer pieces than processes, batches are shared o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from niwaki.data import token_mask
 from niwaki.numerics import gram
 from niwaki.observe.statistics import Batch
 from niwaki.processes import count, number
+
+PIECES = 8
+"""Of all data at least, where there are as many batches: a process has one of them, or more."""
 
 
 def shared(data: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
@@ -22,13 +25,25 @@ def shared(data: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
         yield from enumerate(data)
         return
     batches = list(data)
-    tokens = [int(token_mask(batch).sum()) for batch in batches]
-    pieces = _pieces(tokens)
+    tokens = _tokens(batches)
+    pieces = _pieces(tokens, multiplied_together(batches))
     if len(pieces) < count():
         pieces = [[place] for place in range(len(batches))]
     for piece in _own(pieces, [sum(tokens[place] for place in piece) for piece in pieces]):
         for place in piece:
             yield place, batches[place]
+
+
+def multiplied_together(batches: Sequence[Batch]) -> int:
+    """Tokens of a piece at least: `niwaki.numerics.gram.TOGETHER`, or of few data so few that there are pieces enough.
+
+    It does not depend on the number of processes.
+    """
+    return min(gram.TOGETHER, max(1, sum(_tokens(batches)) // PIECES))
+
+
+def _tokens(batches: Sequence[Batch]) -> list[int]:
+    return [int(token_mask(batch).sum()) for batch in batches]
 
 
 def _own(pieces: list[list[int]], tokens: list[int]) -> list[list[int]]:
@@ -41,14 +56,14 @@ def _own(pieces: list[list[int]], tokens: list[int]) -> list[list[int]]:
     return [pieces[piece] for piece in sorted(own)]
 
 
-def _pieces(tokens: list[int]) -> list[list[int]]:
+def _pieces(tokens: list[int], together: int) -> list[list[int]]:
     """Places of the batches, with so many tokens each, that are multiplied together."""
     pieces: list[list[int]] = [[]]
-    together = 0
+    inside = 0
     for place, found in enumerate(tokens):
-        if together >= gram.TOGETHER:
+        if inside >= together:
             pieces.append([])
-            together = 0
+            inside = 0
         pieces[-1].append(place)
-        together += found
+        inside += found
     return pieces

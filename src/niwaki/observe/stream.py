@@ -24,7 +24,7 @@ from niwaki.anatomy import first_layer_call, layer_calls, layers_of, runs_of
 from niwaki.data import token_mask, without_labels
 from niwaki.numerics.gram import joined
 from niwaki.numerics.half import half_in_float32
-from niwaki.observe.shares import shared
+from niwaki.observe.shares import multiplied_together, shared
 from niwaki.observe.statistics import Batch, at_tokens
 
 
@@ -70,7 +70,10 @@ class Stream:
         """Of the batches here, the number of each among those of all processes."""
         self.folder = tempfile.TemporaryDirectory(prefix="niwaki-")
         self.device = next(model.parameters()).device
-        for number, (among_all, batch) in enumerate(shared(data)):
+        batches = list(data)
+        self.together = multiplied_together(batches)
+        """Tokens at least of what is multiplied at once."""
+        for number, (among_all, batch) in enumerate(shared(batches)):
             inputs = {k: v.to(self.device) for k, v in without_labels(batch).items() if isinstance(v, Tensor)}
             self._put("inputs", number, inputs)
             self._put("hidden", number, {"hidden": first_layer_call(model, inputs)[0][0]})

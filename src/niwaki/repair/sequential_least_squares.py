@@ -86,7 +86,8 @@ def sequential_least_squares_(
                 fitted: Iterable[Parts] | None = solves.read(name)
                 if fitted is None:
                     seen = _seen_of(together, pruned_stream.layers[index], targets).at(pruned_stream, index)
-                    sums = _sums(together, seen, both.goals(index, name, goal), rows or {}, weights)
+                    goals = both.goals(index, name, goal)
+                    sums = _sums(together, seen, goals, rows or {}, weights, pruned_stream.together)
                     each = (fit(*one) for one in sums)
                     fitted = each if in_turn else solves.noted(name, shared_out(sums, lambda one: fit(*one)))
                 elif dense_stream is not None and goal is not None and goal.advance:
@@ -203,8 +204,12 @@ def _sums(
     goals: Iterator[dict[str, Tensor]] | None,
     rows: dict[str, Tensor],
     weights: TokenWeights | None,
+    tokens: int,
 ) -> list[tuple[BlockLinear, Sums]]:
-    """Each linear of `groups` with its sums over all batches, from what was seen of its input and of its target."""
+    """Each linear of `groups` with its sums over all batches, from what was seen of its input and of its target.
+
+    So many `tokens` are multiplied at once.
+    """
     # Strict, so that both streams come to their end and take their hooks away.
     pairs = zip(seen, repeat(None) if goals is None else goals, strict=goals is not None)
 
@@ -228,7 +233,7 @@ def _sums(
             yield part
 
     found = [(linear, _Added(linear, goals is not None), group[0].part) for group in groups for linear in group]
-    for piece in rebatch(parts()):
+    for piece in rebatch(parts(), tokens):
         for linear, added, first in found:
             added.add(piece[f"{first} x"], piece.get(linear.part), piece.get(f"{linear.part} weight"))
     return [(linear, added.sums()) for linear, added, _ in found]
