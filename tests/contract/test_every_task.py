@@ -122,6 +122,24 @@ def test_what_an_adapter_brings_beside_its_factors(task, typed, tmp_path):
 
 
 @pytest.mark.parametrize("task", OTHERS, ids=lambda task: task.name)
+def test_an_adapter_brings_tokens_that_its_base_has_not(task, tmp_path):
+    """The embeddings got rows before the adapter was trained, which PEFT then saves with it."""
+    torch.manual_seed(0)
+    batch = batches_of(task, 1)[0]
+    model_of(task, "bert", layers=2).save_pretrained(tmp_path / "base")
+    base = type(model_of(task, "bert", layers=2)).from_pretrained(tmp_path / "base")
+    base.resize_token_embeddings(66, mean_resizing=False)
+    batch["input_ids"][..., 1] = torch.arange(60, 66).view(-1, *[1] * (batch["input_ids"].dim() - 2))
+    tuned = get_peft_model(base, LoraConfig(task_type=task.peft, r=4, target_modules=["query", "value"])).eval()
+    tuned.save_pretrained(str(tmp_path / "adapter"), save_embedding_layers=True)
+    model = niwaki.load(tmp_path / "adapter")
+    torch.testing.assert_close(said(model, batch), said(tuned, batch), rtol=0, atol=1e-6)
+    niwaki.prune_(model, niwaki.Structured(flops=0.8, **CUT), [batch])
+    niwaki.save(model, tmp_path / "merged")
+    torch.testing.assert_close(said(niwaki.load(tmp_path / "merged"), batch), said(model, batch), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", OTHERS, ids=lambda task: task.name)
 def test_scores_from_labels_and_without(task):
     model, data = model_of(task, "distilbert", layers=2), batches_of(task, 1)
     bare = [without_labels(batch) for batch in data]

@@ -22,7 +22,7 @@ TEXTS = ("a good bright film", "a bad dull plot", "the plot is very very bright 
 def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("place")
     words = tiny_tokenizer()
-    for kind in ("BertModel", "BertForMultipleChoice"):
+    for kind in ("BertModel", "BertForMultipleChoice", "BertForMaskedLM"):
         torch.manual_seed(0)
         getattr(transformers, kind)(configs()["bert"]).save_pretrained(place / kind)
         words.save_pretrained(place / kind)
@@ -106,10 +106,14 @@ def test_a_body_by_its_states_and_by_a_pooling(place, command):
     assert "no labels, so fidelity to the dense model is all that is measured" in err
     assert type(niwaki.load(place / "body")).__name__ == "BertModel"
     assert not (place / "body" / "modules.json").exists()
-    status, _, err = command("prune", "structured", model="BertModel", out="pooled", flops="0.6", pooling="mean")
+    for model in ("BertModel", "BertForMaskedLM"):  # what it was pretrained on is left behind
+        status, _, err = command("prune", "structured", model=model, out=f"pooled-{model}", flops="0.6", pooling="mean")
+        assert status == 0, err
+        assert "a new task head" not in err
+        assert "spearman" in result(place, f"pooled-{model}")["pruned"]["quality"]
+        assert SentenceTransformer(str(place / f"pooled-{model}"), device="cpu").encode("a plot").shape == (32,)
+    status, _, err = command("score", model="BertForMaskedLM", data="txt", task="embedding", out="body-scores")
     assert status == 0, err
-    assert "spearman" in result(place, "pooled")["pruned"]["quality"]
-    assert SentenceTransformer(str(place / "pooled"), device="cpu").encode("a plot").shape == (32,)
 
 
 def test_choices_from_files(place, command):
@@ -139,6 +143,7 @@ def test_choices_from_files(place, command):
         (["eval"], {"model": "BertForMultipleChoice"}, "must be prompts with choices (question, choices, answer)"),
         (["eval"], {"model": "encoder", "data": "choices.jsonl"}, "got prompts with choices"),
         (["prune", "structured"], {"model": "BertModel", "flops": "0.5"}, "finetune first: train a head on them"),
+        (["prune", "structured"], {"model": "encoder", "keep_quality": "0.9"}, "keep_quality must be a budget for a"),
         (["finetune"], {"model": "encoder", "data": "txt"}, "train_data must have labels"),
         (["finetune"], {"model": "encoder", "data": "jsonl"}, "train_data must have labels"),
     ],

@@ -14,6 +14,7 @@ from niwaki.data import Batches, read_table
 from niwaki.data.answers import encode_answers
 from niwaki.data.batches import ANSWER
 from niwaki.evaluate import quality
+from niwaki.run.rows import Cut, cut_table
 from tiny import configs
 
 CONTEXT = "the film is good . the plot is very dull and bad ."
@@ -140,3 +141,50 @@ def test_batches_without_texts_cannot_be_measured():
     model = Says(configs()["bert"])
     with pytest.raises(niwaki.RequestError, match="questions on contexts"):
         quality(model, [{"input_ids": torch.ones(1, 4, dtype=torch.long)}])
+
+
+def test_questions_that_share_an_id_are_measured_apart(tmp_path):
+    """Many files in SQuAD's form give none, or one twice; each question counts."""
+    bare = [{key: value for key, value in question(text=text).items() if key != "id"} for text in ("very dull", "good")]
+    for asked in (bare, [question("q", text) for text in ("very dull", "good")]):
+        rows = encode_answers(table(tmp_path, squad(*asked)), tiny_tokenizer(), 32, None)
+        places = [row["start_positions"] for row in rows]
+        assert measured(rows, (places[0], places[0] + 1), (places[1], places[1])) == {"f1": 1.0, "exact_match": 1.0}
+        assert measured(rows, (places[0], places[0] + 1), (1, 1)) == {"f1": 0.5, "exact_match": 0.5}
+
+
+@pytest.mark.parametrize("start", [-1, 0])
+def test_an_answer_without_text_is_none(tmp_path, start):
+    empty = {"id": "q2", "question": "is it", "answers": [{"text": "", "answer_start": start}]}
+    found = table(tmp_path, squad(question(), empty))
+    assert found.labels[1] == []
+    rows = encode_answers(found, tiny_tokenizer(), 32, None)
+    assert (rows[1]["start_positions"], rows[1]["end_positions"]) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"data": [{"paragraphs": [{"qas": [question()]}]}]}, "must have a context and qas, .*'context'"),
+        (squad({"id": "q1", "answers": []}), "each with a question"),
+        (squad(question(asked=None)), "every question of .* must be text, got 'None' for 'q1'"),
+        (squad(question(), context="  "), "every context of .* must be text"),
+        (squad(question(text="bad .", start=-5)), "1 that do not, first 'q1'"),
+    ],
+)
+def test_parts_that_are_missing(tmp_path, content, said):
+    with pytest.raises(niwaki.RequestError, match=said):
+        table(tmp_path, content)
+
+
+def test_questions_without_answers_are_looked_at_alone(tmp_path):
+    """Nothing but what a model reads, in the windows that it would be measured in."""
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps({"question": "is the plot good", "context": " ".join([CONTEXT] * 4)}), encoding="utf-8")
+    model, tokenizer = BertForQuestionAnswering(configs()["bert"]), tiny_tokenizer()
+    rows = cut_table(read_table(str(path)), model, tokenizer, Cut(24), "train").rows
+    assert len(rows) > 3
+    assert not Batches(rows, tokenizer, 2).labelled
+    path.write_text(json.dumps({"question": "is the plot good", "answer": "it is"}), encoding="utf-8")
+    with pytest.raises(niwaki.RequestError, match=r"columns question and context without, got question, answer"):
+        cut_table(read_table(str(path)), model, tokenizer, Cut(24), "train")

@@ -166,6 +166,29 @@ def test_tensors_that_the_model_does_not_use_are_named(name, tmp_path):
         niwaki.load(tmp_path / "a")
 
 
+def test_what_bert_was_pretrained_on_beside_words_may_be_left(tmp_path):
+    """Its own files are of `BertForPreTraining`, and their config says `BertForMaskedLM`."""
+    whole = made("BertForPreTraining")
+    whole.save_pretrained(tmp_path)
+    change(tmp_path, architectures=["BertForMaskedLM"])
+    model, batch = niwaki.load(tmp_path), batches()[0]
+    with torch.no_grad():
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        assert torch.equal(model(**inputs).logits, whole(**inputs).prediction_logits)
+
+
+def test_a_body_may_lack_its_pooler_and_no_layer(tmp_path):
+    made("BertModel").save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    retensor(path, lambda tensors: [tensors.pop(name) for name in list(tensors) if name.startswith("pooler.")])
+    assert new_parameters(niwaki.load(tmp_path)) == ()
+    retensor(path, lambda tensors: tensors.pop("encoder.layer.1.output.dense.weight"))
+    with pytest.raises(
+        niwaki.RequestError, match=r"must hold all weights .* without encoder.layer.1.output.dense.weight"
+    ):
+        niwaki.load(tmp_path)
+
+
 def test_a_pooler_and_old_buffers_may_be_left(tmp_path):
     niwaki.save(tiny("roberta"), tmp_path / "a")
     more = {"roberta.pooler.dense.weight": torch.ones(32, 32), "roberta.embeddings.position_ids": torch.arange(40)}

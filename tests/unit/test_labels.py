@@ -13,7 +13,9 @@ from niwaki.config import Finetune, Recipe, read_recipe, recipe_from_dict, recip
 from niwaki.data import Table, class_ids, label_map, label_names, predicts_numbers, read_table
 from niwaki.errors import RequestError
 from niwaki.run import to_rows
-from niwaki.run.inputs import name_outputs_
+from niwaki.run.inputs import Inputs, name_outputs_
+from niwaki.run.likeness import Side, likeness
+from niwaki.run.rows import Cut
 from tiny import tiny
 
 SENTIMENT = {"NEGATIVE": 0, "POSITIVE": 1}
@@ -77,7 +79,7 @@ def test_a_column_is_read_as_names_or_as_numbers(labels: list, names: dict, ids:
         ([0, 1], CROSSED, "could be either .* --label-names 1 0 reads them as names, --label-names 0 1 as numbers"),
         ([1, 2], STARS, "could be either .* --label-names 1 2 3 reads them as names"),
         ([0, 3], STARS, "got 3 beside 0"),
-        (["neg", "pos"], SENTIMENT, "NEGATIVE, POSITIVE .* got 'neg' .*--label-names gives .* 2 outputs"),
+        (["neg", "pos"], SENTIMENT, "NEGATIVE, POSITIVE .* got 'neg' .*--label-names gives .* 2 .*have neg, pos"),
         ([[0, 1], [1]], SENTIMENT, "one name or number a row, got a list"),
         ([{"a": 1}], SENTIMENT, "one name or number a row, got a dict"),
     ],
@@ -218,3 +220,15 @@ def test_names_and_splits_are_part_of_a_recipe(tmp_path: Path) -> None:
         recipe_from_dict({**plain, "label_names": "a b"})
     with pytest.raises(RequestError, match="label_names must differ from each other, got a b a"):
         request(label_names=("a", "b", "a"))
+
+
+def test_outputs_in_another_order_are_not_compared():
+    """Two models that call the same classes by other numbers agree on nothing that their numbers would show."""
+    sides = []
+    for names in (("no", "yes"), ("yes", "no"), ("yes", "no")):
+        model = tiny(labels=2)
+        name_outputs_(model, names)
+        rows = [{"input_ids": [2, 5, 3], "attention_mask": [1, 1, 1]}]
+        sides.append(Side(model, Inputs(model, tiny_tokenizer(), 1, Cut(8), quiet=True), rows))
+    assert likeness(sides[0], sides[1]) == {}
+    assert likeness(sides[1], sides[2])["agreement"] == 1.0

@@ -62,6 +62,7 @@ def test_a_limit_takes_the_first_rows(tmp_path):
         ({"query": "q", "choices": ["a", "b"], "gold": -1}, ["row 2", "-1"]),
         ({"query": "q", "choices": ["a", "b"], "gold": "C"}, ["row 2", "'C'"]),
         ({"query": "q", "choices": ["a", "b"], "gold": True}, ["row 2", "True"]),
+        ({"query": "q", "choices": ["1", "0"], "gold": "1"}, ["row 2", "to different ends", "'1'"]),
         ({"query": "q", "choices": ["a", "b"]}, ["row 2", "answer", "None"]),
         ({"query": "q", "choices": ["a"], "gold": 0}, ["row 2", "two choices"]),
         ({"query": "q", "choices": ["a", ""], "gold": 0}, ["row 2", "not empty"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -10,7 +11,9 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 import niwaki
 from helpers_text import tiny_tokenizer
@@ -23,6 +26,9 @@ from niwaki.evaluate import quality
 from niwaki.evaluate.fidelity import fidelity
 from niwaki.export import export_onnx
 from niwaki.export.onnx.session import Session
+from niwaki.run.engines import check_drop
+from niwaki.run.inputs import Inputs
+from niwaki.run.likeness import Side
 from niwaki.run.rows import Cut, cut_table
 from niwaki.surgery import cut_
 from tiny import ROWS, configs
@@ -120,6 +126,14 @@ def test_onnx_in_a_folder_of_its_own_kind(place, tmp_path):
         (states,) = Session(tmp_path / "a" / "onnx" / "model.onnx")(batch)
         made = pooling_of(model)(states, token_mask(batch).bool())
         torch.testing.assert_close(made, vectors(model, batch), atol=1e-4, rtol=0)
+
+
+def test_modules_are_in_float32_whatever_the_model_is_in(place):
+    tokenizer = load_tokenizer(place / "encoder")
+    (batch,) = batches_of(tokenizer, TEXTS[:5])
+    found, wanted = (vectors(niwaki.load(place / "encoder", dtype=dtype), batch) for dtype in ("bfloat16", "float32"))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, atol=0.05, rtol=0)
 
 
 def test_recovery_teaches_the_vectors(place):
@@ -280,6 +294,28 @@ def test_what_a_query_is_to_find(tmp_path):
     assert values["mrr"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 3) / 4)
     assert values["recall_at_1"] == pytest.approx((1 / 2 + 0 + 0 + 0) / 4)
     assert values["recall_at_10"] == pytest.approx(1.0)
+
+
+def test_a_rounding_is_judged_by_what_the_pairs_have(place, tmp_path):
+    """Of queries and documents there is no correlation to lose."""
+    model, tokenizer = niwaki.load(place / "encoder"), load_tokenizer(place / "encoder")
+    found = table(tmp_path, ("query", "positive"), ("good", "film"), ("bad", "plot"), ("dull", "the"))
+    inputs = Inputs(model, tokenizer, 4, Cut(16), quiet=True)
+    side = Side(model, inputs, inputs.rows(found, "validation"))
+    assert check_drop(model, side, 0.0).startswith("recall_at_1 ")
+
+
+def test_prompts_stay_in_the_vocabulary():
+    """Whatever the texts are, what is put before them is cut as it was."""
+    ids = {token: index for index, token in enumerate(("[PAD]", "[UNK]", "good", "film", "the", "plot", "dull"))}
+    words = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]")
+    model = body()
+    head = dataclasses.replace(plain_pooling("mean", 32, 40), prompts={"query": "The plot ", "passage": ""}, lower=True)
+    pool_by_(model, head)
+    trimmed, _ = niwaki.trim_vocabulary_(model, tokenizer, ["good film"])
+    assert set(trimmed.get_vocab()) == {"[PAD]", "[UNK]", "good", "film", "the", "plot"}
 
 
 def test_pairs_without_a_score(tmp_path):

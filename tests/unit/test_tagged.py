@@ -13,6 +13,7 @@ from helpers_text import tiny_tokenizer
 from niwaki.data import Batches, read_table
 from niwaki.data.tagged import encode_tagged, of_entities, tag_names
 from niwaki.evaluate import quality
+from niwaki.run.rows import Cut, cut_table
 from tiny import configs
 
 NAMES = {"O": 0, "B-PER": 1, "I-PER": 2}
@@ -39,6 +40,14 @@ def test_conll_columns_are_words_and_their_last_column(tmp_path):
 def test_a_hash_can_be_a_word(tmp_path):
     table = read_table(written(tmp_path, "a.conll", "# a comment of a file\ngood O\n# B-PER\n"))
     assert table.texts == [("good", "#")]
+    table = read_table(written(tmp_path, "b.conll", "# first\n# id = 1\ngood\tNN\tx\tO\n# is a bad\nfilm\tNN\tx\tO\n"))
+    assert table.texts == [("good", "film")]
+
+
+def test_a_word_may_hold_a_space_that_is_none_of_the_columns(tmp_path):
+    table = read_table(written(tmp_path, "a.conll", "10\u00a0000  B-PER \n\u3000 O\n"))
+    assert table.texts == [("10\u00a0000", "")]
+    assert table.labels == [["B-PER", "O"]]
 
 
 def test_conllu_has_columns_with_names(tmp_path):
@@ -108,7 +117,8 @@ def test_a_long_word_and_a_long_row_lose_no_tag(tmp_path):
     lines = "\n".join(f"{word} {tag}" for word, tag in zip(words, tags, strict=True))
     found = encode_tagged(read_table(written(tmp_path, "a.conll", lines)), tokenizer, 16, NAMES)
     assert found.cut == 1
-    assert len(found.rows) > 40
+    assert len(found.rows) == 4  # of the 43 of the long word there are the first and the last
+    assert all(set(row["labels"]) != {-100} for row in found.rows)
     assert all(len(row["input_ids"]) == len(row["labels"]) <= 16 for row in found.rows)
     labels = [label for row in found.rows for label in row["labels"] if label != -100]
     assert labels == [NAMES[tag] for tag in tags]
@@ -124,10 +134,93 @@ def test_words_without_a_piece_are_counted(tmp_path):
 
 def test_a_tag_that_the_model_does_not_have(tmp_path):
     table = read_table(written(tmp_path, "a.conll", "good B-LOC\nfilm O\n"))
-    with pytest.raises(niwaki.RequestError, match=r"among the model's O, B-PER, I-PER, got 'B-LOC'.*--label-names"):
+    with pytest.raises(niwaki.RequestError, match=r"O, B-PER, I-PER, got 'B-LOC'.*--label-names.*have B-LOC, O"):
         encode_tagged(table, tiny_tokenizer(), 16, NAMES)
     by_number = read_table(written(tmp_path, "b.jsonl", json.dumps({"tokens": ["good"], "tags": [2]})))
     assert encode_tagged(by_number, tiny_tokenizer(), 16, NAMES).rows[0]["labels"] == [-100, 2, -100]
+
+
+def said_by_a_model(names, rows, said):
+    """`quality` of a tagger that says the next of the tags `said` at every first piece, row by row as they come."""
+    config = configs()["bert"]
+    config.id2label, config.num_labels = dict(enumerate(names)), len(names)
+    tokenizer, told = tiny_tokenizer(), iter(said)
+    places = [[place for place, label in enumerate(row["labels"]) if label != -100] for row in rows]
+
+    class Says(BertForTokenClassification):
+        def forward(self, input_ids=None, **_):
+            logits = torch.zeros(*input_ids.shape, len(names))
+            for row in range(len(input_ids)):
+                for place in places.pop(0):
+                    logits[row, place, names.index(next(told))] = 1.0
+            return type("Output", (), {"logits": logits})()
+
+    return quality(Says(config), Batches(rows, tokenizer, 4, sort_by_length=False))
+
+
+@pytest.mark.parametrize(
+    ("truth", "found"),
+    [
+        ("U-PER U-PER O U-PER", "U-PER U-PER O O"),
+        ("B-PER L-PER U-PER O", "B-PER L-PER O O"),
+        ("S-PER S-PER O S-PER", "S-PER S-PER O O"),
+        ("B-PER E-PER S-PER O", "B-PER E-PER O O"),
+    ],
+)
+def test_every_scheme_of_entities(tmp_path, truth, found):
+    """By hand: none of what is found is wrong, and one entity is missed."""
+    names = sorted({*truth.split(), *found.split(), "O"})
+    lines = "\n".join(f"good {tag}" for tag in truth.split())
+    rows = encode_tagged(
+        read_table(written(tmp_path, "a.conll", lines)), tiny_tokenizer(), 16, {name: i for i, name in enumerate(names)}
+    ).rows
+    values = said_by_a_model(names, rows, found.split())
+    count = sum(tag[0] in "US" or tag[0] == "B" for tag in truth.split())
+    assert values["precision"] == 1.0
+    assert values["recall"] == pytest.approx((count - 1) / count)
+
+
+def test_a_row_that_was_cut_is_measured_as_one(tmp_path):
+    """The entity of three words lies in two rows of four tokens; found whole it is one."""
+    tags = ["O", "B-PER", "I-PER", "I-PER", "O"]
+    table = read_table(written(tmp_path, "a.conll", "\n".join(f"good {tag}" for tag in tags)))
+    rows = encode_tagged(table, tiny_tokenizer(), 4, NAMES).rows
+    assert len(rows) == 3
+    assert said_by_a_model(list(NAMES), rows, tags)["f1"] == 1.0
+    missed = said_by_a_model(list(NAMES), rows, ["O", "B-PER", "I-PER", "O", "O"])
+    assert missed == {"f1": 0.0, "precision": 0.0, "recall": 0.0, "token_accuracy": 0.8}
+
+
+def test_numbers_of_tags_are_in_the_order_of_numbers(tmp_path):
+    rows = [{"tokens": ["good"] * 12, "ner_tags": list(range(12))}]
+    assert tag_names(read_table(written(tmp_path, "a.jsonl", json.dumps(rows[0])))) == [str(i) for i in range(12)]
+
+
+def test_texts_without_labels_are_looked_at_as_they_stand(tmp_path):
+    model, tokenizer = BertForTokenClassification(configs()["bert"]), tiny_tokenizer()
+    texts = read_table(written(tmp_path, "a.txt", "a good film\nthe plot is dull\n"))
+    rows = cut_table(texts, model, tokenizer, Cut(16), "train").rows
+    assert [len(row["input_ids"]) for row in rows] == [5, 6]
+    assert not Batches(rows, tokenizer, 2).labelled
+    lines = read_table(written(tmp_path, "b.txt", "-DOCSTART- -X- O\n\ngood NN B-PER\nfilm NN O\n"))
+    with pytest.raises(niwaki.RequestError, match=r"must be words with tags \(a .conll or .conllu file"):
+        cut_table(lines, model, tokenizer, Cut(16), "train")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (
+            [{"tokens": ["a"], "tags": ["O"]}, {"tokens": None, "tags": ["O"]}],
+            "list of words in every row, got none in row 2",
+        ),
+        ([{"tokens": ["a", None], "tags": ["O", "O"]}, {"tokens": ["a"], "tags": ["O"]}], "got none in row 1"),
+        ([{"tokens": ["a", "b"], "tags": ["O", None]}], "got 1 tags for 2 words in row 1"),
+    ],
+)
+def test_words_and_tags_that_are_missing(tmp_path, rows, said):
+    with pytest.raises(niwaki.RequestError, match=said):
+        read_table(written(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows))))
 
 
 def test_entities_are_measured_whole(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict
+from torch import nn
 from transformers import PreTrainedModel
 
 from niwaki.adapters import check_adapter, mask_adapters_
@@ -91,6 +92,7 @@ def load_adapter(folder: Path, base: str, dtype: str) -> PeftModel:
     shapes = tensor_shapes_in(folder / _WEIGHTS)
     _check_rank(folder, shapes)
     model = load_plain(base, adapter_head(folder, base), dtype)
+    _resize_(model, shapes)
     brought = {key.removeprefix(_INSIDE) for key in shapes}
     model._niwaki_new_parameters = tuple(  # type: ignore[assignment]
         name for name in new_parameters(model) if name not in brought
@@ -113,6 +115,15 @@ def load_adapter(folder: Path, base: str, dtype: str) -> PeftModel:
         if isinstance(error, RequestError):
             raise
         raise RequestError(f"base_model must fit the adapter {str(folder)!r}: {line(error)}") from error
+
+
+def _resize_(model: PreTrainedModel, shapes: Shapes) -> None:
+    """Give the embeddings as many rows as those in the adapter have: tokens were added before it was trained."""
+    embeddings = cast(nn.Embedding, model.get_input_embeddings())
+    name = next(name for name, module in model.named_modules() if module is embeddings)
+    rows = shapes.get(f"{_INSIDE}{name}.weight", embeddings.weight.shape)[0]
+    if rows != embeddings.num_embeddings:
+        model.resize_token_embeddings(rows, mean_resizing=False)
 
 
 def _check_rank(folder: Path, shapes: Shapes) -> None:

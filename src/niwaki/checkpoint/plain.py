@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
-from niwaki.anatomy import CLASSIFIER, Task, family_of, unwrap
+from niwaki.anatomy import ANSWERER, BODY, CLASSIFIER, Task, family_of, unwrap
 from niwaki.anatomy.modeling_mobilellm import MobileLLMConfig
 from niwaki.checkpoint.files import tensor_shapes
 from niwaki.checkpoint.hub import local_folder
@@ -22,8 +22,12 @@ from niwaki.errors import RequestError
 from niwaki.surgery.narrow import apply_shapes_
 from niwaki.surgery.shapes import METHOD, forget_
 
-_UNUSED = re.compile(r"\.pooler\.|(^|\.)(position_ids|token_type_ids|inv_freq|masked_bias)$")
-"""Tensors that no head of another task is made of: a pooler, and buffers that older versions of Transformers wrote."""
+_UNUSED = re.compile(r"\.pooler\.|^cls\.seq_relationship\.|(^|\.)(position_ids|token_type_ids|inv_freq|masked_bias)$")
+"""Tensors that no head of another task is made of: a pooler and what it is for in pretraining (BERT's own files, which
+say that they are of masked words, hold both), and buffers that older versions of Transformers wrote."""
+
+
+_POOLER = re.compile(r"(^|\.)pooler\.")
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ def head_for(name: str, labels: NewLabels) -> Head:
         raise RequestError(f"{rule}, got {name!r}, {own.what} ({', '.join(config.architectures or ())})")
     # A number to predict has no name worth keeping.
     names = list(labels.names) if len(labels.names) > 1 or labels.problem else ["LABEL_0"] * len(labels.names)
-    options = label_options(names) if names else {}
+    options: dict[str, Any] = label_options(names) if names else {"num_labels": 2} if wanted is ANSWERER else {}
     if labels.problem is not None:
         options["problem_type"] = labels.problem
     return Head(wanted, options, replaces=True, draw=bool(names))
@@ -132,8 +136,8 @@ def load_plain(name: str, head: Head, dtype: str) -> PreTrainedModel:
         )
     missing = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
     _check_used(name, model, report["unexpected_keys"], head)
-    _check_whole(name, model, missing)
-    model._niwaki_new_parameters = tuple(missing)
+    _check_whole(name, model, missing, head)
+    model._niwaki_new_parameters = tuple(missing) if head.task is not BODY else ()
     if head.draw:
         _draw_output_(model)
     return model
@@ -194,11 +198,11 @@ def _check_used(name: str, model: PreTrainedModel, unexpected: Any, head: Head) 
         raise RequestError(f"{rule}, got {name!r} with {', '.join(unused[:3])} ({len(unused)} unused)")
 
 
-def _check_whole(name: str, model: PreTrainedModel, missing: list[str]) -> None:
+def _check_whole(name: str, model: PreTrainedModel, missing: list[str], head: Head) -> None:
     """Refuse layers without their weights. A language model needs its head too."""
     # Many checkpoints of encoders come without a pooler, which belongs to the task head in all but name.
-    prefix = "" if model.can_generate() else f"{model.base_model_prefix}."
-    body = [key for key in missing if key.startswith(prefix) and ".pooler." not in key]
+    prefix = "" if model.can_generate() or head.task is BODY else f"{model.base_model_prefix}."
+    body = [key for key in missing if key.startswith(prefix) and not _POOLER.search(key)]
     if body:
         rule = f"model must hold all weights of its {model.config.model_type} layers"
         raise RequestError(f"{rule}, got {name!r} without {body[0]} ({len(body)} missing)")

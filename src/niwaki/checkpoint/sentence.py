@@ -46,8 +46,8 @@ class SentenceHead:
     """Place in the folder -> contents."""
 
     def __call__(self, states: Tensor, keep: Tensor) -> Tensor:
-        """One vector a text `[texts, size]` of the states of its tokens `[texts, length, width]`."""
-        features: dict[str, Any] = {"token_embeddings": states, "attention_mask": keep.long()}
+        """One vector a text `[texts, size]` in float32 of the states of its tokens `[texts, length, width]`."""
+        features: dict[str, Any] = {"token_embeddings": states.float(), "attention_mask": keep.long()}
         for module in self.modules:
             features = module.to(states.device)(features)
         return features["sentence_embedding"]

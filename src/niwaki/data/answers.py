@@ -17,10 +17,10 @@ from niwaki.errors import RequestError
 
 @dataclass(frozen=True)
 class Asked:
-    """Of one row: the id of its question, the context, where in it each token stands (None for other tokens), the
+    """Of one row: the number of its question, the context, where in it each token stands (None for other tokens), the
     texts of the right answers."""
 
-    name: str
+    number: int
     context: str
     offsets: list[tuple[int, int] | None]
     answers: tuple[str, ...]
@@ -29,7 +29,7 @@ class Asked:
 def encode_answers(table: Table, tokenizer: Any, max_length: int, stride: int | None) -> list[dict[str, Any]]:
     """Tokenise every question with its context, in windows that start `stride` tokens of the context after each other.
 
-    By default two windows share a third of `max_length`.
+    By default two windows share a third of `max_length`. A table without answers gives rows without labels.
 
     Raises:
         RequestError: a tokenizer that does not say where tokens stand; a question that leaves no room for its context.
@@ -37,7 +37,9 @@ def encode_answers(table: Table, tokenizer: Any, max_length: int, stride: int | 
     if not getattr(tokenizer, "is_fast", False):
         raise RequestError("tokenizer must be a fast one (tokenizer.json), which says where in a text tokens stand")
     rows = []
-    for name, (question, context), answers in zip(table.ids or (), table.texts, table.labels or [], strict=True):
+    names = table.ids or range(1, table.rows + 1)
+    given: list[Any] = table.labels or [None] * table.rows
+    for asked, (name, (question, context), answers) in enumerate(zip(names, table.texts, given, strict=True)):
         room = max_length - len(tokenizer(question, "")["input_ids"])
         shared = max_length // 3 if stride is None else room - stride
         if not 0 <= shared < room:
@@ -58,13 +60,13 @@ def encode_answers(table: Table, tokenizer: Any, max_length: int, stride: int | 
         )
         found.pop("overflow_to_sample_mapping", None)
         places = found.pop("offset_mapping")
-        texts = tuple(answer["text"] for answer in answers)
         for number, offsets in enumerate(places):
-            inside = found.sequence_ids(number)
-            spans = [tuple(span) if part == 1 else None for span, part in zip(offsets, inside, strict=True)]
-            start, end = _tokens(spans, answers[0]) if answers else (0, 0)
             row = {key: values[number] for key, values in found.items()}
-            row |= {"start_positions": start, "end_positions": end, ANSWER: Asked(name, context, spans, texts)}
+            if answers is not None:
+                inside = found.sequence_ids(number)
+                spans = [tuple(span) if part == 1 else None for span, part in zip(offsets, inside, strict=True)]
+                row["start_positions"], row["end_positions"] = _tokens(spans, answers[0]) if answers else (0, 0)
+                row[ANSWER] = Asked(asked, context, spans, tuple(answer["text"] for answer in answers))
             rows.append(row)
     return rows
 

@@ -48,7 +48,7 @@ class Batches:
         if shuffle_seed is not None:
             random.Random(shuffle_seed).shuffle(self.order)
         elif sort_by_length:
-            self.order.sort(key=lambda index: _length(rows[index]))
+            self.order.sort(key=lambda index: length_of(rows[index]))
         self.rows = [rows[index] for index in self.order]
         self.tokenizer = tokenizer
         self.batch_size = batch_size
@@ -72,7 +72,7 @@ class Batches:
         and the batches come in an order of their own: what a file is sorted by, its labels say, does not show in them.
         """
         generator = torch.Generator().manual_seed(seed)
-        lengths = [_length(row) for row in self.rows]
+        lengths = [length_of(row) for row in self.rows]
         order = get_length_grouped_indices(lengths, self.batch_size, generator=generator)
         for number in torch.randperm(len(self), generator=generator).tolist():
             start = number * self.batch_size
@@ -111,7 +111,7 @@ def _is_choice(row: dict[str, Any]) -> bool:
     return isinstance(row["input_ids"][0], list)
 
 
-def _length(row: dict[str, Any]) -> int:
+def length_of(row: dict[str, Any]) -> int:
     """Tokens of a row, of its longest text where it has several."""
     return max(map(len, row["input_ids"])) if _is_choice(row) else len(row["input_ids"])
 

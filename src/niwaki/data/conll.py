@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def read_conll(text: str, universal: bool, column: str | None) -> tuple[list[tuple[str, ...]], list[list[str]], str]:
     """Sentences as words and their tags, and the name of the column that the tags are from.
@@ -15,7 +17,7 @@ def read_conll(text: str, universal: bool, column: str | None) -> tuple[list[tup
     """
     words: list[tuple[str, ...]] = []
     tags: list[list[str]] = []
-    word, tag, width = 1 if universal else 0, -1, 0
+    word, tag, width, tabs = 1 if universal else 0, -1, 0, False
     if universal:
         tag = _universal(column)
     elif column is not None:
@@ -32,10 +34,10 @@ def read_conll(text: str, universal: bool, column: str | None) -> tuple[list[tup
             continue
         if line.startswith("-DOCSTART-") or (universal and line.startswith("#")):
             continue
-        cells = line.rstrip("\n").split("\t") if "\t" in line else line.split()
-        if line.startswith("# ") and len(cells) != width:
+        cells = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))  # others can be in a word
+        if line.startswith("# ") and (len(cells), "\t" in line) != (width, tabs):
             continue
-        width = width or len(cells)
+        width, tabs = (width, tabs) if width else (len(cells), "\t" in line)
         if len(cells) != width:
             raise ValueError(f"line {number} must have {width} columns as the first has, got {len(cells)}")
         if width < 2:

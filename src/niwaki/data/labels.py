@@ -175,6 +175,7 @@ def _refuse(
     hint = ""
     if len(raw) <= len(names) and not any(text in by_number for text in raw):
         hint = f"; --label-names gives the names of the model's {len(names)} outputs, in their order"
+        hint += f" (the data have {_listed(raw)})"
     raise RequestError(f"{rule}, got {first!r} in {table.path!r}{hint}")
 
 
@@ -192,7 +193,8 @@ def ids_of_lists(given: set[str], label_ids: dict[str, int], what: str, path: st
     if unknown:
         known = ", ".join(sorted(label_ids, key=lambda name: label_ids[name]))
         rule = f"{what} must be among the model's {known}"
-        raise RequestError(f"{rule}, got {unknown[0]!r} in {path!r}; --label-names gives their names in order")
+        hint = f"--label-names gives their names in order (the data have {', '.join(sorted(given))})"
+        raise RequestError(f"{rule}, got {unknown[0]!r} in {path!r}; {hint}")
     return label_ids
 
 

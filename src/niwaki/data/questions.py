@@ -103,11 +103,15 @@ def _index(answer: Any, choices: list[str], labels: list[Any]) -> int:
     if isinstance(answer, str):
         text = answer.strip()
         found = int(text) if text.isdecimal() else ord(text.upper()) - ord("A") if len(text) == 1 else None
-    if isinstance(found, int) and not isinstance(found, bool) and 0 <= found < count:
-        return found
-    if choices.count(answer) == 1:
-        return choices.index(answer)
     last = chr(ord("A") + count - 1)
+    named = choices.index(answer) if choices.count(answer) == 1 else None
+    if isinstance(found, int) and not isinstance(found, bool) and 0 <= found < count:
+        if named not in (None, found):
+            rule = f"must have an answer that is one of the choices, or else 0 to {count - 1} or A to {last}"
+            raise WrongRowError(f"{rule}, got {answer!r}, which is both to different ends (write a number as such)")
+        return found
+    if named is not None:
+        return named
     raise WrongRowError(f"must have an answer, 0 to {count - 1}, A to {last} or one of the choices, got {answer!r}")
 
 

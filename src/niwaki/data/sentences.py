@@ -34,6 +34,12 @@ def is_search(table: Table) -> bool:
     return tuple(column.lower() for column in table.text_columns) in SEARCHES and table.labels is None
 
 
+def texts_as_read(table: Table, as_read: Callable[[str, str | None], str]) -> list[str]:
+    """All texts, row by row, as `as_read(text, role)` gives them to the model."""
+    roles = ("query", "document") if is_search(table) else (None,) * len(table.text_columns)
+    return [as_read(text, role) for row in table.texts for text, role in zip(row, roles, strict=True)]
+
+
 def encode_sentences(
     table: Table, tokenizer: Any, max_length: int, as_read: Callable[[str, str | None], str], *, measured: bool
 ) -> list[dict[str, Any]]:
@@ -49,9 +55,7 @@ def encode_sentences(
     if measured and pairs and not search and table.labels is None:
         rule = "eval_data of pairs must have a score (--label-column), or be queries and what they are to find (columns"
         raise RequestError(f"{rule} query and positive), got {table.seen()} in {table.path!r}")
-    roles = ("query", "document") if search else (None,) * len(table.text_columns)
-    texts = [as_read(text, role) for row in table.texts for text, role in zip(row, roles, strict=True)]
-    rows = tokenised(table, tokenizer, max_length, texts)
+    rows = tokenised(table, tokenizer, max_length, texts_as_read(table, as_read))
     if measured and pairs:
         for index, row in enumerate(rows):
             pair, side = divmod(index, 2)

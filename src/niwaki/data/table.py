@@ -96,6 +96,21 @@ def recognised(groups: Iterable[tuple[str, ...]], columns: tuple[str, ...]) -> t
     return next((tuple(known[name] for name in group) for group in groups if set(group) <= known.keys()), None)
 
 
+def is_missing(value: Any) -> bool:
+    """Whether a value is none, or blank text, or holds such a one."""
+    if is_several(value):
+        return not isinstance(value, dict) and any(is_missing(each) for each in as_list(value))
+    return bool(pd.isna(value)) or (isinstance(value, str) and not value.strip())
+
+
+def recognised_labels(frame: pd.DataFrame, names: tuple[str, ...], columns: tuple[str, ...]) -> str | None:
+    """The first of these `names` among the columns; None where there is none, or one without a value, as test sets."""
+    (found,) = recognised([(name,) for name in names], columns) or (None,)
+    values = None if found is None else frame[found]
+    empty = isinstance(values, pd.Series) and all(is_missing(x) and not is_several(x) for x in values.tolist())
+    return None if empty else found
+
+
 def is_several(value: Any) -> bool:
     """Whether a value is not one but several."""
     return isinstance(value, dict | list | tuple) or bool(getattr(value, "shape", ()))  # Parquet gives arrays

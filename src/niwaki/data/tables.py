@@ -20,9 +20,9 @@ from niwaki.data.objects import read_objects
 from niwaki.data.sentences import SEARCHES
 from niwaki.data.several import labels_that_hold
 from niwaki.data.squad import answered_table, is_answered, squad_rows
-from niwaki.data.table import Source, Table, as_list, is_several, recognised, seen
+from niwaki.data.table import Source, Table, as_list, is_missing, is_several, recognised, recognised_labels, seen
 from niwaki.data.text_files import lines_in, text_in
-from niwaki.data.words import WORDS_COLUMN, is_tagged, tagged_table
+from niwaki.data.words import WORDS_COLUMN, check_words, is_tagged, tagged_table
 from niwaki.errors import RequestError
 
 TEXT_COLUMNS = (
@@ -30,6 +30,7 @@ TEXT_COLUMNS = (
     ("premise", "hypothesis"),
     ("question", "sentence"),
     *SEARCHES,
+    ("question", "context"),
     ("sentence",),
     ("text",),
 )
@@ -74,12 +75,13 @@ def read_table(
     texts = text_columns or recognised(TEXT_COLUMNS, columns)
     named, shown = seen(columns, read.dialect), source if read.split is None else f"{source} ({read.split})"
     if texts is None:
+        check_words(frame, shown)
         rule = f"text_columns must be named (--text-columns): none recognised in {shown!r} among {named}"
         raise RequestError(rule)
     label = label_column
     if label is None:
         free = tuple(column for column in columns if column not in texts)
-        (label,) = recognised([(name,) for name in LABEL_COLUMNS], free) or (None,)
+        label = recognised_labels(frame, LABEL_COLUMNS, free)
     several = () if label is None or label in columns else tuple(name.strip() for name in label.split(","))
     several = several if len(several) > 1 else ()
     for asked, names in (("text_columns", texts), ("label_column", several or (label,))):
@@ -90,8 +92,9 @@ def read_table(
     if several:
         labels, classes = labels_that_hold(frame, several, shown), several
     else:
-        labels = raw_labels([as_list(value) for value in frame[label].tolist()], label) if label else None
         classes = (read.classes or {}).get(label or "")
+        labels = [as_list(value) for value in frame[label].tolist()] if label else None
+        labels = raw_labels(labels, label) if labels and not classes else labels
     return Table(
         source, read.sha256, len(rows), tuple(texts), label, rows, labels, columns, read.dialect, read.split, classes
     )
@@ -119,16 +122,12 @@ def _check_column(frame: pd.DataFrame, name: str, asked: str, source: str, colum
     if not isinstance(frame[name], pd.Series):
         raise RequestError(f"{asked} must be one column, got several named {name!r} in {source!r}")
     values = frame[name].tolist()
-    missing = sum(_is_missing(value) for value in values)
+    missing = sum(is_missing(value) for value in values)
     if missing:
         rule = f"{asked}: {name!r} of {source!r} must have a value in every row"
         raise RequestError(f"{rule}, got {missing} of {len(frame)} rows without")
     if asked == "text_columns" and (wrong := next((x for x in values if is_several(x)), None)) is not None:
         raise RequestError(f"{asked}: {name!r} of {source!r} must hold text, got a {type(wrong).__name__}")
-
-
-def _is_missing(value: Any) -> bool:
-    return pd.isna(value) is True or (isinstance(value, str) and not value.strip())
 
 
 def _read_file(path: Path, parameter: str, label_column: str | None) -> Source:

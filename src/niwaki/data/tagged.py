@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from niwaki.data.batches import UNLABELLED
+from niwaki.data.batches import ANSWER, UNLABELLED
 from niwaki.data.labels import ids_of_lists, label_text
 from niwaki.data.table import Table
 from niwaki.errors import RequestError
@@ -34,7 +34,7 @@ class TaggedRows:
 
     def __str__(self) -> str:
         said = [
-            f"{self.cut} rows are longer than the model takes and cut into several" if self.cut else "",
+            f"{self.cut} rows are longer than max_length and cut into several" if self.cut else "",
             f"{self.empty} rows have no words" if self.empty else "",
             f"{self.lost} words have no tokens, so no tag" if self.lost else "",
         ]
@@ -45,6 +45,12 @@ def of_entities(names: Iterable[str]) -> bool:
     """Whether these tags are of entities, BIO or IOBES; tags of another kind (parts of speech) are of words alone."""
     named = [name for name in names if name != "O"]
     return bool(named) and all(_ENTITY.fullmatch(name) for name in named)
+
+
+def looks_tagged(table: Table) -> bool:
+    """Whether most texts end in a tag of entities: lines of CoNLL in a file of another name."""
+    last = [words[-1] for (*_, text) in table.texts if len(words := text.split()) > 1]
+    return 2 * sum(word == "O" or bool(_ENTITY.fullmatch(word)) for word in last) > table.rows
 
 
 def tag_names(table: Table) -> list[str]:
@@ -63,11 +69,16 @@ def tag_names(table: Table) -> list[str]:
         raise RequestError(f"{rule}, got {odd[0]!r} in {table.path!r}")
     if len(found) < 2:
         raise RequestError(f"train_data must have at least two tags to fine-tune on, got {', '.join(found) or 'none'}")
+    if all(name.isdecimal() for name in found):
+        return sorted(found, key=int)
     return sorted(found, key=lambda name: (name != "O", name.partition("-")[2] or name, name))
 
 
 def encode_tagged(table: Table, tokenizer: Any, max_length: int, label_ids: dict[str, int]) -> TaggedRows:
     """Tokenise the words of every row; `labels` has the id of a word's tag at its first piece, -100 elsewhere.
+
+    Beside them a row carries under `ANSWER` the number of the row of the table that it is a part of. Of a table with
+    tags rows without a label are left out: there is no loss of such.
 
     Raises:
         RequestError: a tokenizer that does not say which pieces are a word's; a tag that the model does not have; no
@@ -103,8 +114,9 @@ def encode_tagged(table: Table, tokenizer: Any, max_length: int, label_ids: dict
                 seen.add(word)
                 labels.append(UNLABELLED if wanted is None else wanted[word])
             if wanted is not None:
-                row["labels"] = labels
-            found.rows.append(row)
+                row |= {"labels": labels, ANSWER: number}
+            if wanted is None or set(labels) != {UNLABELLED}:  # of the inside of a long word nothing is asked
+                found.rows.append(row)
         found.lost += len(words) - len(seen)
     if not found.rows:
         raise RequestError(f"text_columns must hold words, got none in {table.path!r}")

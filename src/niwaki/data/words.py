@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from niwaki.data.table import Source, Table, as_list, is_several, recognised, seen
+from niwaki.data.table import Source, Table, as_list, is_missing, is_several, recognised_labels, seen
 from niwaki.errors import RequestError
 
 WORDS_COLUMN = "tokens"
@@ -25,6 +25,19 @@ def _is_words(value: Any) -> bool:
     return is_several(value) and not isinstance(value, dict) and all(isinstance(word, str) for word in value)
 
 
+def check_words(frame: pd.DataFrame, shown: str) -> None:
+    """Refuse a table of which some rows are lists of words, and others not.
+
+    Raises:
+        RequestError: with the first one that is not.
+    """
+    column = frame[WORDS_COLUMN] if WORDS_COLUMN in frame.columns else None
+    are = [_is_words(value) for value in column.tolist()] if isinstance(column, pd.Series) else []
+    if any(are) and not all(are):
+        rule = f"text_columns: {WORDS_COLUMN!r} of {shown!r} must be a list of words in every row"
+        raise RequestError(f"{rule}, got none in row {are.index(False) + 1}")
+
+
 def tagged_table(read: Source, source: str, text_columns: tuple[str, ...] | None, label_column: str | None) -> Table:
     """A table of words, with a tag each where there is a column of them.
 
@@ -37,14 +50,15 @@ def tagged_table(read: Source, source: str, text_columns: tuple[str, ...] | None
     label = label_column if label_column in columns or read.tags is None else "tags"
     if label is None:
         free = tuple(column for column in columns if column != words)
-        (label,) = recognised([(name,) for name in TAG_COLUMNS], free) or (None,)
+        label = recognised_labels(frame, TAG_COLUMNS, free)
     if label is not None and label not in columns:
         raise RequestError(f"label_column must be among {seen(columns, read.dialect)} in {shown!r}, got {label!r}")
     texts = [tuple(row) for row in frame[words].tolist()]
     labels = [as_list(value) for value in frame[label].tolist()] if label else None
     for number, (text, tags) in enumerate(zip(texts, labels or [], strict=False), 1):
-        if not isinstance(tags, list) or len(tags) != len(text):
-            found = f"{len(tags)} tags" if isinstance(tags, list) else f"a {type(tags).__name__}"
+        given = sum(not is_missing(tag) for tag in tags) if isinstance(tags, list) else -1
+        if given != len(text) or len(tags) != given:
+            found = f"{given} tags" if isinstance(tags, list) else f"a {type(tags).__name__}"
             rule = f"label_column: {label!r} of {shown!r} must have a tag for each word"
             raise RequestError(f"{rule}, got {found} for {len(text)} words in row {number}")
     classes = (read.classes or {}).get(label or "")

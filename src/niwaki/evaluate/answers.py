@@ -45,8 +45,8 @@ def answered(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool
     """
     if not isinstance(batches, Batches) or not batches.rows or ANSWER not in batches.rows[0]:
         raise RequestError("eval_data must be questions on contexts (SQuAD's form) for a model that answers them")
-    best: dict[str, tuple[float, str]] = {}
-    none: dict[str, float] = {}
+    best: dict[int, tuple[float, str]] = {}
+    none: dict[int, float] = {}
     keeper = Keeper(model)
 
     def see(batch: dict[str, Any], outputs: Any) -> Parts:
@@ -59,35 +59,36 @@ def answered(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool
     for row, (start, end) in zip(batches.rows, logits, strict=True):
         asked: Asked = row[ANSWER]
         nothing = float(start[0] + end[0])
-        none[asked.name] = min(nothing, none.get(asked.name, nothing))
+        none[asked.number] = min(nothing, none.get(asked.number, nothing))
         found = _best_span(asked, start, end)
-        best[asked.name] = max(found, best.get(asked.name, found))
-    right = {row[ANSWER].name: row[ANSWER].answers for row in batches.rows}
+        best[asked.number] = max(found, best.get(asked.number, found))
+    right = {row[ANSWER].number: row[ANSWER].answers for row in batches.rows}
     unanswered = any(not answers for answers in right.values())
-    said = {name: "" if unanswered and none[name] > score else text for name, (score, text) in best.items()}
+    said = {asked: "" if unanswered and none[asked] > score else text for asked, (score, text) in best.items()}
     return _judged(said, right, batches, keeper.joined(seen))
 
 
 def _judged(
-    said: dict[str, str], right: dict[str, tuple[str, ...]], batches: Batches, predictions: Predictions | None
+    said: dict[int, str], right: dict[int, tuple[str, ...]], batches: Batches, predictions: Predictions | None
 ) -> Judged:
     """What was `said` to each question, held against the answers that would be `right`."""
-    scores = [max((_compared(said[name], answer) for answer in right[name] or ("",)), key=sum) for name in right]
+    scores = [max((_compared(said[asked], answer) for answer in right[asked] or ("",)), key=sum) for asked in right]
     quality, interval = figures_and_intervals(
         np.array([(*score, 1.0) for score in scores]),
         lambda sums: dict(zip(ANSWER_METRICS, (sums[:, :2] / sums[:, 2:]).T, strict=True)),
     )
-    first: dict[str, int] = {}
+    first: dict[int, int] = {}
     for index, row in enumerate(batches.rows):
-        if row[ANSWER].name not in first or batches.order[index] < batches.order[first[row[ANSWER].name]]:
-            first[row[ANSWER].name] = index
-    places = [first[name] for name in right]
+        asked = row[ANSWER].number
+        if asked not in first or batches.order[index] < batches.order[first[asked]]:
+            first[asked] = index
+    places = [first[asked] for asked in right]
     answers = Answers(
         kind="text",
-        values=[said[name] for name in right],
-        truth=[" | ".join(dict.fromkeys(right[name])) for name in right],
+        values=[said[asked] for asked in right],
+        truth=[" | ".join(dict.fromkeys(right[asked])) for asked in right],
         right=[bool(same) for _, same in scores],
-        order=[batches.order[place] for place in places],
+        order=list(right),
         text=lambda index: text_of_tokens(batches.tokenizer, batches.rows[places[index]]["input_ids"]),
         shown=lambda _, value: value or "no answer",
     )
@@ -97,14 +98,15 @@ def _judged(
 def _best_span(asked: Asked, start: Tensor, end: Tensor) -> tuple[float, str]:
     """The likeliest answer that stands in the context, and its sum of logits; no text where there is none."""
     inside = [place for place, span in enumerate(asked.offsets) if span is not None]
-    likeliest = [sorted(inside, key=lambda place: -float(logits[place]))[:LIKELIEST] for logits in (start, end)]
+    starts, ends = start.tolist(), end.tolist()
+    likeliest = [sorted(inside, key=lambda place: -logits[place])[:LIKELIEST] for logits in (starts, ends)]
     found = (float("-inf"), "")
     for first in likeliest[0]:
         for last in likeliest[1]:
             if first <= last < first + LONGEST:
                 spans = asked.offsets[first], asked.offsets[last]
                 text = asked.context[spans[0][0] : spans[1][1]] if spans[0] and spans[1] else ""
-                found = max(found, (float(start[first] + end[last]), text))
+                found = max(found, (starts[first] + ends[last], text))
     return found
 
 

@@ -80,8 +80,8 @@ def _search(of: list[OfPair], vectors: Tensor) -> Judged:
         wanted[of[row].text].add(numbers[of[second[pair]].text])
     corpus, places, sums = vectors[list(documents.values())], list[int](), list[list[float]]()
     for text, index in asked.items():
-        order = torch.argsort(corpus @ vectors[index], descending=True, stable=True).tolist()
-        ranks = [rank for rank, number in enumerate(order, 1) if number in wanted[text]]
+        alike = corpus @ vectors[index]  # of two that are as alike the first is found first
+        ranks = sorted(1 + int((alike > alike[n]).sum() + (alike[:n] == alike[n]).sum()) for n in wanted[text])
         shares = [sum(rank <= k for rank in ranks) / len(ranks) for k in NEAREST]
         sums.append([*shares, 1 / ranks[0], 1.0])
         places.append(ranks[0])

@@ -1,7 +1,8 @@
 """Metrics of models that say one thing a token: entities found, or tags that are right.
 
 Only tokens with a label count: of a word that is cut into pieces that is the first one (`niwaki.data.tagged`). Entities
-are what seqeval makes of the tags of a row, BIO or IOBES: an entity is right where its kind, its start and its end are.
+are what seqeval makes of the tags of a row, BIO, IOBES or BILOU: one is right where its kind, start and end are. A row
+that was cut into several, as it is longer than the model takes, is one again.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from torch import nn
 
 from niwaki.anatomy import unwrap
 from niwaki.data import Batches
-from niwaki.data.batches import UNLABELLED
+from niwaki.data.batches import ANSWER, UNLABELLED
 from niwaki.data.tagged import of_entities
 from niwaki.errors import RequestError
 from niwaki.evaluate.finite import check_finite
-from niwaki.evaluate.judged import Answers, Judged, Keeper, order_of, readable
+from niwaki.evaluate.judged import Answers, Judged, Keeper, readable
 from niwaki.evaluate.passes import seen_over
 from niwaki.evaluate.sums import f1, figures_and_intervals, ratio
 from niwaki.processes import Parts
@@ -58,18 +59,35 @@ def tags(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = F
     if not any(truth):
         raise RequestError("eval_data must hold tagged tokens, got none")
     parse = _entities if of_entities(names.values()) else None
+    wholes = _wholes(batches, len(truth))
+    truth, found = (
+        [tuple(tag for row in rows for tag in cut[row]) for rows in wholes.values()] for cut in (truth, found)
+    )
     quality, interval = _figures(found, truth, parse)
-    return Judged(quality, interval, keeper.joined(seen), _answers(found, truth, parse, batches))
+    return Judged(quality, interval, keeper.joined(seen), _answers(found, truth, parse, batches, wholes))
+
+
+def _wholes(batches: Iterable[Any], count: int) -> dict[int, list[int]]:
+    """Rows of the data as they were given -> those of the batches that they were cut into, in order."""
+    if not isinstance(batches, Batches):
+        return {row: [row] for row in range(count)}
+    wholes: dict[int, list[int]] = {}
+    for row in sorted(range(count), key=batches.order.__getitem__):
+        wholes.setdefault(batches.rows[row].get(ANSWER, batches.order[row]), []).append(row)
+    return wholes
 
 
 Entities = tuple[tuple[str, int, int], ...]
 
 
 def _entities(row: Tags) -> Entities:
-    """Type, first and last word of each entity of a row."""
+    """Type, first and last word of each entity of a row; what BILOU calls L and U are the E and S of IOBES."""
     from seqeval.metrics.sequence_labeling import get_entities  # here: it takes a second to import
 
-    return tuple(get_entities(list(row)))
+    return tuple(get_entities([_IOBES.get(tag[:2], tag[:2]) + tag[2:] for tag in row]))
+
+
+_IOBES = {"L-": "E-", "U-": "S-"}
 
 
 def _figures(
@@ -92,12 +110,17 @@ def _figures(
 
 
 def _answers(
-    found: list[Tags], truth: list[Tags], parse: Callable[[Tags], Entities] | None, batches: Iterable[Any]
+    found: list[Tags],
+    truth: list[Tags],
+    parse: Callable[[Tags], Entities] | None,
+    batches: Iterable[Any],
+    wholes: dict[int, list[int]],
 ) -> Answers:
-    """Entities, or tags where there are none, of every row."""
+    """Entities, or tags where there are none, of every row of the data."""
+    cut, text = list(wholes.values()), readable(batches)
 
     def shown(index: int, value: Any) -> str:
-        words = _words(batches, index)
+        words = [word for row in cut[index] for word in _words(batches, row)]
         if parse is None:
             pairs = zip(words, value, strict=True) if len(words) == len(value) else ()
             return " ".join(f"{word}/{tag}" for word, tag in pairs) or " ".join(value)
@@ -109,8 +132,8 @@ def _answers(
         values=values,
         truth=wanted,
         right=[ours == theirs for ours, theirs in zip(values, wanted, strict=True)],
-        order=order_of(batches, len(truth)),
-        text=readable(batches),
+        order=list(wholes),
+        text=lambda index: " ".join(text(row) for row in cut[index]),
         shown=shown,
     )
 

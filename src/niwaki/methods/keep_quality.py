@@ -47,8 +47,9 @@ def keep_quality_(model: nn.Module, plan: Plan, goal: Goal, apply_: Apply, *, pr
         RequestError: rows without labels, a metric of another kind of model; no try kept enough, with the nearest.
         WorkError: as pruning.
     """
-    started, metric = time.perf_counter(), goal.metric or measures_of(model)[0][0]
-    dense = quality(plain_model(model), goal.held_out, metric)[metric]
+    started, found = time.perf_counter(), quality(plain_model(model), goal.held_out, goal.metric)
+    metric = next(name for name in measures_of(model)[0] if name in found)
+    dense = found[metric]
     tried: list[dict[str, Any]] = []
     low, high, passes = plan.least, 1.0, plan.passes
     for number in range(1, goal.tries + 1):

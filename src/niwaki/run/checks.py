@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from peft import PeftModel
 
+from niwaki.anatomy import supported_task
 from niwaki.config import DynamicSparsityTraining, Finetune, Stage, Structured, Vocabulary
 from niwaki.config.planned import Planned
 from niwaki.errors import RequestError
@@ -43,6 +44,8 @@ def _check_stage(work: Work, stage: Stage) -> None:
             Plan.load(stage.plan)
         if stage.keep_quality is not None and not (work.held_out and work.held_out.labelled):
             check_labelled(work.train, "train_data")
+            rule = "keep_quality must be a budget for a model of which no rows are held out to measure it on"
+            raise RequestError(f"{rule}, got {stage.keep_quality:g} for {supported_task(work.model).what}")
     match stage:
         case Structured() if stage.latency is None:
             meant = stage if stage.keep_quality is None else stage.with_budget("flops", 1.0)

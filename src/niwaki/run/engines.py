@@ -99,10 +99,11 @@ def check_drop(rounded: nn.Module, exact: Side, most: float) -> str:
     Raises:
         RequestError: with the figures.
     """
-    (metric, *_), _ = measures_of(exact.model)
     tests = exact.tests
     assert tests is not None
-    before, after = (quality(model, tests)[metric] for model in (exact.model, rounded))
+    found = quality(exact.model, tests)
+    metric = next(name for name in measures_of(exact.model)[0] if name in found)
+    before, after = found[metric], quality(rounded, tests)[metric]
     worse = after - before if metric in LOWER_IS_BETTER else before - after
     lost = worse / abs(before) if before else 0.0
     if not lost <= most:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from niwaki.anatomy import ANSWERER, CHOOSER, CLASSIFIER, LANGUAGE_MODEL, TAGGER, TASKS, Task
+from niwaki.anatomy import ANSWERER, BODY, CHOOSER, CLASSIFIER, LANGUAGE_MODEL, TAGGER, TASKS, Task
 from niwaki.checkpoint import NewLabels, task_of_checkpoint
 from niwaki.config import DynamicSparsityTraining, Finetune, Recipe, Stage, Vocabulary
 from niwaki.data import Table, class_ids, label_names, predicts_numbers
 from niwaki.data.several import several_names
 from niwaki.data.tagged import tag_names
 from niwaki.errors import RequestError
-from niwaki.run.inputs import check_labelled
+from niwaki.run.inputs import check_labelled, without_head
 
 
 def task_to_be(recipe: Recipe, train: Table) -> Task:
     """The task of the model that is worked on: what is asked for, or else its own, or what the data are for.
 
-    A head of pretraining is kept where it is asked for by name, and that of a language model unless another is.
+    A head of pretraining is kept where it is asked for by name, and that of a language model unless another is; it goes
+    where a model without a head is asked for.
 
     Raises:
         RequestError: a task that the model is not for, and that no head can be made for.
     """
     own = task_of_checkpoint(recipe.model, recipe.base_model)
+    if own.pretraining and without_head(recipe) and not _learns_first(recipe):
+        return BODY
     if recipe.task is not None:
         asked = next(task for task in TASKS if task.name == recipe.task)
         if asked is not own and (asked.pretraining or not own.pretraining):

@@ -22,10 +22,20 @@ from niwaki.anatomy import (
     task_of,
     unwrap,
 )
-from niwaki.checkpoint import NewLabels, agree_on_padding_, load, load_tokenizer, new_parameters, plain_pooling
+from niwaki.checkpoint import (
+    NewLabels,
+    SentenceHead,
+    agree_on_padding_,
+    load,
+    load_tokenizer,
+    new_parameters,
+    plain_pooling,
+    task_of_checkpoint,
+)
 from niwaki.config import Request
 from niwaki.data import Batches, Table, read_table
 from niwaki.data.running_text import Protocol, text_of
+from niwaki.data.sentences import texts_as_read
 from niwaki.errors import RequestError
 from niwaki.progress import say
 from niwaki.run.rows import Cut, cut_table
@@ -48,14 +58,16 @@ class Inputs:
         found = cut_table(table, self.model, self.tokenizer, self.cut, split)
         if found.protocol is not None:
             self.protocols[split] = found.protocol
-        if found.said:
-            say(f"{split}: {found.said}", self.quiet)
+        if said := str(found):
+            say(f"{split}: {said}", self.quiet)
         return found.rows
 
     def texts(self, table: Table) -> list[str]:
         """The texts of a table as they are tokenised: for a language model the whole as one, of words a row as one."""
         if is_language_model(self.model):
             return [text_of(table)]
+        if isinstance(head := pooling_of(self.model), SentenceHead):
+            return texts_as_read(table, head.as_read)
         return [" ".join(row) for row in table.texts] if table.tagged else [x for row in table.texts for x in row]
 
     def described(self, table: Table, split: str) -> dict[str, Any]:
@@ -74,6 +86,8 @@ def read_inputs(request: Request, labels: NewLabels | None = None, quiet: bool =
     Raises:
         RequestError: a model that does not load or cannot be pruned, a tokenizer that cannot pad.
     """
+    if labels is None and without_head(request) and task_of_checkpoint(request.model, request.base_model).pretraining:
+        labels = NewLabels((), BODY)
     model = load(request.model, request.base_model, request.device, labels, request.dtype)
     check_out(request.out, unwrap(model).name_or_path)  # the base of an adapter too
     fresh = new_parameters(model)
@@ -101,6 +115,11 @@ def read_inputs(request: Request, labels: NewLabels | None = None, quiet: bool =
     named = request.label_names is not None
     cut = Cut(length, request.stride, request.bos, named, request.task, request.seed)
     return Inputs(model, tokenizer, request.batch_size, cut, quiet)
+
+
+def without_head(request: Request) -> bool:
+    """Whether a model without a head is asked for, whatever pretraining has left on it."""
+    return request.pooling is not None or request.task == BODY.name
 
 
 def _pool_by_(model: Any, pooling: str) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
-from niwaki.anatomy import accepts_of, one_a_row, supported_task
+from niwaki.anatomy import accepts_of, one_a_row, supported_task, unwrap
 from niwaki.data import Batches
 from niwaki.evaluate import Judged
 from niwaki.evaluate.fidelity import fidelity, fidelity_of, fidelity_of_words
@@ -39,7 +39,7 @@ def likeness(dense: Side, pruned: Side) -> dict[str, float]:
     task, other = (supported_task(side.model) for side in (dense, pruned))
     classes, other_classes = (accepts_of(side.model).classes for side in (dense, pruned))
     whole, wholes = (one_a_row(side.model) for side in (dense, pruned))
-    if not dense.rows or task is not other or classes != other_classes or whole != wholes:
+    if not dense.rows or task is not other or classes != other_classes or whole != wholes or _moved(dense, pruned):
         return {}
     theirs, ours = dense.judged.predictions, pruned.judged.predictions
     if [row["input_ids"] for row in dense.rows] == [row["input_ids"] for row in pruned.rows]:
@@ -50,3 +50,9 @@ def likeness(dense: Side, pruned: Side) -> dict[str, float]:
     if whole:
         return fidelity(dense.model, pruned.model, given, own)
     return fidelity_of_words(dense.model, pruned.model, given, own) if task.labels == "token" else {}
+
+
+def _moved(dense: Side, pruned: Side) -> bool:
+    """Whether the outputs of the two have the same names in another order."""
+    names, other = (list(cast(Any, unwrap(side.model).config).id2label.values()) for side in (dense, pruned))
+    return names != other and sorted(names) == sorted(other)

@@ -19,13 +19,14 @@ from niwaki.anatomy import (
 from niwaki.checkpoint import SentenceHead
 from niwaki.data import Table, encode, label_map, predicts_numbers
 from niwaki.data.answers import encode_answers
+from niwaki.data.batches import length_of
 from niwaki.data.choices import encode_choices
 from niwaki.data.masked import hide_words
 from niwaki.data.rows import encode_texts
 from niwaki.data.running_text import Protocol, pack, text_of
-from niwaki.data.sentences import encode_sentences
+from niwaki.data.sentences import encode_sentences, is_search
 from niwaki.data.several import several_ids
-from niwaki.data.tagged import encode_tagged
+from niwaki.data.tagged import encode_tagged, looks_tagged
 from niwaki.errors import RequestError
 
 
@@ -47,11 +48,20 @@ class Cut:
 
 @dataclass(frozen=True)
 class Rows:
-    """Tokenised rows, what a person is to know of them, and how running text was cut."""
+    """Tokenised rows, what a person is to know of them, and how running text was cut.
+
+    Of texts of more than `longest` tokens the rest is gone; None where nothing is lost.
+    """
 
     rows: list[dict[str, Any]]
     said: str = ""
     protocol: Protocol | None = None
+    longest: int | None = None
+
+    def __str__(self) -> str:
+        full = 0 if self.longest is None else sum(length_of(row) >= self.longest for row in self.rows)
+        cut = f"{full} rows have {self.longest} tokens, at which longer ones are cut" if full else ""
+        return "; ".join(part for part in (self.said, cut) if part)
 
 
 def cut_table(table: Table, model: Any, tokenizer: Any, how: Cut, split: str) -> Rows:
@@ -101,37 +111,41 @@ def _classified(table: Table, model: Any, tokenizer: Any, how: Cut, name: str) -
     del name
     kind, outputs = labels_of(model), outputs_of(model)
     if table.several and kind != "several":
-        rule = "labels must be one name or number a row for a model that gives one"
+        rule = "labels must be one name or number a row for a model that gives one (it gives several if problem_type in"
+        rule += " its config.json is multi_label_classification)"
         raise RequestError(f"{rule}, got lists in {table.label_column!r} of {table.path!r}")
     if kind == "several":
         rows = encode_texts(table, tokenizer, how.max_length)
         if table.labels is not None:
             for row, labels in zip(rows, several_ids(table, outputs), strict=True):
                 row["labels"] = labels
-        return Rows(rows)
+        return Rows(rows, longest=how.max_length)
     regression = kind == "number"
     if predicts_numbers(table) and not regression:
         count = unwrap(model).config.num_labels
         raise RequestError(f"labels must be classes for a model with {count} labels, got numbers")
     rows = encode(table, tokenizer, how.max_length, outputs, regression, named=how.named)
     said = "" if regression or table.labels is None else f"labels {label_map(table, rows, outputs)}"
-    return Rows(rows, said)
+    return Rows(rows, said, longest=how.max_length)
 
 
 def _tagged(table: Table, model: Any, tokenizer: Any, how: Cut, name: str) -> Rows:
-    """A row a sentence, its words tagged."""
+    """A row a sentence, its words tagged; texts without labels as they stand."""
     if not table.tagged:
-        rule = f"{name} of {supported_task(model).what} must be words with tags (CoNLL, or `tokens` with `tags`)"
-        raise RequestError(f"{rule}, got texts in {table.path!r}")
+        if table.labels is None and not looks_tagged(table):
+            return Rows(encode_texts(table, tokenizer, how.max_length), longest=how.max_length)
+        rule = f"{name} of {supported_task(model).what} must be words with tags (a .conll or .conllu file, `tokens`"
+        rule += " with `tags`), or texts without labels"
+        raise RequestError(f"{rule}, got {table.seen()} in {table.path!r}")
     found = encode_tagged(table, tokenizer, how.max_length, outputs_of(model))
     return Rows(found.rows, str(found))
 
 
 def _answered(table: Table, model: Any, tokenizer: Any, how: Cut, name: str) -> Rows:
-    """A row a question with a part of its context."""
-    if table.ids is None:
-        rule = f"{name} of {supported_task(model).what} must be questions with contexts and answers (SQuAD's form)"
-        raise RequestError(f"{rule}, got {table.seen()} in {table.path!r}")
+    """A row a question with a part of its context, also where the table has no answers."""
+    if table.ids is None and (table.labels is not None or len(table.text_columns) != 2 or is_search(table)):
+        rule = f"{name} of {supported_task(model).what} must be questions with contexts and answers (SQuAD's form), or"
+        raise RequestError(f"{rule} columns question and context without, got {table.seen()} in {table.path!r}")
     rows = encode_answers(table, tokenizer, how.max_length, how.stride)
     return Rows(rows, f"{table.rows} questions in {len(rows)} rows" if len(rows) > table.rows else "")
 
@@ -155,7 +169,8 @@ def _hidden(table: Table, model: Any, tokenizer: Any, how: Cut, name: str) -> Ro
         rule = f"{name} of a model of masked words must be texts (--task masked: leave labels out;"
         rule += f" --task {CLASSIFIER.name} with finetune: train a classifier on them)"
         raise RequestError(f"{rule}, got labels in {table.label_column!r} of {table.path!r}")
-    return Rows(hide_words(encode_texts(table, tokenizer, how.max_length), tokenizer, how.seed))
+    rows = encode_texts(table, tokenizer, how.max_length)
+    return Rows(hide_words(rows, tokenizer, how.seed), longest=how.max_length)
 
 
 def _chosen(table: Table, model: Any, tokenizer: Any, how: Cut, name: str) -> Rows:
@@ -163,7 +178,8 @@ def _chosen(table: Table, model: Any, tokenizer: Any, how: Cut, name: str) -> Ro
     if not table.choices:
         rule = f"{name} of {supported_task(model).what} must be prompts with choices (question, choices, answer)"
         raise RequestError(f"{rule}, got {table.seen()} in {table.path!r}")
-    return Rows(encode_choices(table, tokenizer, how.max_length))
+    rows = encode_choices(table, tokenizer, how.max_length)
+    return Rows(rows, longest=how.max_length)
 
 
 def _embedded(table: Table, model: Any, tokenizer: Any, how: Cut, name: str) -> Rows:
@@ -174,9 +190,11 @@ def _embedded(table: Table, model: Any, tokenizer: Any, how: Cut, name: str) -> 
             rule = f"{name} of {BODY.what} must be texts (--task {BODY.name}: leave labels out; --pooling mean: measure"
             rule += f" pairs by the cosine; finetune first: train a head on them), got {table.label_column!r}"
             raise RequestError(f"{rule} in {table.path!r}")
-        return Rows(encode_sentences(table, tokenizer, how.max_length, lambda text, _: text, measured=False))
+        rows = encode_sentences(table, tokenizer, how.max_length, lambda text, _: text, measured=False)
+        return Rows(rows, longest=how.max_length)
     longest = min(how.max_length, head.longest or how.max_length, tokenizer.model_max_length)
-    return Rows(encode_sentences(table, tokenizer, longest, head.as_read, measured=name == "eval_data"))
+    rows = encode_sentences(table, tokenizer, longest, head.as_read, measured=name == "eval_data")
+    return Rows(rows, longest=longest)
 
 
 _CUTS: dict[str, Callable[[Table, Any, Any, Cut, str], Rows]] = {

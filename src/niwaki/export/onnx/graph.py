@@ -26,6 +26,7 @@ class Graph(nn.Module):
         super().__init__()
         self.model = model
         self.outputs: tuple[str, ...] = supported_task(model).outputs
+        self._by_token = supported_task(model).labels not in ("row", "choice")
 
     def example(self, batch: dict[str, Tensor]) -> dict[str, Any]:
         """What the graph is called with to be exported."""
@@ -41,12 +42,16 @@ class Graph(nn.Module):
         return list(example)
 
     def expected(self, batch: dict[str, Tensor]) -> list[Tensor]:
-        """What PyTorch gives for a batch."""
-        return list(self(**batch))
+        """What PyTorch gives for a batch, at real tokens where it gives something for each."""
+        return self._real(list(self(**batch)), batch)
 
     def found(self, run: Run, batch: dict[str, Tensor]) -> list[Tensor]:
         """What an engine gives for it."""
-        return run(batch)
+        return self._real(run(batch), batch)
+
+    def _real(self, outputs: list[Tensor], batch: dict[str, Tensor]) -> list[Tensor]:
+        """Without padding, which may see nothing at all through a window that slides: any number will do there."""
+        return [values[batch["attention_mask"].bool()] for values in outputs] if self._by_token else outputs
 
     def inputs_of(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """All inputs by name; an engine takes those that its graph has."""

@@ -16,6 +16,8 @@ import numpy as np
 from torch import nn
 
 from niwaki.adapters import check_model
+from niwaki.anatomy import pooling_of
+from niwaki.checkpoint import SentenceHead
 from niwaki.config import Vocabulary
 from niwaki.errors import RequestError
 from niwaki.methods.vocabulary.needed import Parts, alphabet, characters_of, entries_of, most_used, with_parts
@@ -61,7 +63,7 @@ def trim_vocabulary_(
     started = time.perf_counter()
     asked = config or Vocabulary()
     check_model(model)
-    rows, fixed = embeddings_of(model)[0].num_embeddings, named_rows(model)
+    rows, fixed = embeddings_of(model)[0].num_embeddings, named_rows(model) | _of_prompts(model, tokenizer)
     description = description_of(tokenizer)
     texts = [texts] if isinstance(texts, str) else list(texts)
     corpus = _tokenised(tokenizer, texts)
@@ -96,6 +98,15 @@ def trim_vocabulary_(
         warnings=tuple(warnings),
         details={"kept": len(kept), "total": len(tokens), "rows_without_token": bare, "train": found.to_dict()},
     )
+
+
+def _of_prompts(model: nn.Module, tokenizer: Any) -> set[int]:
+    """Ids of the prompts that a sentence encoder puts before texts, whichever of them the corpus has."""
+    head = pooling_of(model)
+    if not isinstance(head, SentenceHead):
+        return set()
+    texts = [text.lower() if head.lower else text for text in head.prompts.values() if text]
+    return set().union(*(tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts))
 
 
 def check_trimmable(model: nn.Module, tokenizer: Any) -> None:
