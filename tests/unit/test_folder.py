@@ -371,3 +371,11 @@ def test_temporary_files_of_a_command_lie_where_the_next_one_clears_them(tmp_pat
     assert tempfile.gettempdir() == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == [MARK]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
+def test_weights_can_be_read_by_whom_new_files_can(tmp_path):
+    niwaki.save(tiny(), tmp_path / "out")
+    (tmp_path / "new").touch()
+    modes = {path.stat().st_mode for path in (tmp_path / "out").iterdir()}
+    assert modes == {(tmp_path / "new").stat().st_mode}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,6 +47,7 @@ def atomic_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]
         new.mkdir(parents=True)
         yield new
         _write_mark(new)
+        _give_modes(new)
         _to_disk(new)
         _check_folder(target, folder, overwrite)
         if target.is_dir():
@@ -174,6 +176,14 @@ def written_files(folder: Path) -> list[Path]:
 def _write_mark(folder: Path) -> None:
     entries = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
     (folder / MARK).write_text(json.dumps({"entries": entries}, indent=1) + "\n", encoding="utf-8")
+
+
+def _give_modes(folder: Path) -> None:
+    """Let whoever may read new files here read all of `folder`: safetensors (0.8) lets their owner alone."""
+    usual = stat.S_IMODE((folder / MARK).stat().st_mode)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(stat.S_IMODE(path.stat().st_mode) | usual)
 
 
 def _to_disk(folder: Path) -> None:
