@@ -187,8 +187,9 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     hurry()
-    found, begun = resumed(asked), time.perf_counter()
-    rows = found.setdefault("runs", [])
+    begun, before = time.perf_counter(), resumed(asked)
+    rows = [row for row in before.get("runs", []) if "row" in row]  # not those of an older script
+    found = {name: before[name] for name in ("versions", "machine", "threads", "asked")} | {"runs": rows}
     with tempfile.TemporaryDirectory(prefix="niwaki-kill-") as folder:
         os.environ["NIWAKI_CACHE"] = str(Path(folder) / "cache")
         trials = [Trial(Path(folder) / case, case) for case in CASES]
