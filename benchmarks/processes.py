@@ -3,8 +3,8 @@
     python benchmarks/processes.py --model ADAPTER --train-data train.tsv --eval-data dev.tsv --rows 512
 
 Both groups of processes read model and data once and then work in turn, first one and then two, in every other round
-the other way round; the same command again adds rounds. A row has the seconds of each, which hold no reading or writing, and what is largest of the
-differences between the weights, or figures, that came out.
+the other way round; the same command again adds rounds. A row has the seconds of each, which hold no reading or
+writing, and what is largest of the differences between the weights, or figures, that came out.
 """
 
 from __future__ import annotations
