@@ -3,8 +3,8 @@
     python benchmarks/processes.py --model ADAPTER --train-data train.tsv --eval-data dev.tsv --rows 512
 
 Both groups of processes read model and data once and then work in turn, first one and then two, in every other round
-the other way round. A row has the seconds of each, which hold no reading or writing, and what is largest of the
-differences between the weights, or figures, that came out.
+the other way round; the same command again adds rounds. A row has the seconds of each, which hold no reading or
+writing, and what is largest of the differences between the weights, or figures, that came out.
 """
 
 from __future__ import annotations
@@ -41,11 +41,13 @@ def main() -> None:
     if "RANK" in os.environ:
         work(asked)
         return
-    found = resumed(asked) | {"runs": []}
+    found = resumed(asked)
+    found["runs"] = [run for run in found.get("runs", []) if "round" in run]
+    first = 1 + max((run["round"] for run in found["runs"]), default=-1)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         groups = {name: stack.enter_context(Group(count, folder / name)) for name, count in GROUPS.items()}
-        for number in range(asked.rounds):
+        for number in range(first, first + asked.rounds):
             for what in asked.what:
                 order = list(groups)[:: -1 if number % 2 else 1]
                 seconds = {name: groups[name].turn(what) for name in order}

@@ -182,19 +182,20 @@ class Trial:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=1000)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long")
+    parser.add_argument("--seconds", type=float, help="stop after so long")
     parser.add_argument("--out", type=Path, default=RESULTS / "kill.json")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     hurry()
-    found, begun = resumed(asked), time.perf_counter()
-    rows = found.setdefault("runs", [])
+    begun, before = time.perf_counter(), resumed(asked)
+    rows = [row for row in before.get("runs", []) if "row" in row]  # not those of an older script
+    found = {name: before[name] for name in ("versions", "machine", "threads", "asked")} | {"runs": rows}
     with tempfile.TemporaryDirectory(prefix="niwaki-kill-") as folder:
         os.environ["NIWAKI_CACHE"] = str(Path(folder) / "cache")
         trials = [Trial(Path(folder) / case, case) for case in CASES]
         while (total := sum(row["kills"] for row in rows)) < asked.kills:
             note(found, row_of(trials, len(rows), min(ROW, asked.kills - total)), asked.out)
-            if time.perf_counter() - begun > asked.seconds:
+            if asked.seconds is not None and time.perf_counter() - begun > asked.seconds:
                 break
     sys.exit(any(row["failures"] for row in rows))
 

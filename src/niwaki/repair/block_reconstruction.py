@@ -210,14 +210,15 @@ def _gradients(block: _Block, values: Values, batch: int, size: float) -> list[T
 
     None of what is no part of the error.
     """
-    given, found = block.own_rows(batch), list[Tensor | None]([None] * len(values))
+    given = block.own_rows(batch)
+    found: list[Tensor | None] = [None] * len(values)
     if given is not None:
         with torch.enable_grad():
             loss = block.error(given, values) / size
         if not bool(torch.isfinite(loss)):
             raise WorkError(f"layer.{block.index}: the error of what it gives is not finite")
         # Not `backward`: adapters that the layer holds would gather gradients too.
-        found = list(torch.autograd.grad(loss, list(values.values()), allow_unused=True))
+        found = [*torch.autograd.grad(loss, list(values.values()), allow_unused=True)]
     if count() == 1:
         return found
     own = (torch.zeros_like(v) if g is None else g for v, g in zip(values.values(), found, strict=True))

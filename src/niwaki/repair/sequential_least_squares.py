@@ -86,8 +86,7 @@ def sequential_least_squares_(
                 fitted: Iterable[Parts] | None = solves.read(name)
                 if fitted is None:
                     seen = _seen_of(together, pruned_stream.layers[index], targets).at(pruned_stream, index)
-                    goals = both.goals(index, name, goal)
-                    sums = _sums(together, seen, goals, rows or {}, weights, pruned_stream.together)
+                    sums = _sums(together, seen, both.goals(index, name, goal), rows or {}, weights, both.tokens)
                     each = (fit(*one) for one in sums)
                     fitted = each if in_turn else solves.noted(name, shared_out(sums, lambda one: fit(*one)))
                 elif dense_stream is not None and goal is not None and goal.advance:
@@ -108,6 +107,11 @@ class _Both:
     dense: Stream | None
     known: KeptTargets | None
     growing: GrowingTargets | None
+
+    @property
+    def tokens(self) -> int:
+        """How many are multiplied at once."""
+        return self.pruned.together
 
     def goals(self, index: int, name: str, goal: _Look | None) -> Targets | None:
         """What linears of layer `index` are to give, kept by this `name`."""
