@@ -232,7 +232,7 @@ def test_interrupted_while_importing_is_one_line(moment, number, status):
     assert rest.endswith("niwaki: interrupted\n")
 
 
-def test_interrupted_leaves_nothing(place):
+def test_interrupted_leaves_nothing_but_what_the_next_run_goes_on_from(place):
     before = {path.name for path in place.iterdir()}
     words = [sys.executable, "-m", "niwaki", "prune", "structured", *flags(out="interrupted", recover_epochs="100000")]
     running = subprocess.Popen([str(word) for word in words], cwd=place, stderr=subprocess.PIPE, text=True)
@@ -245,7 +245,9 @@ def test_interrupted_leaves_nothing(place):
     assert running.returncode == 143
     assert "Traceback" not in rest
     assert rest.endswith("niwaki: interrupted\n")
-    assert {path.name for path in place.iterdir()} == before
+    assert "the same command goes on from there" in rest
+    assert {path.name for path in place.iterdir()} == {*before, ".interrupted.niwaki"}
+    shutil.rmtree(place / ".interrupted.niwaki")
 
 
 @pytest.mark.parametrize(

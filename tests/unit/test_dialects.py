@@ -186,7 +186,7 @@ def test_json_is_a_list_or_an_object_a_line_whatever_the_suffix(tmp_path: Path, 
         ("data.jsonl", [RECORDS[0], "b"], "got str as row 2"),
         ("data.json", 3, "got int"),
         ("data.jsonl", [{"text": ["a", "b"], "label": 0}], "'text' of"),
-        ("data.jsonl", [{"text": "a", "label": ""}, {"text": "b"}], "2 of 2 rows without"),
+        ("data.jsonl", [{"text": "a", "label": ""}, {"text": "b"}, RECORDS[0]], "2 of 3 rows without"),
     ],
 )
 def test_json_of_another_form_is_refused(tmp_path: Path, name: str, content: Any, said: str) -> None:

@@ -107,6 +107,7 @@ def test_a_model_in_half_precision_opens_nothing_where_there_are_kernels(monkeyp
         assert modes() == 0
 
 
+RECOVERED = {"recover_epochs": 1}
 USES = {
     "quality": lambda model, data: quality(model, data),
     "perplexity": lambda model, data: perplexity(model, data),
@@ -114,7 +115,10 @@ USES = {
     "units": lambda model, data: score(model, data, niwaki.Structured(flops=0.5)),
     "weights": lambda model, data: score(model, data, niwaki.LayerAdaptive(sparsity=0.5)),
     "stream": lambda model, data: niwaki.prune_(model, niwaki.Structured(flops=0.5, head_score="random"), data),
-    "training": lambda model, data: niwaki.prune_(model, niwaki.Structured(flops=0.9, recover_epochs=1), data),
+    "training": lambda model, data: niwaki.prune_(model, niwaki.Structured(flops=0.9, **RECOVERED), data),
+    "layers that run again": lambda model, data: niwaki.prune_(
+        model, niwaki.Structured(flops=0.9, gradient_checkpointing=True, **RECOVERED), data
+    ),
 }
 
 

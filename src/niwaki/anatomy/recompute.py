@@ -13,11 +13,11 @@ from functools import partial
 from typing import Any, cast
 
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from niwaki.anatomy.linears import linears_of
 from niwaki.anatomy.mode import without_caches
 from niwaki.anatomy.sites import layers_of, runs_of
+from niwaki.numerics.half import run_again
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def layers_run_again(model: nn.Module) -> Iterator[None]:
     layers = cast("list[Any]", list(layers_of(model)))
     own = [vars(layer).get("forward") for layer in layers]
     for layer in layers:
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        layer.forward = partial(run_again, layer.forward, models=[layer])
     try:
         with without_caches(model):
             yield

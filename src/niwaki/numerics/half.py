@@ -6,8 +6,8 @@ backward. Multiplied in float32 and rounded, the products are no less exact: ker
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -16,20 +16,31 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 HALF = (torch.bfloat16, torch.float16)
 
 
-@contextmanager
-def half_in_float32(*models: nn.Module) -> Iterator[None]:
+def half_in_float32(*models: nn.Module) -> AbstractContextManager[object]:
     """While open, linears in bfloat16 and float16 are multiplied in float32 where the processor cannot do it itself.
 
     A float32 copy is held of one linear at a time. Unless one of the `models` holds such weights on such a processor
     nothing is opened: a mode of PyTorch costs time at every call, whatever it is of.
     """
     slow = any(_left_to_loops(parameter) for model in models for parameter in model.parameters())
-    with _Mode() if slow else nullcontext():
-        yield
+    return _Mode() if slow else nullcontext()
+
+
+def run_again(function: Callable[..., Any], *args: Any, models: Sequence[nn.Module], **options: Any) -> Any:
+    """What `function` gives, which is forgotten and made again in the backward pass (`torch.utils.checkpoint`).
+
+    A backward pass closes modes, so what was opened for the `models` is opened again in it.
+    """
+
+    def contexts() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
+        return nullcontext(), half_in_float32(*models)
+
+    return checkpoint(function, *args, use_reentrant=False, context_fn=contexts, **options)
 
 
 class _Mode(TorchFunctionMode):

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from niwaki.adapters import merge_, weights_to_train_
 from niwaki.anatomy import Part, Said, evaluation_mode, one_a_row, supported_task
 from niwaki.config import LayerAdaptive, Structured
 from niwaki.config.finetune import LORA_RANK
 from niwaki.data import token_mask, without_labels
+from niwaki.numerics.half import run_again
 from niwaki.observe import Batch, Passes
 from niwaki.train.data import TrainingData, hold_out
 from niwaki.train.loop import steps_of, train_
@@ -108,7 +108,8 @@ def distillation_loss(student: nn.Module, teacher: nn.Module, batch: Batch, whic
     if which != "hidden-states":
         # What the divergence of a part is made of is made again on the way back: of all parts it is too much to keep.
         pairs = zip(found.parts(keep), wanted.parts(keep), strict=True)
-        apart = [checkpoint(_apart, *pair, use_reentrant=False, preserve_rng_state=False) for pair in pairs]
+        models = (student, teacher)
+        apart = [run_again(_apart, *pair, models=models, preserve_rng_state=False) for pair in pairs]
         loss = torch.cat(apart).sum() / max(1, sum(map(len, apart)))
     return loss + _relative_error(found.outputs.hidden_states, wanted.outputs.hidden_states, keep) if states else loss
 
