@@ -6,14 +6,22 @@ import copy
 import functools
 from typing import Any
 
+import pytest
 import torch
 from transformers import PreTrainedModel
 
 from niwaki.anatomy import TASKS, Task, predictions_of
 from niwaki.data import token_mask, without_labels
-from tiny import configs, shorten_
+from tiny import ROWS, configs, shorten_
 
 OTHERS = [task for task in TASKS if task.supported and task.name not in ("text-classification", "causal")]
+PAIRS = [
+    pytest.param(task, family, id=f"{task.name}-{family}")
+    for task in OTHERS
+    for family, config in configs().items()
+    if family in ROWS and type(config) in task.auto._model_mapping  # type: ignore[attr-defined]
+]
+"""Every such task with every row of families that has the head."""
 
 
 def model_of(task: Task, family: str, seed: int = 0, layers: int | None = None) -> PreTrainedModel:

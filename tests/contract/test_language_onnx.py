@@ -65,5 +65,5 @@ def _check_names(file):
 
 
 def test_what_has_no_graph_is_refused_by_name(tmp_path):
-    with pytest.raises(RequestError, match=r"llama4_text language model, whose rotations are complex"):
+    with pytest.raises(RequestError, match=r"llama4_text model, whose rotations are complex"):
         export_onnx(tiny("llama4_text"), tmp_path / "a")

@@ -16,7 +16,7 @@ from niwaki.anatomy import evaluation_mode
 from niwaki.config import Training
 from niwaki.errors import WorkError
 from niwaki.observe import Batch, to_device
-from niwaki.processes import add_up, count, number
+from niwaki.processes import add_up, count, number, share
 from niwaki.train.precision import autocast, scaler_for
 
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -68,10 +68,11 @@ class Stepper:
 
     @torch.no_grad()
     def loss_on(self, batches: Sequence[Batch]) -> float:
-        """The mean loss over `batches`, without gradients and dropout."""
+        """The mean loss over `batches`, which the processes share, without gradients and dropout."""
         device = next(self.model.parameters()).device
         with evaluation_mode(self.model), autocast(self.model, self.options):
-            return sum(float(self.loss_of(self.model, to_device(batch, device))) for batch in batches) / len(batches)
+            own = sum(float(self.loss_of(self.model, to_device(batch, device))) for batch in share(batches))
+        return float(add_up(torch.tensor(own, dtype=torch.double))) / len(batches)
 
     def _optimizer_step(self, step: int) -> bool:
         if self.scaler is None:

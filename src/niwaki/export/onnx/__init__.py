@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from niwaki.adapters import remove_masks_
-from niwaki.anatomy import check_task, is_language_model, pooling_of, unwrap
+from niwaki.anatomy import check_task, pooling_of, unwrap
 from niwaki.checkpoint import SentenceHead, forget_, merged
 from niwaki.config.engine import check_quantization
 from niwaki.errors import RequestError
@@ -28,8 +28,8 @@ from niwaki.export.packages import check_installed
 from niwaki.export.place import SingleFile, place_of
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-_NO_CACHE = {"llama4_text": "whose rotations are complex numbers, which torch's exporter has not"}
-"""Types of language models that have no graph, and why."""
+_NO_GRAPH = {"llama4_text": "whose rotations are complex numbers, which torch's exporter has not"}
+"""Types of models that have no graph, and why."""
 
 
 def export_onnx(
@@ -95,8 +95,8 @@ def plain_of(model: nn.Module, to: str) -> PreTrainedModel:
         RequestError: it has no task, or no graph.
     """
     kind = unwrap(model).config.model_type
-    if is_language_model(model) and kind in _NO_CACHE:
-        rule = f"to must be merged or remote-code for a {kind} language model, {_NO_CACHE[kind]}"
+    if kind in _NO_GRAPH:
+        rule = f"to must be merged or remote-code for a {kind} model, {_NO_GRAPH[kind]}"
         raise RequestError(f"{rule}, got {to!r}")
     plain = copy.deepcopy(merged(model)).eval().cpu().float()
     remove_masks_(plain)
