@@ -126,6 +126,11 @@ def _costs() -> Iterator[Section]:
     achieved: Column = ("achieved", lambda r: r["achieved"], 3)
     table = by_budget("speed", ("budget",), ACCURACY, achieved, *torch)
     yield "Speed: times as fast as dense (`speed.json`)", [table]
+    twice: list[Column] = [
+        ("times as fast as one", lambda r: r["speedup"], 2),
+        ("largest difference", lambda r: r["largest_difference"], 6),
+    ]
+    yield "Two processes, of one thread each (`processes.json`)", [by_budget("processes", ("what",), *twice)]
     growth: Column = ("growth", lambda r: r["growth"], 2)
     yield "Cost, in passes (`cost.json`)", [by_budget("cost", ("rows", "layers"), COST, growth)]
     yield "Cost, layer-adaptive (`layer_adaptive_cost.json`)", [by_budget("layer_adaptive_cost", ("sparsity",), COST)]
