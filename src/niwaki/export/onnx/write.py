@@ -12,6 +12,7 @@ from niwaki.errors import RequestError, WorkError
 from niwaki.export.onnx.attention import attention_as_one_node
 from niwaki.export.onnx.check import check_exact, padded_batches
 from niwaki.export.onnx.graph import graph_of
+from niwaki.export.onnx.rewrite import rewrite_
 from niwaki.export.onnx.session import Session
 from niwaki.export.onnx.silence import silent
 
@@ -41,7 +42,9 @@ def write_graph(model: PreTrainedModel, file: Path, tokenizer: Any) -> None:
                 output_names=list(graph.outputs),
                 dynamic_shapes=graph.axes(example),
             )
-            cast(Any, program).model.metadata_props[MARK] = "1"
+            made = cast(Any, program).model
+            rewrite_(made.graph)
+            made.metadata_props[MARK] = "1"
             cast(Any, program).save(str(file), external_data=False)
     except torch.onnx.OnnxExporterError as error:
         cause = " ".join(str(error.__cause__ or error).split())[:300]
