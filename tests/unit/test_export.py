@@ -133,8 +133,10 @@ def test_attention_is_one_node_with_the_heads_of_its_layer_and_int8_keeps_zeros(
     rounded = load(str(file)).graph
     nodes = [node for node in rounded.node if node.op_type == "MultiHeadAttention"]
     assert [{a.name: a.i for a in node.attribute}["num_heads"] for node in nodes] == [4, 3]
-    assert "MatMul" not in {node.op_type for node in rounded.node}
-    assert "SkipLayerNormalization" in {node.op_type for node in rounded.node}
+    kinds = {node.op_type for node in rounded.node}
+    assert kinds & {"Gelu", "BiasGelu"}
+    assert "LayerNormalization" in kinds
+    assert not kinds & {"MatMul", "Erf", "SkipLayerNormalization"}  # of these norms ONNX Runtime is slow
     weights = [numpy_helper.to_array(tensor) for tensor in rounded.initializer if tensor.data_type == 3]
     assert sum(int((weight == 0).sum()) for weight in weights) >= sum(int((~m).sum()) for m in masks_of(model).values())
 
