@@ -31,4 +31,6 @@ def attention_by(
 def for_every_query_head(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """Keys and values `[batch, query heads, length, width]`: each repeated for the query heads that share it."""
     shared = query.shape[1] // max(1, key.shape[1])
+    if shared == 1:  # a graph would hold nodes that repeat nothing
+        return key, value
     return key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
