@@ -11,7 +11,7 @@ from torch import nn
 from niwaki.adapters import masks_of, remove_masks_
 from niwaki.anatomy import check_task
 from niwaki.checkpoint import merged, write_model
-from niwaki.export.place import place_of
+from niwaki.export.destination import place_of
 
 
 def export_merged(model: nn.Module, path: str | Path, tokenizer: Any = None, overwrite: bool = False) -> None:

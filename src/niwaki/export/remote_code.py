@@ -14,7 +14,7 @@ from niwaki.anatomy import Site, body_of, check_task, family_of, linear_paths, s
 from niwaki.anatomy.modeling_mobilellm import MODEL_TYPE
 from niwaki.checkpoint import METHOD, merged, shapes_of, write_model
 from niwaki.errors import RequestError
-from niwaki.export.place import place_of
+from niwaki.export.destination import place_of
 from niwaki.surgery import output_inside, stale_numbers
 
 _NO_CODE = {

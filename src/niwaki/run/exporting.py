@@ -13,8 +13,8 @@ from niwaki.config import Export
 from niwaki.config.engine import WRITTEN_FOR
 from niwaki.evaluate.plain import plain_model
 from niwaki.export import FILLS, OF_EXPORT, SINGLE_FILES
+from niwaki.export.destination import place_of
 from niwaki.export.gguf.check import trial_perplexities
-from niwaki.export.place import place_of
 from niwaki.numerics.threads import threads
 from niwaki.progress import library_manners, say
 from niwaki.run.engines import calibration_of, check_drop, read_calibration, say_bits, say_spared

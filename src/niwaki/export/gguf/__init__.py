@@ -15,11 +15,11 @@ from niwaki.anatomy import check_task, is_language_model
 from niwaki.checkpoint import merged
 from niwaki.config.engine import check_quantization
 from niwaki.errors import RequestError
+from niwaki.export.destination import SingleFile, place_of
 from niwaki.export.gguf.architecture import architecture_of
 from niwaki.export.gguf.check import check_exact, check_runs, text_to_try
 from niwaki.export.gguf.write import MARK, check_rows, write_gguf
 from niwaki.export.packages import check_installed
-from niwaki.export.place import SingleFile, place_of
 
 PACKAGES = ("gguf", "cyllama")
 

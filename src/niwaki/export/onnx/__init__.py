@@ -17,6 +17,7 @@ from niwaki.checkpoint import SentenceHead, forget_, merged
 from niwaki.config.engine import check_quantization
 from niwaki.errors import RequestError
 from niwaki.export.calibration import Calibration
+from niwaki.export.destination import SingleFile, place_of
 from niwaki.export.onnx.check import check_exact, check_finite, padded_batches
 from niwaki.export.onnx.fuse import fuse
 from niwaki.export.onnx.graph import graph_of
@@ -25,7 +26,6 @@ from niwaki.export.onnx.session import Session
 from niwaki.export.onnx.spare import to_int8
 from niwaki.export.onnx.write import MARK, write_graph
 from niwaki.export.packages import check_installed
-from niwaki.export.place import SingleFile, place_of
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 _NO_GRAPH = {"llama4_text": "whose rotations are complex numbers, which torch's exporter has not"}

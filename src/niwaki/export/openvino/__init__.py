@@ -14,13 +14,13 @@ from niwaki.checkpoint import SentenceHead
 from niwaki.config.engine import check_quantization
 from niwaki.errors import RequestError
 from niwaki.export.calibration import Calibration
+from niwaki.export.destination import place_of
 from niwaki.export.onnx import PACKAGES as TO_ONNX
 from niwaki.export.onnx import plain_of, write_beside, write_onnx
 from niwaki.export.onnx.check import check_exact, check_finite, padded_batches
 from niwaki.export.onnx.graph import graph_of
 from niwaki.export.openvino.session import Session
 from niwaki.export.packages import check_installed
-from niwaki.export.place import place_of
 
 PACKAGES = ("openvino", *TO_ONNX)
 
