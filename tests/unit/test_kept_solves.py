@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import niwaki
+from niwaki.begun import begun_kept
 from niwaki.errors import WorkError
 from niwaki.repair import sequential_least_squares
-from niwaki.repair.kept_solves import solves_kept
 from tiny import batches, tiny, with_lora
 
 STAGES = {
@@ -31,7 +31,7 @@ def test_a_refit_goes_on_where_it_was_stopped(stage, made, tmp_path, monkeypatch
     monkeypatch.setattr(sequential_least_squares, "_sums", counted)
     family = made().config.model_type
     data = batches(2, family=family)
-    with pytest.raises(WorkError, match="no more"), solves_kept(tmp_path):
+    with pytest.raises(WorkError, match="no more"), begun_kept(tmp_path):
         niwaki.prune_(made(), stage, data)
     first, stop = list(sums), 1000
     (place,) = tmp_path.iterdir()
@@ -40,7 +40,7 @@ def test_a_refit_goes_on_where_it_was_stopped(stage, made, tmp_path, monkeypatch
     last.write_bytes(last.read_bytes()[:-1])  # damaged: made again
     sums.clear()
     again = made()
-    with solves_kept(tmp_path):
+    with begun_kept(tmp_path):
         done = niwaki.prune_(again, stage, data)
     went_on = list(sums)
     sums.clear()

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import niwaki
+from niwaki.begun import begun_kept
 from niwaki.numerics.digest import digest
-from niwaki.train.kept import trainings_kept
 from niwaki.train.step import Stepper
 from tiny import CUT, batches, tiny
 
@@ -62,10 +62,10 @@ def test_a_training_that_was_stopped_ends_in_the_same_bytes(tmp_path, steps, nam
     torch.manual_seed(7)  # nothing is drawn from where the global state happens to be
     for stop in (count // 2, 2):
         steps(stop)
-        with trainings_kept(tmp_path), pytest.raises(KeyboardInterrupt):
+        with begun_kept(tmp_path), pytest.raises(KeyboardInterrupt):
             trained(config)
     made = steps(1000)
-    with trainings_kept(tmp_path):
+    with begun_kept(tmp_path):
         assert trained(config) == whole
         assert 0 < made["made"] <= count - count // 2
         made = steps(0)
@@ -77,12 +77,12 @@ def test_what_was_damaged_or_is_of_another_training_is_not_taken_up(tmp_path, st
     config = TRAININGS["all weights"]
     whole = trained(config)
     steps(8)
-    with trainings_kept(tmp_path), pytest.raises(KeyboardInterrupt):
+    with begun_kept(tmp_path), pytest.raises(KeyboardInterrupt):
         trained(config)
     (kept,) = tmp_path.rglob(file)
     kept.write_bytes(kept.read_bytes()[:-1] + b"x")
     made = steps(1000)
-    with trainings_kept(tmp_path):
+    with begun_kept(tmp_path):
         assert trained(config) == whole
         assert made["made"] == 10
         made = steps(1000)
@@ -95,7 +95,7 @@ def test_a_training_that_cannot_be_kept_goes_on(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("niwaki.train.kept.save_file", full)
-    with trainings_kept(tmp_path):
+    with begun_kept(tmp_path):
         trained(niwaki.Finetune(lora_rank=4))
     assert not list(tmp_path.rglob("*.safetensors"))
 

@@ -26,7 +26,7 @@ def shared(data: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
         return
     batches = list(data)
     tokens = _tokens(batches)
-    pieces = _pieces(tokens, multiplied_together(batches))
+    pieces = _pieces(tokens, _together(tokens))
     if len(pieces) < count():
         pieces = [[place] for place in range(len(batches))]
     for piece in _own(pieces, [sum(tokens[place] for place in piece) for piece in pieces]):
@@ -39,7 +39,11 @@ def multiplied_together(batches: Sequence[Batch]) -> int:
 
     It does not depend on the number of processes.
     """
-    return min(gram.TOGETHER, max(1, sum(_tokens(batches)) // PIECES))
+    return _together(_tokens(batches))
+
+
+def _together(tokens: list[int]) -> int:
+    return min(gram.TOGETHER, max(1, sum(tokens) // PIECES))
 
 
 def _tokens(batches: Sequence[Batch]) -> list[int]:

@@ -1,6 +1,6 @@
 """What was fitted of each linear, on disk: a refit that is stopped goes on after it, to the same bytes.
 
-While `solves_kept(folder)` is open, every refit is kept in that folder linear by linear, under a hash of the model as
+While `begun_kept(folder)` is open, every refit is kept in that folder linear by linear, under a hash of the model as
 it came in. So one that comes to the same place again takes them up, whatever was done again before it.
 """
 
@@ -8,31 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
-from pathlib import Path
+from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import nn
 
+from niwaki.begun import place_of_begun
 from niwaki.numerics.digest import digest
 from niwaki.processes import Parts, packed, unpacked
 from niwaki.repair.kept_targets import MOST_OF_DISK
 
-_FOLDER: ContextVar[Path | None] = ContextVar("where solves are kept", default=None)
 _HASH = 32
 """Bytes of the hash that a file begins with: one that was not written to its end does not count."""
-
-
-@contextmanager
-def solves_kept(folder: Path) -> Iterator[None]:
-    """Let what is fitted be kept in `folder`, and go on from what lies there."""
-    before = _FOLDER.set(folder)
-    try:
-        yield
-    finally:
-        _FOLDER.reset(before)
 
 
 class KeptSolves:
@@ -42,7 +30,7 @@ class KeptSolves:
     """
 
     def __init__(self, model: nn.Module | None) -> None:
-        folder, self._place = _FOLDER.get(), None
+        folder, self._place = place_of_begun(), None
         if folder is not None and model is not None:
             tensors = sorted((*model.named_parameters(), *model.named_buffers()), key=lambda pair: pair[0])
             self._place = folder / f"solves-{digest(tensors)[:32]}"

@@ -32,7 +32,6 @@ from niwaki.anatomy.said import AT_ONCE, FEWEST
 from niwaki.config import STAGES, DynamicSparsityTraining, Finetune, LayerAdaptive, Stage, Structured
 from niwaki.config.layer_adaptive import SOLVED
 from niwaki.config.planned import Planned
-from niwaki.config.training import Training
 from niwaki.data import token_mask, without_labels
 from niwaki.errors import RequestError
 from niwaki.methods.weight_profiles import looks_at_data, weight_need
@@ -94,7 +93,7 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch]) -> int:
             refitted = weights + _block_bytes(linears, _SOLVES) + forward_bytes(model, data) + _learning(stage, linears)
             found = max(observed, refitted)
             if stage.recover_epochs:
-                found = max(found, weights + _recovering(stage, single, factors) + _trained_bytes(model, stage, data))
+                found = max(found, weights + _recovering(stage, model, data, factors))
             if stage.latency is not None:
                 elsewhere = stage.latency_engine != "pytorch"
                 found += 4 * weights + _NARROW * (weights - 4 * single) if elsewhere else weights
@@ -103,11 +102,13 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch]) -> int:
             return single // 8 + _zeroing(model, stage.resolved(), linears, data, factors)
         case DynamicSparsityTraining():
             # Masked weights, gradients, saliency and its uncertainty in float32; four masks.
-            return weights + (4 * 4 + 4) * single + factors + 2 * _trained_bytes(model, stage, data)
+            passing = 2 * backward_bytes(model, data, stage.gradient_checkpointing)
+            return weights + (4 * 4 + 4) * single + factors + passing
         case Finetune():
             # Of all weights: gradients, two moments, the values to go back to, and the best.
             copies = 4 + (stage.early_stopping > 0)
-            return (copies * weights if stage.full else factors) + _trained_bytes(model, stage, data)
+            trained = copies * weights if stage.full else factors
+            return trained + backward_bytes(model, data, stage.gradient_checkpointing)
         case _:
             return weights
 
@@ -131,7 +132,7 @@ def _zeroing(
         chosen += weights // len(layers_of(model))  # a layer as it was
     found = max(observed, chosen)
     if stage.recover_epochs:
-        found = max(found, _recovering(stage, single, factors) + _trained_bytes(model, stage, data))
+        found = max(found, _recovering(stage, model, data, factors))
     found += weights * (stage.steps > 1 or stage.recover_epochs > 0)
     found += _RANKED * single * (stage.allocation in ("global", "lamp"))
     found += 4 * single * (stage.weight_score == "gradient")
@@ -165,9 +166,10 @@ def _learning(stage: Structured | LayerAdaptive, linears: Sequence[BlockLinear])
     return 0 if stage.reconstruct == "none" else _LEARNED * max(sizes.values())
 
 
-def _recovering(stage: Structured | LayerAdaptive, single: int, factors: int) -> int:
-    """Bytes of what is trained in a recovery."""
-    return _RECOVERED * single if stage.recover_full else factors
+def _recovering(stage: Structured | LayerAdaptive, model: nn.Module, data: Sequence[Batch], factors: int) -> int:
+    """Bytes of what is trained in a recovery, and of its passes."""
+    passing = backward_bytes(model, data, stage.gradient_checkpointing)
+    return passing + (_RECOVERED * sum(linear.size for linear in linears_of(model)) if stage.recover_full else factors)
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -175,9 +177,15 @@ def weight_bytes(model: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
 
 
-def backward_bytes(model: nn.Module, data: Sequence[Batch]) -> int:
-    """Bytes that a forward pass of the longest batch leaves for its backward pass, and thrice its logits in float32."""
+def backward_bytes(model: nn.Module, data: Sequence[Batch], again: bool = False) -> int:
+    """Bytes that a forward pass of the longest batch leaves for its backward pass, and thrice its logits in float32.
+
+    Of layers that run `again` what one of them leaves, and what each is given.
+    """
     activations, logits = _of_a_batch(model, data)
+    if again:
+        layers, width = len(layers_of(model)), weight_of(sites_of(model)[0].output).shape[0]
+        activations = activations // layers + 4 * layers * _tokens(data) * width
     return activations + 3 * logits
 
 
@@ -191,15 +199,6 @@ def _observing_bytes(model: nn.Module, data: Sequence[Batch]) -> int:
     width = weight_of(sites_of(model)[0].output).shape[0]
     between = layers * runs_of(model) * tokens * width * next(model.parameters()).element_size()
     return between + 2 * left // layers + _logits(model, 4 * tokens * unwrap(model).config.vocab_size)
-
-
-def _trained_bytes(model: nn.Module, stage: Training, data: Sequence[Batch]) -> int:
-    """`backward_bytes`, of layers that run again what one of them leaves, and what each is given."""
-    activations, logits = _of_a_batch(model, data)
-    if stage.gradient_checkpointing:
-        layers, width = len(layers_of(model)), weight_of(sites_of(model)[0].output).shape[0]
-        activations = activations // layers + 4 * layers * _tokens(data) * width
-    return activations + 3 * logits
 
 
 def forward_bytes(model: nn.Module, data: Sequence[Batch]) -> int:

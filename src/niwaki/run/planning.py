@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from niwaki.config import LayerAdaptive, Planning, Structured
-from niwaki.data import sample
 from niwaki.methods.plan import Plan
 from niwaki.methods.prune import plan
-from niwaki.processes import is_first, meet
-from niwaki.run.folder import workplace
-from niwaki.run.inputs import check_out, read_data, read_inputs
+from niwaki.run.at_hand import at_hand
 
 
 def run_planning(
@@ -21,13 +18,7 @@ def run_planning(
     Raises:
         RequestError: the request is wrong. WorkError: a statistic is not finite.
     """
-    meet()
-    check_out(request.out, request.model, request.base_model, request.train_data)
-    quiet = quiet or not is_first()
-    with workplace(request, quiet) as folder:
-        train = read_data(request, request.train_data, "train", quiet)
-        inputs = read_inputs(request, quiet=quiet)
-        rows = sample(inputs.rows(train, "train"), request.calibration_samples, request.seed)
-        made = plan(inputs.model, config, list(inputs.batches(rows)), around=around, progress=not quiet)
-        made.write(folder)
+    with at_hand(request, quiet) as here:
+        made = plan(here.inputs.model, config, here.batches, around=around, progress=not here.quiet)
+        made.write(here.folder)
     return made

@@ -9,11 +9,8 @@ from typing import Any
 
 from niwaki.anatomy import sites_of
 from niwaki.config import LayerAdaptive, Scoring, Structured
-from niwaki.data import sample
 from niwaki.methods.prune import score
-from niwaki.processes import is_first, meet
-from niwaki.run.folder import workplace
-from niwaki.run.inputs import check_out, read_data, read_inputs
+from niwaki.run.at_hand import at_hand
 from niwaki.run.record import Clock
 
 
@@ -26,27 +23,21 @@ def run_scoring(request: Scoring, quiet: bool = False) -> dict[str, Any]:
     Raises:
         RequestError: the request is wrong. WorkError: a statistic is not finite.
     """
-    meet()
     clock = Clock()
-    check_out(request.out, request.model, request.base_model, request.train_data)
-    quiet = quiet or not is_first()
-    with workplace(request, quiet) as folder:
-        train = read_data(request, request.train_data, "train", quiet)
-        inputs = read_inputs(request, quiet=quiet)
-        rows = sample(inputs.rows(train, "train"), request.calibration_samples, request.seed)
+    with at_hand(request, quiet) as here:
+        inputs, batches, progress = here.inputs, here.batches, not here.quiet
         units = {name: getattr(request, name) for name in ("head_score", "neuron_score", "head_unit", "seed")}
         config = Structured(flops=1.0, **units)
         names = {name: getattr(request, name) for name in ("layer_score", "weight_score", "granularity", "seed")}
-        batches = list(inputs.batches(rows))
-        scores = score(inputs.model, batches, config, progress=not quiet)
+        scores = score(inputs.model, batches, config, progress=progress)
         # An allocation that looks at the importance of layers: nothing is allocated.
         by_linear = LayerAdaptive(sparsity=0.0, allocation="inverse-importance", **names)
-        linears = score(inputs.model, batches, by_linear, progress=not quiet)
+        linears = score(inputs.model, batches, by_linear, progress=progress)
         found = {
             "schema": 1,
             "run": clock.environment(request),
             "request": dataclasses.asdict(request),
-            "data": {"train": inputs.described(train, "train")},
+            "data": {"train": inputs.described(here.train, "train")},
             "layers": [
                 {
                     "name": site.name,
@@ -71,5 +62,5 @@ def run_scoring(request: Scoring, quiet: bool = False) -> dict[str, Any]:
                 for name, values in linears.items()
             ],
         }
-        (folder / "scores.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        (here.folder / "scores.json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return found

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from transformers import PreTrainedModel
 
 from niwaki.adapters import remove_masks_
 from niwaki.anatomy import is_language_model
+from niwaki.begun import begun_kept
 from niwaki.checkpoint import mapped_copy, merged, new_parameters
 from niwaki.config import (
     STAGES,
@@ -38,13 +38,11 @@ from niwaki.methods.plan import Plan
 from niwaki.methods.prune import apply_, prune_
 from niwaki.methods.vocabulary import retokenised, trim_vocabulary_
 from niwaki.progress import Job, say
-from niwaki.repair.kept_solves import solves_kept
 from niwaki.results import StageResult
 from niwaki.run.kept import Kept, Past
 from niwaki.run.record import State, measure
 from niwaki.run.tasks import Tasks, note_means
 from niwaki.run.work import Work
-from niwaki.train.kept import trainings_kept
 
 
 @dataclass(frozen=True)
@@ -99,20 +97,13 @@ def run_stages(
         name = next(name for name, kind in STAGES.items() if isinstance(stage, kind))
         say(f"stage {number + 1} of {count}: {name}", work.quiet)
         job.begin(2 * number + 1)
-        with nullcontext() if kept is None else _begun_kept(kept.begun(number)):
+        with nullcontext() if kept is None else begun_kept(kept.begun(number)):
             work, done = _do(work, stage, folder, plan if number == 0 else None)
         stages.append(done)
         if kept is not None:
             kept.add(number, work, done, states[number].record, first, folder)
     assert dense is not None, "a recipe has a stage"
     return Course(came, work, dense, stages, states)
-
-
-@contextmanager
-def _begun_kept(folder: Path) -> Iterator[None]:
-    """Let what a stage has done before it is done as a whole be kept in `folder`."""
-    with trainings_kept(folder), solves_kept(folder):
-        yield
 
 
 def _plain_copy(work: Work) -> PreTrainedModel:

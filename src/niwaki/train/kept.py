@@ -1,6 +1,6 @@
 """A training on disk as it was after one of its steps: one that is stopped goes on from there, to the same bytes.
 
-While `trainings_kept(folder)` is open, every training is kept in that folder after each tenth of its steps, under a
+While `begun_kept(folder)` is open, every training is kept in that folder after each tenth of its steps, under a
 hash of what its bytes follow from: the model as it came in and the options. So one that comes to the same place again
 takes it up, whatever was done again before it. It is safetensors and JSON; `Accelerator.save_state` pickles.
 """
@@ -10,9 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +17,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from niwaki.begun import place_of_begun
 from niwaki.errors import NiwakiError
 from niwaki.numerics.digest import digest
 from niwaki.progress import say
 from niwaki.train.course import Course
 
-_FOLDER: ContextVar[Path | None] = ContextVar("where trainings are kept", default=None)
 _TENSORS, _NOTES, _GROWING = "training.safetensors", "training.json", "growing"
-
-
-@contextmanager
-def trainings_kept(folder: Path) -> Iterator[None]:
-    """Let trainings be kept in `folder`, and go on from what lies there."""
-    before = _FOLDER.set(folder)
-    try:
-        yield
-    finally:
-        _FOLDER.reset(before)
 
 
 class Keeper:
@@ -46,7 +33,7 @@ class Keeper:
     """
 
     def __init__(self, model: nn.Module, asked: dict[str, Any], quiet: bool) -> None:
-        folder, self._quiet = _FOLDER.get(), quiet
+        folder, self._quiet = place_of_begun(), quiet
         self._place: Path | None = None
         if folder is not None:
             tensors = digest([*model.named_parameters(), *model.named_buffers()])
