@@ -262,7 +262,7 @@ def test_a_loss_that_is_not_finite_names_the_step():
 def test_the_step_is_counted_whether_or_not_it_is_shown(progress, capsys):
     losses = iter([1.0, 1.0, math.nan])
 
-    def loss(model, batch):
+    def loss(model, batch, _whole):
         return task_loss(model, batch) * next(losses)
 
     with pytest.raises(WorkError, match="step 3"):
@@ -282,7 +282,7 @@ def test_a_training_in_parts_sees_every_batch():
     numbers = [{"input_ids": torch.tensor([[number]])} for number in range(6)]
     seen = []
 
-    def loss_of(model, batch):
+    def loss_of(model, batch, _whole):
         seen.append(int(batch["input_ids"]))
         return model.weight.sum() * 0
 

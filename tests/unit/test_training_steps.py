@@ -32,7 +32,7 @@ def digest_of(model):
     return digest([*model.named_parameters(), *model.named_buffers()])
 
 
-def endless(model, batch):
+def endless(model, batch, _whole):
     """A loss that is finite, with gradients that are not."""
     loss = task_loss(model, batch)
     loss.register_hook(lambda gradient: gradient * math.inf)
@@ -63,7 +63,7 @@ def test_batches_of_one_step_are_one_large_batch(family):
 def test_a_short_last_step_ends_an_epoch():
     seen = []
 
-    def loss_of(model, batch):
+    def loss_of(model, batch, _whole):
         seen.append(int(batch["input_ids"][0, 0]))
         return model.weight.sum()
 
@@ -85,7 +85,7 @@ def test_the_gradient_of_a_step_is_clipped(norm):
         model,
         list(model.parameters()),
         optimizer,
-        lambda model, batch: model(batch["input_ids"]).sum(),
+        lambda model, batch, _whole: model(batch["input_ids"]).sum(),
         rows_in,
         Training(max_gradient_norm=norm),
     )
@@ -118,7 +118,7 @@ def test_the_rate_goes_as_asked_and_weights_decay(options, rates):
     train_(
         model,
         [{"input_ids": torch.zeros(1, 1)}] * 10,
-        lambda model, batch: model.weight.sum() * 0,
+        lambda model, batch, _whole: model.weight.sum() * 0,
         Training(weight_decay=0.5, **options),
         epochs=1,
         learning_rate=0.1,

@@ -32,7 +32,7 @@ from niwaki.train.best import Best
 from niwaki.train.course import Beside, Course
 from niwaki.train.data import TrainingData
 from niwaki.train.kept import Keeper
-from niwaki.train.step import Loss, Over, Stepper, rows_in
+from niwaki.train.step import Loss, Over, Stepper, Whole, alone, rows_in
 
 Attach = Callable[[torch.optim.Optimizer, int, torch.amp.GradScaler | None], Beside]
 """Given the optimizer, the number of steps of a training and the scaler of its loss, what goes along with it."""
@@ -50,7 +50,7 @@ class Trained:
     looked: int = 0
 
 
-def task_loss(model: nn.Module, batch: Batch) -> Tensor:
+def task_loss(model: nn.Module, batch: Batch, _whole: Whole = alone) -> Tensor:
     """The model's own loss on the labels of the batch."""
     return model(**batch).loss
 

@@ -23,7 +23,7 @@ from niwaki.numerics.half import run_again
 from niwaki.observe import Batch, Passes
 from niwaki.train.data import TrainingData, hold_out
 from niwaki.train.loop import steps_of, train_
-from niwaki.train.step import Over, rows_in
+from niwaki.train.step import Over, Whole, alone, rows_in
 from niwaki.train.undo import adapters_in_training_, weights_in_training_
 
 TEMPERATURE = 2.0
@@ -58,8 +58,8 @@ def recover_(
     if not steps_of(training, epochs, config, part):
         return Passes()
 
-    def loss_of(student: nn.Module, batch: Batch) -> Tensor:
-        return distillation_loss(student, dense, batch, config.recover_loss)
+    def loss_of(student: nn.Module, batch: Batch, whole: Whole) -> Tensor:
+        return distillation_loss(student, dense, batch, config.recover_loss, whole)
 
     if config.recover_full:
         prepared = weights_in_training_(model, weights_to_train_)
@@ -94,10 +94,13 @@ def predictions_in(model: nn.Module) -> Over:
     return rows_in if by_row else lambda batch: int(token_mask(batch).sum())
 
 
-def distillation_loss(student: nn.Module, teacher: nn.Module, batch: Batch, which: str = "both") -> Tensor:
+def distillation_loss(
+    student: nn.Module, teacher: nn.Module, batch: Batch, which: str = "both", whole: Whole = alone
+) -> Tensor:
     """Divergence of the predictions plus relative error of the hidden states of one batch, or one of them; a scalar.
 
-    `which` as in `RECOVER_LOSSES`. 0 for padding alone.
+    `which` as in `RECOVER_LOSSES`. Of a process's share of a batch, told by `whole`, errors are relative to the size of
+    the states in all of it. 0 for padding alone.
     """
     inputs, keep = without_labels(batch), token_mask(batch).bool()
     states = which != "predictions"
@@ -111,7 +114,11 @@ def distillation_loss(student: nn.Module, teacher: nn.Module, batch: Batch, whic
         models = (student, teacher)
         apart = [run_again(_apart, *pair, models=models, preserve_rng_state=False) for pair in pairs]
         loss = torch.cat(apart).sum() / max(1, sum(map(len, apart)))
-    return loss + _relative_error(found.outputs.hidden_states, wanted.outputs.hidden_states, keep) if states else loss
+    if states:
+        losses = torch.tensor(predictions_in(student)(batch), dtype=torch.double)
+        part = float(whole(losses) / losses.clamp_min(1))
+        loss = loss + part * _error(found.outputs.hidden_states, wanted.outputs.hidden_states, keep, whole)
+    return loss
 
 
 def _apart(own: Part, dense: Part) -> Tensor:
@@ -121,10 +128,9 @@ def _apart(own: Part, dense: Part) -> Tensor:
     return own().float().divergence_from(goal, TEMPERATURE)
 
 
-def _relative_error(found: Sequence[Tensor], wanted: Sequence[Tensor], keep: Tensor) -> Tensor:
-    """Mean over the layers of the squared error at real tokens relative to the size of what is wanted; a scalar."""
-    errors = []
-    for a, b in zip(found[1:], wanted[1:], strict=True):
-        size = b[keep].float().square().sum().clamp_min(torch.finfo(torch.float32).tiny)
-        errors.append((a[keep] - b[keep]).float().square().sum() / size)
-    return torch.stack(errors).mean()
+def _error(found: Sequence[Tensor], wanted: Sequence[Tensor], keep: Tensor, whole: Whole) -> Tensor:
+    """Mean over the layers of the squared error at real tokens relative to the size of what is wanted in the whole."""
+    sizes = whole(torch.stack([goal[keep].float().square().sum() for goal in wanted[1:]]))
+    pairs = zip(found[1:], wanted[1:], strict=True)
+    errors = torch.stack([(states[keep] - goal[keep]).float().square().sum() for states, goal in pairs])
+    return (errors / sizes.clamp_min(torch.finfo(torch.float32).tiny)).mean()

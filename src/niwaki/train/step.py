@@ -1,7 +1,8 @@
 """One step of a training: the gradient of all its batches, and of all processes, is clipped, and the optimizer steps.
 
 It is the gradient of the mean over the whole: with `n_i` losses in batch i, batches weigh `n_i / sum(n)`, and so do the
-shares of the processes. So a step of several batches, or of several processes, is that of one large batch.
+shares of the processes, which know what the whole of a batch sums up to. So a step of several batches, or of several
+processes, is that of one large batch.
 """
 
 from __future__ import annotations
@@ -16,13 +17,20 @@ from niwaki.anatomy import evaluation_mode
 from niwaki.config import Training
 from niwaki.errors import WorkError
 from niwaki.observe import Batch, to_device
-from niwaki.processes import add_up, count, number, share
+from niwaki.processes import add_up, count, number
 from niwaki.train.precision import autocast, scaler_for
 
-Loss = Callable[[nn.Module, Batch], Tensor]
-"""Mean loss of a batch, with gradients."""
+Whole = Callable[[Tensor], Tensor]
+"""Given what the rows of a batch that a process has sum up to: what all rows of that batch do."""
+Loss = Callable[[nn.Module, Batch, Whole], Tensor]
+"""Mean loss of a batch, or of the rows of it that a process has, with gradients."""
 Over = Callable[[Batch], int]
 """Of how many losses that is the mean."""
+
+
+def alone(own: Tensor) -> Tensor:
+    """`Whole` of rows that are all there are."""
+    return own
 
 
 def rows_in(batch: Batch) -> int:
@@ -53,7 +61,7 @@ class Stepper:
             WorkError: a loss that is not finite; gradients that are not, however small the loss is made.
         """
         losses = sum(self.over(batch) for batch in batches)
-        told = sum(self._backward(batch, losses, step) for batch in batches)
+        told = sum(self._backward(batch, self.over(batch) / losses, step) for batch in batches)
         if count() > 1:
             for parameter in self.trained:
                 gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -68,11 +76,9 @@ class Stepper:
 
     @torch.no_grad()
     def loss_on(self, batches: Sequence[Batch]) -> float:
-        """The mean loss over `batches`, which the processes share, without gradients and dropout."""
-        device = next(self.model.parameters()).device
-        with evaluation_mode(self.model), autocast(self.model, self.options):
-            own = sum(float(self.loss_of(self.model, to_device(batch, device))) for batch in share(batches))
-        return float(add_up(torch.tensor(own, dtype=torch.double))) / len(batches)
+        """The mean loss over `batches`, without gradients and dropout."""
+        with evaluation_mode(self.model):
+            return sum(_of_all(self._own_loss(batch).double()) for batch in batches) / len(batches)
 
     def _optimizer_step(self, step: int) -> bool:
         if self.scaler is None:
@@ -87,24 +93,31 @@ class Stepper:
             raise WorkError(f"training: {rule}: its gradients are too large for float16 at step {step}")
         return scale >= before
 
-    def _backward(self, batch: Batch, losses: int, step: int) -> float:
-        """The part of a batch in the mean of so many `losses`, its gradients added to those of the parameters.
-
-        Of several processes each runs its share of the rows, every row counted once (a loss that is no mean, such as
-        one relative to the size of what is wanted, is so within each share).
-        """
-        own, weight = self._own_rows(batch)
-        device = next(self.model.parameters()).device
-        with autocast(self.model, self.options):
-            loss = weight / losses * self.loss_of(self.model, to_device(own, device))
-        told = float(add_up(loss.detach())) / count()
+    def _backward(self, batch: Batch, weight: float, step: int) -> float:
+        """The loss of a batch with a `weight`, its gradients added to those of the parameters."""
+        loss = weight * self._own_loss(batch)
+        told = _of_all(loss.detach())
         if not math.isfinite(told):
             raise WorkError(f"training: the loss is not finite at step {step}; lower the learning rate")
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
         return told
 
+    def _own_loss(self, batch: Batch) -> Tensor:
+        """What this process adds to the loss of a batch, which is the mean of what all of them add.
+
+        Each runs its share of the rows, every row counted once.
+        """
+        own, losses = self._own_rows(batch)
+        device = next(self.model.parameters()).device
+
+        def whole(value: Tensor) -> Tensor:
+            return add_up(value if losses else torch.zeros_like(value))
+
+        with autocast(self.model, self.options):
+            return count() * losses / self.over(batch) * self.loss_of(self.model, to_device(own, device), whole)
+
     def _own_rows(self, batch: Batch) -> tuple[Batch, int]:
-        """The rows of a batch that this process runs, and how many losses they stand for among the processes.
+        """The rows of a batch that this process runs, and how many losses they stand for.
 
         A process that is left without any runs the first row, for nothing.
         """
@@ -113,4 +126,9 @@ class Stepper:
         if number() >= rows_in(batch):
             return {name: value[:1] for name, value in batch.items()}, 0
         own = {name: value[number() :: count()] for name, value in batch.items()}
-        return own, count() * self.over(own)
+        return own, self.over(own)
+
+
+def _of_all(own: Tensor) -> float:
+    """The mean of what all processes have, as a number."""
+    return float(add_up(own)) / count()

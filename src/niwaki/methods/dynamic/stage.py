@@ -30,6 +30,7 @@ from niwaki.results import SiteResult, StageResult
 from niwaki.train.data import TrainingData, check_training, hold_out, training_data
 from niwaki.train.loop import Trained, task_loss, train_
 from niwaki.train.recover import distillation_loss, predictions_in
+from niwaki.train.step import Whole
 from niwaki.train.undo import adapters_in_training_
 
 COURSE = 200
@@ -115,8 +116,8 @@ def _train_under_moving_masks_(
         show(schedule_table(controller.schedule), progress)
         return MovingMasks(controller)
 
-    def loss_of(student: nn.Module, batch: Batch) -> torch.Tensor:
-        return task_loss(student, batch) if dense is None else distillation_loss(student, dense, batch)
+    def loss_of(student: nn.Module, batch: Batch, whole: Whole) -> torch.Tensor:
+        return task_loss(student, batch) if dense is None else distillation_loss(student, dense, batch, whole=whole)
 
     training, held_out = hold_out(batches, config.seed) if config.early_stopping else (batches, [])
     # A student without dropout sees what its teacher sees.
