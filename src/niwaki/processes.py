@@ -1,9 +1,10 @@
 """The processes of one run, by Accelerate: what each does of the work over data, and what they know together.
 
 `accelerate launch -m niwaki ...` (or `torchrun`) starts the same command several times. Every process reads the same
-model and data and takes every n-th batch of a pass, or every n-th linear of a solve; sums are added over all when the
-pass ends, and what follows from them is done alike by each. So all of them hold the same model at any time, and the
-first one alone speaks and writes. Alone, a process does all of the work, and nothing here costs anything.
+model and data and takes every n-th batch of a pass, every n-th linear of a fit, or every n-th piece of the rows of one;
+sums are added over all when the pass ends, and what follows from them is done alike by each. So all of them hold the
+same model at any time, and the first one alone speaks and writes. Alone, a process does all of the work, and nothing
+here costs anything.
 
 Where one fails the others do, too: whoever waits for it is told that it is gone, and all end with the words of the one
 that failed first (`last_words`).
@@ -32,7 +33,11 @@ Parts = dict[str, Any]
 
 _PATIENCE = datetime.timedelta(days=1)
 """How long one waits for another, which may be timing a model; one that is gone is not waited for."""
+ROWS = 96
+"""Of a matrix that is worked on by rows: each process has some pieces of so many. Products of fewer are slower; which
+piece a row is in does not depend on the number of processes, so that neither does a bit of it."""
 _FAILED, _SAID = "niwaki/failed", "niwaki/said"
+_working_apart = False
 
 
 def meet() -> None:
@@ -120,7 +125,8 @@ def shared_out(items: Iterable[T], work: Callable[[T], Parts]) -> list[Parts]:
     Raises:
         WorkError: another process ended.
     """
-    own = [work(item) for item in share(items)]
+    with _apart():
+        own = [work(item) for item in share(items)]
     if count() == 1:
         return own
     parts = packed({f"{place}/{name}": value for place, made in enumerate(own) for name, value in made.items()})
@@ -136,6 +142,18 @@ def shared_out(items: Iterable[T], work: Callable[[T], Parts]) -> list[Parts]:
             place, _, name = key.partition("/")
             found[process + int(place) * count()][name] = value
     return found
+
+
+def by_rows(rows: int, work: Callable[[slice], Tensor]) -> Tensor:
+    """What `work` makes of each piece of so many rows, `[rows, ...]`; processes that work apart do all pieces alone.
+
+    Raises:
+        WorkError: another process ended.
+    """
+    pieces = [slice(start, start + ROWS) for start in range(0, rows, ROWS)]
+    if _working_apart:
+        return torch.cat([work(piece) for piece in pieces])
+    return torch.cat([part["made"] for part in shared_out(pieces, lambda piece: {"made": work(piece)})])
 
 
 def known_to_all(own: Parts) -> Parts:
@@ -182,6 +200,17 @@ def last_words(message: str, status: int) -> tuple[str, int, bool]:
         return message, status, store.add(_SAID, 1) == 1
     except (RuntimeError, ValueError):  # the process that kept it is gone
         return message, status, True
+
+
+@contextmanager
+def _apart() -> Iterator[None]:
+    """While each process works on items of its own, none waits for another."""
+    global _working_apart
+    before, _working_apart = _working_apart, True
+    try:
+        yield
+    finally:
+        _working_apart = before
 
 
 @contextmanager

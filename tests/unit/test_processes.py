@@ -98,7 +98,8 @@ def launched(count, folder):
     torch.multiprocessing.start_processes(worker, arguments, nprocs=count, start_method="fork")  # type: ignore[attr-defined]
 
 
-def test_two_processes_are_one(tmp_path):
+def test_two_processes_are_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "ROWS", 7)  # so that a linear of a tiny model has several pieces
     (tmp_path / "four").mkdir()
     launched(2, tmp_path)
     launched(4, tmp_path / "four")

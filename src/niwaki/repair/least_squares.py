@@ -26,7 +26,7 @@ from niwaki.adapters import (
 from niwaki.anatomy import BlockLinear
 from niwaki.errors import WorkError
 from niwaki.numerics.solve import damp
-from niwaki.processes import Parts
+from niwaki.processes import Parts, by_rows
 
 DAMPING = 1e-2
 """The ridge, as a share of the mean of the diagonal of the moments."""
@@ -90,7 +90,8 @@ def optimum(linear: BlockLinear, sums: Sums) -> Optimum:
 
 def excess(best: Optimum, weight: Tensor) -> float:
     """By how much `weight` `[out, in]` does worse than `best`: `tr((W - W*) H (W - W*)^T)`."""
-    return float(((best.weight - weight) @ best.factor).square().sum())
+    change = best.weight - weight
+    return float(by_rows(len(change), lambda rows: (change[rows] @ best.factor).square().sum(1)).sum())
 
 
 def on_mask(best: Optimum, mask: Tensor, start: Tensor | None = None) -> Tensor:
@@ -99,13 +100,20 @@ def on_mask(best: Optimum, mask: Tensor, start: Tensor | None = None) -> Tensor:
     `start` `[out, in]` is where the search begins, near already; what the mask leaves of `best` by default.
     """
     moments = best.factor @ best.factor.T
+    steps = STEPS if start is None else WARM_STEPS
+    first = best.weight if start is None else start.to(best.weight)
+    return by_rows(len(mask), lambda rows: _on_mask(best.weight[rows], moments, mask[rows], first[rows], steps))
+
+
+def _on_mask(best: Tensor, moments: Tensor, mask: Tensor, start: Tensor, steps: int) -> Tensor:
+    """Some rows of it, under H."""
     inverse = moments.diagonal().reciprocal()
-    weight = (best.weight if start is None else start.to(best.weight)) * mask
-    residual = ((best.weight - weight) @ moments) * mask
+    weight = start * mask
+    residual = ((best - weight) @ moments) * mask
     direction = residual * inverse
     size = (residual * direction).sum(1, keepdim=True)
-    enough = 1e-12 * (best.weight @ moments * best.weight).sum(1, keepdim=True)
-    for _ in range(STEPS if start is None else WARM_STEPS):
+    enough = 1e-12 * (best @ moments * best).sum(1, keepdim=True)
+    for _ in range(steps):
         moving = size > enough
         if not bool(moving.any()):
             break

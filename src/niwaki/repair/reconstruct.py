@@ -62,7 +62,7 @@ def reconstruct_(
         store_(linear, fitted)
 
     sequential_least_squares_(
-        model, dense, data, fit, put_,
-        weights=weights, targets=targets, at_once=at_once, in_turn=in_turn, then=then, kept=kept, progress=progress,
+        model, dense, data, fit, put_, weights=weights, targets=targets,
+        at_once=at_once, in_turn=in_turn, apart=False, then=then, kept=kept, progress=progress,
     )  # fmt: skip
     return warnings

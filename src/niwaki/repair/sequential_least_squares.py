@@ -50,21 +50,23 @@ def sequential_least_squares_(
     targets: bool = True,
     at_once: bool = False,
     in_turn: bool = False,
+    apart: bool = True,
     then: AfterLayer | None = None,
     kept: KeptTargets | None = None,
     progress: bool = False,
 ) -> None:
     """`put_(linear, fit(linear, sums))` for each linear of `model`, bottom-up; the next sees how the linear changed.
 
-    Linears that see the same input are fitted to the same sums: several processes share them, and all put what each
-    found; `in_turn` one is put before the next is fitted, by each process. Without `dense` that is `model` as it
-    stands: each layer is copied before it is fitted, no more than one at a time. With `only_writing` those that write
-    into the residual stream alone. `rows` names, by linear, the rows `[out]` of the dense linear that are still there.
-    `weights` say how much each token matters; without `targets` no sums of targets are made. With `at_once` the sums of
-    all linears of a layer are made in one pass, before one of them is fitted: they see what the layers below give, but
-    not what was fitted in their own (SparseGPT goes so). `then` is called when all linears of a layer have been fitted,
-    and may change the layer. What the dense model gives is read where it is `kept`, and kept there where it is not yet,
-    but with `then`, which looks at more. Both models are in evaluation mode meanwhile.
+    Linears that see the same input are fitted to the same sums. `apart`, each of several processes fits some of them,
+    and all put what each found; else every process fits all, by a `fit` that shares its own work. `in_turn` one is put
+    before the next is fitted. Without `dense` that is `model` as it stands: each layer is copied before it is fitted,
+    no more than one at a time. With `only_writing` those that write into the residual stream alone. `rows` names, by
+    linear, the rows `[out]` of the dense linear that are still there. `weights` say how much each token matters;
+    without `targets` no sums of targets are made. With `at_once` the sums of all linears of a layer are made in one
+    pass, before one of them is fitted: they see what the layers below give, but not what was fitted in their own
+    (SparseGPT goes so). `then` is called when all linears of a layer have been fitted, and may change the layer. What
+    the dense model gives is read where it is `kept`, and kept there where it is not yet, but with `then`, which looks
+    at more. Both models are in evaluation mode meanwhile.
     """
     kept = kept if targets and then is None else None
     with evaluation_mode(model, dense or model), _both(model, dense or model, data, targets, kept) as both:
@@ -87,8 +89,11 @@ def sequential_least_squares_(
                 if fitted is None:
                     seen = _seen_of(together, pruned_stream.layers[index], targets).at(pruned_stream, index)
                     sums = _sums(together, seen, both.goals(index, name, goal), rows or {}, weights, both.tokens)
-                    each = (fit(*one) for one in sums)
-                    fitted = each if in_turn else solves.noted(name, shared_out(sums, lambda one: fit(*one)))
+                    if in_turn:
+                        fitted = (fit(*one) for one in sums)
+                    else:
+                        found = shared_out(sums, lambda one: fit(*one)) if apart else [fit(*one) for one in sums]
+                        fitted = solves.noted(name, found)
                 elif dense_stream is not None and goal is not None and goal.advance:
                     dense_stream.advance(index)
                 for linear, found in zip(chain(*together), fitted, strict=True):
