@@ -77,8 +77,8 @@ class Budget:
             cost = min(b.cost(1) if b.remainder else b.shapes[1].cost for b in bounds.values() if b.units)
         return (self.fixed + cost) / self.total
 
-    def check(self, bounds: dict[str, Bounds]) -> None:
-        """Refuse a fraction below the least.
+    def check(self, bounds: dict[str, Bounds], spared: str = "") -> None:
+        """Refuse a fraction below the least; `spared` says in words what the bounds leave alone.
 
         Raises:
             RequestError: naming the least fraction that can be asked.
@@ -87,7 +87,8 @@ class Budget:
         if self.fraction < least - 1e-12:
             # Rounded up: the figure that is named must itself be accepted.
             shown = f"{min(least + 0.5e-4, 1.0):.4f}"
-            raise RequestError(f"{self.kind} must be at least {shown} with these minimum widths, got {self.fraction:g}")
+            rule = f"{self.kind} must be at least {shown} with these minimum widths{spared}"
+            raise RequestError(f"{rule}, got {self.fraction:g}")
 
 
 def budget_of(model: nn.Module, config: Structured, length: float) -> Budget:

@@ -66,8 +66,8 @@ class LinearProfile:
 Profiles = dict[str, LinearProfile]
 
 
-def check_budget(profiles: Profiles, zeros: int) -> None:
-    """Refuse a budget that the bounds cannot meet.
+def check_budget(profiles: Profiles, zeros: int, spared: str = "") -> None:
+    """Refuse a budget that the bounds cannot meet; `spared` says in words what they leave alone.
 
     Raises:
         RequestError: with the range of sparsity that they can.
@@ -76,7 +76,7 @@ def check_budget(profiles: Profiles, zeros: int) -> None:
     least, most = (sum(getattr(profile, end) for profile in profiles.values()) for end in ("fewest", "most"))
     if not least <= zeros <= most:
         rule = f"sparsity must be {least / total:.4g} to {most / total:.4g} with min_sparsity and max_sparsity as asked"
-        raise RequestError(f"{rule} and the zeros that are there already, got {zeros / total:.4g}")
+        raise RequestError(f"{rule} and the zeros that are there already{spared}, got {zeros / total:.4g}")
 
 
 def water_fill(shape: np.ndarray, sizes: np.ndarray, low: np.ndarray, high: np.ndarray, budget: Any) -> np.ndarray:

@@ -47,6 +47,13 @@ class Filter:
             raise RequestError(f"keep_layers must be whole numbers from 0, got {wrong[0]!r}")
         object.__setattr__(self, "keep_layers", tuple(int(layer) for layer in self.keep_layers))
 
+    @property
+    def told(self) -> str:
+        """What is spared, in words that follow a rule; nothing where nothing is."""
+        given = {"keep_layers": self.keep_layers, "only": self.only and (self.only,), "spared": self.spared}
+        said = [f"{name} is {' '.join(map(str, values))}" for name, values in given.items() if values]
+        return f" where {' and '.join(said)}" if said else ""
+
     def may_cut(self, site: Place) -> bool:
         """Whether units or weights of a site may go."""
         if site.layer in (self.keep_layers or ()) or site.name in (self.spared or ()):

@@ -223,7 +223,7 @@ def check_weights(model: nn.Module, linears: Sequence[BlockLinear], config: Laye
         check_divides(linear.shape, pattern, linear.name)
     if not isinstance(pattern, NByM):
         total = sum(linear.size for linear in linears)
-        check_budget(profiles_of(linears, config), round(config.budget[1] * total))
+        check_budget(profiles_of(linears, config), round(config.budget[1] * total), config.told)
 
 
 def _ranked_mask(linear: BlockLinear, scores: Tensor, zeros: int, config: LayerAdaptive) -> Tensor:

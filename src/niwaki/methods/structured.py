@@ -255,7 +255,7 @@ def checked_budgets(model: nn.Module, config: Structured, length: float) -> dict
     sites = sites_of(model, config.by_query_head)
     budgets = budgets_of(model, config, length)
     budget = budgets[config.budget[0]]
-    budget.check(bounds_of(sites, budget, config))
+    budget.check(bounds_of(sites, budget, config), config.told)
     if config.repair == "bias" and all(bias_of(site.output) is None for site in sites):
         rule = "repair must be none or least-squares for a model whose output projections have no bias"
         raise RequestError(f"{rule}, got 'bias'")

@@ -133,7 +133,7 @@ class UnitPlan(Plan):
         scores, named = dict(self.scores), {}
         for name in {**self.keep, **self.drop}:
             named[name], scores[name], bounds[name] = self._by_hand(name, bounds[name])
-        budget.check(bounds)
+        budget.check(bounds, self.config.told)
         found = ALLOCATORS[self.config.allocation](scores, bounds, budget.left_for_sites(fraction))
         return found | {name: units[found[name]] for name, units in named.items()}
 

@@ -163,7 +163,7 @@ class WeightPlan(Plan):
         # An early step of a ramp asks for no fewer zeros than the bounds and the zeros that are there already.
         least = sum(profile.fewest for profile in profiles.values())
         wanted = round(sparsity * sum(profile.size for profile in profiles.values()))
-        check_budget(profiles, max(wanted, least) if config.steps > 1 else wanted)
+        check_budget(profiles, max(wanted, least) if config.steps > 1 else wanted, config.told)
         found = SPARSITY_ALLOCATORS[config.rule](profiles, max(wanted, least), config.importance_power or 1.0)
         strength = config.importance_strength
         return towards_uniform(found, profiles, strength) if isinstance(strength, float) else found

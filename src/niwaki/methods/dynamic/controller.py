@@ -325,7 +325,7 @@ class Controller:
         )
         found = profile_linears(model, rule, data)
         if not isinstance(self.pattern, NByM):
-            check_budget(found, self._zeros())
+            check_budget(found, self._zeros(), self.config.told)
         return found
 
     def _kept_each(self, sparsity: float) -> dict[str, int]:
