@@ -34,7 +34,7 @@ def likeness(dense: Side, pruned: Side) -> dict[str, float]:
     """The `fidelity` of `result.json`; nothing where the two do not predict the same things of the same places.
 
     Where texts were cut alike, all predictions are compared, those that the measuring left where it kept them; else
-    rows as wholes, or tags word by word.
+    rows as wholes, the ends of answers where texts have as many tokens as before, or tags word by word.
     """
     task, other = (supported_task(side.model) for side in (dense, pruned))
     classes, other_classes = (accepts_of(side.model).classes for side in (dense, pruned))
@@ -47,7 +47,8 @@ def likeness(dense: Side, pruned: Side) -> dict[str, float]:
             return fidelity_of(theirs, ours)
         return fidelity(dense.model, pruned.model, pruned.inputs.batches(pruned.rows))
     given, own = (side.inputs.batches(side.rows, sort_by_length=False) for side in (dense, pruned))
-    if whole:
+    lengths, own_lengths = ([len(row["input_ids"]) for row in side.rows] for side in (dense, pruned))
+    if whole or (task.labels == "span" and lengths == own_lengths):
         return fidelity(dense.model, pruned.model, given, own)
     return fidelity_of_words(dense.model, pruned.model, given, own) if task.labels == "token" else {}
 
