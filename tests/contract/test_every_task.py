@@ -114,6 +114,23 @@ def test_what_an_adapter_brings_beside_its_factors(task, typed, tmp_path):
     torch.testing.assert_close(said(niwaki.load(tmp_path / "merged"), batch), before, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("typed", [True, False])
+@pytest.mark.parametrize("task", [task for task in OTHERS if not task.pretraining], ids=lambda task: task.name)
+def test_a_base_without_a_head_gets_that_of_its_adapter(task, typed, tmp_path):
+    """The task is that of the adapter's config, or of the class that it names where PEFT has no name for the task."""
+    torch.manual_seed(0)
+    base, batch = model_of(task, "bert", layers=2), batches_of(task, 1)[0]
+    base.bert.save_pretrained(tmp_path / "base")
+    heads = [name for name, _ in base.named_children() if name in ("classifier", "qa_outputs")]
+    asked = task.peft if typed else None
+    config = LoraConfig(task_type=asked, r=4, target_modules=["query", "value"], modules_to_save=heads)
+    tuned = get_peft_model(base, config).eval()
+    tuned.save_pretrained(str(tmp_path / "adapter"))
+    model = niwaki.load(tmp_path / "adapter", base_model=str(tmp_path / "base"))
+    assert type(model.get_base_model()) is type(base)
+    torch.testing.assert_close(said(model, batch), said(tuned, batch), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("task", OTHERS, ids=lambda task: task.name)
 def test_an_adapter_brings_tokens_that_its_base_has_not(task, tmp_path):
     """The embeddings got rows before the adapter was trained, which PEFT then saves with it."""

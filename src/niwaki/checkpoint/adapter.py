@@ -13,7 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from niwaki.adapters import check_adapter, mask_adapters_
-from niwaki.anatomy import BODY, CLASSIFIER, TASKS, Task
+from niwaki.anatomy import BODY, CLASSIFIER, TASKS, Task, task_named
 from niwaki.checkpoint.files import tensor_shapes_in
 from niwaki.checkpoint.library import UNREADABLE, line
 from niwaki.checkpoint.masks import MASKS, apply_saved_masks_
@@ -57,8 +57,8 @@ def adapter_config(folder: Path) -> PeftConfig:
 def adapter_head(folder: Path, base: str) -> Head:
     """What the base of an adapter is to be loaded as.
 
-    The adapter's `task_type` decides; without one, the head of the base, or whether it brings a classifier's. The
-    number of labels is that of the rows of the layer that gives the logits.
+    The adapter's `task_type` decides, or the class that it was made for; without, the head of the base, or whether it
+    brings a classifier's. The number of labels is that of the rows of the layer that gives the logits.
 
     Raises:
         RequestError: see `adapter_config`; an adapter for another task, or that does not fit the head of its base.
@@ -67,18 +67,19 @@ def adapter_head(folder: Path, base: str) -> Head:
     task = _task_of_adapter(name, config)
     of_base = task_of_config(base, read_config(base))
     if task is None or not task.pretraining:
-        # Without a task_type, a head is that of the base where it has one; else of a classifier, as most are.
+        # Of no known task, a head is that of the base where it has one; else of a classifier, as most are.
         brought = task or (CLASSIFIER if of_base.pretraining else of_base)
         labels = _labels(base, tensor_shapes_in(folder / _WEIGHTS), brought)
         if labels is not None:
-            same = read_config(base).num_labels == labels
+            same = brought.labels == "choice" or read_config(base).num_labels == labels
             options = {} if same else label_options([f"LABEL_{index}" for index in range(labels)])
             return Head(brought, options, replaces=True)
     if task is BODY:
         return Head(BODY, replaces=True)
     head = own_head(base)
     if task is not None and head.task is not task:
-        rule = f"base_model must have a head of the adapter's task_type {task.peft}, which {name!r} does not bring"
+        asked = f"task_type {task.peft}" if config.task_type else f"class, {task.what}"
+        rule = f"base_model must have a head of the adapter's {asked}, which {name!r} does not bring"
         raise RequestError(f"{rule}, got {base!r}, {of_base.what}")
     return head
 
@@ -170,9 +171,12 @@ def base_of(folder: Path, base_model: str | None) -> str:
 
 
 def _task_of_adapter(name: str, config: PeftConfig) -> Task | None:
-    """The task that the adapter's config names; None where it names none."""
-    if config.task_type is None:
-        return None
+    """The task that the adapter's config names, or of the class it names; None where it names none."""
+    if config.task_type is None:  # PEFT notes the class then
+        noted = getattr(config, "auto_mapping", None)
+        named = noted.get("base_model_class") if isinstance(noted, dict) else None
+        task = task_named([named]) if isinstance(named, str) else None
+        return task if task and task.supported and not task.pretraining else None
     kind = str(config.task_type).rpartition(".")[2]
     task = next((task for task in TASKS if task.peft == kind), None)
     if task is None or not task.supported:
@@ -185,7 +189,7 @@ def _task_of_adapter(name: str, config: PeftConfig) -> Task | None:
 def _labels(base: str, shapes: Shapes, task: Task) -> int | None:
     """Outputs of the head of `task` that an adapter brings, whatever its name is; None where it brings none."""
     config = read_config(base)
-    config.num_labels = 2
+    config.num_labels = 1 if task.labels == "choice" else 2  # whatever the labels, a text to choose has one output
     try:
         name, _ = output_layer(empty_model(config, task))
     except RequestError:  # no model of the task of this type: the adapter can bring no head of one
