@@ -30,7 +30,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import niwaki
-from common import RESULTS, environment, note
+from common import RESULTS, note, resumed
 from memory import MIB, peak_is_now, resident
 from niwaki.checkpoint import mapped_copy
 from niwaki.evaluate import fidelity, model_latency, perplexity
@@ -144,18 +144,21 @@ def main() -> None:
     if asked.case:
         print(json.dumps(measure(asked.case[0], asked.rows, asked.case[1])))
         return
-    found, out = environment(asked), RESULTS / "language_memory.json"
+    asked.out = RESULTS / "language_memory.json"
+    found = resumed(asked)
     for name, method in CASES:
         if name in asked.shapes:
             run = in_process(name, asked.rows, method)
             del run["seconds"]
             rounded = json.loads(json.dumps(run), parse_float=lambda text: round(float(text), 3))
-            note(found, {"shape": name, "method": method, "rows": asked.rows or SHAPES[name].rows, **rounded}, out)
+            note(
+                found, {"shape": name, "method": method, "rows": asked.rows or SHAPES[name].rows, **rounded}, asked.out
+            )
     if "blocks" in asked.shapes:
         for method in STAGES:
             taken = [in_process(name, asked.rows, method)["seconds"] / SHAPES[name].layers for name in BLOCKS]
             ratios = dict(zip(BLOCKS, (round(seconds / taken[0], 3) for seconds in taken), strict=True))
-            note(found, {"shape": "blocks", "method": method, "per_layer": ratios}, out)
+            note(found, {"shape": "blocks", "method": method, "per_layer": ratios}, asked.out)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,11 @@ def _zeros() -> Iterator[Section]:
 def _language_models() -> Iterator[Section]:
     perplexity: Column = ("perplexity", lambda r: r["perplexity"], 2)
     excess: Column = ("excess nats", lambda r: r["excess"], 3)
-    for what, script in (("Language models, TinyStories", "decoders"), ("Language models, WikiText-2", "wikitext")):
+    for what, script in (
+        ("Language models, TinyStories", "decoders"),
+        ("Language models, WikiText-2", "wikitext"),
+        ("SmolLM2-135M-Instruct, WikiText-2", "smollm2"),
+    ):
         yield f"{what} (`{script}.json`)", [by_budget(script, ("kind", "share", "rule"), perplexity, excess)]
     seconds: Column = ("seconds a block", lambda r: r["seconds_a_block"], 1)
     speeds: list[Column] = [("prefill", lambda r: r["prefill"], 2), ("decode", lambda r: r["decode"], 2)]
@@ -177,10 +181,10 @@ def tasks() -> list[list[str]]:
     """A table for each task: what is left of its figure, and how alike dense and pruned are, by budget and method."""
     path, made = RESULTS / "tasks.json", []
     for name, task in json.loads(path.read_text(encoding="utf-8"))["tasks"].items() if path.is_file() else ():
-        groups: dict[tuple[str, str, str], list[Any]] = {}
+        groups: dict[tuple[str, str, str, str], list[Any]] = {}
         for run in task["runs"]:
             kept = f"flops {run['flops']:g}" if "flops" in run else f"sparsity {run['sparsity']:g}"
-            groups.setdefault((kept, run["method"], str(run["recover_epochs"])), []).append(run)
+            groups.setdefault((kept, run["method"], str(run["rows"]), str(run["recover_epochs"])), []).append(run)
         metric = next(figure for figure in (*FIGURES, *task["dense"]) if figure in task["dense"])
         like = next(iter(task["runs"][0]["fidelity"]))
         rows = [
@@ -190,7 +194,7 @@ def tasks() -> list[list[str]]:
             ]
             for group, runs in sorted(groups.items())
         ]
-        head = [f"{name}, dense {task['dense'][metric]:.4f}", "method", "recovery", metric, like]
+        head = [f"{name}, dense {task['dense'][metric]:.4f}", "method", "rows", "recovery", metric, like]
         made.append(_table(head, rows))
     return made
 
