@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 import niwaki
 from common import RESULTS, forward_and_backward, is_done, note, resumed
 from niwaki.adapters import attach_lora, remove_masks_
+from niwaki.anatomy import layers_of
 from niwaki.checkpoint import load_tokenizer
 from niwaki.config import LayerAdaptive, Structured
 from niwaki.data import Batches, sample
@@ -33,11 +35,12 @@ STRUCTURED: dict[str, dict[str, Any]] = {
     "random": {"head_score": "random", "neuron_score": "random", "repair": "none"},
     "taylor": {"head_score": "taylor", "neuron_score": "taylor", "repair": "none"},
     "flap": {"head_score": "activation-variance", "neuron_score": "activation-variance", "repair": "none"},
+    "whole layers": {"repair": "none"},
     "uniform": {"allocation": "uniform", "head_unit": "group"},
     "query heads": {"head_unit": "query-head"},
     "groups": {"head_unit": "group"},
 }
-"""LLM-Pruner's rule is `taylor`, FLAP's the fluctuation of the inputs of the output projections."""
+"""LLM-Pruner's rule is `taylor`, FLAP's the fluctuation of what output projections see, ShortGPT's whole layers."""
 SPARSE: dict[str, dict[str, Any]] = {
     "default": {},
     "random": {"weight_score": "random", "allocation": "uniform", "repair": "none"},
@@ -80,6 +83,8 @@ def main() -> None:
             config = Structured(**options) if kind == "flops" else LayerAdaptive(**options)
             torch.manual_seed(seed)
             model = niwaki.load(asked.model)
+            if rule == "whole layers":  # as many as the budget lets go
+                config = replace(config, drop_layers=round(len(layers_of(model)) * (1 - share)))
             result = niwaki.prune_(model, config, calibration)
             remove_masks_(model)
             quality = perplexity(model, tests)

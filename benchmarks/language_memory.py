@@ -151,9 +151,8 @@ def main() -> None:
             run = in_process(name, asked.rows, method)
             del run["seconds"]
             rounded = json.loads(json.dumps(run), parse_float=lambda text: round(float(text), 3))
-            note(
-                found, {"shape": name, "method": method, "rows": asked.rows or SHAPES[name].rows, **rounded}, asked.out
-            )
+            of = {"shape": name, "method": method, "rows": asked.rows or SHAPES[name].rows}
+            note(found, {**of, **rounded}, asked.out)
     if "blocks" in asked.shapes:
         for method in STAGES:
             taken = [in_process(name, asked.rows, method)["seconds"] / SHAPES[name].layers for name in BLOCKS]

@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument("--recover-epochs", type=int, default=0)
     parser.add_argument("--recovered", type=float, nargs="*", default=[0.5], help="FLOPs at which that is done")
     parser.add_argument("--recover-full", action="store_true", help="all weights left in the blocks, not LoRA")
+    parser.add_argument("--recover-learning-rate", type=float, help="its peak; the method's own by default")
     parser.add_argument("--recovery-data", help="what recovery learns from; the training data by default")
     asked = parser.parse_args()
     found = json.loads(asked.out.read_text(encoding="utf-8")) if asked.out.is_file() else {"tasks": {}}
@@ -95,8 +96,9 @@ def main() -> None:
             if not epochs or (name == "niwaki" and flops in asked.recovered):
                 run = {"method": name, "flops": flops, "seed": seed, "rows": asked.rows, "recover_epochs": epochs}
                 if epochs:
-                    options = {**options, "recover_epochs": epochs, "recover_full": asked.recover_full}
-                    run |= {"recover_full": asked.recover_full, "recovery_rows": len(recovery)}
+                    how = {"recover_full": asked.recover_full, "recover_learning_rate": asked.recover_learning_rate}
+                    options = {**options, "recover_epochs": epochs, **how}
+                    run |= {**how, "recovery_rows": len(recovery)}
                 measured(run, niwaki.Structured(flops=flops, seed=seed, **options))
         for sparsity, (name, options) in itertools.product(asked.sparsity if not epochs else [], SPARSITY.items()):
             run = {"method": name, "sparsity": sparsity, "seed": seed, "rows": asked.rows, "recover_epochs": 0}
