@@ -34,8 +34,8 @@ Parts = dict[str, Any]
 _PATIENCE = datetime.timedelta(days=1)
 """How long one waits for another, which may be timing a model; one that is gone is not waited for."""
 ROWS = 96
-"""Of a matrix that is worked on by rows: each process has some pieces of so many. Products of fewer are slower; which
-piece a row is in does not depend on the number of processes, so that neither does a bit of it."""
+"""Of a matrix that is worked on by rows: each process has some pieces of so many. Products of fewer are slower. Which
+piece a row is in does not depend on the number of processes, so that no bit of it does."""
 _FAILED, _SAID = "niwaki/failed", "niwaki/said"
 _working_apart = False
 
@@ -144,16 +144,27 @@ def shared_out(items: Iterable[T], work: Callable[[T], Parts]) -> list[Parts]:
     return found
 
 
-def by_rows(rows: int, work: Callable[[slice], Tensor]) -> Tensor:
-    """What `work` makes of each piece of so many rows, `[rows, ...]`; processes that work apart do all pieces alone.
+def by_rows(like: Tensor, work: Callable[[slice], Tensor]) -> Tensor:
+    """What `work` makes of each piece of the rows, together as `like` `[rows, ...]` is in shape and type.
+
+    Each process does its share of the pieces, and knows the whole; one that works apart does all of them.
 
     Raises:
         WorkError: another process ended.
     """
-    pieces = [slice(start, start + ROWS) for start in range(0, rows, ROWS)]
-    if _working_apart:
-        return torch.cat([work(piece) for piece in pieces])
-    return torch.cat([part["made"] for part in shared_out(pieces, lambda piece: {"made": work(piece)})])
+    shared = 1 if _working_apart else count()
+    pieces = [slice(start, start + ROWS) for start in range(0, len(like), ROWS)]
+    most = -(-len(pieces) // shared)  # of one process, which lie side by side
+    place = like.device if shared == 1 else _device()
+    found = torch.empty(shared * most * ROWS, *like.shape[1:], dtype=like.dtype, device=place)
+    for piece in pieces if shared == 1 else pieces[number() * most :][:most]:
+        made = work(piece)
+        found[piece.start : piece.start + len(made)] = made
+    if shared > 1:
+        own = found[number() * most * ROWS :][: most * ROWS].clone()
+        with _waiting():
+            dist.all_gather(list(found.chunk(shared)), own)
+    return found[: len(like)].to(like.device)
 
 
 def known_to_all(own: Parts) -> Parts:

@@ -307,8 +307,7 @@ def _solved(
     target, upper = best.weight.float(), obs_factor(best.factor).float()
     weight, mask = obs_prune(target, upper, zeros, pattern, name, before=before)
     if config.weight_score == "alps":
-        moments = (best.factor @ best.factor.T).float()
-        other = admm_mask(target, moments, weight, zeros, pattern, name, before=before)
+        other = admm_mask(target, best.moments.float(), weight, zeros, pattern, name, before=before)
         refitted = on_mask(best, other, weight)
         if excess(best, refitted) <= excess(best, weight):
             return refitted / scale, other

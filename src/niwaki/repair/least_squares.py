@@ -11,6 +11,7 @@ Meng et al., NeurIPS 2024, finds values for a support).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -62,6 +63,11 @@ class Optimum:
     mean: Tensor
     damping: float
 
+    @cached_property
+    def moments(self) -> Tensor:
+        """The damped moments themselves, `[in, in]`."""
+        return self.factor @ self.factor.T
+
 
 def optimum(linear: BlockLinear, sums: Sums) -> Optimum:
     """The best weight for these sums; without targets, the weight as it is (and no bias to refit).
@@ -91,7 +97,7 @@ def optimum(linear: BlockLinear, sums: Sums) -> Optimum:
 def excess(best: Optimum, weight: Tensor) -> float:
     """By how much `weight` `[out, in]` does worse than `best`: `tr((W - W*) H (W - W*)^T)`."""
     change = best.weight - weight
-    return float(by_rows(len(change), lambda rows: (change[rows] @ best.factor).square().sum(1)).sum())
+    return float(by_rows(change[:, 0], lambda rows: (change[rows] @ best.factor).square().sum(1)).sum())
 
 
 def on_mask(best: Optimum, mask: Tensor, start: Tensor | None = None) -> Tensor:
@@ -99,10 +105,9 @@ def on_mask(best: Optimum, mask: Tensor, start: Tensor | None = None) -> Tensor:
 
     `start` `[out, in]` is where the search begins, near already; what the mask leaves of `best` by default.
     """
-    moments = best.factor @ best.factor.T
-    steps = STEPS if start is None else WARM_STEPS
+    moments, steps = best.moments, STEPS if start is None else WARM_STEPS
     first = best.weight if start is None else start.to(best.weight)
-    return by_rows(len(mask), lambda rows: _on_mask(best.weight[rows], moments, mask[rows], first[rows], steps))
+    return by_rows(first, lambda rows: _on_mask(best.weight[rows], moments, mask[rows], first[rows], steps))
 
 
 def _on_mask(best: Tensor, moments: Tensor, mask: Tensor, start: Tensor, steps: int) -> Tensor:

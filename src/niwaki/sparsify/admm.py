@@ -40,12 +40,12 @@ def admm_mask(
     """
     size = moments.diagonal().sqrt()
     values, vectors = torch.linalg.eigh(moments / size / size[:, None])
-    wanted = by_rows(len(target), lambda rows: (target[rows] * size) @ vectors * values)
+    wanted = by_rows(target, lambda rows: (target[rows] * size) @ vectors * values)
     sparse, given = start * size, torch.zeros_like(target)
     mask = sparse != 0
     rho = PENALTY
     for _ in range(ITERATIONS):
-        dense = by_rows(len(target), functools.partial(_dense, wanted, rho * sparse - given, values, vectors, rho))
+        dense = by_rows(target, functools.partial(_dense, wanted, rho * sparse - given, values, vectors, rho))
         meant = dense + given / rho
         mask = choose(meant.square(), zeros, pattern, name, before=before)
         sparse = meant * mask
