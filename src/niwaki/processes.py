@@ -36,6 +36,8 @@ _PATIENCE = datetime.timedelta(days=1)
 ROWS = 96
 """Of a matrix that is worked on by rows: each process has some pieces of so many. Products of fewer are slower. Which
 piece a row is in does not depend on the number of processes, so that no bit of it does."""
+TOGETHER = 2**22
+"""Numbers that are sent at once, 32 MiB."""
 _FAILED, _SAID = "niwaki/failed", "niwaki/said"
 _working_apart = False
 
@@ -91,6 +93,26 @@ def add_up(values: Tensor) -> Tensor:
     with _waiting():
         dist.all_reduce(total)
     return total.to(values)
+
+
+def add_up_each(values: Sequence[Tensor]) -> list[Tensor]:
+    """`add_up` of each, many small ones together: every call waits for the others.
+
+    Raises:
+        WorkError: another process ended.
+    """
+    if count() == 1:
+        return list(values)
+    found: list[Tensor] = []
+    together: list[Tensor] = []
+    for place, value in enumerate(values):
+        together.append(value)
+        if place + 1 == len(values) or sum(map(Tensor.numel, together)) >= TOGETHER:
+            total = add_up(torch.cat([value.detach().to(_device(), torch.double).flatten() for value in together]))
+            parts = total.split([value.numel() for value in together])
+            found += [part.view_as(value).to(value) for part, value in zip(parts, together, strict=True)]
+            together = []
+    return found
 
 
 def from_first(make: Callable[[], Any]) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from niwaki.errors import WorkError
 from niwaki.observe.tokens import TokenWeights, over_mean
-from niwaki.processes import add_up, count
+from niwaki.processes import add_up, add_up_each, count
 
 Batch = dict[str, Any]
 """Tensors by name, as a collator gives them: `input_ids` `[rows, length]`, `attention_mask`, `labels`."""
@@ -35,13 +35,6 @@ class _Sums:
 
     def __add__(self, other: Any) -> Any:
         return type(self)(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))  # type: ignore[arg-type]
-
-    def add_up_(self) -> None:
-        """Add, in place, what other processes summed."""
-        for f in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, f.name)
-            total = add_up(torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.double))
-            setattr(self, f.name, total if isinstance(value, Tensor) else float(total))
 
 
 @dataclass
@@ -113,8 +106,12 @@ class Statistics:
         """Add, in place, what other processes summed. Token sizes stay those of the batches that this one worked on."""
         if count() == 1:
             return
-        for sums in (*self.linears.values(), *self.sites.values()):
-            sums.add_up_()
+        every = (*self.linears.values(), *self.sites.values())
+        places = [(sums, f.name) for sums in every for f in fields(sums)]
+        values = [getattr(sums, name) for sums, name in places]
+        own = [value if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.double) for value in values]
+        for (sums, name), value, total in zip(places, values, add_up_each(own), strict=True):
+            setattr(sums, name, total if isinstance(value, Tensor) else float(total))
         tokens, rows = add_up(torch.tensor([self.tokens, self.rows])).tolist()
         self.tokens, self.rows = tokens, rows
 

@@ -28,7 +28,7 @@ from niwaki.errors import WorkError
 from niwaki.numerics.half import half_in_float32
 from niwaki.observe import Passes, Statistics, TokenWeights
 from niwaki.observe.stream import Stream
-from niwaki.processes import add_up, count, from_one, known_to_all, number, shared_out
+from niwaki.processes import add_up_each, count, from_one, known_to_all, number, shared_out
 from niwaki.repair.given import Given
 from niwaki.repair.sequential_least_squares import AfterLayer
 
@@ -221,8 +221,8 @@ def _gradients(block: _Block, values: Values, batch: int, size: float) -> list[T
         found = [*torch.autograd.grad(loss, list(values.values()), allow_unused=True)]
     if count() == 1:
         return found
-    own = (torch.zeros_like(v) if g is None else g for v, g in zip(values.values(), found, strict=True))
-    return [add_up(gradient) for gradient in own]
+    own = [torch.zeros_like(v) if g is None else g for v, g in zip(values.values(), found, strict=True)]
+    return list(add_up_each(own))
 
 
 def _exact(values: Tensor) -> Tensor:

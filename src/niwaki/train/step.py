@@ -17,7 +17,7 @@ from niwaki.anatomy import evaluation_mode
 from niwaki.config import Training
 from niwaki.errors import WorkError
 from niwaki.observe import Batch, to_device
-from niwaki.processes import add_up, count, number
+from niwaki.processes import add_up, add_up_each, count, number
 from niwaki.train.precision import autocast, scaler_for
 
 Whole = Callable[[Tensor], Tensor]
@@ -63,9 +63,9 @@ class Stepper:
         losses = sum(self.over(batch) for batch in batches)
         told = sum(self._backward(batch, self.over(batch) / losses, step) for batch in batches)
         if count() > 1:
-            for parameter in self.trained:
-                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                parameter.grad = add_up(gradient) / count()
+            own = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.trained]
+            for parameter, total in zip(self.trained, add_up_each(own), strict=True):
+                parameter.grad = total / count()
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         if self.options.max_gradient_norm:
