@@ -20,7 +20,9 @@ LEARNED = ("norms", "kept")
 def learn_(model, dense, data, which):
     """Every layer learns; none is refitted first."""
     then = block_reconstruction.reconstruction(which, niwaki.observe.Statistics(), None, 0)
-    sequential_least_squares_(model, dense, data, lambda linear, sums: {}, lambda linear, found: None, then=then)
+    sequential_least_squares_(
+        model, dense, data, lambda sums: [{} for _ in sums], lambda linear, found: None, then=then
+    )
 
 
 def distance(model, dense, data):

@@ -32,7 +32,7 @@ def reconstruct_(
     weights: TokenWeights | None = None,
     targets: bool = True,
     at_once: bool = False,
-    in_turn: bool = False,
+    forgets: bool = False,
     then: AfterLayer | None = None,
     kept: KeptTargets | None = None,
     progress: bool = False,
@@ -40,7 +40,7 @@ def reconstruct_(
     """Give every linear of `model`, when its turn has come, the weight and the mask that `sparsify` says; warnings.
 
     `weights` say how much each token matters; alike where they are not given. With `at_once` a layer is looked at once,
-    see `sequential_least_squares_`, as `in_turn`. `then` is called after each layer. What the dense model gives is
+    see `sequential_least_squares_`, as `forgets`. `then` is called after each layer. What the dense model gives is
     `kept` for others.
 
     Raises:
@@ -62,7 +62,7 @@ def reconstruct_(
         store_(linear, fitted)
 
     sequential_least_squares_(
-        model, dense, data, fit, put_, weights=weights, targets=targets,
-        at_once=at_once, in_turn=in_turn, apart=False, then=then, kept=kept, progress=progress,
+        model, dense, data, lambda sums: [fit(*one) for one in sums], put_, weights=weights, targets=targets,
+        at_once=at_once, forgets=forgets, then=then, kept=kept, progress=progress,
     )  # fmt: skip
     return warnings

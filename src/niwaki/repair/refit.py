@@ -8,17 +8,18 @@ the dense ones give there, those out of them to the dense residual stream (see
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from niwaki.anatomy import sites_of
+from niwaki.anatomy import BlockLinear, sites_of
 from niwaki.observe import Batch, TokenWeights
+from niwaki.processes import Parts, shared_out
 from niwaki.repair.kept_targets import KeptTargets
-from niwaki.repair.least_squares import fit, fit_bias, store_
-from niwaki.repair.sequential_least_squares import AfterLayer, sequential_least_squares_
+from niwaki.repair.least_squares import Sums, fit, fit_bias, store_
+from niwaki.repair.sequential_least_squares import AfterLayer, Fit, sequential_least_squares_
 from niwaki.surgery import Kept
 
 
@@ -47,11 +48,16 @@ def refit_(
     """
     shared: Any = {"weights": weights, "then": then, "kept": targets, "progress": progress}
     if method == "bias":
-        sequential_least_squares_(model, dense, data, fit_bias, store_, only_writing=True, **shared)
+        sequential_least_squares_(model, dense, data, _each(fit_bias), store_, only_writing=True, **shared)
         return
     rows = {
         f"layer.{site.layer}.{read.part}": read.rows_of(kept[site.name])
         for site in sites_of(dense, query_heads)
         for read in site.reads
     }
-    sequential_least_squares_(model, dense, data, fit, store_, rows=rows, **shared)
+    sequential_least_squares_(model, dense, data, _each(fit), store_, rows=rows, **shared)
+
+
+def _each(fit_one: Callable[[BlockLinear, Sums], Parts]) -> Fit:
+    """Each of several processes fits some of the linears that see the same input."""
+    return lambda sums: shared_out(sums, lambda one: fit_one(*one))

@@ -10,7 +10,7 @@ et al., ICLR 2024, fits output projections so), wherever that sum is to be seen.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, repeat
@@ -23,7 +23,7 @@ from niwaki.anatomy import BlockLinear, Site, evaluation_mode, layers_of, linear
 from niwaki.numerics.gram import gram, rebatch
 from niwaki.observe import Batch, TokenWeights
 from niwaki.observe.stream import Stream
-from niwaki.processes import Parts, add_up, shared_out
+from niwaki.processes import Parts, add_up
 from niwaki.progress import bar
 from niwaki.repair.kept_solves import KeptSolves
 from niwaki.repair.kept_targets import GrowingTargets, KeptTargets, Targets
@@ -32,6 +32,8 @@ from niwaki.repair.least_squares import Sums
 REFIT_PASSES, AT_ONCE_PASSES = 5.0, 3.0
 """About as many forward passes over the data as one call runs, of both models together; that of a layer at once."""
 
+Fit = Callable[[Sequence[tuple[BlockLinear, Sums]]], list[Parts]]
+"""What is fitted of linears with their sums, of each in order: every process has the same."""
 AfterLayer = Callable[[list[BlockLinear], Stream, Stream], None]
 """The linears of a layer, the pruned model's stream before the layer and the dense model's after it."""
 
@@ -41,7 +43,7 @@ def sequential_least_squares_(
     model: nn.Module,
     dense: nn.Module | None,
     data: Sequence[Batch],
-    fit: Callable[[BlockLinear, Sums], Parts],
+    fit: Fit,
     put_: Callable[[BlockLinear, Parts], None],
     *,
     only_writing: bool = False,
@@ -49,31 +51,29 @@ def sequential_least_squares_(
     weights: TokenWeights | None = None,
     targets: bool = True,
     at_once: bool = False,
-    in_turn: bool = False,
-    apart: bool = True,
+    forgets: bool = False,
     then: AfterLayer | None = None,
     kept: KeptTargets | None = None,
     progress: bool = False,
 ) -> None:
-    """`put_(linear, fit(linear, sums))` for each linear of `model`, bottom-up; the next sees how the linear changed.
+    """`put_` what `fit` makes of the linears of `model`, bottom-up; the next see how they changed.
 
-    Linears that see the same input are fitted to the same sums. `apart`, each of several processes fits some of them,
-    and all put what each found; else every process fits all, by a `fit` that shares its own work. `in_turn` one is put
-    before the next is fitted. Without `dense` that is `model` as it stands: each layer is copied before it is fitted,
-    no more than one at a time. With `only_writing` those that write into the residual stream alone. `rows` names, by
-    linear, the rows `[out]` of the dense linear that are still there. `weights` say how much each token matters;
-    without `targets` no sums of targets are made. With `at_once` the sums of all linears of a layer are made in one
-    pass, before one of them is fitted: they see what the layers below give, but not what was fitted in their own
-    (SparseGPT goes so). `then` is called when all linears of a layer have been fitted, and may change the layer. What
-    the dense model gives is read where it is `kept`, and kept there where it is not yet, but with `then`, which looks
-    at more. Both models are in evaluation mode meanwhile.
+    Linears that see the same input are fitted to the same sums, and what came out is kept for a run that goes on, but
+    by a `fit` that knows what it made of those before and `forgets` it with the run. Without `dense` that is `model` as
+    it stands: each layer is copied before it is fitted, no more than one at a time. With `only_writing` those that
+    write into the residual stream alone. `rows` names, by linear, the rows `[out]` of the dense linear that are still
+    there. `weights` say how much each token matters; without `targets` no sums of targets are made. With `at_once` the
+    sums of all linears of a layer are made in one pass, before one of them is fitted: they see what the layers below
+    give, but not what was fitted in their own (SparseGPT goes so). `then` is called when all linears of a layer have
+    been fitted, and may change the layer. What the dense model gives is read where it is `kept`, and kept there where
+    it is not yet, but with `then`, which looks at more. Both models are in evaluation mode meanwhile.
     """
     kept = kept if targets and then is None else None
     with evaluation_mode(model, dense or model), _both(model, dense or model, data, targets, kept) as both:
         ours = linears_of(model, emptied=True)
         theirs = linears_of(dense, emptied=True) if dense is not None else []
         pruned_stream, dense_stream = both.pruned, both.dense
-        solves = KeptSolves(model if then is None and not in_turn and kept is None else None)
+        solves = KeptSolves(model if then is None and not forgets and kept is None else None)
         layers = range(len(layers_of(model)))
         for index in bar(layers, phase="repair", unit="layers", progress=progress):
             here = [linear for linear in ours if linear.layer == index]
@@ -85,15 +85,11 @@ def sequential_least_squares_(
             for together in [groups] if at_once else [[group] for group in groups]:
                 name = f"{index}-{together[0][0].part}"
                 goal = None if dense_stream is None else _goal_of(together, wanted, dense_stream.layers[index])
-                fitted: Iterable[Parts] | None = solves.read(name)
+                fitted = solves.read(name)
                 if fitted is None:
                     seen = _seen_of(together, pruned_stream.layers[index], targets).at(pruned_stream, index)
                     sums = _sums(together, seen, both.goals(index, name, goal), rows or {}, weights, both.tokens)
-                    if in_turn:
-                        fitted = (fit(*one) for one in sums)
-                    else:
-                        found = shared_out(sums, lambda one: fit(*one)) if apart else [fit(*one) for one in sums]
-                        fitted = solves.noted(name, found)
+                    fitted = solves.noted(name, fit(sums))
                 elif dense_stream is not None and goal is not None and goal.advance:
                     dense_stream.advance(index)
                 for linear, found in zip(chain(*together), fitted, strict=True):
