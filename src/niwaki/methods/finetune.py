@@ -18,6 +18,7 @@ from niwaki.observe import Batch
 from niwaki.results import StageResult
 from niwaki.train.data import check_training, hold_out, training_data
 from niwaki.train.loop import task_loss, train_
+from niwaki.train.prior import begin_with_prior_
 from niwaki.train.undo import adapters_in_training_, weights_in_training_
 
 
@@ -47,6 +48,7 @@ def finetune(
             prepared = adapters_in_training_(model, config.lora_rank, seed=config.seed)
         with prepared as tuned:
             tuned.train()
+            begin_with_prior_(tuned, batches)
             done = train_(
                 tuned,
                 training,

@@ -29,6 +29,7 @@ from niwaki.progress import show
 from niwaki.results import SiteResult, StageResult
 from niwaki.train.data import TrainingData, check_training, hold_out, training_data
 from niwaki.train.loop import Trained, task_loss, train_
+from niwaki.train.prior import begin_with_prior_
 from niwaki.train.recover import distillation_loss, predictions_in
 from niwaki.train.step import Whole
 from niwaki.train.undo import adapters_in_training_
@@ -92,6 +93,8 @@ def train_dynamic(
         dense = merge_(copy.deepcopy(model)).eval() if config.teacher == "dense" else None
         with adapters_in_training_(model, config.lora_rank, seed=config.seed) as tuned:
             tuned.train()
+            if dense is None:
+                begin_with_prior_(tuned, batches)
             controller, done = _train_under_moving_masks_(tuned, dense, batches, config, calibration, progress)
             controller.finish()
             tuned.eval()
