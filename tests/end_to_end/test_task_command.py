@@ -159,9 +159,9 @@ def test_answers_from_the_data(place, command):
     status, _, err = command("prune", "layer-adaptive", model="reader", data="json", out="less", sparsity="0.5")
     assert status == 0, err
     assert set(result(place, "less")["fidelity"]) == {"agreement", "kl"}
-    status, _, err = command("prune", "vocabulary", model="less", data="json", out="words")
+    status, _, err = command("prune", "vocabulary", model="less", data="json", out="trimmed")
     assert status == 0, err
-    assert result(place, "words")["fidelity"] == pytest.approx({"agreement": 1.0, "kl": 0.0}, abs=1e-6)
+    assert result(place, "trimmed")["fidelity"] == pytest.approx({"agreement": 1.0, "kl": 0.0}, abs=1e-6)
     if "question-answering" in transformers.pipelines.SUPPORTED_TASKS:  # Transformers 5.23 has none any more
         reader = transformers.pipeline("question-answering", model=str(place / "less"))
         assert reader(question="is the plot good", context=context)["answer"] in context

@@ -50,11 +50,11 @@ def breaking(loss, error, at=2):
     """The loss, which raises at step `at`."""
     calls = []
 
-    def broken(*args):
+    def broken(*args, **options):
         calls.append(1)
         if len(calls) == at:
             raise error
-        return loss(*args)
+        return loss(*args, **options)
 
     return broken
 
