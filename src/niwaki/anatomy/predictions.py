@@ -80,6 +80,17 @@ class Predictions:
         chosen, wanted = (self._only_possible(p.values).argmax(-1) for p in (self, dense))
         return (chosen == wanted).float()
 
+    @property
+    def all_alike(self) -> bool:
+        """Whether every one chooses the same class or labels, or is the same number to three digits."""
+        if self.kind == "vector":
+            return False
+        if self.kind == "number":
+            size = float(self.values.abs().max())
+            return float(self.values.max() - self.values.min()) <= 1e-3 * size
+        said = self.values > 0 if self.kind == "labels" else self._only_possible(self.values).argmax(-1, keepdim=True)
+        return bool((said == said[:1]).all())
+
     def parts(self, size: int) -> Iterator[Predictions]:
         """The same, `size` predictions at a time."""
         possible = [None] * len(self.values) if self.possible is None else self.possible.split(size)

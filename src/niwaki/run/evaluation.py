@@ -30,7 +30,7 @@ from niwaki.run.engines import (
 from niwaki.run.folder import output_folder
 from niwaki.run.inputs import Inputs, check_labelled, check_out, read_data, read_inputs
 from niwaki.run.likeness import Side, likeness
-from niwaki.run.record import Clock, State, measure, note_times, time_in_turn
+from niwaki.run.record import Clock, State, measure, note_times, says_nothing, time_in_turn
 from niwaki.run.tasks import Tasks, check_asked, note_means, read_tasks
 
 
@@ -80,7 +80,7 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
             pruned=after,
             latency=latency,
             layers=[],
-            warnings=[],
+            warnings=says_nothing(({"the dense model": came} if request.against else {}) | {"the model": left}),
             engine=request.engine if request.quantize == "none" else f"{request.engine} {request.quantize}",
             engines=engines,
             fidelity=_likeness((dense, came), (pruned, left)) if request.against else {},

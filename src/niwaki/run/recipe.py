@@ -30,7 +30,7 @@ from niwaki.run.inputs import check_out
 from niwaki.run.kept import Kept, kept_stages
 from niwaki.run.layers import layers_left
 from niwaki.run.likeness import Side, likeness
-from niwaki.run.record import Clock, State, time_in_turn
+from niwaki.run.record import Clock, State, says_nothing, time_in_turn
 from niwaki.run.stages import Course, first_removing, measure_state, run_stages
 from niwaki.run.tasks import Tasks, read_tasks
 from niwaki.run.work import Work, read_work
@@ -148,7 +148,10 @@ def _result(
         pruned=after,
         latency=latency,
         layers=layers_left(course.stages, sizes, kept),
-        warnings=[warning for stage in course.stages for warning in stage.warnings],
+        warnings=[
+            *(warning for stage in course.stages for warning in stage.warnings),
+            *says_nothing({"the dense model": came, "what came out": left}),
+        ],
         fidelity=likeness(*sides),
         behaviour=behaviour(came.judged, left.judged, first.evaluation.texts),
     )

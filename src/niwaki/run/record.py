@@ -19,6 +19,9 @@ from niwaki.evaluate import Judged, cpu_name, judge, model_latency, size_bytes
 from niwaki.numerics.device import device_named
 from niwaki.processes import from_first
 
+_MUCH = 100
+"""Predictions: fewer may well be the same."""
+
 
 @dataclass(frozen=True)
 class Clock:
@@ -70,6 +73,19 @@ def measure(
         "zeros": counts.zeros,
     }
     return State(record, judged)
+
+
+def says_nothing(states: dict[str, State]) -> list[str]:
+    """A warning for each model, by what it is called, that says the same of all that it was asked, where that is much.
+
+    One whose head is new is not expected to say more.
+    """
+    found = []
+    for name, state in states.items():
+        said = state.judged.predictions
+        if said is not None and len(said.values) >= _MUCH and not state.record.get("new_head") and said.all_alike:
+            found.append(f"quality: {name} says the same in all its {len(said.values)} predictions of eval_data")
+    return found
 
 
 def time_in_turn(
