@@ -97,7 +97,8 @@ def optimum(linear: BlockLinear, sums: Sums) -> Optimum:
 def excess(best: Optimum, weight: Tensor) -> float:
     """By how much `weight` `[out, in]` does worse than `best`: `tr((W - W*) H (W - W*)^T)`."""
     change = best.weight - weight
-    return float(by_rows(change[:, 0], lambda rows: (change[rows] @ best.factor).square().sum(1)).sum())
+    of_rows = by_rows(change.new_empty(len(change)), lambda rows: (change[rows] @ best.factor).square().sum(1))
+    return float(of_rows.sum())
 
 
 def on_mask(best: Optimum, mask: Tensor, start: Tensor | None = None) -> Tensor:
