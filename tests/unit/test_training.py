@@ -14,6 +14,7 @@ import niwaki
 from helpers_text import tiny_tokenizer
 from niwaki.adapters import attach_lora
 from niwaki.anatomy import linears_of
+from niwaki.config import Training
 from niwaki.config.recovery import RECOVER_LOSSES
 from niwaki.data import Batches
 from niwaki.errors import RequestError, WorkError
@@ -21,6 +22,7 @@ from niwaki.train import recover
 from niwaki.train.data import hold_out
 from niwaki.train.loop import task_loss, train_
 from niwaki.train.recover import distillation_loss
+from niwaki.train.step import Stepper
 from tiny import CUT, ROWS, batches, decoders, logits, tiny, with_lora
 
 MAGNITUDE = niwaki.LayerAdaptive(sparsity=0.8, weight_score="magnitude", allocation="uniform", repair="none")
@@ -292,3 +294,16 @@ def test_a_training_in_parts_sees_every_batch():
     train_(torch.nn.Linear(1, 1), numbers, loss_of, epochs=2, learning_rate=1.0, seed=0)
     assert whole == seen
     assert sorted(seen) == sorted([*range(6), *range(6)])
+
+
+def test_a_held_out_batch_of_padding_alone_has_no_loss():
+    model, dense = with_lora(tiny()), tiny(seed=1)
+    empty = {**batches()[0], "attention_mask": torch.zeros(12, 12, dtype=torch.long)}
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+
+    def loss_of(student, batch, whole):
+        return distillation_loss(student, dense, batch, "hidden-states", whole)
+
+    stepper = Stepper(model, [], optimizer, loss_of, lambda batch: int(batch["attention_mask"].sum()), Training())
+    assert stepper.loss_on([empty]) == 0.0
+    assert stepper.loss_on([batches()[0], empty]) == pytest.approx(stepper.loss_on([batches()[0]]) / 2)

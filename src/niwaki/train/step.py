@@ -60,7 +60,7 @@ class Stepper:
         Raises:
             WorkError: a loss that is not finite; gradients that are not, however small the loss is made.
         """
-        losses = sum(self.over(batch) for batch in batches)
+        losses = max(1, sum(self.over(batch) for batch in batches))  # padding alone has none
         told = sum(self._backward(batch, self.over(batch) / losses, step) for batch in batches)
         if count() > 1:
             own = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.trained]
@@ -114,7 +114,8 @@ class Stepper:
             return add_up(value if losses else torch.zeros_like(value))
 
         with autocast(self.model, self.options):
-            return count() * losses / self.over(batch) * self.loss_of(self.model, to_device(own, device), whole)
+            loss = self.loss_of(self.model, to_device(own, device), whole)
+        return count() * losses / max(1, self.over(batch)) * loss
 
     def _own_rows(self, batch: Batch) -> tuple[Batch, int]:
         """The rows of a batch that this process runs, and how many losses they stand for.
