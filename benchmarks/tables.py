@@ -184,7 +184,9 @@ def tasks() -> list[list[str]]:
         groups: dict[tuple[str, str, str, str], list[Any]] = {}
         for run in task["runs"]:
             kept = f"flops {run['flops']:g}" if "flops" in run else f"sparsity {run['sparsity']:g}"
-            groups.setdefault((kept, run["method"], str(run["rows"]), str(run["recover_epochs"])), []).append(run)
+            rate = run.get("recover_learning_rate")
+            recovery = f"{run['recover_epochs']}{f', rate {rate:g}' if rate else ''}"
+            groups.setdefault((kept, run["method"], str(run["rows"]), recovery), []).append(run)
         metric = next(figure for figure in (*FIGURES, *task["dense"]) if figure in task["dense"])
         like = next(iter(task["runs"][0]["fidelity"]))
         rows = [
@@ -194,7 +196,7 @@ def tasks() -> list[list[str]]:
             ]
             for group, runs in sorted(groups.items())
         ]
-        head = [f"{name}, dense {task['dense'][metric]:.4f}", "method", "rows", "recovery", metric, like]
+        head = [f"{name}, dense {task['dense'][metric]:.4f}", "method", "rows", "recovery epochs", metric, like]
         made.append(_table(head, rows))
     return made
 

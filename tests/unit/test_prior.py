@@ -73,16 +73,15 @@ def test_a_training_that_fails_leaves_the_head_as_it_was(tmp_path, monkeypatch):
     assert not bias_of(model).any()
 
 
-def test_rare_labels_are_learned(tmp_path):
-    """From a bias of zero the same training says of every row that no label holds."""
+def test_no_training_goes_into_how_rare_labels_are(tmp_path):
+    """From a bias of zero the mean loss of so short a training is that of a coin, log 2."""
     tiny().base_model.save_pretrained(tmp_path / "body")
     names = tuple(f"l{index}" for index in range(20))
     model = niwaki.load(tmp_path / "body", labels=NewLabels(names, problem="multi_label_classification"))
     data = batches(8)
     for batch in data:
         batch["labels"] = torch.nn.functional.one_hot(batch["input_ids"][:, 1] % 20, 20).float()
-    tuned, result = niwaki.finetune(model, niwaki.Finetune(learning_rate=1e-3, epochs=1), data)
+    _, result = niwaki.finetune(model, niwaki.Finetune(learning_rate=1e-3, epochs=1), data)
     rate = torch.tensor(1 / 20)
     entropy = -float(rate * rate.log() + (1 - rate) * (1 - rate).log())
     assert result.details["loss"] < 1.2 * entropy
-    assert isinstance(tuned, torch.nn.Module)

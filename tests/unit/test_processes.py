@@ -30,10 +30,14 @@ ASKED = {
         sparsity=0.6, allocation="inverse-importance", layer_score="sensitivity", importance_strength="auto"
     ),
     "recovered": lambda: niwaki.Structured(flops=0.6, repair="none", **RECOVERED),
+    "recovered by predictions": lambda: niwaki.Structured(
+        flops=0.6, repair="none", recover_loss="predictions", **RECOVERED
+    ),
     "dynamic": lambda: niwaki.DynamicSparsityTraining(sparsity=0.6, epochs=2, interval=2),
+    "dynamic by labels": lambda: niwaki.DynamicSparsityTraining(sparsity=0.6, epochs=2, interval=2, teacher="none"),
     "fast": lambda: niwaki.LayerAdaptive(sparsity=0.6, fast=True, allocation="inverse-importance"),
 }
-TRAINED = ("reconstructed", "recovered", "dynamic")
+TRAINED = ("reconstructed", "recovered", "recovered by predictions", "dynamic", "dynamic by labels")
 DATA = batches(5, rows=8)
 LONGER = [*batches(9, rows=5), *batches(1, rows=1)]
 """Some of it is held out, and one batch has no row for a second process."""
