@@ -115,6 +115,15 @@ def add_up_each(values: Sequence[Tensor]) -> list[Tensor]:
     return found
 
 
+def for_all(own: bool) -> bool:
+    """Whether it is so for every process, which all of them come to know.
+
+    Raises:
+        WorkError: another process ended.
+    """
+    return int(add_up(torch.tensor(int(own)))) == count()
+
+
 def from_first(make: Callable[[], Any]) -> Any:
     """What the first process makes, such as a measured time, as JSON has it; the others wait for it.
 

@@ -7,19 +7,13 @@ import shutil
 
 import pytest
 
+from helpers_command import contents
 from niwaki.config import DynamicSparsityTraining, Finetune, LayerAdaptive, Recipe, Structured, Vocabulary
 from niwaki.errors import WorkError
 from niwaki.run import run_recipe, stages
 from niwaki.train.step import Stepper
 
 DYNAMIC = DynamicSparsityTraining(sparsity=0.6, epochs=6, interval=1, window=1, reach=0.5, stop=0.9)
-MEASURED = ("result.json", "README.md", "report.html")
-"""Files that hold times."""
-
-
-def contents(folder):
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if name not in MEASURED}
 
 
 def recipe_of(*steps, **options):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +17,9 @@ from safetensors.torch import load_file
 
 import niwaki.processes
 import niwaki.run.inputs
+from helpers_command import contents
 from niwaki.cli import main
+from niwaki.train.step import Stepper
 
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "niwaki"]
 ALONE = [sys.executable, "-m", "niwaki"]
@@ -89,6 +92,15 @@ def start(rank, port, words, said, harm):
         os._exit(status)
 
 
+def statuses_of_both(words, said, harm=lambda: None):
+    """How two processes end that run a command together; what they say goes into the file `said`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = [start(rank, port, words, said, harm) for rank in (0, 1)]
+    return tuple(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+
+
 @pytest.mark.parametrize(
     ("harm", "statuses", "line"),
     [
@@ -97,14 +109,63 @@ def start(rank, port, words, said, harm):
     ],
 )
 def test_where_one_process_fails_all_end_with_one_line(tmp_path, place, harm, statuses, line):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     said = tmp_path / "said"
     words = [*asked(place), "--quiet", "--out", str(tmp_path / "out")]
-    children = [start(rank, port, words, said, harm) for rank in (0, 1)]
-    assert tuple(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children) == statuses
+    assert statuses_of_both(words, said, harm) == statuses
     lines = [one for one in said.read_text().splitlines() if one.startswith("niwaki: ")]
     assert len(lines) == 1, lines
     assert lines[0].startswith(line), lines
     assert sorted(path.name for path in tmp_path.iterdir()) == ["said"]
+
+
+def killed_at_step(last):
+    """As by the system, in so many-th step of all trainings."""
+
+    def harm():
+        real, steps = Stepper.step, []
+
+        def step(*given):
+            steps.append(1)
+            if len(steps) == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*given)
+
+        Stepper.step = step
+
+    return harm
+
+
+@pytest.mark.parametrize(
+    ("stages", "step", "lines"),
+    [
+        (
+            [{"kind": "finetune", "lora_rank": 4}, {"kind": "layer-adaptive", "sparsity": 0.6, "recover_epochs": 1}],
+            15,
+            ["going on after stage 1 of 2", "training: going on after step "],
+        ),
+        (
+            [{"kind": "dynamic", "sparsity": 0.6, "interval": 1, "window": 1, "reach": 0.5, "stop": 0.9}],
+            5,
+            ["training: going on after step 4, "],
+        ),
+    ],
+    ids=["solves and a recovery", "moving masks"],
+)
+def test_two_processes_go_on_from_what_is_kept(tmp_path, place, stages, step, lines):
+    out, hidden = tmp_path / "out", tmp_path / ".out.niwaki"
+    recipe = {"model": "base", "train_data": "train.tsv", "eval_data": "eval.tsv", "batch_size": 4, "stages": stages}
+    plain = {name: str(place / value) if isinstance(value, str) else value for name, value in recipe.items()}
+    (tmp_path / "recipe.yaml").write_text(json.dumps({**plain, "out": str(out)}))
+    words, said = ["run", str(tmp_path / "recipe.yaml")], tmp_path / "said"
+    assert statuses_of_both(words, said) == (0, 0), said.read_text()
+    whole = contents(out)
+    shutil.rmtree(out)
+    assert statuses_of_both(words, said, killed_at_step(step)) == (3, -signal.SIGKILL)
+    assert not out.exists()
+    kept = [path for path in (hidden / "kept").rglob("*") if path.is_file()]
+    assert kept
+    said.unlink()
+    assert statuses_of_both(words, said) == (0, 0), said.read_text()
+    assert contents(out) == whole
+    assert not hidden.exists()
+    assert [line for line in lines if said.read_text().count(line) != 1] == []

@@ -7,7 +7,8 @@ a random time, half at a random file operation (mkdir, rename, open, remove), so
 their names are met, too. After each kill the content of `--out` is compared with what was there before and with an
 undisturbed run's; the next run on it is killed as well, or (one in four) left to its end, after which all bytes must be
 those of the undisturbed run but for measured times, and nothing may be left beside `--out`. The two seeds of a recipe
-take turns, so that old and new differ. Each `ROW` kills are a row of the log, written as they are done: the same
+take turns, so that old and new differ. With `--processes 2` a run is one of several processes, of which one, drawn, is
+killed, and the others end because it is gone. Each `ROW` kills are a row of the log, written as they are done: the same
 command goes on from there until there are as many as are asked. Replacing in place, where folders cannot change places,
 is left to `tests/unit/test_folder.py`, which kills at every file operation.
 """
@@ -23,6 +24,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -30,7 +32,7 @@ from collections import Counter
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "benchmarks")]
@@ -72,11 +74,28 @@ def fill(place: Path) -> None:
         (place / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *lines]) + "\n", encoding="utf-8")
 
 
-def started(place: Path, case: str, seed: int, operation: int | None = None, count_to: Path | None = None) -> int:
-    """Fork a run of a case, which is killed at so many file operations; the process."""
-    child = os.fork()
-    if child:
-        return child
+def started(
+    place: Path, case: str, seed: int, processes: int, operation: int | None = None, count_to: Path | None = None
+) -> list[int]:
+    """Fork a run of a case, the first process of which is killed at so many file operations; its processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    found = []
+    for rank in range(processes):
+        where = {"RANK": rank, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        many = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        child = os.fork()
+        if not child:
+            if processes > 1:
+                os.environ |= {name: str(value) for name, value in (where | many).items()}
+            run(place, case, seed, *((None, None) if rank else (operation, count_to)))
+        found.append(child)
+    return found
+
+
+def run(place: Path, case: str, seed: int, operation: int | None, count_to: Path | None) -> NoReturn:
+    """Be the process that does a case."""
     seen = 0
 
     def look(event: str, arguments: Any) -> None:
@@ -103,9 +122,9 @@ def started(place: Path, case: str, seed: int, operation: int | None = None, cou
         os._exit(status)
 
 
-def ended(child: int) -> int:
-    """Exit status of a process, negative where a signal ended it."""
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def ended(children: list[int]) -> list[int]:
+    """Exit status of each process, negative where a signal ended it."""
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
 def content(folder: Path) -> dict[str, str] | None:
@@ -117,11 +136,11 @@ def content(folder: Path) -> dict[str, str] | None:
     return {name: "" if name in MEASURED else found for name, found in hashed.items()}
 
 
-def undisturbed(place: Path, case: str, seed: int) -> dict[str, Any]:
+def undisturbed(place: Path, case: str, seed: int, processes: int) -> dict[str, Any]:
     """Content, seconds and file operations of a run that nobody kills."""
     out, counted = place / "runs" / "out", place / "count"
     begun = time.perf_counter()
-    assert ended(started(place, case, seed, count_to=counted)) == 0, f"{case} does not run"
+    assert not any(ended(started(place, case, seed, processes, count_to=counted))), f"{case} does not run"
     found = {"seconds": time.perf_counter() - begun, "is": content(out), **json.loads(counted.read_text("utf-8"))}
     for name in found.pop("modules"):  # so that no fork has to import what this one needed
         with suppress(Exception):
@@ -133,12 +152,12 @@ def undisturbed(place: Path, case: str, seed: int) -> dict[str, Any]:
 class Trial:
     """Runs of one case that are killed one after the other."""
 
-    def __init__(self, place: Path, case: str) -> None:
-        self.place, self.case, self.draw = place, case, random.Random()
+    def __init__(self, place: Path, case: str, processes: int) -> None:
+        self.place, self.case, self.processes, self.draw = place, case, processes, random.Random()
         self.runs, self.out = place / "runs", place / "runs" / "out"
         fill(place)
-        undisturbed(place, case, 0)  # which imports all
-        self.whole = [undisturbed(place, case, seed) for seed in (0, 1)]
+        undisturbed(place, case, 0, processes)  # which imports all
+        self.whole = [undisturbed(place, case, seed, processes) for seed in (0, 1)]
         self.before: dict[str, str] | None = None
         self.seed, self.found, self.failures = 0, Counter[str](), list[str]()
 
@@ -146,13 +165,14 @@ class Trial:
         """Kill one run and look at what it left."""
         whole, killed = self.whole[self.seed], -signal.SIGKILL
         if self.draw.random() < 0.5:
-            child = started(self.place, self.case, self.seed)
+            children = started(self.place, self.case, self.seed, self.processes)
             time.sleep(self.draw.random() * whole["seconds"])
-            os.kill(child, signal.SIGKILL)
-            status = ended(child)
+            os.kill(self.draw.choice(children), signal.SIGKILL)
         else:
-            status = ended(started(self.place, self.case, self.seed, 1 + self.draw.randrange(whole["operations"])))
-        self.found["kills" if status == killed else "ended before"] += 1
+            at = 1 + self.draw.randrange(whole["operations"])
+            children = started(self.place, self.case, self.seed, self.processes, at)
+        statuses = ended(children)
+        self.found["kills" if killed in statuses else "ended before"] += 1
         now = content(self.out)
         if now == whole["is"] and now != self.before:
             self.found["new"] += 1
@@ -160,14 +180,14 @@ class Trial:
             self.found["absent" if now is None else "old"] += 1
         else:
             self.failures.append(f"{self.case}: a mixture in out: {sorted(now or ())}")
-        if status not in (0, killed):
-            self.failures.append(f"{self.case}: exit status {status} after a kill")
+        if self.processes == 1 and statuses not in ([0], [killed]):
+            self.failures.append(f"{self.case}: exit status {statuses[0]} after a kill")
         kept = self.runs / ".out.niwaki" / "kept"
         self.found[f"stages kept: {len(list(kept.glob('*-*')))}"] += 1
 
     def finish(self) -> None:
         """Let a run come to its end, and compare."""
-        if ended(started(self.place, self.case, self.seed)) != 0:
+        if any(ended(started(self.place, self.case, self.seed, self.processes))):
             self.failures.append(f"{self.case}: the next run failed")
         elif content(self.out) != self.whole[self.seed]["is"]:
             self.failures.append(f"{self.case}: other bytes than those of an undisturbed run")
@@ -182,6 +202,7 @@ class Trial:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--processes", type=int, default=1, help="of each run")
     parser.add_argument("--seconds", type=float, help="stop after so long")
     parser.add_argument("--out", type=Path, default=RESULTS / "kill.json")
     asked = parser.parse_args()
@@ -192,7 +213,7 @@ def main() -> None:
     found = {name: before[name] for name in ("versions", "machine", "threads", "asked")} | {"runs": rows}
     with tempfile.TemporaryDirectory(prefix="niwaki-kill-") as folder:
         os.environ["NIWAKI_CACHE"] = str(Path(folder) / "cache")
-        trials = [Trial(Path(folder) / case, case) for case in CASES]
+        trials = [Trial(Path(folder) / case, case, asked.processes) for case in CASES]
         while (total := sum(row["kills"] for row in rows)) < asked.kills:
             note(found, row_of(trials, len(rows), min(ROW, asked.kills - total)), asked.out)
             if asked.seconds is not None and time.perf_counter() - begun > asked.seconds:

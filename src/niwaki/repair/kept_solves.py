@@ -1,7 +1,8 @@
 """What was fitted of each linear, on disk: a refit that is stopped goes on after it, to the same bytes.
 
 While `begun_kept(folder)` is open, every refit is kept in that folder linear by linear, under a hash of the model as
-it came in. So one that comes to the same place again takes them up, whatever was done again before it.
+it came in. So one that comes to the same place again takes them up, whatever was done again before it. Of several
+processes the first one writes and reads, and tells the others.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import hashlib
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from niwaki.begun import place_of_begun
 from niwaki.numerics.digest import digest
-from niwaki.processes import Parts, packed, unpacked
+from niwaki.processes import Parts, from_one, is_first, packed, unpacked
 from niwaki.repair.kept_targets import MOST_OF_DISK
 
 _HASH = 32
@@ -37,19 +39,12 @@ class KeptSolves:
 
     def read(self, name: str) -> list[Parts] | None:
         """What was fitted by this `name`, if it is kept; what is damaged is not."""
-        if self._place is None:
-            return None
-        try:
-            text = (self._place / name).read_bytes()
-        except OSError:
-            return None
-        if hashlib.sha256(text[_HASH:]).digest() != text[:_HASH]:
-            return None
-        return _apart(unpacked(torch.frombuffer(bytearray(text[_HASH:]), dtype=torch.uint8)))
+        place = self._place
+        return None if place is None else _apart(from_one(0, lambda: _read(place / name))) or None
 
     def noted(self, name: str, fitted: list[Parts]) -> list[Parts]:
         """The same, kept by this `name` but where it would take too much of the disk or cannot be written."""
-        if self._place is None:
+        if self._place is None or not is_first():
             return fitted
         said = packed(_together(fitted)).numpy().tobytes()
         with suppress(OSError):
@@ -59,6 +54,17 @@ class KeptSolves:
                 growing.write_bytes(hashlib.sha256(said).digest() + said)
                 growing.replace(self._place / name)
         return fitted
+
+
+def _read(file: Path) -> Parts:
+    """What a file holds; nothing where it is damaged or not there."""
+    try:
+        text = file.read_bytes()
+    except OSError:
+        return {}
+    if hashlib.sha256(text[_HASH:]).digest() != text[:_HASH]:
+        return {}
+    return unpacked(torch.frombuffer(bytearray(text[_HASH:]), dtype=torch.uint8))
 
 
 def _together(fitted: Sequence[Parts]) -> Parts:

@@ -7,6 +7,9 @@ another last stage goes on from the same first ones, and anything else begins an
 of its own, in which its trainings and solves are kept while they go on (see `niwaki.train.kept` and
 `niwaki.repair.kept_solves`). A model is taken up only if its tensors hash to what they were, for what is written at the
 end is to be the same bytes as without the interruption.
+
+Of several processes the first one writes, and all go on if each can read what lies there: where it is one machine, or
+one disk. Another number of them begins anew, as its last bits differ.
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ from niwaki.config import recipe_to_dict
 from niwaki.errors import NiwakiError
 from niwaki.masks import MaskedLinear
 from niwaki.numerics.digest import digest as digest_of
+from niwaki.processes import count as processes
+from niwaki.processes import for_all, from_first, is_first
 from niwaki.progress import say
 from niwaki.results import SiteResult, StageResult
 from niwaki.run.code import code_digest
@@ -78,26 +83,42 @@ class Kept:
     def past(self, first: int, new: Path) -> Past:
         """The stages that are kept; `first` is the first that removes something, `new` gets the files they wrote."""
         nothing = Past(self._came, [], [], None)
+        count = from_first(self._cleared)
+        if not count:
+            return nothing
+        trouble = "not every process can read it"
+        try:
+            past = self._read(count, first, new)
+        except (OSError, ValueError, KeyError, NiwakiError) as error:
+            past, trouble = nothing, str(error)
+        if not for_all(past is not nothing):
+            say(f"what was kept of an earlier run cannot be used: {trouble}", self._came.quiet)
+            self.forget()
+            return nothing
+        say(f"going on after stage {count} of {len(self._names)}, which is kept", self._came.quiet)
+        return past
+
+    def _cleared(self) -> int:
+        """How many stages are kept, once all is removed that is of another request."""
         for place in self._folder.glob("*") if self._folder.is_dir() else ():
             if place.name.removesuffix(_BEGUN) not in self._names:
                 shutil.rmtree(place, ignore_errors=True)
         if not self._came.recipe.resume:
             self.forget()
-        count = next((n for n, name in enumerate(self._names) if not (self._folder / name).is_dir()), len(self._names))
-        if not count:
-            return nothing
-        try:
-            notes = [json.loads((self._folder / name / _NOTES).read_text("utf-8")) for name in self._names[:count]]
-            before = None
-            if first < count:
-                before = self._work_after(first - 1) if first else self._came
-            work = self._work_after(count - 1)
-            shutil.copytree(self._folder / self._names[count - 1] / _FILES, new, dirs_exist_ok=True)
-        except (OSError, ValueError, KeyError, NiwakiError) as error:
-            say(f"what was kept of an earlier run cannot be used: {error}", self._came.quiet)
-            self.forget()
-            return nothing
-        say(f"going on after stage {count} of {len(self._names)}, which is kept", self._came.quiet)
+        return next((n for n, name in enumerate(self._names) if not (self._folder / name).is_dir()), len(self._names))
+
+    def _read(self, count: int, first: int, new: Path) -> Past:
+        """What so many stages made; the rest as for `past`.
+
+        Raises:
+            OSError, ValueError, KeyError, NiwakiError: it cannot be used.
+        """
+        notes = [json.loads((self._folder / name / _NOTES).read_text("utf-8")) for name in self._names[:count]]
+        before = None
+        if first < count:
+            before = self._work_after(first - 1) if first else self._came
+        work = self._work_after(count - 1)
+        shutil.copytree(self._folder / self._names[count - 1] / _FILES, new, dirs_exist_ok=True)
         return Past(work, [_result(note["result"]) for note in notes], [note["before"] for note in notes], before)
 
     def begun(self, number: int) -> Path:
@@ -109,6 +130,8 @@ class Kept:
 
         What cannot be kept, on a full disk say, is said and left.
         """
+        if not is_first():
+            return
         place = self._folder / self._names[number]
         growing = self._folder / "growing"
         try:
@@ -128,7 +151,8 @@ class Kept:
 
     def forget(self) -> None:
         """Remove all that is kept."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if is_first():
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def say_how_to_go_on(self) -> None:
         """Say so to the person whose run has ended, where something is kept."""
@@ -175,7 +199,8 @@ def _names(came: Work) -> Iterator[str]:
     found = hashlib.sha256(code_digest().encode())
     for part in (
         {name: version(name) for name in ("torch", "transformers", "peft", "safetensors")},
-        {"threads": torch.get_num_threads(), "recipe": plain, "data": came.described(), "words": words},
+        {"threads": torch.get_num_threads(), "processes": processes()},
+        {"recipe": plain, "data": came.described(), "words": words},
         {"rows": [_rows(table.sha256, table.rows, table.labels) for table in (came.train, came.evaluation)]},
         {"model": digest(came.model), "config": unwrap(came.model).config.to_dict()},
         {"plans": [hashlib.sha256(path.read_bytes()).hexdigest() for path in _files(came.recipe.plans)]},

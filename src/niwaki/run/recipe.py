@@ -19,7 +19,7 @@ from niwaki.checkpoint.source_card import source_card
 from niwaki.config import Recipe, recipe_to_dict, write_recipe
 from niwaki.evaluate import behaviour
 from niwaki.methods.plan import Plan
-from niwaki.processes import count, from_first, is_first, meet
+from niwaki.processes import from_first, is_first, meet
 from niwaki.progress import job
 from niwaki.report import model_card, page
 from niwaki.results import Result, write_result
@@ -39,7 +39,7 @@ from niwaki.run.work import Work, read_work
 def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
     """Do all that a recipe asks and write its folder; nothing is left there if anything fails.
 
-    Of several processes (see `niwaki.processes`) the first alone takes times and writes; no stages are kept.
+    Of several processes (see `niwaki.processes`) the first alone takes times and writes.
 
     Raises:
         RequestError: the request is wrong. WorkError: the work failed.
@@ -52,9 +52,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         tasks = read_tasks(recipe, quiet)
         work = read_work(recipe, quiet)
         check_recipe(work)
-        if count() > 1:
-            return do_recipe(work, tasks, folder, clock, Known())
-        with kept_stages(kept_beside(folder), work) as kept:
+        with kept_stages(Path(from_first(lambda: str(kept_beside(folder)))), work) as kept:
             return do_recipe(work, tasks, folder, clock, Known(kept=kept))
 
 

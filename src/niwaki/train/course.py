@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from niwaki.processes import known_to_all, number
 from niwaki.train.best import Best
 
 
@@ -73,15 +75,14 @@ class Course:
             self.best.look()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Parameters, moments, the best values, random states, by name."""
-        found: dict[str, Tensor] = {"random/cpu": torch.get_rng_state()}
-        found |= {f"random/cuda/{number}": state for number, state in enumerate(_cuda_states())}
+        """Parameters, moments, the best values, random states of all processes, by name."""
+        found: dict[str, Tensor] = known_to_all({f"random/{number()}/{name}": state for name, state in _random()})
         found |= {f"trained/{name}": parameter for name, parameter in self.trained.items()}
         if self.best is not None:
-            found |= {f"best/{number}": value for number, value in enumerate(self.best.values)}
+            found |= {f"best/{place}": value for place, value in enumerate(self.best.values)}
         if not self.ended:
-            for number, state in self.optimizer.state_dict()["state"].items():
-                found |= {f"optimizer/{number}/{key}": value for key, value in state.items()}
+            for place, state in self.optimizer.state_dict()["state"].items():
+                found |= {f"optimizer/{place}/{key}": value for key, value in state.items()}
         return {name: tensor.detach().cpu().contiguous() for name, tensor in found.items()}
 
     def plain(self) -> dict[str, Any]:
@@ -108,8 +109,8 @@ class Course:
             self.trained[name].copy_(value)
         moments: dict[int, dict[str, Tensor]] = {}
         for name, value in parts.get("optimizer", {}).items():
-            number, _, key = name.partition("/")
-            moments.setdefault(int(number), {})[key] = value
+            place, _, key = name.partition("/")
+            moments.setdefault(int(place), {})[key] = value
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.schedule.load_state_dict(plain["schedule"])
@@ -121,14 +122,17 @@ class Course:
             self.best.lowest, self.best.looks, self.best.since = plain["best"]
             device = next(iter(self.trained.values())).device
             values = parts.get("best", {})
-            self.best.values = [values[str(number)].to(device) for number in range(len(values))]
+            self.best.values = [values[str(place)].to(device) for place in range(len(values))]
         self.losses.extend(plain["losses"])
         self.done, self.batches, self.ended = plain["done"], plain["batches"], plain["ended"]
-        torch.set_rng_state(parts["random"]["cpu"])
-        for number in range(len(parts["random"]) - 1):
-            torch.cuda.set_rng_state(parts["random"][f"cuda/{number}"], number)
+        for name, state in parts["random"].items():
+            process, _, device = name.partition("/")
+            if int(process) == number():
+                torch.set_rng_state(state) if device == "cpu" else torch.cuda.set_rng_state(state, int(device))
 
 
-def _cuda_states() -> list[Tensor]:
-    """The random state of each GPU, where PyTorch has begun to use any."""
-    return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+def _random() -> Iterator[tuple[str, Tensor]]:
+    """The random states of this process: of the CPU, and of each GPU, by number, where PyTorch has begun to use any."""
+    yield "cpu", torch.get_rng_state()
+    if torch.cuda.is_initialized():
+        yield from ((str(place), state) for place, state in enumerate(torch.cuda.get_rng_state_all()))

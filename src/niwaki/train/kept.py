@@ -2,7 +2,8 @@
 
 While `begun_kept(folder)` is open, every training is kept in that folder after each tenth of its steps, under a
 hash of what its bytes follow from: the model as it came in and the options. So one that comes to the same place again
-takes it up, whatever was done again before it. It is safetensors and JSON; `Accelerator.save_state` pickles.
+takes it up, whatever was done again before it. It is safetensors and JSON; `Accelerator.save_state` pickles. Of several
+processes the first one writes, and all go on if each can read the same there.
 """
 
 from __future__ import annotations
@@ -10,20 +11,32 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from niwaki.begun import place_of_begun
 from niwaki.errors import NiwakiError
 from niwaki.numerics.digest import digest
+from niwaki.processes import for_all, from_first, is_first
 from niwaki.progress import say
 from niwaki.train.course import Course
 
 _TENSORS, _NOTES, _GROWING = "training.safetensors", "training.json", "growing"
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """A training in its `folder`: what `Course` gave, and the hash of each file."""
+
+    folder: Path
+    tensors: dict[str, Tensor]
+    course: dict[str, Any]
+    files: dict[str, str]
 
 
 class Keeper:
@@ -42,31 +55,45 @@ class Keeper:
 
     def restore_(self, course: Course) -> None:
         """Let `course` be as it was when it was kept last; what is damaged does not count."""
-        if self._place is None or not (found := list(self._place.glob("[0-9]*"))):
+        if self._place is None:
             return
-        latest = max(found, key=lambda path: int(path.name))
+        found = self._latest(self._place)
+        read = None if found is None else found.files
+        first_read = from_first(lambda: read)
+        if not for_all(read == first_read):
+            say("what was kept of a training cannot be used: not every process can read it", self._quiet)
+        elif found is not None:
+            if course.beside is not None:
+                course.beside.restore_(found.folder)
+            course.restore_(found.tensors, found.course)
+            say(f"training: going on after step {course.done}, which is kept", self._quiet)
+
+    def _latest(self, place: Path) -> _Found | None:
+        """What was kept last, if anything can be used."""
+        folder = max(place.glob("[0-9]*"), key=lambda path: int(path.name), default=None)
+        if folder is None:
+            return None
         try:
-            notes = json.loads((latest / _NOTES).read_text("utf-8"))
-            if notes["files"] != _digests(latest):
+            notes = json.loads((folder / _NOTES).read_text("utf-8"))
+            if notes["files"] != _digests(folder):
                 raise ValueError("it is not what was written")
-            tensors = load_file(latest / _TENSORS)
+            return _Found(folder, load_file(folder / _TENSORS), notes["course"], notes["files"])
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             say(f"what was kept of a training cannot be used: {error}", self._quiet)
-            return
-        if course.beside is not None:
-            course.beside.restore_(latest)
-        course.restore_(tensors, notes["course"])
-        say(f"training: going on after step {course.done}, which is kept", self._quiet)
+            return None
 
     def save(self, course: Course) -> None:
         """Keep `course` in the place of what was kept; what cannot be, on a full disk say, is said and left."""
         if self._place is None:
             return
         growing, place = self._place / _GROWING, self._place / str(course.done)
+        tensors = course.tensors()
+        if not is_first():
+            return
         try:
             shutil.rmtree(growing, ignore_errors=True)
             growing.mkdir(parents=True)
-            save_file(course.tensors(), growing / _TENSORS)
+            save_file(tensors, growing / _TENSORS)
             if course.beside is not None:
                 course.beside.save(growing)
             notes = {"course": course.plain(), "files": _digests(growing)}
