@@ -105,7 +105,7 @@ def main() -> None:
         for linear, own in with_moments(model, statistics, data, statistics.token_weights):
             moments = torch.as_tensor(own.linears[linear.name].moments).double()
             damped, weight = damp(moments, linear.name, DAMPING), effective_weight(linear.module).double()
-            best = Optimum(weight, None, damped.factor, weight.new_zeros(weight.shape[1]), damped.damping)
+            best = Optimum(weight, None, damped.factor, weight.new_zeros(weight.shape[1]), None)
             whole = excess(best, torch.zeros_like(weight))
             for sparsity in asked.sparsity:
                 run: dict[str, Any] = {"linear": linear.name, "sparsity": sparsity, "seed": seed}

@@ -12,7 +12,7 @@ from niwaki.adapters import effective_weight
 from niwaki.anatomy import linears_of, sites_of
 from niwaki.errors import WorkError
 from niwaki.numerics.solve import damp
-from niwaki.repair.least_squares import DAMPING, Sums, optimum
+from niwaki.repair.least_squares import DAMPING, Sums, optimum, ridge_share
 from niwaki.repair.refit import refit_
 from niwaki.surgery import cut_
 from tiny import batches, logits, tiny, with_lora
@@ -72,10 +72,10 @@ def test_the_optimum_is_that_of_ridge_regression_and_its_factor_that_of_what_the
     rows, columns = linear.shape
     x, t = torch.randn(200, columns).double() + 1, torch.randn(200, rows).double()
     both = torch.cat([torch.ones(200, 1).double(), x], 1)
-    best = optimum(linear, Sums(both.T @ both, t.T @ both))
+    best = optimum(linear, Sums(both.T @ both, t.T @ both, 200))
     seen = both if biased else x
     moments = seen.T @ seen
-    ridge = DAMPING * float(moments.diagonal().mean())
+    ridge = ridge_share(columns, 200) * float(moments.diagonal().mean())
     moments.diagonal().add_(ridge)
     before = effective_weight(linear.module).double()
     before = torch.cat([linear.module.bias.detach().double()[:, None], before], 1) if biased else before
@@ -93,3 +93,10 @@ def test_same_seed_same_bytes():
         niwaki.prune_(model, niwaki.Structured(flops=0.5), batches())
     for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "tokens", "share"), [(384, 1_000_000, DAMPING), (1536, 15_360, 0.1), (1536, 100, 1.0), (0, 0, DAMPING)]
+)
+def test_the_ridge_is_larger_the_fewer_tokens_there_are_for_an_input(inputs, tokens, share):
+    assert ridge_share(inputs, tokens) == pytest.approx(share)

@@ -3,9 +3,9 @@
 For a linear with input x (after a 1, for the bias) and targets t, the weight that minimises
 `sum w |t - W x|^2 + d |W - W0|^2` over the tokens, each of weight w, is
 `W* = (sum w t x^T + d W0) (sum w x x^T + d I)^-1`. The ridge d pulls towards the weight as it was, so few data change
-little. Any other W is worse by `tr((W - W*) H (W - W*)^T)`, H the damped moments: under a mask the least of that is
-found by conjugate gradients that stay on the mask, preconditioned by the diagonal of H, all rows at once (as ALPS,
-Meng et al., NeurIPS 2024, finds values for a support).
+little (`ridge_share`). Any other W is worse by `tr((W - W*) H (W - W*)^T)`, H the damped moments: under a mask the
+least of that is found by conjugate gradients that stay on the mask, preconditioned by the diagonal of H, all rows at
+once (as ALPS, Meng et al., NeurIPS 2024, finds values for a support).
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ from niwaki.numerics.solve import damp
 from niwaki.processes import Parts, by_rows
 
 DAMPING = 1e-2
-"""The ridge, as a share of the mean of the diagonal of the moments."""
+"""The least ridge, as a share of the mean of the diagonal of the moments: that of SparseGPT."""
+NOISE = 1.0
+"""How much of it targets are taken to hold, as a share of what follows from the inputs."""
 STEPS, WARM_STEPS = 40, 10
 """Conjugate gradients at most, and from a start that is near already; rows whose residual is as good as zero no longer
 move."""
@@ -42,10 +44,12 @@ class Sums:
 
     moments: `[in + 1, in + 1]` sum of w x x^T, x the input after a 1.
     cross: `[out, in + 1]` sum of w t x^T, t the target; None where none was asked for.
+    tokens: how many there are.
     """
 
     moments: Tensor
     cross: Tensor | None
+    tokens: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,19 +58,28 @@ class Optimum:
 
     `factor` `[in, in]` is the lower Cholesky factor of the damped moments of the inputs. With a bias these are about
     the mean: the bias is free for whatever becomes of the weights, and loses `change @ mean` when they change.
-    `damping` is the share of the diagonal's mean that was needed.
+    `raised` is the share of the diagonal's mean that was needed, where the one that was meant was not enough.
     """
 
     weight: Tensor
     bias: Tensor | None
     factor: Tensor
     mean: Tensor
-    damping: float
+    raised: float | None
 
     @cached_property
     def moments(self) -> Tensor:
         """The damped moments themselves, `[in, in]`."""
         return self.factor @ self.factor.T
+
+
+def ridge_share(inputs: int, tokens: int) -> float:
+    """The ridge for targets, as a share of the mean of the diagonal of the moments, at least `DAMPING` and at most 1.
+
+    The ridge of Hoerl, Kennard & Baldwin (1975) is `p s^2 / |b|^2`, of p inputs, noise s^2 and coefficients b: a share
+    of `p / n` for n tokens, where targets hold as much noise as they follow from the inputs.
+    """
+    return min(max(DAMPING, NOISE * inputs / max(tokens, 1)), 1.0)
 
 
 def optimum(linear: BlockLinear, sums: Sums) -> Optimum:
@@ -77,21 +90,23 @@ def optimum(linear: BlockLinear, sums: Sums) -> Optimum:
     """
     bias = effective_bias(linear.module) if sums.cross is not None else None
     first = 1 if bias is None else 0
-    damped = damp(sums.moments[first:, first:], linear.name, DAMPING)
+    meant = DAMPING if sums.cross is None else ridge_share(linear.shape[1], sums.tokens)
+    damped = damp(sums.moments[first:, first:], linear.name, meant)
+    raised = damped.damping if damped.damping > meant else None
     before = effective_weight(linear.module).double()
     none = before.new_zeros(before.shape[1])
     if sums.cross is None:
-        return Optimum(before, None, damped.factor, none, damped.damping)
+        return Optimum(before, None, damped.factor, none, raised)
     if bias is not None:
         before = torch.cat([bias.double()[:, None], before], 1)
     best = torch.cholesky_solve((sums.cross[:, first:] + damped.ridge * before).T, damped.factor).T
     if not bool(torch.isfinite(best).all()):
         raise WorkError(f"{linear.name}: the refitted weights are not finite")
     if bias is None:
-        return Optimum(best, None, damped.factor, none, damped.damping)
+        return Optimum(best, None, damped.factor, none, raised)
     mean = sums.moments[1:, 0] / (sums.moments[0, 0] + damped.ridge)
     # What is left of a Cholesky factor without its first row and column is that of the moments about the mean.
-    return Optimum(best[:, 1:], best[:, 0], damped.factor[1:, 1:], mean, damped.damping)
+    return Optimum(best[:, 1:], best[:, 0], damped.factor[1:, 1:], mean, raised)
 
 
 def excess(best: Optimum, weight: Tensor) -> float:

@@ -16,7 +16,7 @@ from niwaki.anatomy import BlockLinear
 from niwaki.observe import Batch, TokenWeights
 from niwaki.processes import Parts
 from niwaki.repair.kept_targets import KeptTargets
-from niwaki.repair.least_squares import DAMPING, Optimum, Sums, fit_with, optimum, store_
+from niwaki.repair.least_squares import Optimum, Sums, fit_with, optimum, store_
 from niwaki.repair.sequential_least_squares import AfterLayer, sequential_least_squares_
 
 Sparsify = Callable[[BlockLinear, Optimum], tuple[Tensor, Tensor]]
@@ -51,11 +51,11 @@ def reconstruct_(
     def fit(linear: BlockLinear, sums: Sums) -> Parts:
         best = optimum(linear, sums)
         weight, mask = sparsify(linear, best)
-        return {**fit_with(best, weight), "mask": mask, "damping": best.damping}
+        return {**fit_with(best, weight), "mask": mask, "raised": best.raised}
 
     def put_(linear: BlockLinear, fitted: Parts) -> None:
-        if fitted["damping"] > DAMPING:
-            raised = f"damping was raised to {fitted['damping']:g} for the moments to be factorised"
+        if fitted["raised"] is not None:
+            raised = f"damping was raised to {fitted['raised']:g} for the moments to be factorised"
             warnings.append(f"{linear.name}: {raised}")
         if linear.size:
             apply_mask_(linear.module, fitted["mask"])

@@ -251,16 +251,18 @@ class _Added:
         columns, device = linear.shape[1] + 1, weight_of(linear.module).device
         self.moments = torch.zeros(columns, columns, dtype=torch.double, device=device)
         self.cross: Tensor | float = 0.0
-        self.targets = targets
+        self.targets, self.tokens = targets, 0
 
     def add(self, x: Tensor, target: Tensor | None, root: Tensor | None) -> None:
         """Tokens by rows; `root` is the root of what each counts, 1 without."""
         if root is not None:
             x, target = x * root, None if target is None else target * root
         self.moments += gram(x)
+        self.tokens += len(x)
         if target is not None:
             self.cross = self.cross + (target.T @ x).double()
 
     def sums(self) -> Sums:
         """All that was added, by all processes."""
-        return Sums(add_up(self.moments), add_up(torch.as_tensor(self.cross)) if self.targets else None)
+        moments, tokens = add_up(self.moments), int(add_up(torch.tensor(self.tokens)))
+        return Sums(moments, add_up(torch.as_tensor(self.cross)) if self.targets else None, tokens)
