@@ -256,7 +256,7 @@ def _prune_(
         weights=plan.seen.token_weights if targets else None,
         targets=targets,
         at_once=config.fast,
-        forgets=isinstance(config.zero_pattern, Block),  # what one linear could not give, which the next does
+        stateful=isinstance(config.zero_pattern, Block),  # what one linear could not give, the next does
         then=reconstruction(config.reconstruct, plan.seen.statistics, plan.seen.token_weights, config.seed),
         kept=plan.seen.targets,
         progress=progress,
