@@ -351,13 +351,13 @@ def push_folder(
 
 def _plan(kind: Any, options: dict[str, Any], budget: bool) -> None:
     from niwaki.methods.plan import PLAN
-    from niwaki.methods.prune import ANY_BUDGET, AROUND
+    from niwaki.methods.prune import ANY_BUDGET
     from niwaki.run import run_planning
 
     if not budget:
         options |= dict([ANY_BUDGET[kind]])
     request = _made(Planning, options)
-    made = run_planning(request, _made(kind, options), () if budget else AROUND, options["quiet"])
+    made = run_planning(request, _made(kind, options), any_budget=not budget, quiet=options["quiet"])
     if not is_first():
         return
     if options["json"]:
@@ -433,7 +433,7 @@ def _say_lines(result: Any) -> None:
         typer.echo(f"{name}: {before}{shown(result.pruned, name)}{'' if alone else ' after'}")
     for line in stage_lines(result.stages):
         typer.echo(line)
-    for name, timing in result.latency.items():
+    for name, timing in {} if alone else result.latency.items():
         if isinstance(timing, dict):
             typer.echo(f"{name}: {timing['speedup']:.2f}x as fast as dense (measured)")
 

@@ -7,11 +7,14 @@ import shutil
 
 import pytest
 
+import niwaki
 from helpers_command import contents
+from helpers_text import letter_tokenizer
 from niwaki.config import DynamicSparsityTraining, Finetune, LayerAdaptive, Recipe, Structured, Vocabulary
 from niwaki.errors import WorkError
 from niwaki.run import run_recipe, stages
 from niwaki.train.step import Stepper
+from tiny import tiny
 
 DYNAMIC = DynamicSparsityTraining(sparsity=0.6, epochs=6, interval=1, window=1, reach=0.5, stop=0.9)
 
@@ -85,6 +88,33 @@ def test_the_bytes_are_those_of_a_run_that_nobody_stopped(place, monkeypatch, st
     assert {path.name for path in place.iterdir()} - before == {"stopped"}
     assert contents(place / "stopped") == whole
     shutil.rmtree(place / "stopped")
+
+
+def test_rows_that_a_later_stage_holds_out_were_not_trained_on(place, monkeypatch):
+    monkeypatch.chdir(place)
+    tuning, half = Finetune(lora_rank=4), Structured(flops=0.7, repair="none")
+    recipe, held = recipe_of(tuning, half), recipe_of(tuning, Structured(keep_quality=0.1, repair="none"))
+    assert stopped_at(1, recipe, monkeypatch) == [0]
+    assert stopped_at(1, held, monkeypatch) == [0]
+    assert stopped_at(1, held, monkeypatch) == []
+    assert stopped_at(1, recipe, monkeypatch) == [0]
+    shutil.rmtree(place / ".stopped.niwaki")
+
+
+def test_other_questions_are_asked_before_every_stage(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    niwaki.save(tiny("llama"), tmp_path / "llama", letter_tokenizer())
+    for name, letters in (("train", "a b c d "), ("eval", "d c e ")):
+        (tmp_path / f"{name}.txt").write_text(letters * 40)
+    questions, row = tmp_path / "questions.jsonl", '{"question": "a b", "choices": ["c", "d e"], "answer": %d}\n'
+    data = {"model": "llama", "train_data": "train.txt", "eval_data": "eval.txt", "max_length": 16}
+    half = Structured(flops=0.8, repair="none")
+    recipe = recipe_of(LayerAdaptive(sparsity=0.3, repair="none"), half, tasks="questions.jsonl", **data)
+    questions.write_text(row % 0)
+    assert stopped_at(1, recipe, monkeypatch) == [0]
+    assert stopped_at(1, recipe, monkeypatch) == []
+    questions.write_text(row % 1)
+    assert stopped_at(1, recipe, monkeypatch) == [0]
 
 
 def test_what_is_kept_is_used_where_nothing_before_it_is_another(place, monkeypatch):

@@ -86,3 +86,26 @@ def test_each_stage_is_measured_as_others_load_it(run, place, model):
 
 def masked_linears(model):
     return [module for module in model.modules() if hasattr(module, "mask")]
+
+
+@pytest.mark.parametrize(
+    ("stage", "line"),
+    [
+        ({"kind": "layer-adaptive", "sparsity": 0.9, "keep_layers": [0]}, "sparsity must be 0 to 0."),
+        ({"kind": "layer-adaptive", "sparsity": 0.5, "spared": ["layer.9.ffn"]}, "spared"),
+        ({"kind": "layer-adaptive", "pattern": "7x1", "sparsity": 0.5}, "7x1"),
+        ({"kind": "structured", "flops": 0.6, "plan": "other-plan"}, "plan must be of this model"),
+        ({"kind": "structured", "flops": 0.6, "plan": "own-plan", "head_score": "taylor"}, "head_score must be"),
+    ],
+)
+def test_what_a_stage_cannot_do_is_said_before_any_training(place, typed, stage, line):
+    for name, model in (("own", "base"), ("other", "wide")):  # which differ in nothing but the width of their layers
+        asked = {"model": model, "train_data": "train.tsv", "out": f"{name}-plan", "overwrite": True, "quiet": True}
+        assert typed(place, "plan", "structured", **asked)[0] == 0
+    recipe = {"model": "base", "train_data": "train.tsv", "eval_data": "eval.tsv", "out": "never"}
+    (place / "never.json").write_text(json.dumps({**recipe, "stages": [TUNE, stage]}))
+    status, _, err = typed(place, "run", "never.json")
+    assert status == 2
+    assert line in err
+    assert "stage 1" not in err
+    assert not (place / "never").exists()

@@ -90,6 +90,23 @@ def test_a_point_is_what_the_command_alone_gives(place, typed):
     assert (point / "model.safetensors").read_bytes() == (place / "a-point" / "model.safetensors").read_bytes()
 
 
+def test_a_sweep_begins_anew_where_it_is_asked_to(place, typed):
+    asked = {**COMMON, "sparsity": 0.3, "weight_score": "magnitude", "repair": "none", "out": "anew"}
+    for words, made in (((), True), ((), False), (("--restart",), True)):
+        status, _, err = typed(place, "sweep", "layer-adaptive", *words, **asked)
+        assert status == 0, err
+        assert ("point: " in err) == made
+        assert ("1 of 1 points are done already" in err) != made
+
+
+def test_a_budget_that_cannot_be_met_is_refused_before_any_point(place, typed):
+    status, _, err = typed(place, "sweep", "layer-adaptive", "--sparsity", "0.2", "0.9", "--keep-layers", "0",
+                           **COMMON, out="unmet")  # fmt: skip
+    assert status == 2
+    assert "sparsity must be 0 to 0." in err
+    assert not (place / "unmet").exists()
+
+
 def test_a_sweep_trains_under_moving_masks(place, typed):
     options = {**COMMON, "interval": 1, "epochs": 1, "sparsity": 0.6}
     for command, out in (("sweep", "trained"), ("prune", "a-training")):

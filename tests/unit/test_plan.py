@@ -127,6 +127,16 @@ def test_the_hand_gives_linears_their_sparsity_and_others_make_up_for_it():
         plan.edit(sparsity=dict.fromkeys(["layer.0", "layer.1", "layer.2"], 0.9))
 
 
+@pytest.mark.parametrize("asked", [{"weight_score": "magnitude", "allocation": "lamp"}, {"weight_score": "random"}])
+@pytest.mark.parametrize("repair", ["none", "least-squares"])
+def test_without_data_weights_go_by_what_needs_none(asked, repair):
+    plan, model = niwaki.plan(tiny(), LayerAdaptive(sparsity=0.5, repair=repair, **asked), DATA), tiny()
+    assert niwaki.apply_(model, plan).achieved == pytest.approx(0.5, abs=1e-4)
+    expected = tiny()
+    niwaki.apply_(expected, niwaki.plan(tiny(), LayerAdaptive(sparsity=0.5, repair="none", **asked), DATA), DATA)
+    assert same(model, expected)
+
+
 def test_without_data_nothing_is_repaired():
     plan = niwaki.plan(tiny(), Structured(flops=0.5), DATA)
     model, expected = tiny(), tiny()

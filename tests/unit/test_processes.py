@@ -37,14 +37,21 @@ ASKED = {
     "dynamic by labels": lambda: niwaki.DynamicSparsityTraining(sparsity=0.6, epochs=2, interval=2, teacher="none"),
     "fast": lambda: niwaki.LayerAdaptive(sparsity=0.6, fast=True, allocation="inverse-importance"),
 }
+PLANNED = ("structured", "layer-adaptive")
+"""Of these plans are made before, by one process."""
 TRAINED = ("reconstructed", "recovered", "recovered by predictions", "dynamic", "dynamic by labels")
 DATA = batches(5, rows=8)
 LONGER = [*batches(9, rows=5), *batches(1, rows=1)]
 """Some of it is held out, and one batch has no row for a second process."""
 
 
-def pruned():
+def pruned(folder):
     found = {}
+    for name in PLANNED:
+        model = with_lora(tiny())
+        done = niwaki.apply_(model, niwaki.Plan.load(folder / name), DATA)
+        assert not done.warnings
+        found |= {f"planned {name} {key}": value.detach().clone() for key, value in model.state_dict().items()}
     for name, config in ASKED.items():
         # AdamW makes a step of whatever is left of a gradient: what is trained is held against in double precision.
         model = with_lora(tiny()).double() if name in TRAINED else with_lora(tiny())
@@ -92,7 +99,7 @@ def worker(rank, count, store, folder):
         parts = processes.shared_out(range(5), lambda item: {"item": item, "tensor": torch.full((item,), item)})
         assert [part["item"] for part in parts] == [len(part["tensor"]) for part in parts] == [0, 1, 2, 3, 4]
         told = {name: torch.tensor(value, dtype=torch.double) for name, value in figures().items()}
-        save_file(pruned() | told, f"{folder}/{rank}.safetensors")
+        save_file(pruned(folder) | told, f"{folder}/{rank}.safetensors")
     dist.destroy_process_group()
 
 
@@ -105,12 +112,14 @@ def launched(count, folder):
 def test_two_processes_are_one(tmp_path, monkeypatch):
     monkeypatch.setattr(processes, "ROWS", 7)  # so that a linear of a tiny model has several pieces
     (tmp_path / "four").mkdir()
+    for name in PLANNED:
+        niwaki.plan(with_lora(tiny()), ASKED[name](), DATA).save(tmp_path / name)
     launched(2, tmp_path)
     launched(4, tmp_path / "four")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        alone, measured, summed = pruned(), figures(), sums()
+        alone, measured, summed = pruned(tmp_path), figures(), sums()
     finally:
         torch.set_num_threads(threads)
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in range(2))

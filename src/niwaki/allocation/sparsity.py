@@ -66,6 +66,13 @@ class LinearProfile:
 Profiles = dict[str, LinearProfile]
 
 
+def possible_sparsities(profiles: Profiles) -> tuple[float, float]:
+    """The least and the most that the bounds allow."""
+    total = sum(profile.size for profile in profiles.values())
+    least, most = (sum(getattr(profile, end) for profile in profiles.values()) / total for end in ("fewest", "most"))
+    return least, most
+
+
 def check_budget(profiles: Profiles, zeros: int, spared: str = "") -> None:
     """Refuse a budget that the bounds cannot meet; `spared` says in words what they leave alone.
 
@@ -73,9 +80,9 @@ def check_budget(profiles: Profiles, zeros: int, spared: str = "") -> None:
         RequestError: with the range of sparsity that they can.
     """
     total = sum(profile.size for profile in profiles.values())
-    least, most = (sum(getattr(profile, end) for profile in profiles.values()) for end in ("fewest", "most"))
-    if not least <= zeros <= most:
-        rule = f"sparsity must be {least / total:.4g} to {most / total:.4g} with min_sparsity and max_sparsity as asked"
+    least, most = possible_sparsities(profiles)
+    if not round(least * total) <= zeros <= round(most * total):
+        rule = f"sparsity must be {least:.4g} to {most:.4g} with min_sparsity and max_sparsity as asked"
         raise RequestError(f"{rule} and the zeros that are there already{spared}, got {zeros / total:.4g}")
 
 

@@ -1,8 +1,8 @@
 """The smallest budget that keeps the quality: bisection over budgets, all cut from one plan.
 
-Between the least that the bounds allow, which is taken to fail, and the whole model, which keeps all, the middle is
-tried: cut and repaired as it would be in the end, and measured on rows that nothing else has seen. Where it keeps the
-share that is asked it is the new upper end, else the new lower one; n tries leave 1 / 2^n of the range.
+Between the least that the bounds allow, which is taken to fail, and the most, which keeps all, the middle is tried: cut
+and repaired as it would be in the end, and measured on rows that nothing else has seen. Where it keeps the share that
+is asked it is the new upper end, else the new lower one; n tries leave 1 / 2^n of the range.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def keep_quality_(model: nn.Module, plan: Plan, goal: Goal, apply_: Apply, *, pr
     metric = next(name for name in measures_of(model)[0] if name in found)
     dense = found[metric]
     tried: list[dict[str, Any]] = []
-    low, high, passes = plan.least, 1.0, plan.passes
+    (low, high), passes = plan.span, plan.passes
     for number in range(1, goal.tries + 1):
         part = (low + high) / 2
         candidate = copy.deepcopy(model)

@@ -256,7 +256,8 @@ def _prune_(
         weights=plan.seen.token_weights if targets else None,
         targets=targets,
         at_once=config.fast,
-        stateful=isinstance(config.zero_pattern, Block),  # what one linear could not give, the next does
+        # Of blocks, what one linear could not give the next does.
+        kept_by=None if isinstance(config.zero_pattern, Block) else f"{config} {sorted(plan.zeros.items())}",
         then=reconstruction(config.reconstruct, plan.seen.statistics, plan.seen.token_weights, config.seed),
         kept=plan.seen.targets,
         progress=progress,

@@ -25,6 +25,7 @@ from niwaki.data import mean_length
 from niwaki.errors import RequestError
 from niwaki.numerics.digest import digest
 from niwaki.observe import Batch, Need, Passes, Statistics, TokenWeights
+from niwaki.observe.shares import shared
 from niwaki.observe.statistics import LinearSums
 from niwaki.progress import text_of
 from niwaki.repair.kept_targets import KeptTargets
@@ -76,6 +77,12 @@ class Seen:
     def covers(self, need: Need) -> bool:
         """Whether all that `need` asks for was observed."""
         return need | self.need == self.need
+
+    def of_process(self, data: Sequence[Batch]) -> Seen:
+        """What a process looks at of all that one process has seen of `data`: token weights of its own batches."""
+        if self.token_weights is None:
+            return self
+        return dataclasses.replace(self, token_weights=[self.token_weights[number] for number, _ in shared(data)])
 
     def to_tensors(self) -> dict[str, Tensor]:
         """What there is, by name."""
@@ -139,12 +146,12 @@ class Plan(ABC):
 
     @abstractmethod
     def keeping(self, part: float) -> Self:
-        """The plan that keeps so much of the FLOPs, or of the weights, a part in [`least`, 1]."""
+        """The plan that keeps so much of the FLOPs, or of the weights, a part within `span`."""
 
     @property
     @abstractmethod
-    def least(self) -> float:
-        """The smallest part that can be kept."""
+    def span(self) -> tuple[float, float]:
+        """The smallest and the largest part that can be kept."""
 
     @abstractmethod
     def table(self) -> Table:

@@ -6,13 +6,16 @@ import dataclasses
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar, overload
+from typing import TypeVar, cast, overload
 
 from torch import nn
 
 from niwaki.adapters import check_model, forget_base_
+from niwaki.allocation.profiles import profiles_of
+from niwaki.allocation.sparsity import possible_sparsities
 from niwaki.anatomy import Site, accepts_of, linears_of, sites_of
 from niwaki.config import DynamicSparsityTraining, LayerAdaptive, Structured
+from niwaki.config.patterns import NByM
 from niwaki.config.planned import check_plannable
 from niwaki.data import checked_batches
 from niwaki.errors import RequestError
@@ -33,6 +36,7 @@ from niwaki.train.data import recovery_data
 from niwaki.train.data import training_data as training_data_of
 
 _Config = TypeVar("_Config", bound=Structured | LayerAdaptive | DynamicSparsityTraining)
+_Planned = TypeVar("_Planned", bound=Structured | LayerAdaptive)
 
 WITHOUT_DATA = ("magnitude", "random")
 """Weight scores that can be taken of a model alone."""
@@ -108,7 +112,7 @@ def _by_plan_(
     with seeded(config.seed):
         tests = training_data_of(model, held_out, labels=True, name="held_out")
         batches = checked_batches(accepts_of(model), data)
-    start = config.with_budget(*ANY_BUDGET[type(config)])
+    start = for_any_budget(model, config)
     if config.plan is not None:
         made = Plan.load(config.plan).under(dataclasses.replace(start, plan=None))
     else:
@@ -124,9 +128,19 @@ def _by_plan_(
 
 
 ANY_BUDGET = {Structured: ("flops", 1.0), LayerAdaptive: ("sparsity", 0.5)}
-"""The budget that a plan is made for where no other is asked than those that it will be cut for."""
+"""The budget that a plan is made for where no other is asked than those that it will be cut for, if it can be."""
 AROUND = (0.75, 0.9)
 """The other sparsities around which such a plan is measured, for the allocation `search`."""
+
+
+def for_any_budget(model: nn.Module, config: _Planned) -> _Planned:
+    """The request for the budget nearest to that of `ANY_BUDGET` that the model and its bounds allow."""
+    kind, value = ANY_BUDGET[type(config)]
+    asked = config.with_budget(kind, value)
+    if isinstance(asked, LayerAdaptive) and not isinstance(asked.zero_pattern, NByM):  # which says it by itself
+        least, most = possible_sparsities(profiles_of(linears_of(model), asked))
+        asked = asked.with_budget(kind, min(max(value, least), most))
+    return cast("_Planned", asked)
 
 
 @overload
@@ -223,8 +237,8 @@ def apply_(
         warnings: tuple[str, ...] = ()
         if plan.origin is not None and data is not None:
             other = plan.origin.model != model_digest(model)
-            if other or plan.origin.data != data_digest(batches):
-                plan = dataclasses.replace(plan, seen=Seen())
+            as_seen = not other and plan.origin.data == data_digest(batches)
+            plan = dataclasses.replace(plan, seen=plan.seen.of_process(batches) if as_seen else Seen())
             warnings = ("plan: it was made from other weights than this model's",) * other
         if isinstance(plan, WeightPlan):
             done = apply_weights_(model, plan, batches, recovery, progress=progress)

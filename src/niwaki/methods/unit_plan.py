@@ -12,7 +12,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from niwaki.allocation import ALLOCATORS, Bounds
-from niwaki.allocation.budget import Budget, bounds_of
+from niwaki.allocation.budget import Budget, bounds_of, counted_budget
 from niwaki.anatomy import Units, sites_of
 from niwaki.config import Structured
 from niwaki.config.planned import check_plannable
@@ -79,8 +79,11 @@ class UnitPlan(Plan):
         return self.at(flops=part)
 
     @property
-    def least(self) -> float:
-        return self.budgets["flops"].least(bounds_of(self.sites, self.budgets["flops"], self.config))
+    def span(self) -> tuple[float, float]:
+        budget = self.budgets["flops"]
+        bounds = bounds_of(self.sites, budget, self.config)
+        by_hand = {name: self._by_hand(name, bounds[name])[2] for name in {**self.keep, **self.drop}}
+        return budget.least(bounds | by_hand), 1.0
 
     def edit(self, *, keep: ByHand | None = None, drop: ByHand | None = None) -> UnitPlan:
         """The plan in which these units stay, or go, by site name, such as `{"layer.0.attention": [3]}`.
@@ -180,6 +183,11 @@ class UnitPlan(Plan):
             if own != other:
                 told = f"{other['units']} units, got {own['units']}"
                 raise RequestError(f"plan must be of this model: {other['name']} has {told}")
+        counted = counted_budget(model, sites_of(model, self.config.by_query_head), "params", 1.0, 1.0)
+        for name, costs in counted.costs.items():
+            of_plan, of_model = (int(each[-1]) for each in (self.budgets["params"].costs[name], costs))
+            if of_plan != of_model:
+                raise RequestError(f"plan must be of this model: {name} has {of_model} parameters, got {of_plan}")
 
     def _sites_of(self, model: nn.Module) -> list[Units]:
         return [site.counted for site in sites_of(model, self.config.by_query_head)]

@@ -17,6 +17,7 @@ from niwaki.allocation.sparsity import (
     LinearProfile,
     Profiles,
     check_budget,
+    possible_sparsities,
     towards_uniform,
 )
 from niwaki.anatomy import linears_of
@@ -78,9 +79,9 @@ class WeightPlan(Plan):
         return self.at(sparsity=1 - part)
 
     @property
-    def least(self) -> float:
-        profiles = self.profiles.values()
-        return 1 - sum(profile.most for profile in profiles) / sum(profile.size for profile in profiles)
+    def span(self) -> tuple[float, float]:
+        least, most = possible_sparsities(self._by_hand())
+        return 1 - most, 1 - least
 
     def edit(self, *, sparsity: Mapping[str, float]) -> WeightPlan:
         """The plan in which these linears have these ratios of zeros, to within one weight.

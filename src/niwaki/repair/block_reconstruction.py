@@ -52,9 +52,11 @@ def reconstruction(which: str, statistics: Statistics, weights: TokenWeights | N
 
 def reconstruction_passes(which: str, batches: int) -> Passes:
     """What it costs of so many batches: its epochs, and the error before and after on those that are held out."""
+    if which == "none":
+        return Passes()
     learned, held = _parts(batches)
     trained, measured = EPOCHS * len(learned) / batches, 2 * len(held) / batches
-    return Passes() if which == "none" else Passes(trained + measured, trained)
+    return Passes(trained + measured, trained)
 
 
 def _parts(batches: int) -> tuple[list[int], list[int]]:

@@ -1,8 +1,9 @@
 """What was fitted of each linear, on disk: a refit that is stopped goes on after it, to the same bytes.
 
-While `begun_kept(folder)` is open, every refit is kept in that folder linear by linear, under a hash of the model as
-it came in. So one that comes to the same place again takes them up, whatever was done again before it. Of several
-processes the first one writes and reads, and tells the others.
+While `begun_kept(folder)` is open, every refit is kept in that folder linear by linear, under a hash of the model as it
+came in and of what is asked of its fits: a search for a budget tries several on one model. So one that comes to the
+same place again takes them up, whatever was done again before it. Of several processes the first one writes and reads,
+and tells the others.
 """
 
 from __future__ import annotations
@@ -28,14 +29,16 @@ _HASH = 32
 class KeptSolves:
     """What is fitted in one refit of `model`, kept where solves are; nothing elsewhere, or without a model.
 
-    A refit whose fits leave more behind than what is put into linears must go without.
+    `by` tells it from others of the same model, on the same data; without, nothing is kept either: fits that leave more
+    behind than what is put into linears cannot be taken up.
     """
 
-    def __init__(self, model: nn.Module | None) -> None:
+    def __init__(self, model: nn.Module | None, by: str | None) -> None:
         folder, self._place = place_of_begun(), None
-        if folder is not None and model is not None:
+        if folder is not None and model is not None and by is not None:
             tensors = sorted((*model.named_parameters(), *model.named_buffers()), key=lambda pair: pair[0])
-            self._place = folder / f"solves-{digest(tensors)[:32]}"
+            words = f"{digest(tensors)} {by}"
+            self._place = folder / f"solves-{hashlib.sha256(words.encode()).hexdigest()[:32]}"
 
     def read(self, name: str) -> list[Parts] | None:
         """What was fitted by this `name`, if it is kept; what is damaged is not."""

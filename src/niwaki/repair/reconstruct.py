@@ -32,7 +32,7 @@ def reconstruct_(
     weights: TokenWeights | None = None,
     targets: bool = True,
     at_once: bool = False,
-    stateful: bool = False,
+    kept_by: str | None = "",
     then: AfterLayer | None = None,
     kept: KeptTargets | None = None,
     progress: bool = False,
@@ -40,7 +40,7 @@ def reconstruct_(
     """Give every linear of `model`, when its turn has come, the weight and the mask that `sparsify` says; warnings.
 
     `weights` say how much each token matters; alike where they are not given. With `at_once` a layer is looked at once,
-    see `sequential_least_squares_`, as `stateful`. `then` is called after each layer. What the dense model gives is
+    see `sequential_least_squares_`, as `kept_by`. `then` is called after each layer. What the dense model gives is
     `kept` for others.
 
     Raises:
@@ -63,6 +63,6 @@ def reconstruct_(
 
     sequential_least_squares_(
         model, dense, data, lambda sums: [fit(*one) for one in sums], put_, weights=weights, targets=targets,
-        at_once=at_once, stateful=stateful, then=then, kept=kept, progress=progress,
+        at_once=at_once, kept_by=kept_by, then=then, kept=kept, progress=progress,
     )  # fmt: skip
     return warnings

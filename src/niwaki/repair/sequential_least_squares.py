@@ -51,29 +51,30 @@ def sequential_least_squares_(
     weights: TokenWeights | None = None,
     targets: bool = True,
     at_once: bool = False,
-    stateful: bool = False,
+    kept_by: str | None = "",
     then: AfterLayer | None = None,
     kept: KeptTargets | None = None,
     progress: bool = False,
 ) -> None:
     """`put_` what `fit` makes of the linears of `model`, bottom-up; the next see how they changed.
 
-    Linears that see the same input are fitted to the same sums, and what came out is kept for a run that goes on, but
-    by a `stateful` fit, which looks at what it made of those before. Without `dense` that is `model` as it stands: each
-    layer is copied before it is fitted, no more than one at a time. With `only_writing` those that write into the
-    residual stream alone. `rows` names, by linear, the rows `[out]` of the dense linear that are still there. `weights`
-    say how much each token matters; without `targets` no sums of targets are made. With `at_once` the sums of all
-    linears of a layer are made in one pass, before one of them is fitted: they see what the layers below give, but not
-    what was fitted in their own (SparseGPT goes so). `then` is called when all linears of a layer have been fitted, and
-    may change the layer. What the dense model gives is read where it is `kept`, and kept there where it is not yet, but
-    with `then`, which looks at more. Both models are in evaluation mode meanwhile.
+    Linears that see the same input are fitted to the same sums, and what came out is kept for a run that goes on, under
+    the model and `kept_by`: what fits follow from besides. It is None for one that looks at what it made of linears
+    before, which nothing is kept of. Without `dense` that is `model` as it stands: each layer is copied before it is
+    fitted, no more than one at a time. With `only_writing` those that write into the residual stream alone. `rows`
+    names, by linear, the rows `[out]` of the dense linear that are still there. `weights` say how much each token
+    matters; without `targets` no sums of targets are made. With `at_once` the sums of all linears of a layer are made
+    in one pass, before one of them is fitted: they see what the layers below give, but not what was fitted in their own
+    (SparseGPT goes so). `then` is called when all linears of a layer have been fitted, and may change the layer. What
+    the dense model gives is read where it is `kept`, and kept there where it is not yet, but with `then`, which looks
+    at more. Both models are in evaluation mode meanwhile.
     """
     kept = kept if targets and then is None else None
     with evaluation_mode(model, dense or model), _both(model, dense or model, data, targets, kept) as both:
         ours = linears_of(model, emptied=True)
         theirs = linears_of(dense, emptied=True) if dense is not None else []
         pruned_stream, dense_stream = both.pruned, both.dense
-        solves = KeptSolves(model if then is None and not stateful and kept is None else None)
+        solves = KeptSolves(model if then is None and kept is None else None, kept_by)
         layers = range(len(layers_of(model)))
         for index in bar(layers, phase="repair", unit="layers", progress=progress):
             here = [linear for linear in ours if linear.layer == index]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from peft import PeftModel
 
-from niwaki.anatomy import supported_task
-from niwaki.config import DynamicSparsityTraining, Finetune, Stage, Structured, Vocabulary
+from niwaki.anatomy import linears_of, supported_task
+from niwaki.config import DynamicSparsityTraining, Finetune, LayerAdaptive, Stage, Structured, Vocabulary
 from niwaki.config.planned import Planned
 from niwaki.errors import RequestError
 from niwaki.evaluate import check_metric
 from niwaki.methods.dynamic import plan_schedule
+from niwaki.methods.layer_adaptive import check_weights
 from niwaki.methods.plan import Plan
+from niwaki.methods.prune import for_any_budget
 from niwaki.methods.structured import checked_budgets
 from niwaki.methods.vocabulary import check_trimmable
 from niwaki.run.inputs import check_labelled
@@ -31,17 +33,24 @@ def check_recipe(work: Work) -> None:
     attaches = any(isinstance(stage, Finetune | DynamicSparsityTraining) for stage in recipe.stages)
     if recipe.keep_adapter and not (attaches or isinstance(model, PeftModel)):
         raise RequestError(f"keep_adapter needs a model with an adapter, got {recipe.model!r}")
-    for stage in recipe.stages:
-        _check_stage(work, stage)
+    for number, stage in enumerate(recipe.stages):
+        # What stages before it leave of the shapes and zeros is known once they are done.
+        as_it_comes = all(isinstance(before, Finetune) for before in recipe.stages[:number])
+        _check_stage(work, stage, as_it_comes)
     if recipe.memory_limit is not None:
         # The dense model is held beside the one that is worked on.
         check_memory(recipe.memory_limit, model, recipe.stages, work.calibration, copies=1)
 
 
-def _check_stage(work: Work, stage: Stage) -> None:
+def _check_stage(work: Work, stage: Stage, as_it_comes: bool) -> None:
+    """Refuse a stage that cannot be done; `as_it_comes` is whether it has the linears and units of the model of `work`.
+
+    Raises:
+        RequestError: naming what cannot be.
+    """
     if isinstance(stage, Planned):
         if stage.plan is not None:
-            Plan.load(stage.plan)
+            _check_plan(work, stage, stage.plan, as_it_comes)
         if stage.keep_quality is not None and not (work.held_out and work.held_out.labelled):
             check_labelled(work.train, "train_data")
             rule = "keep_quality must be a budget for a model of which no rows are held out to measure it on"
@@ -50,7 +59,23 @@ def _check_stage(work: Work, stage: Stage) -> None:
         case Structured() if stage.latency is None:
             meant = stage if stage.keep_quality is None else stage.with_budget("flops", 1.0)
             checked_budgets(work.model, meant.resolved(), work.length)
+        case LayerAdaptive() if as_it_comes:
+            meant = stage if stage.keep_quality is None else for_any_budget(work.model, stage)
+            check_weights(work.model, linears_of(work.model), meant.resolved())
         case DynamicSparsityTraining():
             plan_schedule(stage, stage.epochs * len(work.training))
         case Vocabulary():
             check_trimmable(work.model, work.inputs.tokenizer)
+
+
+def _check_plan(work: Work, stage: Planned, path: str, as_it_comes: bool) -> None:
+    """Refuse a plan that a stage cannot go by.
+
+    Raises:
+        RequestError: it cannot be read; it is one of another request or of another model.
+    """
+    made = Plan.load(path)
+    if as_it_comes:
+        made.check_fits(work.model)
+        if stage.keep_quality is None:
+            made.under(stage)

@@ -37,12 +37,14 @@ from niwaki.checkpoint import load, load_tokenizer, new_parameters, write_adapte
 from niwaki.config import recipe_to_dict
 from niwaki.errors import NiwakiError
 from niwaki.masks import MaskedLinear
+from niwaki.methods.plan import data_digest
 from niwaki.numerics.digest import digest as digest_of
 from niwaki.processes import count as processes
 from niwaki.processes import for_all, from_first, is_first
 from niwaki.progress import say
 from niwaki.results import SiteResult, StageResult
 from niwaki.run.code import code_digest
+from niwaki.run.tasks import Tasks
 from niwaki.run.work import Work
 
 _NOTES, _MODEL, _TOKENIZER, _FILES, _HIDDEN = "stage.json", "model", "tokenizer", "files", "hidden.safetensors"
@@ -63,9 +65,9 @@ class Past:
 
 
 @contextmanager
-def kept_stages(folder: Path, came: Work) -> Iterator[Kept]:
+def kept_stages(folder: Path, came: Work, tasks: Tasks) -> Iterator[Kept]:
     """What is kept of a recipe; if the body raises, it is said how to go on."""
-    kept = Kept(folder, came)
+    kept = Kept(folder, came, tasks)
     try:
         yield kept
     except BaseException:
@@ -74,11 +76,11 @@ def kept_stages(folder: Path, came: Work) -> Iterator[Kept]:
 
 
 class Kept:
-    """What is kept, in `folder`, of the stages that make of `came` what its recipe asks."""
+    """What is kept, in `folder`, of the stages that make of `came` what its recipe asks; `tasks` measure it, too."""
 
-    def __init__(self, folder: Path, came: Work) -> None:
+    def __init__(self, folder: Path, came: Work, tasks: Tasks) -> None:
         self._folder, self._came = folder, came
-        self._names = list(_names(came))
+        self._names = list(_names(came, tasks))
 
     def past(self, first: int, new: Path) -> Past:
         """The stages that are kept; `first` is the first that removes something, `new` gets the files they wrote."""
@@ -189,7 +191,7 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.numel()}
 
 
-def _names(came: Work) -> Iterator[str]:
+def _names(came: Work, tasks: Tasks) -> Iterator[str]:
     """For each stage, the name of the folder in which it is kept."""
     plain = recipe_to_dict(came.recipe)
     stages = plain.pop("stages")
@@ -200,8 +202,11 @@ def _names(came: Work) -> Iterator[str]:
     for part in (
         {name: version(name) for name in ("torch", "transformers", "peft", "safetensors")},
         {"threads": torch.get_num_threads(), "processes": processes()},
-        {"recipe": plain, "data": came.described(), "words": words},
-        {"rows": [_rows(table.sha256, table.rows, table.labels) for table in (came.train, came.evaluation)]},
+        {"recipe": plain, "data": came.described(), "tasks": tasks.to_dict(), "words": words},
+        {"tables": [_rows(table.sha256, table.rows, table.labels) for table in (came.train, came.evaluation)]},
+        {"calibration": data_digest(came.calibration)},
+        # As they were cut: which are held out is no part of the recipe, but follows from its stages.
+        {"rows": [_rows(None, part.rows) for part in (came.training, came.held_out, came.tests) if part is not None]},
         {"model": digest(came.model), "config": unwrap(came.model).config.to_dict()},
         {"plans": [hashlib.sha256(path.read_bytes()).hexdigest() for path in _files(came.recipe.plans)]},
     ):

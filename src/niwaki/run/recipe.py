@@ -52,7 +52,7 @@ def run_recipe(recipe: Recipe, quiet: bool = False) -> Result:
         tasks = read_tasks(recipe, quiet)
         work = read_work(recipe, quiet)
         check_recipe(work)
-        with kept_stages(Path(from_first(lambda: str(kept_beside(folder)))), work) as kept:
+        with kept_stages(Path(from_first(lambda: str(kept_beside(folder)))), work, tasks) as kept:
             return do_recipe(work, tasks, folder, clock, Known(kept=kept))
 
 

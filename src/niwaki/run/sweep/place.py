@@ -54,8 +54,12 @@ class Place:
             folders = [f"points/{point.name}" for point in sweep.points]
             for name in (*folders, *(f"plans/{point.plan}" for point in sweep.points if point.plan), PICKED):
                 (new / name).mkdir(parents=True, exist_ok=True)
+        self.forget()
+
+    def forget(self) -> None:
+        """Take away all that is done."""
         for name in (RESULT, PAGE):
-            (self.path / name).unlink()
+            (self.path / name).unlink(missing_ok=True)
         for name in ("points", "plans", PICKED):
             shutil.rmtree(self.path / name, ignore_errors=True)
 

@@ -49,6 +49,8 @@ def run_sweep(sweep: Sweep, quiet: bool = False) -> dict[str, Any]:
         shared.check()
         place.open(sweep, key)
         with place.held() as temporary:
+            if not recipe.resume:
+                place.forget()
             _do_what_is_left(sweep, shared, temporary)
         results = {point.name: read_result(place.point(point) / "result.json") for point in sweep.points}
         found = summary(sweep, place, key, results)
