@@ -158,7 +158,9 @@ def test_finetune_score_eval_and_export(place, typed, monkeypatch):
     assert compared["pruned"]["quality"] == pruned["quality"]
     assert compared["dense"]["quality"] == result["pruned"]["quality"]
     assert set(compared["latency"]) >= {"batch_1", "batch_32", "seq_len", "threads", "rounds"}
-    run("eval", "--model", "small", "--eval-data", "learnable.tsv", "--out", "alone")
+    said = run("eval", "--model", "small", "--eval-data", "learnable.tsv", "--out", "alone")
+    assert "accuracy: " in said
+    assert "dense" not in said
     for to in ("merged", "remote-code"):
         run("export", "--model", "small", "--to", to, "--out", f"small-{to}")
         assert torch.equal(

@@ -35,7 +35,7 @@ def check_recipe(work: Work) -> None:
         raise RequestError(f"keep_adapter needs a model with an adapter, got {recipe.model!r}")
     for number, stage in enumerate(recipe.stages):
         # What stages before it leave of the shapes and zeros is known once they are done.
-        as_it_comes = all(isinstance(before, Finetune) for before in recipe.stages[:number])
+        as_it_comes = all(isinstance(before, Finetune | Vocabulary) for before in recipe.stages[:number])
         _check_stage(work, stage, as_it_comes)
     if recipe.memory_limit is not None:
         # The dense model is held beside the one that is worked on.
