@@ -35,7 +35,7 @@ STRUCTURED: dict[str, dict[str, Any]] = {
     "random": {"head_score": "random", "neuron_score": "random", "repair": "none"},
     "taylor": {"head_score": "taylor", "neuron_score": "taylor", "repair": "none"},
     "flap": {"head_score": "activation-variance", "neuron_score": "activation-variance", "repair": "none"},
-    "whole layers": {"repair": "none"},
+    "whole layers": {"head_score": "activation-variance", "neuron_score": "activation-variance", "repair": "none"},
     "uniform": {"allocation": "uniform", "head_unit": "group"},
     "query heads": {"head_unit": "query-head"},
     "groups": {"head_unit": "group"},
