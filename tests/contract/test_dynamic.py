@@ -15,8 +15,8 @@ from niwaki.adapters import effective_weight, masks_of
 from niwaki.anatomy import linears_of, weight_of
 from niwaki.config.dynamic import DROPS, GROWS, REALLOCATIONS, SCHEDULES
 from niwaki.config.layer_adaptive import SPARSITY_ALLOCATIONS
-from niwaki.masks import lowest
-from niwaki.methods.dynamic.reallocate import across, lowest_of, swap, within
+from niwaki.masks import NByM, lowest
+from niwaki.methods.dynamic.reallocate import across, in_groups, lowest_of, swap, within
 from niwaki.methods.dynamic.scores import shuffle
 from tiny import ROWS, batches, tiny, transposed, with_lora
 
@@ -246,3 +246,15 @@ def test_the_pretrained_weight_is_never_touched_under_lora():
     trained(model)
     for linear in linears_of(model):
         assert torch.equal(weight_of(linear.module), before[linear.name])
+
+
+def test_of_groups_no_weight_returns_that_matters_less_than_what_it_replaces():
+    scores = torch.tensor([[0.9, 0.8, 0.1, 0.2], [0.1, 0.2, 0.3, 0.4], [0.5, 0.6, 0.55, 0.1]])
+    active = torch.tensor([[1, 1, 0, 0]] * 3).bool()
+    found = in_groups(active, scores, scores, NByM(2, 4), 0.5, alike=True)
+    assert found.tolist() == torch.tensor([[1, 1, 0, 0], [0, 1, 0, 1], [0, 1, 1, 0]]).bool().tolist()
+    few = in_groups(active, scores, scores, NByM(2, 4), 0.17, alike=True)
+    assert few.tolist() == torch.tensor([[1, 1, 0, 0], [0, 1, 0, 1], [1, 1, 0, 0]]).bool().tolist()
+    other = in_groups(active, scores, scores, NByM(2, 4), 0.5)
+    assert (other.sum(1) == 2).all()
+    assert not torch.equal(other[0], active[0])

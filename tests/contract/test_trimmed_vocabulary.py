@@ -19,6 +19,7 @@ from transformers import (
 )
 
 import niwaki
+from helpers_tasks import PAIRS, model_of
 from niwaki.adapters import merge_
 from niwaki.anatomy import count, is_language_model, longest_input
 from niwaki.checkpoint import write_adapter
@@ -211,3 +212,18 @@ def test_an_adapter_beside_its_trimmed_base(family, tmp_path):
     again = niwaki.load(tmp_path / "kept")
     assert torch.equal(logits(again, batch), before)
     assert transposed(again) is False
+
+
+@pytest.mark.parametrize(("task", "family"), [pair for pair in PAIRS if pair.values[0].name == "masked"])
+def test_heads_of_masked_words_load_again_and_say_what_they_said(task, family, tmp_path):
+    model = model_of(task, family)
+    whole, old = copy.deepcopy(model), tokenizer(model.config.pad_token_id or 0)
+    new, _ = niwaki.trim_vocabulary_(model, old, CORPUS)
+    kept = torch.tensor(old.convert_tokens_to_ids(new.convert_ids_to_tokens(range(len(new)))))
+    niwaki.save(model, tmp_path / "small", new)
+    again = niwaki.load(tmp_path / "small")
+    for name, value in again.state_dict().items():
+        assert VOCABULARY not in value.shape, name
+    ids = torch.arange(len(kept))[None, -12:]
+    with torch.no_grad():
+        close(again(input_ids=ids).logits, whole(input_ids=kept[ids]).logits[..., kept])

@@ -17,6 +17,7 @@ from niwaki.masks import MaskedLinear
 from niwaki.methods.dynamic import restore_controller_, save_controller
 from niwaki.methods.dynamic.history import read_history, summary, write_history
 from niwaki.surgery import cut_
+from niwaki.train.step import Stepper
 from tiny import batches, logits, tiny, with_lora
 
 OPTIONS = {"sparsity": 0.6, "interval": 2, "window": 2, "reach": 0.6, "stop": 0.9}
@@ -262,6 +263,43 @@ def test_a_training_that_ends_early_is_brought_to_the_target_with_a_warning():
     with pytest.warns(UserWarning, match=rf"ended at step 3 of 10.*{missing} weights were dropped untrained"):
         controller.finish()
     assert controller.zeros == round(0.6 * controller.total)
+
+
+def test_what_is_dropped_at_the_end_is_part_of_the_update_at_its_step():
+    model = with_lora(tiny())
+    controller, optimizer = start(model, interval=3, window=1)
+    run(model, controller, optimizer, 3)
+    updated = {row.linear: row for row in controller.history}
+    assert {row.step for row in updated.values()} == {3}
+    with pytest.warns(UserWarning, match="dropped untrained"):
+        controller.finish()
+    assert [row.linear for row in controller.history] == list(updated)
+    found = summary(controller.history, controller.sizes)
+    assert found["mask/sparsity"] == pytest.approx(0.6, abs=1e-3)
+    before = sum(mask.numel() - int(mask.sum()) for mask in controller.first.values())
+    gone = sum(row.dropped - row.grown for row in controller.history)
+    assert gone == controller.zeros - before
+    assert all(row.dropped >= updated[row.linear].dropped for row in controller.history)
+
+
+def test_steps_that_are_skipped_at_the_end_are_told_of(monkeypatch):
+    real = Stepper._optimizer_step
+    monkeypatch.setattr(Stepper, "_optimizer_step", lambda self, step: step <= 5 and real(self, step))
+    config = niwaki.DynamicSparsityTraining(sparsity=0.6, epochs=2, interval=1, window=1, reach=1, stop=1)
+    model = tiny().train()
+    done = niwaki.prune_(model, config, batches(5))
+    assert model.training
+    assert done.achieved == pytest.approx(0.6, abs=1e-3)
+    assert [warning for warning in done.warnings if "ended at step 5 of 10" in warning] == list(done.warnings) != []
+    assert max(each["sparsity"] for each in done.details["course"]) == pytest.approx(0.6, abs=1e-3)
+
+
+def test_a_start_is_refused_where_masks_are_held_that_are_the_start():
+    model = tiny()
+    niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.4, weight_score="magnitude", repair="none"), batches(2))
+    config = niwaki.DynamicSparsityTraining(sparsity=0.6, start_sparsity=0.1, interval=1, epochs=2)
+    with pytest.raises(niwaki.RequestError, match=r"start_sparsity must be left out .* 0\.4000, got 0\.1"):
+        niwaki.prune_(model, config, batches(5))
 
 
 @pytest.mark.parametrize("returns", ["value", "zero"])

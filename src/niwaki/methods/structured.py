@@ -11,7 +11,7 @@ from torch import nn
 
 from niwaki.adapters import bias_of, merge_
 from niwaki.allocation.budget import Budget, bounds_of, budgets_of
-from niwaki.anatomy import Site, check_filter, linears_of, sites_of
+from niwaki.anatomy import Site, Units, check_filter, linears_of, sites_of
 from niwaki.checkpoint import mapped_copy, merged
 from niwaki.config import Structured
 from niwaki.data import mean_length
@@ -199,7 +199,7 @@ class _Cutting:
                 asked = f"{budget.fraction:g} of dense was asked"
                 warnings = (f"latency: {asked}, {achieved:.3f} was measured at the end",)
         else:
-            achieved = budget.kept(sites)
+            achieved, warnings = budget.kept(sites), self._uneven(sites)
         return StageResult(
             name=UnitPlan.KIND,
             kind=budget.kind,
@@ -211,6 +211,20 @@ class _Cutting:
             layers=tuple(self._left(site) for site in sites),
             warnings=warnings,
         )
+
+    def _uneven(self, sites: Sequence[Units]) -> tuple[str, ...]:
+        """A warning where uniform widths were asked, and some layers are wider for the budget to be met exactly."""
+        widths: dict[tuple[str, int], list[int]] = {}
+        for site in sites:
+            if self.config.may_cut(site):
+                widths.setdefault((site.kind, self.before[site.name]), []).append(site.units)
+        uneven = [f"{kind} {min(each)} to {max(each)}" for (kind, _), each in widths.items() if len({*each}) > 1]
+        if self.config.allocation != "uniform" or not uneven:
+            return ()
+        asked = (
+            f"{self.budget.kind} {self.budget.fraction:g} was met exactly by widths that differ ({', '.join(uneven)})"
+        )
+        return (f"uniform: {asked}: the model needs Niwaki to load, or another budget",)
 
     def _left(self, site: Site) -> SiteResult:
         """What is left of a site, as it was scored first; of heads one by one, while neurons are too many for that."""

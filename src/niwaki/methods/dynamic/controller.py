@@ -23,7 +23,7 @@ from niwaki.data import checked_batches
 from niwaki.errors import RequestError, WorkError
 from niwaki.masks import Block, MaskedLinear, NByM, check_divides, choose, lowest
 from niwaki.methods.dynamic.capture import Capture
-from niwaki.methods.dynamic.history import Update
+from niwaki.methods.dynamic.history import Update, with_later
 from niwaki.methods.dynamic.optimizer_state import Ages, bare, clear_
 from niwaki.methods.dynamic.reallocate import across, from_units, in_groups, size, to_units, unit_size, within
 from niwaki.methods.dynamic.schedules import Schedule, plan_schedule
@@ -82,6 +82,7 @@ class Controller:
         self.generator = torch.Generator().manual_seed(config.seed)
         self.seen = {name: Seen() for name in self.linears}
         self.history: list[Update] = []
+        self.shortfall: str | None = None
         self.bases: dict[str, MaskedLinear] = {}
         self.ages: dict[str, Ages] = {}
         self.resting: Masks = {}
@@ -175,22 +176,23 @@ class Controller:
     def finish(self) -> None:
         """Take all hooks away. The masks stay held, at exactly the asked sparsity.
 
-        A training that ended before the target is brought to it by dropping the smallest weights, with a warning.
+        A training that ended before the target (steps that a scaler skipped are none) is brought to it by dropping the
+        smallest weights, with a warning, which `shortfall` has too.
 
         Raises:
             RequestError: the controller was detached.
         """
         self.check_not_detached()
         if self.zeros < self.wanted:
-            missing = self.wanted - self.zeros
-            warnings.warn(
+            self.shortfall = (
                 f"training ended at step {self.done} of {self.schedule.steps}, before the sparsity "
-                f"{self.config.sparsity:g} was reached: {missing} weights were dropped untrained",
-                stacklevel=2,
+                f"{self.config.sparsity:g} was reached: {self.wanted - self.zeros} weights were dropped untrained"
             )
+            warnings.warn(self.shortfall, stacklevel=2)
             magnitudes = {name: to_units(self.dense(name).abs(), self.pattern) for name in self.linears}
             active = {name: self._units(mask) for name, mask in self.masks.items()}
-            self.history += self._move(across(active, magnitudes, magnitudes, self._kept(), 0.0, self._least(active)))
+            made = self._move(across(active, magnitudes, magnitudes, self._kept(), 0.0, self._least(active)))
+            self.history = with_later(self.history, made)
         self.state = "finished"
         self._release()
 
@@ -274,6 +276,9 @@ class Controller:
             )
         if start is not None and self.config.schedule == "constant" and self._units_zero(start) != self._units_zero():
             raise RequestError(f"schedule must rise from the {start:.4f} of zeros the model holds, got 'constant'")
+        if start is not None and self.config.start_sparsity:
+            rule = f"start_sparsity must be left out for a model that holds masks, as it starts from their {start:.4f}"
+            raise RequestError(f"{rule}, got {self.config.start_sparsity:g}")
         return plan_schedule(self.config, steps, start)
 
     def _whole(self, held: Masks) -> Masks:
@@ -371,7 +376,7 @@ class Controller:
             if share and self.config.grow == "shuffled":
                 grow[name] = shuffle(grow[name], active[name], self.generator)
         if isinstance(self.pattern, NByM):
-            new = {n: in_groups(active[n], drop[n], grow[n], self.pattern, share) for n in active}
+            new = {n: in_groups(active[n], drop[n], grow[n], self.pattern, share, alike(self.config)) for n in active}
         elif self.config.reallocation == "within":
             new = within(active, drop, grow, self._kept_each(sparsity), share, alike(self.config))
         else:

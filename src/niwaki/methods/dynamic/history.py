@@ -42,6 +42,21 @@ def summary(updates: Iterable[Update], sizes: dict[str, int]) -> dict[str, float
     }
 
 
+def with_later(history: list[Update], made: list[Update]) -> list[Update]:
+    """The history with what was done after the last update: one update, where that was at the same step."""
+    if not made:
+        return history
+    before = {row.linear: row for row in history if row.step == made[0].step}
+    earlier = [row for row in history if row.step != made[0].step]
+    return earlier + [_joined(before[row.linear], row) if row.linear in before else row for row in made]
+
+
+def _joined(before: Update, after: Update) -> Update:
+    """What two updates of a linear did together."""
+    counts = {name: getattr(before, name) + getattr(after, name) for name in ("dropped", "grown", "regrown")}
+    return dataclasses.replace(after, **counts, survival=before.survival)
+
+
 def write_history(updates: Iterable[Update], path: Path) -> None:
     """Write JSON lines."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -137,13 +137,18 @@ def lowest_of(scores: Scores, count: int, most: dict[str, int]) -> Masks:
     return found
 
 
-def in_groups(active: Tensor, drop: Tensor, grow: Tensor, pattern: NByM, share: float) -> Tensor:
-    """For n:m, at most one swap a group: its weakest active for its best inactive, in the groups with the weakest."""
+def in_groups(active: Tensor, drop: Tensor, grow: Tensor, pattern: NByM, share: float, alike: bool = False) -> Tensor:
+    """For n:m, at most one swap a group: its weakest active for its best inactive, in the groups with the weakest.
+
+    `alike` says that both scores are of one kind.
+    """
     mask = active.reshape(-1, pattern.m)
     weakest = drop.reshape(mask.shape).masked_fill(~mask, torch.inf).min(1)
-    best = grow.reshape(mask.shape).masked_fill(mask, -torch.inf).max(1).indices
-    groups = lowest(weakest.values, min(round(share * size(mask)), len(mask))).nonzero()[:, 0]
+    best = grow.reshape(mask.shape).masked_fill(mask, -torch.inf).max(1)
+    pays = best.values > weakest.values if alike else torch.ones_like(weakest.values, dtype=torch.bool)
+    swaps = min(round(share * size(mask)), size(pays))
+    groups = lowest(weakest.values.masked_fill(~pays, torch.inf), swaps).nonzero()[:, 0]
     new = mask.clone()
     new[groups, weakest.indices[groups]] = False
-    new[groups, best[groups]] = True
+    new[groups, best.indices[groups]] = True
     return new.reshape(active.shape)

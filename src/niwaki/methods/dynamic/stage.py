@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -53,6 +54,7 @@ def prune_dynamically_(
     """
     check_model(model)
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    training_before = model.training
     calibration = training_data(model, data, labels=False)
     tuned, result, _, _ = train_dynamic(
         model, config, calibration if training is None else training, calibration=calibration, progress=progress
@@ -61,6 +63,7 @@ def prune_dynamically_(
         merge_(tuned)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(required[name])
+    model.train(training_before)
     return result
 
 
@@ -96,7 +99,9 @@ def train_dynamic(
             if dense is None:
                 begin_with_prior_(tuned, batches)
             controller, done = _train_under_moving_masks_(tuned, dense, batches, config, calibration, progress)
-            controller.finish()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it stands in the result
+                controller.finish()
             tuned.eval()
     result = _result(controller, config, done, len(batches), time.perf_counter() - started)
     return tuned, result, controller.schedule, controller.history
@@ -183,6 +188,7 @@ def _result(
             SiteResult(name, "linear", grown[name] / total, int(controller.masks[name].sum()), size)
             for name, size in controller.sizes.items()
         ),
+        warnings=() if controller.shortfall is None else (f"dynamic: {controller.shortfall}",),
         details={
             "zeros": controller.zeros,
             "weights": controller.total,

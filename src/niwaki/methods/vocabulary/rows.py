@@ -56,20 +56,20 @@ def named_rows(model: nn.Module) -> set[int]:
 def keep_rows_(model: nn.Module, rows: list[int]) -> None:
     """Make row `i` of the embeddings the old row `rows[i]`, in place, and number the ids in the configs anew.
 
-    Tied embeddings stay tied. The ids in the configs must be among `rows`, or name no row.
+    What is tied stays tied, biases too. The ids in the configs must be among `rows`, or name no row.
     """
     first, last = embeddings_of(model)
     new = {old: index for index, old in enumerate(rows)}
     index, before = torch.tensor(rows), first.num_embeddings
-    tied = last is not None and last.weight is first.weight
-    first.weight = _taken(first.weight, index)
+    by_token = [first.weight] if last is None else [first.weight, last.weight, last.bias]
+    taken = {id(parameter): _taken(parameter, index) for parameter in by_token if parameter is not None}
     first.num_embeddings = len(rows)
     if last is not None:
-        last.weight = first.weight if tied else _taken(last.weight, index)
         last.out_features = len(rows)
-        if last.bias is not None:
-            last.bias = _taken(last.bias, index)
     for module in unwrap(model).modules():
+        for name, parameter in list(module.named_parameters(recurse=False, remove_duplicate=False)):
+            if id(parameter) in taken:  # under whatever name: heads of masked words hold their bias twice
+                setattr(module, name, taken[id(parameter)])
         if getattr(module, "vocab_size", None) == before:
             cast(Any, module).vocab_size = len(rows)
         padding = getattr(module, "padding_idx", None)
