@@ -49,12 +49,13 @@ def prune_dynamically_(
 ) -> StageResult:
     """Train `model` in place under moving masks, which it holds from then on; see `train_dynamic`.
 
+    It ends in evaluation mode, as after `niwaki.finetune`.
+
     It is trained on `training`, on `data` where there are none; allocations look at `data`. The adapters of a
     `PeftModel` stay attached; the LoRA that a plain model is trained by is merged at the end.
     """
     check_model(model)
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    training_before = model.training
     calibration = training_data(model, data, labels=False)
     tuned, result, _, _ = train_dynamic(
         model, config, calibration if training is None else training, calibration=calibration, progress=progress
@@ -63,7 +64,6 @@ def prune_dynamically_(
         merge_(tuned)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(required[name])
-    model.train(training_before)
     return result
 
 
