@@ -1,7 +1,8 @@
-"""Words of a command line, and what the command writes."""
+"""Words of a command line, what the command writes, and how a launcher starts it several times."""
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 MEASURED = ("result.json", "README.md", "report.html")
@@ -18,3 +19,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     """File -> bytes of what a command wrote, but of files that hold times."""
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     return {name: path.read_bytes() for name, path in files.items() if name not in MEASURED}
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def launched_as(rank: int, count: int, port: int) -> dict[str, str]:
+    """The environment that a launcher gives one of `count` processes, which meet at a port of this machine."""
+    where = {"RANK": rank, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return {name: str(value) for name, value in (where | {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}).items()}

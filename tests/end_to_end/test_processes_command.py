@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 
@@ -17,7 +16,7 @@ from safetensors.torch import load_file
 
 import niwaki.processes
 import niwaki.run.inputs
-from helpers_command import contents
+from helpers_command import contents, free_port, launched_as
 from niwaki.cli import main
 from niwaki.train.step import Stepper
 
@@ -77,8 +76,7 @@ def start(rank, port, words, said, harm):
         for descriptor in (1, 2):
             os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
         sys.stdout, sys.stderr = (os.fdopen(descriptor, "w") for descriptor in (1, 2))
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        os.environ |= launched_as(rank, 2, port) | {"OMP_NUM_THREADS": "1"}
         torch.set_num_threads(1)
         PartialState._reset_state()  # of another test's Trainer
         if rank:
@@ -94,9 +92,7 @@ def start(rank, port, words, said, harm):
 
 def statuses_of_both(words, said, harm=lambda: None):
     """How two processes end that run a command together; what they say goes into the file `said`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     children = [start(rank, port, words, said, harm) for rank in (0, 1)]
     return tuple(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
 

@@ -24,7 +24,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -44,6 +43,7 @@ import niwaki.evaluate.latency
 import niwaki.methods.dynamic.plots
 import niwaki.run.recipe
 from common import RESULTS, note, resumed
+from helpers_command import MEASURED, free_port, launched_as
 from helpers_text import letter_tokenizer
 from niwaki.config import DynamicSparsityTraining, Finetune, LayerAdaptive, Recipe, Stage, Structured
 from niwaki.run import run_recipe
@@ -57,8 +57,6 @@ CASES: dict[str, tuple[Stage, ...]] = {
 }
 ROW = 10
 """Kills of a row of the log."""
-MEASURED = ("result.json", "README.md", "report.html")
-"""Files that hold times."""
 OPERATIONS = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "open")
 
 
@@ -78,17 +76,12 @@ def started(
     place: Path, case: str, seed: int, processes: int, operation: int | None = None, count_to: Path | None = None
 ) -> list[int]:
     """Fork a run of a case, the first process of which is killed at so many file operations; its processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    found = []
+    port, found = free_port(), []
     for rank in range(processes):
-        where = {"RANK": rank, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        many = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
         child = os.fork()
         if not child:
             if processes > 1:
-                os.environ |= {name: str(value) for name, value in (where | many).items()}
+                os.environ |= launched_as(rank, processes, port)
             run(place, case, seed, *((None, None) if rank else (operation, count_to)))
         found.append(child)
     return found

@@ -66,11 +66,16 @@ class LinearProfile:
 Profiles = dict[str, LinearProfile]
 
 
+def possible_zeros(profiles: Profiles) -> tuple[int, int]:
+    """The fewest and the most zeros that the bounds allow."""
+    return sum(profile.fewest for profile in profiles.values()), sum(profile.most for profile in profiles.values())
+
+
 def possible_sparsities(profiles: Profiles) -> tuple[float, float]:
-    """The least and the most that the bounds allow."""
+    """The same as parts of all weights."""
+    fewest, most = possible_zeros(profiles)
     total = sum(profile.size for profile in profiles.values())
-    least, most = (sum(getattr(profile, end) for profile in profiles.values()) / total for end in ("fewest", "most"))
-    return least, most
+    return fewest / total, most / total
 
 
 def check_budget(profiles: Profiles, zeros: int, spared: str = "") -> None:
@@ -80,9 +85,10 @@ def check_budget(profiles: Profiles, zeros: int, spared: str = "") -> None:
         RequestError: with the range of sparsity that they can.
     """
     total = sum(profile.size for profile in profiles.values())
-    least, most = possible_sparsities(profiles)
-    if not round(least * total) <= zeros <= round(most * total):
-        rule = f"sparsity must be {least:.4g} to {most:.4g} with min_sparsity and max_sparsity as asked"
+    fewest, most = possible_zeros(profiles)
+    if not fewest <= zeros <= most:
+        least, highest = possible_sparsities(profiles)
+        rule = f"sparsity must be {least:.4g} to {highest:.4g} with min_sparsity and max_sparsity as asked"
         raise RequestError(f"{rule} and the zeros that are there already{spared}, got {zeros / total:.4g}")
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from niwaki.adapters import bias_of, merge_
 from niwaki.allocation.budget import Budget, bounds_of, budgets_of
-from niwaki.anatomy import Site, Units, check_filter, linears_of, sites_of
+from niwaki.anatomy import Site, check_filter, linears_of, sites_of
 from niwaki.checkpoint import mapped_copy, merged
 from niwaki.config import Structured
 from niwaki.data import mean_length
@@ -212,19 +212,19 @@ class _Cutting:
             warnings=warnings,
         )
 
-    def _uneven(self, sites: Sequence[Units]) -> tuple[str, ...]:
+    def _uneven(self, sites: Sequence[Site]) -> tuple[str, ...]:
         """A warning where uniform widths were asked, and some layers are wider for the budget to be met exactly."""
-        widths: dict[tuple[str, int], list[int]] = {}
+        if self.config.allocation != "uniform":
+            return ()
+        widths: dict[tuple[str, int], set[int]] = {}
         for site in sites:
             if self.config.may_cut(site):
-                widths.setdefault((site.kind, self.before[site.name]), []).append(site.units)
-        uneven = [f"{kind} {min(each)} to {max(each)}" for (kind, _), each in widths.items() if len({*each}) > 1]
-        if self.config.allocation != "uniform" or not uneven:
+                widths.setdefault((site.kind, self.before[site.name]), set()).add(site.units)
+        uneven = ", ".join(f"{kind} {min(each)} to {max(each)}" for (kind, _), each in widths.items() if len(each) > 1)
+        if not uneven:
             return ()
-        asked = (
-            f"{self.budget.kind} {self.budget.fraction:g} was met exactly by widths that differ ({', '.join(uneven)})"
-        )
-        return (f"uniform: {asked}: the model needs Niwaki to load, or another budget",)
+        met = f"{self.budget.kind} {self.budget.fraction:g} was met exactly by widths that differ ({uneven})"
+        return (f"uniform: {met}: the model needs Niwaki to load, or another budget",)
 
     def _left(self, site: Site) -> SiteResult:
         """What is left of a site, as it was scored first; of heads one by one, while neurons are too many for that."""

@@ -18,6 +18,7 @@ from niwaki.allocation.sparsity import (
     Profiles,
     check_budget,
     possible_sparsities,
+    possible_zeros,
     towards_uniform,
 )
 from niwaki.anatomy import linears_of
@@ -162,7 +163,7 @@ class WeightPlan(Plan):
             found = {name: profile.size // pattern.m * (pattern.m - pattern.n) for name, profile in profiles.items()}
             return {name: zeros if profiles[name].most else 0 for name, zeros in found.items()}
         # An early step of a ramp asks for no fewer zeros than the bounds and the zeros that are there already.
-        least = sum(profile.fewest for profile in profiles.values())
+        least, _ = possible_zeros(profiles)
         wanted = round(sparsity * sum(profile.size for profile in profiles.values()))
         check_budget(profiles, max(wanted, least) if config.steps > 1 else wanted, config.told)
         found = SPARSITY_ALLOCATORS[config.rule](profiles, max(wanted, least), config.importance_power or 1.0)
