@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -48,9 +48,19 @@ def byte_level(**options) -> Tokenizer:
     return made
 
 
+def byte_level_of_llama_3(**options) -> Tokenizer:
+    """As `byte_level`, but that text is split as Llama 3's is: by three digits, with what stands before a word."""
+    made = byte_level(**options)
+    rule = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    split = pre_tokenizers.Split(Regex(rf"{rule}|\s+(?!\S)|\s+"), "isolated")
+    bytes_of = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_of])
+    return made
+
+
 def whole_words_first() -> Tokenizer:
     """As Llama 3's: a word that is a token is taken whole, also where no merges lead to it."""
-    plain = json.loads(byte_level().to_str())
+    plain = json.loads(byte_level_of_llama_3().to_str())
     plain["model"]["ignore_merges"] = True
     gone = set(map(tuple, plain["model"]["merges"][40:80]))
     plain["model"]["merges"] = [pair for pair in plain["model"]["merges"] if tuple(pair) not in gone]

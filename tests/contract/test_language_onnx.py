@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from niwaki.anatomy import sites_of
 from niwaki.errors import RequestError
 from niwaki.evaluate import greedy
 from niwaki.export import export_onnx, in_onnxruntime
+from niwaki.export.onnx import plain_of, write_beside
 from niwaki.export.onnx.check import check_finite
 from niwaki.export.onnx.quantize import dynamic, matrices_of
 from niwaki.export.onnx.session import Session
@@ -52,6 +54,14 @@ def test_the_same_text_as_generate(family, tmp_path):
     _check_names(placed.file)
     dynamic(placed.file)(tmp_path / "int8.onnx", matrices_of(placed.file))
     check_finite(model, Session(tmp_path / "int8.onnx"), None, "int8")
+
+
+def test_how_it_ends_and_draws_stands_beside_the_graph(tmp_path):
+    model = tiny("llama", layers=1)
+    model.generation_config.update(eos_token_id=[1, 5], do_sample=True, temperature=0.7)
+    write_beside(plain_of(model, "onnx"), tmp_path, None)
+    found = GenerationConfig.from_pretrained(tmp_path)
+    assert (found.eos_token_id, found.do_sample, found.temperature) == ([1, 5], True, 0.7)
 
 
 def _check_names(file):

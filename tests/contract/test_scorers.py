@@ -139,6 +139,43 @@ def test_attention_variance_is_zero_for_an_even_head():
     assert (scores[[0, 2, 3]] > 1e-4).all()
 
 
+def test_an_even_head_is_even_within_its_window():
+    """Outside a sliding window there are no keys, so a local head that spreads evenly does not vary either."""
+    model = tiny("mistral")
+    model.config.sliding_window = 3
+    with torch.no_grad():
+        model.model.layers[0].self_attn.q_proj.weight.zero_()
+    seen = []
+    hook = model.model.layers[0].self_attn.register_forward_hook(lambda _m, _a, out: seen.append(out[1]))
+    scores = observe(model, batches(family="mistral"), need_of(UNIT_NEEDS, "attention-variance"))
+    hook.remove()
+    over_keys = torch.as_tensor(scores.sites["layer.0.attention"].attention)[:, 0]
+    assert (seen[0].nan_to_num(0.0) > 0).sum(-1).max() == 3  # the window is there
+    torch.testing.assert_close(over_keys, torch.zeros_like(over_keys), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["activation", "activation-variance"])
+def test_layers_that_run_twice_are_averaged_over_both(name):
+    model, data = tiny("mobilellm"), batches(family="mobilellm")
+    seen = {site.name: [] for site in sites_of(model) if site.kind == "ffn"}
+    keep = data[0]["attention_mask"].bool()
+    hooks = [
+        site.output.register_forward_pre_hook(lambda _m, args, name=site.name: seen[name].append(args[0][keep]))
+        for site in sites_of(model)
+        if site.kind == "ffn"
+    ]
+    logits(model, data[0])
+    for hook in hooks:
+        hook.remove()
+    found = _scores(model, "ffn", name, data)
+    for site in sites_of(model):
+        if site.kind == "ffn":
+            x, sizes = torch.cat(seen[site.name]).double(), site.output.weight.double().norm(dim=0)
+            assert len(seen[site.name]) == 2
+            by_hand = x.square().mean(0).sqrt() * sizes if name == "activation" else x.var(0, correction=0) * sizes**2
+            torch.testing.assert_close(found[site.name].double(), by_hand, rtol=1e-4, atol=1e-8)
+
+
 def test_twins_are_seen_as_redundant_by_reconstruction_only():
     model = tiny()
     layer = model.distilbert.transformer.layer[0].ffn

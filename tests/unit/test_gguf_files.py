@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
+
 import gguf
 import numpy as np
 import pytest
 import torch
 from gguf.quants import dequantize
-from transformers import AutoModelForCausalLM, LlamaConfig
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PreTrainedTokenizerFast
 
 import niwaki
-from helpers_tokenizers import KINDS, tokenizer_of
+from helpers_tokenizers import KINDS, sentences, tokenizer_of
 from niwaki.anatomy import sites_of
 from niwaki.errors import RequestError, WorkError
 from niwaki.export import export_gguf, in_llama_cpp
 from niwaki.export.gguf import check
-from niwaki.export.gguf.vocabulary import PROBE
+from niwaki.export.gguf.splits import PROBE
 from niwaki.export.gguf.write import _endings
 from niwaki.surgery import cut_
 from tiny import batches, logits, tiny
@@ -66,6 +69,54 @@ def test_llama_cpp_cuts_texts_as_the_tokenizer_does(kind, tmp_path):
     assert found["tokenizer.ggml.add_bos_token"] is (marked[0] == tokenizer.bos_token_id)
     assert found["tokenizer.ggml.add_eos_token"] is (marked[-1] == tokenizer.eos_token_id)
     assert len(found["tokenizer.ggml.tokens"]) == 800
+
+
+@pytest.mark.parametrize("kind", MERGING[:2])
+def test_a_trimmed_vocabulary_is_split_by_the_rule_that_it_had(kind, tmp_path):
+    """With few tokens left all rules spell what is strange alike, byte by byte; what the texts have they do not."""
+    texts, names = sentences(40), []
+    for number, trim in enumerate((False, True)):
+        model, tokenizer, file = llama(), tokenizer_of(kind), tmp_path / f"{number}.gguf"
+        if trim:
+            tokenizer, _ = niwaki.trim_vocabulary_(model, tokenizer, texts)
+        export_gguf(model, file, tokenizer)
+        names.append(fields(file)["tokenizer.ggml.pre"])
+        session = check.Session(file)
+        for text in texts:
+            ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+            assert list(session._model.get_vocab().tokenize(text, False, False)) == ids
+    assert names == [{"byte-level": "gpt-2", "whole words first": "llama-bpe"}[kind]] * 2
+
+
+def test_whole_words_first_where_llama_cpp_merges_is_refused(tmp_path):
+    tokenizer = tokenizer_of("byte-level")
+    plain = json.loads(tokenizer.backend_tokenizer.to_str())
+    plain["model"]["ignore_merges"] = True
+    other = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(plain)))
+    with pytest.raises(RequestError, match=r"to gguf needs a tokenizer that llama.cpp cuts text as"):
+        export_gguf(llama(), tmp_path / "a.gguf", other)
+
+
+def test_all_endings_that_the_format_has_a_place_for_are_told(tmp_path):
+    model = llama()
+    model.generation_config.eos_token_id = [1, 5, 9]
+    export_gguf(model, tmp_path / "a.gguf", tokenizer_of("byte-level"))
+    found = fields(tmp_path / "a.gguf")
+    assert [found[f"tokenizer.ggml.{name}_token_id"] for name in ("eos", "eot", "eom")] == [1, 5, 9]
+
+
+def test_texts_beyond_a_sliding_window_are_refused_in_llama_cpp():
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=300, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=64, max_position_embeddings=64, sliding_window=6,
+    )  # fmt: skip
+    there = in_llama_cpp(AutoModelForCausalLM.from_config(config).eval()).model
+    there(input_ids=torch.ones(1, 6, dtype=torch.long))
+    with pytest.raises(RequestError, match=r"max_length must be at most 6 for llama\.cpp"):
+        there(input_ids=torch.ones(1, 7, dtype=torch.long))
+    with pytest.raises(RequestError, match=r"batch_size must be at most 256 for llama\.cpp, got 257"):
+        there(input_ids=torch.ones(257, 2, dtype=torch.long))
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in MERGING])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoTokenizer,
     BertTokenizer,
@@ -26,6 +26,7 @@ from transformers import (
 import niwaki
 from helpers_tokenizers import KINDS, sentences, tokenizer_of
 from niwaki.methods.vocabulary import retokenised
+from tiny import tiny
 
 FALLS_BACK = ("byte-level", "whole words first", "byte fallback", "unigram, bytes")
 many = functools.partial(settings, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -296,6 +297,22 @@ def test_wrong_requests():
         trim(old, ["", " "])
     with pytest.raises(niwaki.RequestError, match=r"tokenizer must be the model's own, with ids below 20, got id \d+"):
         trim(old, sentences(3), rows=20)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_a_chat_template_says_stays_in_the_vocabulary(strict):
+    """Also of one that takes no system message."""
+    tokens = ("<unk>", "<s>", "</s>", "a", "good", "film", "user", "system", "model", "other")
+    words = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    refusal = "{% if m['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}" if strict else ""
+    turns = "{% for m in messages %}" + refusal + "{{ m['role'] + ' ' + m['content'] + ' ' }}{% endfor %}"
+    tokenizer.chat_template = turns + "{% if add_generation_prompt %}model{% endif %}"
+    lm = tiny("llama")
+    lm.resize_token_embeddings(len(tokenizer))
+    trimmed, _ = niwaki.trim_vocabulary_(lm, tokenizer, ["good film"])
+    assert set(tokens) - set(trimmed.get_vocab()) == ({"other", "system"} if strict else {"other"})
 
 
 def test_tokenizers_that_cannot_be_rewritten_are_refused():

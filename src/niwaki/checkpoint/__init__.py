@@ -18,7 +18,7 @@ from niwaki.checkpoint.masks import write_masks
 from niwaki.checkpoint.plain import NewLabels, new_parameters
 from niwaki.checkpoint.read import load, task_of_checkpoint
 from niwaki.checkpoint.sentence import SentenceHead, plain_pooling
-from niwaki.checkpoint.tokenizer import agree_on_padding_, load_tokenizer
+from niwaki.checkpoint.tokenizer import agree_on_padding_, as_loaded, is_written_as_, load_tokenizer, write_tokenizer
 from niwaki.checkpoint.write import SHARD, merged, save, write_adapter, write_model
 from niwaki.surgery.shapes import METHOD, forget_, shapes_of
 
@@ -29,7 +29,9 @@ __all__ = [
     "NewLabels",
     "SentenceHead",
     "agree_on_padding_",
+    "as_loaded",
     "forget_",
+    "is_written_as_",
     "load",
     "load_tokenizer",
     "mapped_copy",
@@ -44,4 +46,5 @@ __all__ = [
     "write_adapter",
     "write_masks",
     "write_model",
+    "write_tokenizer",
 ]

@@ -1,7 +1,13 @@
-"""Load the tokenizer of a model, and make the two agree on padding."""
+"""Load the tokenizer of a model, make the two agree on padding, and write it as it came.
+
+A tokenizer remembers how it was called last (to how many tokens texts are cut), and is set up for the work here (to
+pad, to cut words). What is written is for others, who have not asked for that: so what cuts texts here is a copy, which
+knows the one that it was made of.
+"""
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,12 +23,38 @@ from niwaki.checkpoint.library import line
 from niwaki.checkpoint.sentence import place_of_model
 from niwaki.errors import RequestError
 
+_AS_LOADED = "_niwaki_as_loaded"
 
-def load_tokenizer(source: str | Path, base_model: str | None = None, *, of_words: bool = False) -> Any:
+
+def as_loaded(tokenizer: Any) -> Any:
+    """The tokenizer as it is written: the one that `load_tokenizer` made a copy of, any other itself."""
+    return getattr(tokenizer, _AS_LOADED, tokenizer)
+
+
+def is_written_as_(tokenizer: Any, loaded: Any) -> Any:
+    """`tokenizer`, which is to be written as `loaded` is."""
+    setattr(tokenizer, _AS_LOADED, loaded)
+    return tokenizer
+
+
+def write_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write the files of a tokenizer into an existing folder, `as_loaded`."""
+    as_loaded(tokenizer).save_pretrained(folder)
+
+
+def load_tokenizer(
+    source: str | Path,
+    base_model: str | None = None,
+    *,
+    of_words: bool = False,
+    new_head: bool = False,
+    padding: bool = False,
+) -> Any:
     """The tokenizer of a model folder or Hub id; of an adapter without one, its base model's.
 
     With `of_words` it is to cut words that are given one by one: where it tells them from pieces by the space before
-    them, each is taken to have one.
+    them, each is taken to have one, and it is written so where a `new_head` learns it. With `padding` the end of a text
+    pads where nothing else does, as masks hide it.
 
     Raises:
         RequestError: no files of a tokenizer, or one that needs code of its own.
@@ -30,12 +62,15 @@ def load_tokenizer(source: str | Path, base_model: str | None = None, *, of_word
     source = place_of_model(str(source))
     folder = local_folder(source)
     if (folder / "adapter_config.json").is_file() and beside(folder, "tokenizer_config.json") is None:
-        return load_tokenizer(base_of(folder, base_model), of_words=of_words)
+        base = base_of(folder, base_model)
+        return load_tokenizer(base, of_words=of_words, new_head=new_head, padding=padding)
     try:
         _check_own_code(source)
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        loaded = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = copy.deepcopy(loaded)
         if of_words and not getattr(tokenizer, "add_prefix_space", True):
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, add_prefix_space=True)
+            loaded = copy.deepcopy(tokenizer) if new_head else loaded
         tokenizer("a")  # what is damaged may load, and fail at the first text
         # Without files Transformers makes one that knows no word.
         if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
@@ -53,7 +88,9 @@ def load_tokenizer(source: str | Path, base_model: str | None = None, *, of_word
     templates = tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else {}
     if strange := [name for name in templates if Path(name).name != name]:
         raise RequestError(f"chat templates must have names that files can have, got {source!r} with {strange[0]!r}")
-    return tokenizer
+    if padding and tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return is_written_as_(tokenizer, loaded)
 
 
 _OWN_CODE = "tokenizer must load without code of its own, which is never run"
@@ -89,7 +126,7 @@ def agree_on_padding_(model: nn.Module, tokenizer: Any, new_head: bool = False) 
     rows = cast(Any, inner.get_input_embeddings()).weight.shape[0]
     if asked is None or not 0 <= asked < min(rows, len(tokenizer)):
         if padding is None and new_head and tokenizer.eos_token is not None:
-            tokenizer.pad_token = tokenizer.eos_token
+            _pad_with_(tokenizer, tokenizer.eos_token)
             padding = tokenizer.pad_token_id
         if padding is None:
             rule = "pad_token_id of the model's config, or its tokenizer, must say how rows are padded"
@@ -103,5 +140,11 @@ def agree_on_padding_(model: nn.Module, tokenizer: Any, new_head: bool = False) 
         token = tokenizer.convert_ids_to_tokens(asked)
         rule = "pad_token_id of the config of a decoder that classifies must be its tokenizer's, or another special one"
         raise RequestError(f"{rule}, got {asked}, which is {token!r}, and {padding} of the tokenizer")
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(asked)
+    _pad_with_(tokenizer, tokenizer.convert_ids_to_tokens(asked))
     return f"rows are padded with id {asked}, as its config says (its tokenizer's was {padding})"
+
+
+def _pad_with_(tokenizer: Any, token: str) -> None:
+    """Have a tokenizer pad with a token, here and where it is written."""
+    for each in (tokenizer, as_loaded(tokenizer)):
+        each.pad_token = token

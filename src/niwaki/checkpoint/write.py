@@ -24,6 +24,7 @@ from niwaki.checkpoint.folder import atomic_folder
 from niwaki.checkpoint.library import quiet
 from niwaki.checkpoint.masks import write_held
 from niwaki.checkpoint.sentence import SentenceHead
+from niwaki.checkpoint.tokenizer import write_tokenizer
 from niwaki.errors import RequestError
 from niwaki.masks import MaskedLinear, pack
 from niwaki.numerics.layout import to_out_in
@@ -76,7 +77,7 @@ def write_model(
         elif held:
             write_held(folder, held)
     if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
+        write_tokenizer(tokenizer, folder)
     if isinstance(beside := pooling_of(model), SentenceHead):
         beside.write(folder)
 

@@ -22,6 +22,11 @@ REPAIRS = ("none", "bias", "least-squares")
 BUDGETS = ("flops", "params", "latency")
 _OF_LATENCY = ("latency_batch_size", "latency_length", "latency_engine")
 """Options that a budget in latency alone looks at."""
+_OF_OTHER_PART = {
+    "attention": ("neuron_score", "round_to", "min_neurons"),
+    "ffn": ("head_score", "head_unit", "min_heads"),
+}
+"""Options that are not looked at where only one part is cut."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,12 +118,16 @@ class Structured(UnitScores, Filter, Recovery, Planned):
         check_seed(self)
         if self.round_to is not None:
             check_at_least(self, 1, "round_to")
+        if self.only is not None:
+            check_unused(self, f"only {self.only}", *_OF_OTHER_PART[self.only])
         if self.latency is None:
             kind = "keep_quality" if self.keep_quality is not None else self.budget[0]
             check_unused(self, f"a budget in {kind}", *_OF_LATENCY)
 
     def resolved(self) -> Structured:
         """The same with the units that are meant written out; the latency of single query heads is not measured."""
+        if self.only == "ffn":
+            return self
         auto = "both" if self.latency is None and self.allocation == "global" else "group"
         return dataclasses.replace(self, head_unit=auto if self.head_unit == "auto" else self.head_unit)
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from niwaki.adapters import bias_of, merge_
 from niwaki.allocation.budget import Budget, bounds_of, budgets_of
-from niwaki.anatomy import Site, check_filter, linears_of, sites_of
+from niwaki.anatomy import Site, check_filter, linears_of, sites_of, unwrap
 from niwaki.checkpoint import mapped_copy, merged
 from niwaki.config import Structured
 from niwaki.data import mean_length
@@ -33,6 +33,7 @@ from niwaki.results import SiteResult, StageResult
 from niwaki.scoring.beside import scores_beside
 from niwaki.scoring.units import UNIT_NEEDS, score_units
 from niwaki.surgery import Kept, cut_
+from niwaki.surgery.shapes import loads_plainly, shapes_of
 from niwaki.train.data import TrainingData
 from niwaki.train.recover import recover_
 
@@ -199,7 +200,7 @@ class _Cutting:
                 asked = f"{budget.fraction:g} of dense was asked"
                 warnings = (f"latency: {asked}, {achieved:.3f} was measured at the end",)
         else:
-            achieved, warnings = budget.kept(sites), self._uneven(sites)
+            achieved = budget.kept(sites)
         return StageResult(
             name=UnitPlan.KIND,
             kind=budget.kind,
@@ -209,22 +210,25 @@ class _Cutting:
             forward_passes=self.passes.forward,
             backward_passes=self.passes.backward,
             layers=tuple(self._left(site) for site in sites),
-            warnings=warnings,
+            warnings=warnings + self._not_plain(sites),
         )
 
-    def _uneven(self, sites: Sequence[Site]) -> tuple[str, ...]:
-        """A warning where uniform widths were asked, and some layers are wider for the budget to be met exactly."""
-        if self.config.allocation != "uniform":
+    def _not_plain(self, sites: Sequence[Site]) -> tuple[str, ...]:
+        """A warning where uniform widths were asked and the model needs Niwaki to load nevertheless, and why."""
+        if self.config.allocation != "uniform" or loads_plainly(self.model):
             return ()
         widths: dict[tuple[str, int], set[int]] = {}
         for site in sites:
             if self.config.may_cut(site):
                 widths.setdefault((site.kind, self.before[site.name]), set()).add(site.units)
         uneven = ", ".join(f"{kind} {min(each)} to {max(each)}" for (kind, _), each in widths.items() if len(each) > 1)
-        if not uneven:
-            return ()
-        met = f"{self.budget.kind} {self.budget.fraction:g} was met exactly by widths that differ ({uneven})"
-        return (f"uniform: {met}: the model needs Niwaki to load, or another budget",)
+        if uneven:
+            met = f"{self.budget.kind} {self.budget.fraction:g} was met exactly by widths that differ ({uneven})"
+            return (f"uniform: {met}: the model needs Niwaki to load, or another budget",)
+        alike = len(set(map(str, shapes_of(unwrap(self.model))))) == 1
+        kind = unwrap(self.model).config.model_type
+        why = f"no plain config of a {kind} model says such widths" if alike else f"layers differ{self.config.told}"
+        return (f"uniform: {why}: the model needs Niwaki to load, or export --to remote-code",)
 
     def _left(self, site: Site) -> SiteResult:
         """What is left of a site, as it was scored first; of heads one by one, while neurons are too many for that."""

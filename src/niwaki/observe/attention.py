@@ -7,8 +7,9 @@ For a query q of a row with K real keys and head h, let p be the distribution ov
   much the head's pattern changes from query to query (0: the same pattern whatever the query).
 
 A head that looks everywhere alike, or at the same place whatever it reads, does not vary: the seed's text calls it
-redundant. Padding keys and padding queries do not count. In a causal model K is the number of real keys that the query
-may see, itself and what came before it. The heads of one unit are taken together.
+redundant. Padding keys and padding queries do not count. K is the number of real keys that the query may see: in a
+causal model itself and what came before it, in a sliding window what lies in it. The heads of one unit are taken
+together.
 """
 
 from __future__ import annotations
@@ -46,7 +47,10 @@ def _observed_attention(
     if attention_mask is not None:
         scores = scores + attention_mask
     probabilities = scores.softmax(-1)
-    return (probabilities @ value).transpose(1, 2).contiguous(), probabilities
+    mixed = (probabilities @ value).transpose(1, 2).contiguous()
+    if attention_mask is not None:  # of padding, of what comes later, of what is outside a sliding window
+        probabilities = probabilities.masked_fill(attention_mask < torch.finfo(scores.dtype).min / 2, torch.nan)
+    return mixed, probabilities
 
 
 @contextmanager
@@ -88,13 +92,18 @@ def attention_seen(
 
 
 def attention_moments(probabilities: Tensor, keep: Tensor, site: Site) -> Tensor:
-    """Sums `[units, 3]` of one batch: variance over keys, over inputs, and the count of (row, query) pairs."""
+    """Sums `[units, 3]` of one batch: variance over keys, over inputs, and the count of (row, query) pairs.
+
+    `probabilities` `[rows, heads, queries, keys]` are NaN, or just 0, at keys that a query may not see.
+    """
     real = keep.to(probabilities)
     keys = real[:, None, None, :]
     queries = real[:, None, :, None]
     count = real.sum(1).clamp(min=1)[:, None, None, None]  # a row of padding alone adds nothing
     visible = keys.expand(-1, 1, keep.shape[1], -1).tril() if site.causal else keys
-    p = probabilities * keys
+    if probabilities.shape[1]:  # all heads of a layer see the same
+        visible = visible * ~probabilities[:, :1].isnan()
+    p = probabilities.nan_to_num(0.0) * keys
     even = 1 / visible.sum(-1, keepdim=True).clamp(min=1)
     over_keys = ((p - even).square() * visible).sum(-1, keepdim=True) * queries
     mean = (p * queries).sum(2, keepdim=True) / count

@@ -22,6 +22,7 @@ from niwaki.run.evaluation import check_measured
 from niwaki.run.folder import temporary_files_in
 from niwaki.run.inputs import Inputs, check_out, read_data, read_inputs
 from niwaki.run.likeness import Side
+from niwaki.surgery.shapes import loads_plainly
 
 
 def run_export(request: Export, quiet: bool = False) -> None:
@@ -44,6 +45,8 @@ def run_export(request: Export, quiet: bool = False) -> None:
         asked |= {} if calibration is None else {"calibration": calibration}
         spared = FILLS[request.to](model, place, tokenizer, **asked) or []
         say_spared(request.quantize, len(spared), quiet)
+        if request.to == "merged" and not loads_plainly(model):
+            say("merged: its layers are not as a plain config says, so it loads after `import niwaki` alone", quiet)
         if side is not None and request.max_drop is not None:
             rounded = OF_EXPORT[request.to](side.model, place, spared).model
             say(f"{request.quantize}: {check_drop(rounded, side, request.max_drop)}", quiet)

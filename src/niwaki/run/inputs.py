@@ -34,11 +34,12 @@ from niwaki.checkpoint import (
 )
 from niwaki.config import Request
 from niwaki.data import Batches, Table, read_table
+from niwaki.data.labels import say_nothing
 from niwaki.data.running_text import Protocol, text_of
 from niwaki.data.sentences import texts_as_read
 from niwaki.errors import RequestError
 from niwaki.progress import say
-from niwaki.run.rows import Cut, cut_table
+from niwaki.run.rows import Cut, cut_table, outputs_of
 
 
 @dataclass(frozen=True)
@@ -101,20 +102,29 @@ def read_inputs(request: Request, labels: NewLabels | None = None, quiet: bool =
         _pool_by_(model, request.pooling)
     if fresh:
         say("model: a new task head, to be trained", quiet)
-    tokenizer = load_tokenizer(request.model, request.base_model, of_words=supported_task(model).labels == "token")
+    tokenizer = tokenizer_for(model, request.model, request.base_model, new_head=bool(fresh))
     if changed := agree_on_padding_(model, tokenizer, new_head=bool(fresh)):
         say(f"model: {changed}", quiet)
     check_model(model)
     check_asked_task(request, model)
+    _check_cut(request, model)
     language = is_language_model(model)
-    if language and tokenizer.pad_token_id is None:  # windows are padded by their mask: any token does
-        tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
         raise RequestError(f"model must have a tokenizer with a padding token, got {request.model!r} without pad_token")
     length = request.max_length if language else min(request.max_length, longest_input(model))
     named = request.label_names is not None
     cut = Cut(length, request.stride, request.bos, named, request.task, request.seed)
     return Inputs(model, tokenizer, request.batch_size, cut, quiet)
+
+
+def tokenizer_for(model: Any, source: str | Path, base_model: str | None = None, *, new_head: bool = False) -> Any:
+    """The tokenizer at `source`, set up to cut text for `model`.
+
+    Raises:
+        RequestError: see `niwaki.checkpoint.load_tokenizer`.
+    """
+    of_words, padding = supported_task(model).labels == "token", is_language_model(model)
+    return load_tokenizer(source, base_model, of_words=of_words, new_head=new_head, padding=padding)
 
 
 def without_head(request: Request) -> bool:
@@ -132,6 +142,20 @@ def _pool_by_(model: Any, pooling: str) -> None:
     if task_of(model) is not BODY or pooling_of(model) is not None:
         raise RequestError(f"pooling must be asked of {BODY.what}, got {pooling!r} for {what}")
     pool_by_(model, plain_pooling(pooling, unwrap(model).config.hidden_size, longest_input(model)))
+
+
+def _check_cut(request: Request, model: Any) -> None:
+    """Refuse to be told how text is cut that is not cut so.
+
+    Raises:
+        RequestError: naming the option, and what the model is.
+    """
+    task, language = supported_task(model), is_language_model(model)
+    if request.bos and not language:
+        raise RequestError(f"bos must be asked of a language model, whose text it cuts, got {task.what}")
+    if request.stride is not None and not language and task.labels != "span":
+        rule = "stride must be asked of a language model or a model that answers questions, whose text it cuts"
+        raise RequestError(f"{rule}, got {task.what}")
 
 
 def check_asked_task(request: Request, model: Any) -> None:
@@ -197,12 +221,18 @@ def name_outputs_(model: Any, names: tuple[str, ...]) -> None:
     """Name the outputs of a classifier, in place and in their order: what it is saved with, and labels are read by.
 
     Raises:
-        RequestError: not as many names as outputs, or no outputs that have names.
+        RequestError: not as many names as outputs, or no outputs that have names; the model's own names turned round.
     """
     config = unwrap(model).config
     if labels_of(model) not in ("class", "several", "token"):
         raise RequestError(f"label_names must be asked of a model of classes, got {' '.join(names)}")
     if config.num_labels != len(names):
         raise RequestError(f"label_names must be the model's {config.num_labels}, got {len(names)}: {' '.join(names)}")
+    outputs = outputs_of(model)
+    own = sorted(outputs, key=lambda name: outputs[name])
+    bare = say_nothing(own) or all(map(str.isdecimal, own))
+    if set(own) == set(names) and own != list(names) and not bare:
+        rule = f"label_names must be in the order in which the model names them itself, {' '.join(own)}"
+        raise RequestError(f"{rule}, or other names, got {' '.join(names)}")
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}

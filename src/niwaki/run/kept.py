@@ -33,7 +33,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from niwaki.anatomy import pool_by_, pooling_of, unwrap
-from niwaki.checkpoint import load, load_tokenizer, new_parameters, write_adapter, write_model
+from niwaki.checkpoint import load, new_parameters, write_adapter, write_model, write_tokenizer
 from niwaki.config import recipe_to_dict
 from niwaki.errors import NiwakiError
 from niwaki.masks import MaskedLinear
@@ -44,6 +44,7 @@ from niwaki.processes import for_all, from_first, is_first
 from niwaki.progress import say
 from niwaki.results import SiteResult, StageResult
 from niwaki.run.code import code_digest
+from niwaki.run.inputs import tokenizer_for
 from niwaki.run.tasks import Tasks
 from niwaki.run.work import Work
 
@@ -173,7 +174,7 @@ class Kept:
         place, work = self._folder / self._names[number], self._came
         notes = json.loads((place / _NOTES).read_text("utf-8"))
         if (place / _TOKENIZER).is_dir():
-            work = work.with_tokenizer(load_tokenizer(place / _TOKENIZER))
+            work = work.with_tokenizer(tokenizer_for(work.model, place / _TOKENIZER))
         model = _read_model(place, notes, work)
         if digest(model) != notes["digest"]:
             raise ValueError(f"the model after stage {number + 1} is not what it was")
@@ -237,7 +238,7 @@ def _write(folder: Path, work: Work, with_tokenizer: bool) -> None:
     if hidden := {name: tensor.detach().contiguous() for name, tensor in _hidden(model)}:
         save_file(hidden, folder / _HIDDEN)
     if with_tokenizer:
-        work.inputs.tokenizer.save_pretrained(folder / _TOKENIZER)
+        write_tokenizer(work.inputs.tokenizer, folder / _TOKENIZER)
 
 
 def _hidden(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -33,16 +33,21 @@ OUTLIER = 5.0
 Linears = Sequence[BlockLinear]
 
 
+def _seen(linear: BlockLinear, statistics: Statistics) -> int:
+    """How many tokens came by a linear: all of them every time that its layer ran."""
+    return statistics.tokens * linear.site.runs
+
+
 def output_gradient(linears: Linears, statistics: Statistics, seed: int) -> dict[str, float]:
     """Mean absolute gradient of a row's task loss at the output."""
     del seed
-    return {x.name: statistics.linears[x.name].gradient_size / (statistics.tokens * x.shape[0]) for x in linears}
+    return {x.name: statistics.linears[x.name].gradient_size / (_seen(x, statistics) * x.shape[0]) for x in linears}
 
 
 def activation_magnitude(linears: Linears, statistics: Statistics, seed: int) -> dict[str, float]:
     """Mean absolute output."""
     del seed
-    return {x.name: statistics.linears[x.name].activation_size / (statistics.tokens * x.shape[0]) for x in linears}
+    return {x.name: statistics.linears[x.name].activation_size / (_seen(x, statistics) * x.shape[0]) for x in linears}
 
 
 def gradient_activation(linears: Linears, statistics: Statistics, seed: int) -> dict[str, float]:
@@ -58,7 +63,7 @@ def fisher(linears: Linears, statistics: Statistics, seed: int) -> dict[str, flo
     for linear in linears:
         sums = statistics.linears[linear.name]
         g = torch.as_tensor(sums.gradient_squares).double() / statistics.rows
-        h = torch.as_tensor(sums.input_squares).double() / statistics.tokens
+        h = torch.as_tensor(sums.input_squares).double() / _seen(linear, statistics)
         found[linear.name] = float(0.5 * g @ effective_weight(linear.module).double().square() @ h) / linear.size
     return found
 
@@ -66,7 +71,7 @@ def fisher(linears: Linears, statistics: Statistics, seed: int) -> dict[str, flo
 def block_influence(linears: Linears, statistics: Statistics, seed: int) -> dict[str, float]:
     """Mean of 1 - cos(input, output) of the linear's block."""
     del seed
-    return {x.name: max(0.0, statistics.linears[x.name].influence / statistics.tokens) for x in linears}
+    return {x.name: max(0.0, statistics.linears[x.name].influence / _seen(x, statistics)) for x in linears}
 
 
 def outliers(linears: Linears, statistics: Statistics, seed: int) -> dict[str, float]:

@@ -45,7 +45,7 @@ def attention_variance(site: Site, statistics: Statistics, seed: int) -> Tensor:
 def activation(site: Site, statistics: Statistics, seed: int) -> Tensor:
     """Root mean square of the activation times the norm of the outgoing weights, `[units]`."""
     del seed
-    squares = torch.as_tensor(statistics.linears[site.output_name].input_squares) / statistics.tokens
+    squares = torch.as_tensor(statistics.linears[site.output_name].input_squares) / (statistics.tokens * site.runs)
     per_column = squares.sqrt() * effective_weight(site.output).norm(dim=0)
     return per_column.reshape(site.units, site.width).sum(1)
 
@@ -53,9 +53,9 @@ def activation(site: Site, statistics: Statistics, seed: int) -> Tensor:
 def activation_variance(site: Site, statistics: Statistics, seed: int) -> Tensor:
     """Variance of the activation times the squared norm of the outgoing weights, `[units]`."""
     del seed
-    sums = statistics.linears[site.output_name]
-    mean = torch.as_tensor(sums.inputs) / statistics.tokens
-    variance = (torch.as_tensor(sums.input_squares) / statistics.tokens - mean.square()).clamp_min(0)
+    sums, seen = statistics.linears[site.output_name], statistics.tokens * site.runs
+    mean = torch.as_tensor(sums.inputs) / seen
+    variance = (torch.as_tensor(sums.input_squares) / seen - mean.square()).clamp_min(0)
     per_column = variance * effective_weight(site.output).square().sum(0)
     return per_column.reshape(site.units, site.width).sum(1)
 

@@ -73,6 +73,12 @@ def write_shapes_(config: Any, model: PreTrainedModel) -> None:
         setattr(config, key, value)
 
 
+def loads_plainly(model: nn.Module) -> bool:
+    """Whether a plain config says the shapes of the layers, so that Transformers loads them without Niwaki."""
+    inner = unwrap(model)
+    return _plain_values(inner, shapes_of(inner)) is not None
+
+
 def record_shapes_(model: nn.Module) -> None:
     """Write the shapes of the layers into the model's config, which becomes its own where other models share it."""
     inner = unwrap(model)

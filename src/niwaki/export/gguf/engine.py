@@ -21,6 +21,8 @@ from niwaki.export.gguf.llama_cpp import Session
 from niwaki.export.packages import check_installed
 from niwaki.export.placed import Placed, folder_of
 
+MOST_ROWS = 256
+"""Sequences that llama.cpp takes at once."""
 _ROOM = 1024
 """Tokens that a text can go on for: memory is taken for all of them at once."""
 
@@ -68,7 +70,12 @@ def _placed(there: PreTrainedModel, file: Path) -> Placed:
         real = torch.ones_like(input_ids, dtype=torch.bool)
         if past_key_values is None:
             real = real if attention_mask is None else attention_mask.bool()
+            if len(input_ids) > MOST_ROWS:
+                raise RequestError(f"batch_size must be at most {MOST_ROWS} for llama.cpp, got {len(input_ids)}")
             length = max(1, int(real.sum(1).max()))
+            if length > longest:
+                rule = f"max_length must be at most {longest} for llama.cpp, where every token sees all before it"
+                raise RequestError(f"{rule}, got a text of {length} tokens")
             session.start(len(input_ids), min(longest, length + _ROOM) if use_cache else length)
         session.feed([row[own].tolist() for row, own in zip(input_ids, real, strict=True)])
         return _Output(session, real)

@@ -1,8 +1,4 @@
-"""The tokenizer of a model as a GGUF file holds it: found by trial, as llama.cpp has to cut texts as it does.
-
-llama.cpp knows the rules by which byte-level tokenizers split text before they merge by a name, and the tokenizer does
-not say it. So the names are tried on a text, in llama.cpp itself; one that cuts it alike is taken.
-"""
+"""The tokenizer of a model as a GGUF file holds it: found by trial, as llama.cpp has to cut texts as it does."""
 
 from __future__ import annotations
 
@@ -14,20 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from niwaki.checkpoint import as_loaded
 from niwaki.errors import RequestError
 from niwaki.export.gguf.llama_cpp import tokenize
-
-_BYTE_LEVEL_SPLITS = (
-    *("gpt-2", "llama-bpe", "qwen2", "smollm", "starcoder", "tekken", "gpt-4o", "falcon", "deepseek-llm", "olmo"),
-    *("deepseek-coder", "deepseek-v3", "command-r", "stablelm2", "smaug-bpe", "glm4", "exaone", "refact", "default"),
-)
-"""Names that llama.cpp has for rules of splitting, those of well-known models first."""
-PROBE = (
-    "The gardener's pine isn't old: it's 127 years, 3 months and 14 days; she'd pruned it 1,024 times, WE'LL say.\n"
-    "  Two spaces,   three\tand a tab.\n\n\nCafé, naïve, Straße, Ελλάδα, Москва, 日本の庭木 2026年, 한국어, ไทย 🌲🌳!\n"
-    "def prune(model, *, flops=0.5):\r\n    return model['layers'][0].heads != None  # e.g. $x_1 + y^2$ (50%)\n"
-)
-"""A text of what tokenizers split differently."""
+from niwaki.export.gguf.splits import NAMES, PROBE, trial_of
 
 
 @dataclass(frozen=True)
@@ -72,12 +58,12 @@ def add_vocabulary(writer: Any, tokenizer: Any, size: int, endings: list[int]) -
         return
     _found(tokenizer, size).add_to(writer)
     for name in ("bos", "eos", "unk", "sep", "pad"):
-        token = getattr(tokenizer, f"{name}_token_id", None)
+        token = getattr(as_loaded(tokenizer), f"{name}_token_id", None)
         if token is not None:
             getattr(writer, f"add_{name}_token_id")(token)
     more = [token for token in endings if token != tokenizer.eos_token_id]
-    if more:
-        writer.add_eot_token_id(more[0])
+    for add, token in zip((writer.add_eot_token_id, writer.add_eom_token_id), more, strict=False):
+        add(token)
     bare, marked = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
     writer.add_add_bos_token(bool(marked) and marked[0] == tokenizer.bos_token_id and marked[:1] != bare[:1])
     writer.add_add_eos_token(bool(marked) and marked[-1] == tokenizer.eos_token_id and marked[-1:] != bare[-1:])
@@ -100,8 +86,7 @@ def _found(tokenizer: Any, size: int) -> Vocabulary:
                 return vocabulary
             file.unlink()
     rule = "to gguf needs a tokenizer that llama.cpp cuts text as"
-    how = f"{len(candidates)} ways to say it were tried" if len(candidates) > 1 else "it was tried"
-    raise RequestError(f"{rule}, got {type(tokenizer).__name__}, whose cuts of a trial text it does not make ({how})")
+    raise RequestError(f"{rule}, got {type(tokenizer).__name__}, whose cuts of a trial text it does not make")
 
 
 def _candidates(tokenizer: Any, size: int) -> list[Vocabulary]:
@@ -115,7 +100,8 @@ def _candidates(tokenizer: Any, size: int) -> list[Vocabulary]:
     pairs = told["model"]["merges"]
     if not told["model"]["byte_fallback"]:
         merges = [" ".join(pair) for pair in pairs]
-        return [Vocabulary("gpt2", tokens, kinds, merges=merges, split=split) for split in _BYTE_LEVEL_SPLITS]
+        splits = _splits(backend, bool(told["model"].get("ignore_merges")))
+        return [Vocabulary("gpt2", tokens, kinds, merges=merges, split=split) for split in splits]
     # What merges by the token that comes of it has the order of the first pair that it comes of.
     ranks: dict[str, int] = {}
     for rank, pair in enumerate(pairs):
@@ -123,6 +109,21 @@ def _candidates(tokenizer: Any, size: int) -> list[Vocabulary]:
     scores = [-float(ranks.get(token, len(pairs))) for token in tokens]
     first = tokenizer.convert_ids_to_tokens(tokenizer("a", add_special_tokens=False)["input_ids"])
     return [Vocabulary("llama", tokens, kinds, scores=scores, space_first=first[0].startswith("▁"))]
+
+
+def _splits(backend: Any, ignore_merges: bool) -> list[str]:
+    """The names of the rules by which llama.cpp splits as `backend` does."""
+    from gguf import TokenType
+
+    tokens, pairs, wanted = trial_of(backend, ignore_merges)
+    kinds, merges, found = [int(TokenType.NORMAL)] * len(tokens), [" ".join(pair) for pair in pairs], []
+    with tempfile.TemporaryDirectory() as place:
+        for name in NAMES:
+            file = Path(place) / f"{name}.gguf"
+            _write_alone(Vocabulary("gpt2", tokens, kinds, merges=merges, split=name), file)
+            if tokenize(file, PROBE) == wanted:
+                found.append(name)
+    return found
 
 
 def _tokens(tokenizer: Any, told: dict[str, Any], size: int) -> tuple[list[str], list[int]]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from niwaki.adapters import remove_masks_
 from niwaki.anatomy import check_task, pooling_of, unwrap
-from niwaki.checkpoint import SentenceHead, forget_, merged
+from niwaki.checkpoint import SentenceHead, forget_, merged, write_tokenizer
 from niwaki.config.engine import check_quantization
 from niwaki.errors import RequestError
 from niwaki.export.calibration import Calibration
@@ -108,8 +108,10 @@ def write_beside(plain: PreTrainedModel, folder: Path, tokenizer: Any) -> None:
     """Write what a graph in `folder` is read with: the configuration, the tokenizer, what makes a sentence encoder."""
     forget_(plain.config)
     plain.config.save_pretrained(folder)
+    if plain.can_generate() and plain.generation_config is not None:
+        plain.generation_config.save_pretrained(folder)
     if tokenizer is not None:
-        tokenizer.save_pretrained(folder)
+        write_tokenizer(tokenizer, folder)
     if isinstance(beside := pooling_of(plain), SentenceHead):
         beside.write(folder)
 

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from niwaki.errors import RequestError, WorkError
 from niwaki.export.onnx.attention import attention_as_one_node
 from niwaki.export.onnx.check import check_exact, padded_batches
+from niwaki.export.onnx.empty import empty_linears_as_biases
 from niwaki.export.onnx.graph import graph_of
 from niwaki.export.onnx.rewrite import rewrite_
 from niwaki.export.onnx.session import Session
@@ -31,7 +32,7 @@ def write_graph(model: PreTrainedModel, file: Path, tokenizer: Any) -> None:
     batches = padded_batches(model, tokenizer)
     example = graph.example(batches[-1])
     try:
-        with silent(), torch.no_grad(), attention_as_one_node(model):
+        with silent(), torch.no_grad(), attention_as_one_node(model), empty_linears_as_biases(model):
             program = torch.onnx.export(
                 graph,
                 kwargs=example,

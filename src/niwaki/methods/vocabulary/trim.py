@@ -7,17 +7,20 @@ logits; a language model has fewer tokens to share its probability among, so its
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jinja2 import TemplateError
 from torch import nn
 
 from niwaki.adapters import check_model
 from niwaki.anatomy import pooling_of
-from niwaki.checkpoint import SentenceHead
+from niwaki.checkpoint import SentenceHead, as_loaded, is_written_as_
 from niwaki.config import Vocabulary
 from niwaki.errors import RequestError
 from niwaki.methods.vocabulary.needed import Parts, alphabet, characters_of, entries_of, most_used, with_parts
@@ -63,8 +66,8 @@ def trim_vocabulary_(
     started = time.perf_counter()
     asked = config or Vocabulary()
     check_model(model)
-    rows, fixed = embeddings_of(model)[0].num_embeddings, named_rows(model) | _of_prompts(model, tokenizer)
-    description = description_of(tokenizer)
+    rows, description = embeddings_of(model)[0].num_embeddings, description_of(tokenizer)
+    fixed = named_rows(model) | _of_prompts(model, tokenizer) | _of_chats(tokenizer)
     texts = [texts] if isinstance(texts, str) else list(texts)
     corpus = _tokenised(tokenizer, texts)
     tokens = {*tokenizer.get_vocab().values(), *(index for _, index in entries_of(description["model"]))}
@@ -79,7 +82,9 @@ def trim_vocabulary_(
         warnings.append(f"vocabulary: {bare} of the {rows} rows of the embeddings had no token and are gone")
     if bare or len(kept) < len(tokens):
         order = order_of(description, kept)
-        new = trimmed(tokenizer, description, order)
+        new, loaded = trimmed(tokenizer, description, order), as_loaded(tokenizer)
+        if loaded is not tokenizer:
+            is_written_as_(new, trimmed(loaded, description_of(loaded), order))
         found = _compared(tokenizer, new, texts, corpus)
         # A config may name a row that no token has: it comes after those that one has.
         keep_rows_(model, order + sorted(fixed - kept))
@@ -107,6 +112,24 @@ def _of_prompts(model: nn.Module, tokenizer: Any) -> set[int]:
         return set()
     texts = [text.lower() if head.lower else text for text in head.prompts.values() if text]
     return set().union(*(tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts))
+
+
+_CHATS = (("system",), ("user",), ("system", "user", "assistant"), ("user", "assistant"))
+
+
+def _of_chats(tokenizer: Any) -> set[int]:
+    """Ids of what the chat template puts around messages: an instruct model is to see the headers that it knows."""
+    templates = tokenizer.chat_template
+    found = set[int]()
+    for name in templates if isinstance(templates, dict) else [None] if templates else []:
+        for roles, ask in itertools.product(_CHATS, (False, True)):
+            chat = [{"role": role, "content": "a"} for role in roles]
+            with suppress(TemplateError, TypeError, ValueError):  # some take no system message, or not two of a kind
+                text = tokenizer.apply_chat_template(
+                    chat, chat_template=name, tokenize=False, add_generation_prompt=ask
+                )
+                found.update(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return found
 
 
 def check_trimmable(model: nn.Module, tokenizer: Any) -> None:
