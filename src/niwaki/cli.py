@@ -335,7 +335,8 @@ def push_folder(
     repository: Annotated[str, typer.Argument(help="Model repository on the Hub, owner/name; made if it is new.")],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository that others cannot see.")] = False,
     with_report: Annotated[
-        bool, typer.Option("--with-report", help="Also report.html and result.json, which show rows of the data.")
+        bool,
+        typer.Option("--with-report", help="Also report.html, result.json, recipe.yaml: rows of the data, paths."),
     ] = False,
     quiet: Quiet = False,
 ) -> None:

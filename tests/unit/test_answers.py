@@ -9,7 +9,9 @@ import torch
 from transformers import BertForQuestionAnswering
 
 import niwaki
+from helpers_tasks import model_of
 from helpers_text import tiny_tokenizer
+from niwaki.anatomy import ANSWERER
 from niwaki.data import Batches, read_table
 from niwaki.data.answers import encode_answers
 from niwaki.data.batches import ANSWER
@@ -188,3 +190,37 @@ def test_questions_without_answers_are_looked_at_alone(tmp_path):
     path.write_text(json.dumps({"question": "is the plot good", "answer": "it is"}), encoding="utf-8")
     with pytest.raises(niwaki.RequestError, match=r"columns question and context without, got question, answer"):
         cut_table(read_table(str(path)), model, tokenizer, Cut(24), "train")
+
+
+def cut_off(*starts):
+    """A batch of rows of 12 tokens whose answers start at these places; 12 is none of them."""
+    places = torch.tensor(starts)
+    ids = torch.randint(5, 18, (len(starts), 12), generator=torch.Generator().manual_seed(len(starts)))
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "start_positions": places,
+        "end_positions": places,
+    }
+
+
+def test_rows_whose_answer_is_cut_off_have_no_loss():
+    """The loss of all rows is that of parts, each as often as `losses` says of it."""
+    model = model_of(ANSWERER, "bert", layers=1)
+    batch = cut_off(3, 12, 0, 12, 12, 7)
+    parts = [{name: value[rows] for name, value in batch.items()} for rows in (slice(0, 2), slice(2, 6))]
+    assert [ANSWERER.losses(each) for each in (batch, *parts)] == [3, 1, 2]
+    with torch.no_grad():
+        whole, *losses = (float(model(**each).loss) for each in (batch, *parts))
+    assert whole == pytest.approx(sum(loss * n for loss, n in zip(losses, (1, 2), strict=True)) / 3, rel=1e-5)
+
+
+def test_a_batch_without_an_answer_is_not_trained_on():
+    model = model_of(ANSWERER, "bert", layers=1)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    said = r"data: batch 1: start_positions must be a place in one row at least, .* got 12, the length, in every row"
+    with pytest.raises(niwaki.RequestError, match=said):
+        niwaki.finetune(model, niwaki.Finetune(), [cut_off(3, 12), cut_off(12, 12)])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    asked = niwaki.LayerAdaptive(sparsity=0.5, weight_score="magnitude", allocation="uniform", repair="none")
+    niwaki.prune_(model, asked, [cut_off(12, 12)])  # which takes no loss

@@ -11,6 +11,11 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from helpers_tasks import batches_of, model_of
+from helpers_text import tiny_tokenizer
+from niwaki.anatomy import TASKS
+from niwaki.data import Batches, token_mask, without_labels
+from niwaki.data.running_text import pack
 from niwaki.evaluate import behaviour, judge
 from niwaki.evaluate.fidelity import fidelity, fidelity_of
 from niwaki.evaluate.judged import Judged, NextTokens
@@ -108,3 +113,48 @@ def test_the_loss_of_a_language_model_by_place_and_token():
     ]
     others = Judged({}, next_tokens=NextTokens([torch.tensor([1.0])], [torch.tensor([7])], str))
     assert behaviour(sides[0], others) == {}
+
+
+def asked_of(task: str) -> tuple[list[dict[str, torch.Tensor]], list[torch.Tensor]]:
+    """Batches of a task, and at which tokens the model is asked: of windows that overlap for every token once."""
+    if task == "causal":
+        rows, _ = pack("a good film . the dull plot is not bright . " * 9, tiny_tokenizer(), 10, 3)
+        data = list(Batches(rows, tiny_tokenizer(), 4))
+        where = [torch.zeros_like(batch["labels"], dtype=torch.bool) for batch in data]
+        for batch, found in zip(data, where, strict=True):
+            for row, place in (batch["labels"] != -100).nonzero().tolist():
+                found[row, place - 1] |= place > 0
+        assert sum(int(found.sum()) for found in where) == 99 - 1
+        return data, where
+    data = batches_of(NAMED[task], count=2)
+    for batch in data:  # a hidden word here and there, or the first piece of a word
+        batch["labels"][:, ::3] = -100
+    return data, [batch["labels"] != -100 for batch in data]
+
+
+NAMED = {task.name: task for task in TASKS}
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("task", ["masked", "token-classification", "causal"])
+def test_models_are_alike_where_they_were_asked(task, labelled):
+    """Against a computation by hand; what the measuring keeps of both models says the same."""
+    family = "llama" if task == "causal" else "bert"
+    dense, pruned = (model_of(NAMED[task], family, seed, layers=1) for seed in (0, 1))
+    data, where = asked_of(task)
+    if not labelled:
+        data = [without_labels(batch) for batch in data]
+        where = [token_mask(batch).bool() for batch in data]
+    with torch.no_grad():
+        p, q = (
+            torch.cat([model(**without_labels(x)).logits[keep] for x, keep in zip(data, where, strict=True)])
+            for model in (dense, pruned)
+        )
+    p, q = p.log_softmax(-1), q.log_softmax(-1)
+    wanted = {"agreement": float((p.argmax(-1) == q.argmax(-1)).float().mean())}
+    wanted |= {"kl": float((p.exp() * (p - q)).sum(-1).mean())}
+    assert fidelity(dense, pruned, data) == pytest.approx(wanted, rel=1e-4)
+    if labelled and task != "causal":
+        kept = [judge(model, data).predictions for model in (dense, pruned)]
+        assert [len(each.values) for each in kept] == [len(p)] * 2
+        assert fidelity_of(*kept) == pytest.approx(wanted, rel=1e-4)

@@ -275,3 +275,44 @@ def test_sample_is_a_repeatable_subset() -> None:
     assert sample(given, 10, 1) != sample(given, 10, 2)
     assert len(set(sample(given, 10, 1))) == 10
     assert sample(given, 99, 1) == given
+
+
+PLAIN = {"query": "is it", "choices": ["good", "bad"]}
+FORMS = {
+    "plain": ({**PLAIN, "answer": 1}, "answer"),
+    "gold first": ({**PLAIN, "gold": 1, "answer": 0}, "gold"),
+    "ARC": ({"question": "is it", "choices": {"text": ["x", "y"], "label": ["A", "B"]}, "answerKey": "B"}, "answerKey"),
+    "PIQA": ({"goal": "to open", "sol1": "pull", "sol2": "push", "label": 1}, "label"),
+    "PIQA and more": ({"goal": "to open", "sol1": "pull", "sol2": "push", "label": 1, "answer": 0}, "label"),
+    "plain and more": ({**PLAIN, "answer": 1, "answerKey": "A"}, "answer"),
+}
+"""Rows of every form that has choices, whose second choice is right, and the column that says so."""
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_choices_have_their_answer_in_a_column_of_their_own(tmp_path: Path, form: str) -> None:
+    row, own = FORMS[form]
+    path = tmp_path / "data.jsonl"
+    path.write_text(json.dumps({**row, "id": 7}))
+    assert read_table(str(path)).labels == [1]
+    assert read_table(str(path), label_column=own).labels == [1]
+    for other in {*row, "id", "nowhere"} - {own}:
+        with pytest.raises(
+            RequestError, match=f"label_column must be '{own}' for questions of the form .*got '{other}'"
+        ):
+            read_table(str(path), label_column=other)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_questions_on_contexts_have_columns_of_their_own(tmp_path: Path, suffix: str) -> None:
+    row = {"id": "1", "question": "is it", "context": "a film", "answers": {"text": ["film"], "answer_start": [2]}}
+    asked = {"id": "1", "question": "is it", "answers": [{"text": "film", "answer_start": 2}]}
+    nested = {"data": [{"title": "t", "paragraphs": [{"context": "a film", "qas": [asked]}]}]}
+    path = tmp_path / f"data{suffix}"
+    path.write_text(json.dumps(nested if suffix == ".json" else {**row, "label": 1}))
+    wanted = [[{"text": "film", "start": 2}]]
+    assert read_table(str(path), ("question", "context"), "answers").labels == wanted
+    with pytest.raises(RequestError, match=r"label_column must be 'answers' for questions .* got 'label'"):
+        read_table(str(path), label_column="label")
+    with pytest.raises(RequestError, match=r"text_columns must be \('question', 'context'\) for .* got \('context',\)"):
+        read_table(str(path), ("context",))

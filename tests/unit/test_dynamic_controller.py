@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from niwaki.adapters import effective_weight, masks_of, remove_masks_
 from niwaki.anatomy import linears_of, sites_of, weight_of
 from niwaki.masks import MaskedLinear
 from niwaki.methods.dynamic import restore_controller_, save_controller
-from niwaki.methods.dynamic.history import read_history, summary, write_history
+from niwaki.methods.dynamic.history import read_history, write_history
 from niwaki.surgery import cut_
 from niwaki.train.step import Stepper
 from tiny import batches, logits, tiny, with_lora
@@ -274,7 +275,7 @@ def test_what_is_dropped_at_the_end_is_part_of_the_update_at_its_step():
     with pytest.warns(UserWarning, match="dropped untrained"):
         controller.finish()
     assert [row.linear for row in controller.history] == list(updated)
-    found = summary(controller.history, controller.sizes)
+    found = controller.summary(3)
     assert found["mask/sparsity"] == pytest.approx(0.6, abs=1e-3)
     before = sum(mask.numel() - int(mask.sum()) for mask in controller.first.values())
     gone = sum(row.dropped - row.grown for row in controller.history)
@@ -400,7 +401,7 @@ def test_the_history_reads_back_and_sums_up(tmp_path):
     assert read_history(tmp_path / "history.jsonl") == controller.history
     steps = sorted({row.step for row in controller.history})
     assert steps == list(controller.schedule.updates)
-    last = summary([row for row in controller.history if row.step == steps[-1]], controller.sizes)
+    last = controller.summary(steps[-1])
     assert last["mask/sparsity"] == pytest.approx(0.6, abs=1e-4)
     # From a dense first mask the distance is the sparsity, and all that grows had been active before.
     assert last["mask/distance"] == pytest.approx(0.6, abs=1e-4)
@@ -419,3 +420,19 @@ def test_pictures_are_drawn(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {
         "dynamic.jsonl", "dynamic-schedule.png", "dynamic-history.png",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("spared", [{"only": "ffn"}, {"keep_layers": (0,)}])
+def test_the_sparsity_that_is_logged_is_that_of_all_linears(spared):
+    model = tiny()
+    niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.2, weight_score="magnitude", repair="none"), batches())
+    callback = niwaki.DynamicSparsity(**{**OPTIONS, "sparsity": 0.5, **spared})
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    controller = callback.attach(model, optimizer, 10)
+    run(model, controller, optimizer, 10)
+    logs, state = {}, SimpleNamespace(log_history=[{}])
+    callback.controller = controller
+    callback.on_log(None, state, None, logs=logs)
+    assert logs["mask/sparsity"] == pytest.approx(controller.zeros / controller.total, abs=1e-9)
+    assert logs["mask/sparsity"] == pytest.approx(0.5, abs=1e-3)
+    assert state.log_history == [logs]

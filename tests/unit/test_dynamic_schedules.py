@@ -8,11 +8,19 @@ import inspect
 import pytest
 
 import niwaki
+from helpers_text import tiny_tokenizer
+from niwaki.config import Recipe
 from niwaki.config.by_name import by_name
 from niwaki.config.dynamic import DROPS, FRACTIONS, GROWS, SCHEDULES
+from niwaki.data import Table
 from niwaki.methods.dynamic import fractions, plan_schedule, sparsities
 from niwaki.methods.dynamic.schedules import SHARES, SPARSITIES
 from niwaki.methods.dynamic.scores import DROP_SCORERS, GROW_SCORERS
+from niwaki.run.checks import check_recipe
+from niwaki.run.inputs import Inputs
+from niwaki.run.rows import Cut
+from niwaki.run.work import cut_rows
+from tiny import tiny
 
 
 def test_every_name_has_its_function_and_every_function_its_name():
@@ -151,3 +159,27 @@ def test_what_is_looked_at_may_be_given_and_replaced(options):
 def test_an_unknown_option_is_refused():
     with pytest.raises(niwaki.RequestError, match=r"options must be sparsity and any of .*got sparsity, dropp"):
         niwaki.DynamicSparsity(sparsity=0.5, dropp="magnitude")
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [({}, 16), ({"gradient_accumulation": 4}, 4), ({"gradient_accumulation": 3}, 6), ({"early_stopping": 1}, 14)],
+)
+@pytest.mark.parametrize("before", [(), (niwaki.Structured(flops=0.9),)])
+def test_a_recipe_is_refused_where_its_training_has_too_few_steps(options, steps, before):
+    """Of 16 batches: steps take several at a time, and of an eighth none is made."""
+    table = Table("memory", None, 64, ("text",), "label", [("a good film",)] * 64, [0, 1] * 32)
+    model = tiny(labels=2)
+    inputs = Inputs(model, tiny_tokenizer(), 4, Cut(8), quiet=True)
+
+    def check(needed):
+        # The one update is at the last step, by which the sparsity is to be reached.
+        stage = niwaki.DynamicSparsityTraining(
+            sparsity=0.5, epochs=1, interval=needed, reach=float(needed), stop=float(needed), **options
+        )
+        recipe = Recipe(model="m", out="o", train_data="t", eval_data="e", stages=(*before, stage))
+        check_recipe(cut_rows(recipe, inputs, table, table))
+
+    check(steps)
+    with pytest.raises(niwaki.RequestError, match=f"at least {steps + 1} steps are needed, got {steps}"):
+        check(steps + 1)

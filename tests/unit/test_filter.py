@@ -150,6 +150,7 @@ def test_masks_that_move_count_the_zeros_that_stay():
     asked = niwaki.DynamicSparsityTraining(sparsity=0.5, only="ffn", epochs=2, interval=2)
     done = niwaki.prune_(model, asked, data)
     assert done.achieved == pytest.approx(0.5, abs=1 / total)
+    assert done.details["course"][-1]["sparsity"] == pytest.approx(done.achieved, abs=1e-9)
     zeros = sum(int((~torch.as_tensor(mask_of(linear.module))).sum()) for linear in linears_of(model))
     assert zeros == round(0.5 * total)
     for linear, mask in zip(linears, before, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ import pytest
 from transformers import PreTrainedModel
 
 from helpers_text import tiny_tokenizer
+from niwaki.anatomy import CLASSIFIER
 from niwaki.config import Finetune, Recipe, read_recipe, recipe_from_dict, recipe_to_dict, write_recipe
 from niwaki.data import Table, class_ids, label_map, label_names, predicts_numbers, read_table
 from niwaki.errors import RequestError
 from niwaki.run import to_rows
+from niwaki.run.heads import new_labels
 from niwaki.run.inputs import Inputs, name_outputs_
 from niwaki.run.likeness import Side, likeness
 from niwaki.run.rows import Cut
@@ -232,3 +235,61 @@ def test_outputs_in_another_order_are_not_compared():
         sides.append(Side(model, Inputs(model, tiny_tokenizer(), 1, Cut(8), quiet=True), rows))
     assert likeness(sides[0], sides[1]) == {}
     assert likeness(sides[1], sides[2])["agreement"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("labels", "column", "said"),
+    [
+        (["0.5", "n/a", "1.25"], "label", "must hold numbers, with a decimal point, .* got 'n/a' in row 2"),
+        (["0,5", "1,25", "3,0"], "label", "must hold numbers, with a decimal point, .* got '0,5' in row 1"),
+        ([0.5, None, 1.5], "label", "got None in row 2"),
+        (["1", "2", "many"], "score", "'score' of 'memory' must hold numbers, .* got 'many' in row 3"),
+    ],
+)
+def test_most_of_a_column_of_numbers_is_no_class(labels: list, column: str, said: str) -> None:
+    given = dataclasses.replace(table(labels), label_column=column)
+    with pytest.raises(RequestError, match=said) as error:
+        new_labels(request(), given, CLASSIFIER)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "names"),
+    [
+        (["a", "b", "0.5"], None, ("0.5", "a", "b")),
+        ([1, 0], None, ("0", "1")),
+        (["yes, but", "no"], None, ("no", "yes, but")),
+        ([0.5, 1.0, 0.25], None, ("",)),
+        (["1.0", "0.5", "0.5"], ("0.5", "1.0"), ("0.5", "1.0")),  # a data set that names its classes so
+        (["1.0", "1", "2.0"], None, ("1", "1.0", "2.0")),  # text, as no number of it is lost
+    ],
+)
+def test_classes_of_a_new_head_are_what_they_were(labels: list, classes: tuple | None, names: tuple) -> None:
+    found = new_labels(request(), table(labels, classes), CLASSIFIER)
+    assert found is not None
+    assert found.names == names
+
+
+def test_names_of_the_model_in_another_order_are_refused() -> None:
+    said = "label_names must be in the order in which the model names them itself, NEGATIVE POSITIVE"
+    model = classifier(*SENTIMENT)
+    with pytest.raises(RequestError, match=f"{said}, or other names, got POSITIVE NEGATIVE"):
+        name_outputs_(model, ("POSITIVE", "NEGATIVE"))
+    assert model.config.id2label == {0: "NEGATIVE", 1: "POSITIVE"}
+    name_outputs_(model, ("NEGATIVE", "POSITIVE"))
+    name_outputs_(model, ("neg", "pos"))
+    assert model.config.id2label == {0: "neg", 1: "pos"}
+    bare = classifier("LABEL_0", "LABEL_1")
+    name_outputs_(bare, ("LABEL_1", "LABEL_0"))
+    assert bare.config.id2label == {0: "LABEL_1", 1: "LABEL_0"}
+
+
+def test_what_the_error_says_to_ask_for_can_be_asked() -> None:
+    """Names `1` and `0` can be read in two ways; both ways of settling that are taken."""
+    with pytest.raises(RequestError, match="--label-names 1 0 reads them as names, --label-names 0 1 as numbers"):
+        class_ids(table([0, 1]), CROSSED)
+    for names, labels in ((("1", "0"), [1, 0]), (("0", "1"), [0, 1])):
+        model = classifier("1", "0")
+        name_outputs_(model, names)
+        rows = to_rows(table([0, 1]), model, tiny_tokenizer(), 8, named=True)
+        assert [row["labels"] for row in rows] == labels

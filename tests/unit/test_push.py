@@ -35,7 +35,7 @@ class Hub(BaseHTTPRequestHandler):
         return self._answer(commit if "/commit/" in self.path else {})
 
     def do_GET(self):
-        self._answer({"id": "me/small", "sha": "0" * 40, "siblings": [], "private": True})
+        self._answer({"id": "me/small", "sha": "0" * 40, "siblings": [], "private": not self.server.public})
 
     def _answer(self, found, status=200):
         text = json.dumps(found).encode()
@@ -52,7 +52,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub(monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.asked, server.refuses = [], False
+    server.asked, server.refuses, server.public = [], False, False
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
@@ -69,6 +69,7 @@ def folder(tmp_path):
     with atomic_folder(tmp_path / "small") as new:
         (new / "config.json").write_text("{}")
         (new / "report.html").write_text("rows of the data")
+        (new / "recipe.yaml").write_text("train_data: /home/somebody/train.tsv")
         (new / "adapter").mkdir()
         (new / "adapter" / "adapter_config.json").write_text("{}")
     (tmp_path / "small" / "diary.txt").write_text("mine")
@@ -83,7 +84,7 @@ def test_what_niwaki_wrote_is_pushed_and_rows_of_the_data_only_where_asked(hub, 
     assert made.get("private") or made.get("visibility") == "private"
     committed = next(body for path, body in hub.asked if "/commit/" in path).decode().splitlines()
     files = {line["value"]["path"]: line["value"]["content"] for line in map(json.loads, committed[1:])}
-    assert set(files) == {"config.json", "adapter/adapter_config.json", *["report.html"] * with_report}
+    assert set(files) == {"config.json", "adapter/adapter_config.json", *["report.html", "recipe.yaml"] * with_report}
     assert base64.b64decode(files["config.json"]) == b"{}"
 
 
@@ -92,6 +93,15 @@ def test_a_refusal_of_the_hub_is_one_line(hub, folder):
     with pytest.raises(WorkError, match="the Hub did not take 'me/small'") as raised:
         push(folder, "me/small")
     assert "\n" not in str(raised.value)
+
+
+def test_nothing_goes_to_a_public_repository_where_a_private_one_is_asked(hub, folder):
+    hub.public = True
+    with pytest.raises(WorkError, match="the Hub has 'me/small' already, and it is public; nothing was uploaded"):
+        push(folder, "me/small", private=True)
+    assert [path for path, _ in hub.asked] == ["/api/repos/create"]
+    push(folder, "me/small")
+    assert any("/commit/" in path for path, _ in hub.asked)
 
 
 def test_what_is_not_niwakis_or_no_model_or_no_name_is_refused(hub, folder, tmp_path):

@@ -6,15 +6,28 @@ import dataclasses
 import html as html_module
 import io
 import re
+import shlex
 import shutil
 
 import pytest
 from huggingface_hub import ModelCard
 from rich.console import Console
+from typer.main import get_command
 
+from niwaki import cli
+from niwaki.config import (
+    DynamicSparsityTraining,
+    Finetune,
+    LayerAdaptive,
+    Recipe,
+    Structured,
+    Vocabulary,
+    recipe_to_dict,
+)
 from niwaki.errors import RequestError
 from niwaki.report import course_lines, is_page, model_card, page, result_table
 from niwaki.report.headline import frontier
+from niwaki.report.request import command, trains
 from niwaki.results import Result, read_result, write_result
 
 SIDE = {"quality": {"accuracy": 0.9}, "params": 1000, "flops": 2e6, "size_bytes": 4000, "zeros": 0}
@@ -229,6 +242,94 @@ def test_a_result_that_is_none_is_refused(tmp_path, text):
         (tmp_path / "result.json").write_text(text)
     with pytest.raises(RequestError, match="DIR must hold"):
         read_result(tmp_path / "result.json")
+
+
+def asked_for(*stages, **options):
+    """A result of this recipe."""
+    options = {"model": "a model", "out": "o", "train_data": "t", "eval_data": "e"} | options
+    return dataclasses.replace(RESULT, recipe=recipe_to_dict(Recipe(stages=stages, **options)))
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        (Finetune(weight_decay=0.0, learning_rate_warmup=0.0), "--weight-decay 0.0 --learning-rate-warmup 0.0"),
+        (Structured(flops=0.5, min_heads=0, min_neurons=0, seed=3), "--min-heads 0 --min-neurons 0"),
+        (
+            LayerAdaptive(0.5, allocation="inverse-importance", importance_strength=0.0, keep_layers=(0,)),
+            "--importance-strength 0.0",
+        ),
+        (DynamicSparsityTraining(sparsity=0.5, update_fraction=0.0), "--update-fraction 0.0"),
+        (Vocabulary(), "niwaki prune vocabulary"),
+    ],
+)
+def test_the_command_asks_the_same_again(monkeypatch, stage, said):
+    """Read by the command's own parser."""
+    result = asked_for(stage, seed=getattr(stage, "seed", 0), label_names=("no", "-1"), same_data=True)
+    line = command(result)
+    assert all(words in line for words in re.split(" (?=--)", said))
+    found = []
+    monkeypatch.setattr(cli, "_run", lambda recipe, options: found.append(recipe))
+    get_command(cli.app).main(cli._spread(shlex.split(line)[1:]), standalone_mode=False)
+    assert [recipe_to_dict(recipe) for recipe in found] == [result.recipe]
+
+
+def test_what_flags_cannot_say_is_asked_by_the_recipe():
+    """Flags have one seed."""
+    again = "niwaki run o/recipe.yaml --overwrite"
+    assert command(asked_for(Structured(flops=0.5, seed=1))) == again
+    assert command(asked_for(Structured(flops=0.5), seed=1)) == again
+    assert command(asked_for(Structured(flops=0.5), Finetune())) == again
+    assert "prune structured" in command(asked_for(Structured(flops=0.5, seed=1), seed=1))
+
+
+@pytest.mark.parametrize(
+    ("stages", "trained"),
+    [
+        ((Structured(flops=0.5), Vocabulary()), False),
+        ((Structured(flops=0.5, recover_epochs=1),), True),
+        ((Vocabulary(), Finetune()), True),
+        ((DynamicSparsityTraining(sparsity=0.5),), True),
+        ((LayerAdaptive(sparsity=0.5),), False),
+    ],
+)
+def test_rows_that_were_trained_on_are_said_where_there_was_training(stages, trained):
+    result = dataclasses.replace(asked_for(*stages, train_samples=123), run={**RESULT.run, "seconds": 1.0})
+    assert trains(result) is trained
+    html = page([result])
+    assert "rows of the training data at most" in html
+    assert (", trained on 123" in html) is trained
+
+
+def test_results_of_other_evaluation_data_are_not_compared():
+    said = "They were measured on different evaluation data"
+    ours, same, other, of_hub, split = (
+        dataclasses.replace(RESULT, data={"eval": data})
+        for data in (
+            {"path": "a/dev.tsv", "sha256": "0"},
+            {"path": "b/dev.tsv", "sha256": "0"},
+            {"path": "a/dev.tsv", "sha256": "1"},
+            {"path": "glue/sst2", "sha256": None, "split": "validation"},
+            {"path": "glue/sst2", "sha256": None, "split": "test"},
+        )
+    )
+    for results, alike in (([ours, same], True), ([ours, other], False), ([of_hub, of_hub, split], False)):
+        html = page(results)
+        assert (said in html) is not alike
+        assert ("accuracy over latency, batch 1" in html) is alike
+    assert said not in page([ours])
+
+
+def test_local_files_are_called_by_their_names_alone():
+    data = {
+        "train": {"path": "/home/somebody/train.tsv", "sha256": "0"},
+        "eval": {"path": "/home/somebody/dev.tsv", "sha256": "1"},
+        "tasks": {"mine": {"path": "/home/somebody/asked.jsonl", "sha256": "2"}, "piqa": {"path": "piqa"}},
+    }
+    named = dataclasses.replace(RESULT, data=data, recipe={"model": "/home/somebody/m", "out": "/home/somebody/half"})
+    card = model_card(named, task="text-classification")
+    assert "Data: train train.tsv, eval dev.tsv, asked.jsonl, piqa. Seed 7." in card
+    assert "somebody" not in card
 
 
 @pytest.fixture(scope="module")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+import yaml
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
@@ -16,9 +19,21 @@ from transformers import (
 )
 
 import niwaki
+from helpers_tasks import model_of
 from niwaki.allocation.budget import budget_of
-from niwaki.anatomy import sites_of
-from niwaki.config import Demo, Export, Recipe, Scoring, read_recipe, recipe_from_dict, recipe_to_dict, write_recipe
+from niwaki.anatomy import TASKS, sites_of
+from niwaki.config import (
+    Demo,
+    Evaluation,
+    Export,
+    Recipe,
+    Scoring,
+    read_recipe,
+    recipe_from_dict,
+    recipe_to_dict,
+    write_recipe,
+)
+from niwaki.run.inputs import _check_cut
 from niwaki.surgery import cut_
 from tiny import batches, configs, tiny, with_lora
 
@@ -235,3 +250,94 @@ def test_recipe_round_trip(tmp_path):
 def test_exports_that_cannot_be(options, message):
     with pytest.raises(niwaki.RequestError, match=message):
         Export(model="m", out="o", **options)
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_the_seed_of_a_recipe_is_that_of_stages_that_name_none(tmp_path, written):
+    kinds = [{"kind": "structured", "flops": 0.5}, {"kind": "vocabulary"}, {"kind": "finetune", "seed": 0}]
+    plain = {"model": "m", "out": "o", "train_data": "t", "eval_data": "e", "seed": 5, "stages": kinds}
+    if written:
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(plain))
+    recipe = read_recipe(tmp_path / "recipe.yaml") if written else recipe_from_dict(plain)
+    assert (recipe.seed, recipe.stages[0].seed, recipe.stages[2].seed) == (5, 5, 0)
+    assert recipe_from_dict(recipe_to_dict(recipe)) == recipe
+    write_recipe(recipe, tmp_path / "again.yaml")
+    assert read_recipe(tmp_path / "again.yaml") == recipe
+    del plain["seed"]
+    assert [recipe_from_dict(plain).seed, recipe_from_dict(plain).stages[0].seed] == [0, 0]
+
+
+FLAT = "model: m\nout: o\ntrain_data: t\neval_data: e\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"{FLAT}model: n\nstages: [{{kind: finetune}}]\n", r"recipe must give every key once, got 'model' .* line 5 "),
+        (f"{FLAT}stages:\n- kind: finetune\n  epochs: 1\n  epochs: 2\n", "every key once, got 'epochs' .* line 8 "),
+        (
+            f"{FLAT}label_names: [no, yes]\nstages: [{{kind: finetune}}]\n",
+            r"label_names must hold text;.*quote.* False",
+        ),
+        (f"{FLAT}text_columns: [1.0]\nstages: [{{kind: finetune}}]\n", r"text_columns must hold text;.*quote.* 1\.0"),
+        (f"{FLAT}? [a, b]\n: 1\nstages: [{{kind: finetune}}]\n", "is not valid YAML"),
+    ],
+)
+def test_yaml_that_does_not_say_what_it_seems_to_is_refused(tmp_path, text, said):
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(niwaki.RequestError, match=said) as error:
+        read_recipe(tmp_path / "recipe.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_words_that_are_quoted_are_the_words(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(f"{FLAT}label_names: ['no', \"yes\", 7]\nstages: [{{kind: finetune}}]\n")
+    assert read_recipe(tmp_path / "recipe.yaml").label_names == ("no", "yes", "7")
+
+
+@pytest.mark.parametrize(
+    ("only", "options", "wrong"),
+    [
+        ("attention", {"neuron_score": "random"}, "neuron_score"),
+        ("attention", {"round_to": 4}, "round_to"),
+        ("attention", {"min_neurons": 0}, "min_neurons"),
+        ("ffn", {"head_score": "random"}, "head_score"),
+        ("ffn", {"head_unit": "group"}, "head_unit"),
+        ("ffn", {"min_heads": 0}, "min_heads"),
+    ],
+)
+def test_options_of_the_part_that_is_not_cut_are_refused(only, options, wrong):
+    with pytest.raises(niwaki.RequestError, match=f"{wrong} must not be given with only {only}"):
+        niwaki.Structured(flops=0.5, only=only, **options)
+
+
+@pytest.mark.parametrize(
+    ("only", "options"),
+    [("attention", {"head_score": "random", "min_heads": 2}), ("ffn", {"neuron_score": "random", "min_neurons": 2})],
+)
+def test_options_of_the_part_that_is_cut_are_taken(only, options):
+    asked = niwaki.Structured(flops=0.8, only=only, repair="none", **options)
+    done = niwaki.prune_(tiny(), asked, batches())
+    assert {site.kind for site in done.layers if site.kept < site.total} == {only}
+
+
+@pytest.mark.parametrize(
+    ("options", "task", "said"),
+    [
+        ({"bos": True}, "text-classification", "bos must be asked of a language model, whose text it cuts, got a"),
+        ({"stride": 4}, "text-classification", "stride must be asked of a language model or a model that answers"),
+        ({"stride": 4}, "token-classification", "stride must be asked of"),
+        ({"stride": 4}, "masked", "stride must be asked of"),
+        ({"bos": True}, "masked", "bos must be asked of a language model"),
+        ({"bos": True}, "question-answering", "bos must be asked of a language model"),
+        ({"stride": 4}, "question-answering", None),
+        ({"stride": 4, "bos": True}, "causal", None),
+        ({}, "text-classification", None),
+    ],
+)
+def test_how_text_is_cut_is_asked_of_models_whose_text_is(options, task, said):
+    asked = Evaluation(model="m", eval_data="e", out="o", **options)
+    named = next(each for each in TASKS if each.name == task)
+    model = model_of(named, "llama" if task == "causal" else "bert", layers=1)
+    with nullcontext() if said is None else pytest.raises(niwaki.RequestError, match=said):
+        _check_cut(asked, model)

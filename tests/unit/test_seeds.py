@@ -8,11 +8,15 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from transformers import DistilBertForMaskedLM
 
 import niwaki
+from helpers_text import tiny_tokenizer
 from niwaki.adapters import attach_lora
+from niwaki.data import Table
 from niwaki.numerics.seeds import seeded
-from tiny import batches, tiny, with_lora
+from niwaki.run.rows import Cut, cut_table
+from tiny import batches, configs, tiny, with_lora
 
 
 def state() -> tuple[object, ...]:
@@ -111,3 +115,17 @@ def test_a_failure_leaves_the_global_state_alone():
     with pytest.raises(ValueError, match="stop"), seeded(0):
         raise ValueError("stop")
     assert state() == before
+
+
+def test_words_that_are_hidden_to_measure_by_are_the_same_for_every_seed():
+    """Models of several seeds are compared; what they are trained on may differ."""
+    table = Table("memory", None, 6, ("text",), None, [("a good film is not the dull plot . " * 2,)] * 6, None)
+    model, tokenizer = DistilBertForMaskedLM(configs()["distilbert"]), tiny_tokenizer()
+    hidden = {
+        (split, seed): [row["labels"] for row in cut_table(table, model, tokenizer, Cut(24, seed=seed), split).rows]
+        for split in ("train", "validation")
+        for seed in (0, 1)
+    }
+    assert hidden["validation", 0] == hidden["validation", 1]
+    assert hidden["train", 0] != hidden["train", 1]
+    assert all(any(label != -100 for label in row) for rows in hidden.values() for row in rows)

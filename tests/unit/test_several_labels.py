@@ -13,6 +13,7 @@ from niwaki.data import Batches, read_table
 from niwaki.data.several import several_ids, several_names
 from niwaki.evaluate import quality
 from niwaki.run import to_rows
+from niwaki.run.rows import Cut, cut_table
 from tiny import tiny
 
 IDS = {"joy": 0, "love": 1, "anger": 2}
@@ -50,6 +51,38 @@ def test_a_column_for_each_label(tmp_path):
         read_table(str(path), label_column="joy,love")
     with pytest.raises(niwaki.RequestError, match="label_column must be among text, joy, love"):
         read_table(str(path), label_column="joy,hate")
+
+
+def test_columns_for_some_outputs_only_are_refused(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_text("text,joy,love,anger\ngood,1,0,0\nbad,0,1,1\n")
+    for columns, lacking in (("joy,love", "anger"), ("anger, joy", "love")):
+        said = f"label_column must name a column of 0 and 1 for each of the model's outputs, got {columns} without"
+        with pytest.raises(niwaki.RequestError, match=f"{said} {lacking} in"):
+            several_ids(read_table(str(path), label_column=columns), IDS)
+    found = several_ids(read_table(str(path), label_column="anger,joy,love"), IDS)
+    assert found == [[1, 0, 0], [0, 1, 1]]  # their order is nothing
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([["joy"], ["anger", "joy"]], "labels joy, anger; no row is love"),
+        ([[2], [0]], "labels 0 is joy, 2 is anger; no row is love"),
+        ([[1, 0, 0], [0, 1, 1]], "labels in the order of the model's outputs"),
+        (["joy|love", "anger"], "labels joy, love, anger"),
+    ],
+)
+def test_it_is_said_which_label_became_which(tmp_path, rows, said):
+    model = tiny()
+    model.config.problem_type, model.config.id2label = "multi_label_classification", dict(enumerate(IDS))
+    assert str(cut_table(table(tmp_path, rows), model, tiny_tokenizer(), Cut(8), "train")) == said
+
+
+def test_a_name_may_hold_a_comma_where_marks_stand_between_names(tmp_path):
+    found = table(tmp_path, ["joy, pure|love", "joy, pure", "love"])
+    assert several_names(found) == ["joy, pure", "love"]
+    assert several_ids(found, {"love": 0, "joy, pure": 1}) == [[1, 1], [0, 1], [1, 0]]
 
 
 def test_commas_between_names(tmp_path):

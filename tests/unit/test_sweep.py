@@ -46,7 +46,10 @@ def test_points_are_methods_by_budgets_by_seeds(tmp_path):
         ({"methods": [{"kind": "vocabulary"}]}, "methods.kind must be one of"),
         ({"methods": [{"kind": "structured", "flops": ["0.5"]}]}, "flops must be numbers"),
         ({"methods": [{"kind": "structured", "flops": 0.5, "seed": 1}]}, "seeds must be asked of the whole sweep"),
-        ({"methods": FILE["methods"] * 2}, "methods of one kind must have a name each"),
+        (
+            {"methods": [{"kind": "structured", "flops": each} for each in ([0.5], [0.7])]},
+            "methods of one kind must have a name each",
+        ),
         ({"methods": [{"kind": "structured", "flops": [0.5, 0.5]}]}, "budgets and seeds must differ from each other"),
         ({"methods": [{"kind": "structured", "name": "../x", "flops": 0.5}]}, "methods.name must be letters"),
         ({"methods": [{"kind": "structured", "latency": 0.5}], "jobs": 2}, "jobs must be 1 for budgets in latency"),
@@ -122,3 +125,19 @@ def test_nobody_works_while_one_is_timed(monkeypatch):
         thread.join(30)
     assert beside == [set()] * 30
     assert (gate.working.value, gate.waiting.value, gate.timing.value) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model: n\n", "sweep must give every key once, got 'model' again in line 2"),
+        ("train_data: &x t\neval_data: *x\n", r"sweep must write out what it says, without aliases .* line 3"),
+        (f"seeds: {'[' * 12}{']' * 12}\n", "at most 10 deep, got line 2"),
+        ("label_names: [no, yes]\ntrain_data: t\neval_data: e\n", "label_names must hold text.*quote it, got False"),
+    ],
+)
+def test_sweep_files_are_read_as_strictly_as_recipes(tmp_path, text, said):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(f"model: m\n{text}methods: [{{kind: structured, flops: [0.5]}}]\n")
+    with pytest.raises(RequestError, match=said):
+        read_sweep(path, "out", False, {})

@@ -44,6 +44,32 @@ def test_a_hash_can_be_a_word(tmp_path):
     assert table.texts == [("good", "film")]
 
 
+@pytest.mark.parametrize("column", [None, "2"])
+def test_a_comment_may_have_as_many_columns_as_words_have(tmp_path, column):
+    text = "# doc1\ngood O\nfilm B-PER\n\n# doc2\n# O\nbad O\n\n# B-LOC\n\nplot O\n# doc3\n"
+    table = read_table(written(tmp_path, "a.conll", text), label_column=column)
+    assert table.texts == [("good", "film"), ("#", "bad"), ("#",), ("plot", "#")]
+    assert table.labels == [["O", "B-PER"], ["O", "O"], ["B-LOC"], ["O", "doc3"]]
+    parts = "# doc1\ngood ADJ\nfilm NOUN\n\n# NOUN\nbad ADJ\n"  # a tag that stands elsewhere is one here
+    assert read_table(written(tmp_path, "b.conll", parts)).texts == [("good", "film"), ("#", "bad")]
+
+
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        ([0, 2], "tags 0 is O, 2 is I-PER; no row is B-PER"),
+        (["I-PER", "O"], "tags O, I-PER; no row is B-PER"),
+        ([1, 0, 2], "tags 0 is O, 1 is B-PER, 2 is I-PER"),
+    ],
+)
+def test_it_is_said_which_tag_became_which(tmp_path, tags, said):
+    model = BertForTokenClassification(configs()["bert"])
+    model.config.id2label = {index: name for name, index in NAMES.items()}
+    rows = json.dumps({"tokens": ["good"] * len(tags), "tags": tags})
+    found = cut_table(read_table(written(tmp_path, "a.jsonl", rows)), model, tiny_tokenizer(), Cut(8), "train")
+    assert str(found) == said
+
+
 def test_a_word_may_hold_a_space_that_is_none_of_the_columns(tmp_path):
     table = read_table(written(tmp_path, "a.conll", "10\u00a0000  B-PER \n\u3000 O\n"))
     assert table.texts == [("10\u00a0000", "")]

@@ -18,6 +18,7 @@ from niwaki.config import Training
 from niwaki.config.recovery import RECOVER_LOSSES
 from niwaki.data import Batches
 from niwaki.errors import RequestError, WorkError
+from niwaki.numerics.layout import to_out_in
 from niwaki.train import recover
 from niwaki.train.data import hold_out
 from niwaki.train.loop import task_loss, train_
@@ -307,3 +308,37 @@ def test_a_held_out_batch_of_padding_alone_has_no_loss():
     stepper = Stepper(model, [], optimizer, loss_of, lambda batch: int(batch["attention_mask"].sum()), Training())
     assert stepper.loss_on([empty]) == 0.0
     assert stepper.loss_on([batches()[0], empty]) == pytest.approx(stepper.loss_on([batches()[0]]) / 2)
+
+
+@pytest.mark.parametrize("family", ["distilbert", "gpt2"])
+def test_what_masks_leave_decays_as_all_else_does(family):
+    """Of a loss without a gradient decay is all that AdamW does; `gpt2` stores its weights the other way round."""
+
+    def nothing(model, _batch, _whole):
+        return sum(p.sum() for p in model.parameters()) * 0.0
+
+    options = Training(weight_decay=0.5, learning_rate_warmup=0.25)
+    plain, masked = tiny(family, layers=1), tiny(family, layers=1)
+    niwaki.prune_(masked, MAGNITUDE, batches(family=family))
+    before = {linear.name: linear.module.weight.detach().clone() for linear in linears_of(masked)}
+    for model in (plain, masked):
+        train_(model, batches(3, family=family), nothing, options, epochs=2, learning_rate=0.1, seed=0)
+    wanted = {linear.name: linear.module.weight for linear in linears_of(plain)}
+    for linear in linears_of(masked):
+        three = (linear.module.weight, wanted[linear.name], before[linear.name])
+        weight, other, first = (to_out_in(linear.module, each) for each in three)
+        keep = linear.module.mask
+        assert 0 < int(keep.sum()) < keep.numel()
+        assert torch.equal(weight[~keep], first[~keep])
+        torch.testing.assert_close(weight[keep], other[keep], rtol=1e-6, atol=0)
+        assert bool((weight[keep].abs() < 0.95 * first[keep].abs()).all())
+
+
+def test_finetuning_all_weights_decays_what_masks_leave():
+    found = []
+    for decay in (0.0, 5.0):
+        model, data = tiny(), batches(count=4)
+        niwaki.prune_(model, MAGNITUDE, data)
+        niwaki.finetune(model, niwaki.Finetune(full=True, learning_rate=1e-2, weight_decay=decay), data)
+        found.append([float(linear.module.masked_weight.detach().abs().sum()) for linear in linears_of(model)])
+    assert all(less < 0.97 * more for more, less in zip(*found, strict=True))

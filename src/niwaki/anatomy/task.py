@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -28,7 +29,7 @@ from niwaki.anatomy.families import family_of
 from niwaki.anatomy.pooling import pooling_of
 from niwaki.anatomy.predictions import Predictions, of_choices, of_rows, of_spans, of_states, of_tokens
 from niwaki.anatomy.sites import unwrap
-from niwaki.data.batches import UNLABELLED
+from niwaki.data.batches import UNLABELLED, token_mask
 from niwaki.errors import RequestError
 
 Batch = dict[str, Any]
@@ -38,16 +39,24 @@ def _rows(batch: Batch) -> int:
     return len(batch["labels"])
 
 
+def _labelled(batch: Batch) -> Tensor:
+    return batch["labels"] != UNLABELLED
+
+
+def _before_labelled(batch: Batch) -> Tensor:
+    return F.pad(batch["labels"][:, 1:] != UNLABELLED, (0, 1))
+
+
 def _tokens(batch: Batch) -> int:
-    return max(1, int((batch["labels"] != UNLABELLED).sum()))
+    return max(1, int(_labelled(batch).sum()))
 
 
 def _next_tokens(batch: Batch) -> int:
-    return max(1, int((batch["labels"][:, 1:] != UNLABELLED).sum()))
+    return max(1, int(_before_labelled(batch).sum()))
 
 
 def _answers(batch: Batch) -> int:
-    return len(batch["start_positions"])
+    return max(1, int((batch["start_positions"] < batch["input_ids"].shape[-1]).sum()))
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,8 @@ class Task:
     `suffixes` end the names of its classes (`config.architectures`); `peft` is the `task_type` of an adapter, None
     where PEFT has none; `auto` loads it. `pretraining` says that fine-tuning puts another head in the place of its own.
     `predicts` makes predictions of the model's `outputs`, None for a task that is not supported. `labels` says what
-    labels are, see `niwaki.data.checks.Accepts`; `losses`, of a batch, how many the model's own loss is the mean of.
+    labels are, see `niwaki.data.checks.Accepts`; `losses`, of a batch, how many the model's own loss is the mean of;
+    `labelled`, of one with a label a token, at which tokens the model predicts what a label says, `[rows, length]`.
     """
 
     name: str
@@ -68,6 +78,7 @@ class Task:
     predicts: Callable[[Any, Tensor, Any], Predictions] | None = None
     labels: str = "none"
     losses: Callable[[Batch], int] = _rows
+    labelled: Callable[[Batch], Tensor] | None = None
     pretraining: bool = False
     outputs: tuple[str, ...] = ("logits",)
 
@@ -95,6 +106,7 @@ LANGUAGE_MODEL = Task(
     of_tokens,
     "word",
     _next_tokens,
+    _before_labelled,
     pretraining=True,
 )
 TAGGER = Task(
@@ -106,6 +118,7 @@ TAGGER = Task(
     of_tokens,
     "token",
     _tokens,
+    _labelled,
 )
 ANSWERER = Task(
     "question-answering",
@@ -153,6 +166,7 @@ TASKS = (
         of_tokens,
         "word",
         _tokens,
+        _labelled,
         pretraining=True,
     ),
     Task("pretraining", "a pretraining model", ("ForPreTraining",), None, AutoModelForPreTraining, pretraining=True),
@@ -233,6 +247,16 @@ def predictions_of(model: nn.Module, outputs: Any, keep: Tensor) -> Predictions:
     predicts = supported_task(model).predicts
     assert predicts is not None
     return predicts(outputs, keep, unwrap(model))
+
+
+def predicted_tokens(model: nn.Module, batch: Batch) -> Tensor:
+    """`[sequences, length]`, True at the tokens of `batch` of which what the model says is to be looked at.
+
+    Where labels stand at tokens those at which one is predicted: what a model of masked words says of a word that it
+    sees, or a tagger of the inside of one, is nothing that was asked. Else all real tokens.
+    """
+    labelled = supported_task(model).labelled
+    return token_mask(batch).bool() if labelled is None or "labels" not in batch else labelled(batch)
 
 
 def with_labels(model: nn.Module, batch: Batch) -> Batch:

@@ -11,10 +11,9 @@ import yaml
 
 from niwaki.config.layer_adaptive import LayerAdaptive
 from niwaki.config.requests import STAGES, Recipe, Stage
+from niwaki.config.yaml_file import read_yaml
 from niwaki.errors import RequestError, check_choice
 
-_DEEPEST = 10
-"""Mappings and lists that may lie in each other; a recipe needs three."""
 LISTS = ("text_columns", "label_names")
 """Keys that hold several words."""
 
@@ -60,11 +59,29 @@ def recipe_from_dict(plain: Any, overwrite: bool = False, resume: bool = True) -
     stages = values.pop("stages", None)
     if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
         raise RequestError(f"stages must be a list of mappings, got {stages!r}")
-    built = [stage_from_dict(stage) for stage in stages]
+    # As with flags, where the one seed is that of everything.
+    seeded = [
+        ({"seed": values["seed"]} if type(values.get("seed")) is int and _has_seed(stage) else {}) | stage
+        for stage in stages
+    ]
+    built = [stage_from_dict(stage) for stage in seeded]
     for name in LISTS:
         if isinstance(values.get(name), list):
-            values[name] = tuple(map(str, values[name]))
+            values[name] = tuple(_word(name, word) for word in values[name])
     return _build(Recipe, {**values, "stages": tuple(built), "overwrite": overwrite, "resume": resume}, "recipe")
+
+
+def _has_seed(stage: dict[str, Any]) -> bool:
+    kind = STAGES.get(str(stage.get("kind")))
+    return kind is not None and any(field.name == "seed" for field in dataclasses.fields(kind))
+
+
+def _word(name: str, value: Any) -> str:
+    """What stands in a list of words: text, or a whole number as it is written."""
+    if isinstance(value, str) or type(value) is int:
+        return str(value)
+    rule = f"recipe.{name} must hold text; YAML reads a bare yes, no, on, off or 1.0 as something else, so quote it"
+    raise RequestError(f"{rule}, got {value!r}")
 
 
 def _build(cls: Any, values: dict[str, Any], where: str) -> Any:
@@ -84,34 +101,12 @@ def _build(cls: Any, values: dict[str, Any], where: str) -> Any:
 
 
 def read_recipe(path: Path, overwrite: bool = False, resume: bool = True) -> Recipe:
-    """Read a recipe file (YAML, `safe_load`).
+    """Read a recipe file.
 
     Raises:
-        RequestError: no such file, no such YAML; see `recipe_from_dict`.
+        RequestError: no such file, no such YAML (see `niwaki.config.yaml_file`); see `recipe_from_dict`.
     """
-    if not path.is_file():
-        raise RequestError(f"recipe must be an existing file, got {str(path)!r}")
-    try:
-        text = path.read_text(encoding="utf-8")
-        _check_events(path, text)
-        plain = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, OSError, RecursionError) as error:
-        if isinstance(error, RequestError):
-            raise
-        raise RequestError(
-            f"recipe {str(path)!r} is not valid YAML in UTF-8: {' '.join(str(error).split())}"
-        ) from error
-    return recipe_from_dict(plain, overwrite, resume)
-
-
-def _check_events(path: Path, text: str) -> None:
-    """Refuse YAML by which a short file stands for a huge one, or keeps the parser busy for hours."""
-    depth = 0
-    for event in yaml.parse(text, yaml.SafeLoader):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent) or depth > _DEEPEST:
-            rule = f"recipe must write out what it says, without aliases (*) and at most {_DEEPEST} deep"
-            raise RequestError(f"{rule}, got line {event.start_mark.line + 1} of {str(path)!r}")
+    return recipe_from_dict(read_yaml(path, "recipe"), overwrite, resume)
 
 
 def write_recipe(recipe: Recipe, path: Path) -> None:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from niwaki.config.dynamic import DynamicSparsityTraining
 from niwaki.config.fields import MACHINE, OUTPUT, check_at_least, option
 from niwaki.config.layer_adaptive import AUTO, LayerAdaptive
@@ -20,6 +18,7 @@ from niwaki.config.planned import Planned
 from niwaki.config.recipe import recipe_from_dict, recipe_to_dict, stage_from_dict, stage_to_dict
 from niwaki.config.requests import Recipe
 from niwaki.config.structured import BUDGETS, Structured
+from niwaki.config.yaml_file import read_yaml
 from niwaki.errors import RequestError, check_choice
 
 Method = Structured | LayerAdaptive | DynamicSparsityTraining
@@ -190,12 +189,7 @@ def read_sweep(path: Path, out: str, overwrite: bool, given: dict[str, Any]) -> 
     Raises:
         RequestError: no such file, no YAML, a key that is not known, a value of the wrong type or out of range.
     """
-    if not path.is_file():
-        raise RequestError(f"sweep must be an existing file, got {str(path)!r}")
-    try:
-        plain = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RequestError(f"sweep {str(path)!r} is not valid YAML in UTF-8: {' '.join(str(error).split())}") from error
+    plain = read_yaml(path, "sweep")
     methods = plain.pop("methods", None) if isinstance(plain, dict) else None
     if not isinstance(methods, list) or not methods or not all(isinstance(each, dict) for each in methods):
         raise RequestError(f"methods must be a list of mappings, got {methods!r}")

@@ -2,6 +2,7 @@
 
 from niwaki.data.batches import Batches, mean_length, token_mask, without_labels
 from niwaki.data.checks import checked_batches
+from niwaki.data.held_out import apart
 from niwaki.data.labels import class_ids, label_map, label_names, predicts_numbers
 from niwaki.data.rows import encode, sample
 from niwaki.data.table import Table
@@ -10,6 +11,7 @@ from niwaki.data.tables import read_table
 __all__ = [
     "Batches",
     "Table",
+    "apart",
     "checked_batches",
     "class_ids",
     "encode",

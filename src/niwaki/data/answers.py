@@ -2,7 +2,7 @@
 
 A row's labels are the places of the first and the last token of the answer; the first place of the row (the token of
 the classifier) where the answer is not whole in it, or where there is none. Under `ANSWER` a row carries what its
-predictions are turned back into text by; no model sees it.
+predictions are turned back into text by, under `SOURCE` which context it is of; no model sees either.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from niwaki.data.batches import ANSWER
+from niwaki.data.batches import ANSWER, SOURCE
 from niwaki.data.table import Table
 from niwaki.errors import RequestError
 
@@ -36,7 +36,7 @@ def encode_answers(table: Table, tokenizer: Any, max_length: int, stride: int | 
     """
     if not getattr(tokenizer, "is_fast", False):
         raise RequestError("tokenizer must be a fast one (tokenizer.json), which says where in a text tokens stand")
-    rows = []
+    rows, numbers = [], dict[str, int]()
     names = table.ids or range(1, table.rows + 1)
     given: list[Any] = table.labels or [None] * table.rows
     for asked, (name, (question, context), answers) in enumerate(zip(names, table.texts, given, strict=True)):
@@ -62,6 +62,7 @@ def encode_answers(table: Table, tokenizer: Any, max_length: int, stride: int | 
         places = found.pop("offset_mapping")
         for number, offsets in enumerate(places):
             row = {key: values[number] for key, values in found.items()}
+            row[SOURCE] = (numbers.setdefault(context, len(numbers)),) * 2
             if answers is not None:
                 inside = found.sequence_ids(number)
                 spans = [tuple(span) if part == 1 else None for span, part in zip(offsets, inside, strict=True)]

@@ -18,6 +18,9 @@ LABELS = ("labels", "start_positions", "end_positions")
 """What a batch tells a model of its task, beside its inputs."""
 ANSWER = "answer"
 """What a row carries for its metric; no batch holds it."""
+SOURCE = "source"
+"""What a row carries where others are of the same text: numbers of the first and last stretch of the data that it
+holds; no batch holds it."""
 
 
 class Batches:
@@ -90,8 +93,7 @@ class Batches:
         return {**batch, "labels": labels}
 
     def _padded(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        if ANSWER in rows[0]:
-            rows = [{key: value for key, value in row.items() if key != ANSWER} for row in rows]
+        rows = [{key: value for key, value in row.items() if key not in (ANSWER, SOURCE)} for row in rows]
         pad = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
         if not _is_choice(rows[0]):
             return dict(pad_without_fast_tokenizer_warning(self.tokenizer, rows, **pad))

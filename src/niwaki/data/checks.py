@@ -100,6 +100,9 @@ def _checked(accepts: Accepts, batch: dict[str, Any], labelled: bool) -> dict[st
         for key in _PLACES:
             if (places := batch.get(key)) is not None:
                 _check_whole_numbers(places, key, shape[:1], shape[-1] + 1, "the places of a row, or its length")
+                if labelled and bool((places == shape[-1]).all()):
+                    rule = f"{key} must be a place in one row at least, for a loss to be taken"
+                    raise _WrongBatchError(f"{rule}, got {shape[-1]}, the length, in every row")
     elif (labels := batch.get("labels")) is not None:
         _check_labels(labels, accepts, shape)
     return batch

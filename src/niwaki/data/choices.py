@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from niwaki.data.questions import PROMPTS, WrongRowError, question_of
-from niwaki.data.table import Source, Table, as_list
+from niwaki.data.questions import PROMPTS, WrongRowError, answer_key, question_of
+from niwaki.data.table import Source, Table, as_list, check_own
 from niwaki.errors import RequestError
 
 
@@ -20,17 +20,18 @@ def is_choices(frame: pd.DataFrame) -> bool:
     )
 
 
-def choices_table(read: Source, source: str) -> Table:
+def choices_table(read: Source, source: str, label_column: str | None = None) -> Table:
     """A table whose rows are a prompt and its choices, the label the number of the right one.
 
     Raises:
         RequestError: a row of another shape, or with another number of choices than the first; some rows have an answer
-            and some have none.
+            and some have none; a `label_column` that rows of this shape do not have it in.
     """
     columns = tuple(read.frame.columns)
     rows: list[dict[str, Any]] = [
         {str(key): _plain(value) for key, value in row.items()} for row in read.frame.to_dict("records")
     ]
+    check_own("label_column", label_column, answer_key(rows[0]), source)
     questions = []
     for number, row in enumerate(rows, 1):
         try:

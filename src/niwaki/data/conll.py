@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+ENTITY = re.compile(r"[BIOESLU]-.+")
+"""A tag of an entity, BIO, IOBES or BILOU; what is in none has `O`."""
+
 
 def read_conll(text: str, universal: bool, column: str | None) -> tuple[list[tuple[str, ...]], list[list[str]], str]:
     """Sentences as words and their tags, and the name of the column that the tags are from.
@@ -25,7 +28,9 @@ def read_conll(text: str, universal: bool, column: str | None) -> tuple[list[tup
             raise ValueError(f"label_column must count a column from 1, the word's, got {column!r}")
         tag = int(column) - 1
     here: list[tuple[str, str]] = []
-    for number, line in enumerate([*text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), ""], 1):
+    lines = [*text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), ""]
+    known = {_cells(line)[-1].strip() for line in lines if not line.startswith("# ")}
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             if here:
                 words.append(tuple(a for a, _ in here))
@@ -34,8 +39,9 @@ def read_conll(text: str, universal: bool, column: str | None) -> tuple[list[tup
             continue
         if line.startswith("-DOCSTART-") or (universal and line.startswith("#")):
             continue
-        cells = line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))  # others can be in a word
-        if line.startswith("# ") and (len(cells), "\t" in line) != (width, tabs):
+        cells = _cells(line)
+        other = (len(cells), "\t" in line) != (width, tabs)
+        if line.startswith("# ") and (other or _is_comment(cells[-1].strip(), known, here)):
             continue
         width, tabs = (width, tabs) if width else (len(cells), "\t" in line)
         if len(cells) != width:
@@ -48,6 +54,18 @@ def read_conll(text: str, universal: bool, column: str | None) -> tuple[list[tup
             continue
         here.append((cells[word].strip(), cells[tag].strip()))
     return words, tags, column or ("upos" if universal else f"column {width}")
+
+
+def _cells(line: str) -> list[str]:
+    return line.split("\t") if "\t" in line else re.split(" +", line.strip(" "))  # others can be in a word
+
+
+def _is_comment(last: str, known: set[str], here: list[tuple[str, str]]) -> bool:
+    """Whether a line that starts with `# ` is a comment though it has as many columns as others.
+
+    It stands before a sentence, and its last word neither looks like a tag nor is among those `known` from other lines.
+    """
+    return not here and last not in known and last != "O" and not ENTITY.fullmatch(last)
 
 
 _UNIVERSAL = ("id", "form", "lemma", "upos", "xpos", "feats", "head", "deprel", "deps", "misc")

@@ -25,6 +25,34 @@ def predicts_numbers(table: Table) -> bool:
     return (table.label_column or "").lower() == "score" or any(not float(label).is_integer() for label in labels)
 
 
+_DECIMAL = re.compile(r"[+-]?\d*[.,]\d+")
+
+
+def check_numbers(table: Table) -> None:
+    """Refuse labels of which most are numbers with decimals and some are not: no class is called 0.5.
+
+    Raises:
+        RequestError: naming the first one that is no number; one with a decimal comma is none.
+    """
+    labels = table.labels or []
+    if table.classes is not None or all(map(_is_number, labels)):
+        return
+    like = [bool(_DECIMAL.fullmatch(str(label).strip())) for label in labels]
+    of_score = (table.label_column or "").lower() == "score" and any(map(_is_number, labels))
+    if 2 * sum(like) > len(labels) or of_score:
+        number, odd = next((n, label) for n, label in enumerate(labels, 1) if not _is_number(label))
+        rule = f"label_column: {table.label_column!r} of {table.path!r} must hold numbers, with a decimal point"
+        raise RequestError(f"{rule}, as most of it does, got {odd!r} in row {number}")
+
+
+def _is_number(label: Any) -> bool:
+    try:
+        to_number(label)
+    except RequestError:
+        return False
+    return True
+
+
 def label_names(table: Table) -> list[str]:
     """The names that a new head's classes get: those of the data set in its order, or the distinct labels, sorted.
 
@@ -48,8 +76,19 @@ def label_map(table: Table, rows: list[dict[str, Any]], label_ids: dict[str, int
 
     Classes of the model that no row has come last.
     """
+    return _became(
+        {(row["labels"], label_text(label)) for label, row in zip(table.labels or [], rows, strict=True)}, label_ids
+    )
+
+
+def lists_map(given: set[str], label_ids: dict[str, int], what: str, path: str) -> str:
+    """The same of labels that stand in lists, see `ids_of_lists`."""
+    ids = ids_of_lists(given, label_ids, what, path)
+    return _became({(ids[name], name) for name in given}, label_ids)
+
+
+def _became(found: set[tuple[int, str]], label_ids: dict[str, int]) -> str:
     names = {index: name for name, index in label_ids.items()}
-    found = {(row["labels"], label_text(label)) for label, row in zip(table.labels or [], rows, strict=True)}
     said = ", ".join(label if label == names.get(i) else f"{label} is {names.get(i, i)}" for i, label in sorted(found))
     bare = [name for index, name in sorted(names.items()) if index not in {i for i, _ in found}]
     return f"{said}; no row is {', '.join(bare)}" if bare else said

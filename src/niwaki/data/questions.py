@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,23 @@ class WrongRowError(Exception):
     """What a row must be, and what it is: the end of a line that names the row."""
 
 
+def answer_key(row: Mapping[str, Any]) -> str | None:
+    """The key of a row that says which choice is right, by its shape; None where it has none."""
+    if "question" in row and isinstance(row.get("choices"), dict):
+        keys: tuple[str, ...] = ("answerKey",)
+    else:
+        keys = ("label",) if _is_piqa(row) or _is_hellaswag(row) else ANSWERS
+    return next((key for key in keys if key in row), None)
+
+
+def _is_piqa(row: Mapping[str, Any]) -> bool:
+    return {"goal", "sol1", "sol2"} <= set(row)
+
+
+def _is_hellaswag(row: Mapping[str, Any]) -> bool:
+    return "endings" in row and ("ctx" in row or {"ctx_a", "ctx_b"} <= set(row))
+
+
 def question_of(row: Any, *, unanswered: bool = False) -> Question:
     """The question of a row, which may be `unanswered`.
 
@@ -74,18 +92,18 @@ def question_of(row: Any, *, unanswered: bool = False) -> Question:
     if not isinstance(row, dict):
         raise WrongRowError(f"must be an object, got {type(row).__name__}")
     labels: list[Any] = []
-    choices = row.get("choices")
+    choices, answer = row.get("choices"), row.get(answer_key(row))
     if "question" in row and isinstance(choices, dict):
-        prompt, answer = f"Question: {row['question']}\nAnswer:", row.get("answerKey")
+        prompt = f"Question: {row['question']}\nAnswer:"
         choices, labels = choices.get("text"), list(choices.get("label") or [])
-    elif {"goal", "sol1", "sol2"} <= set(row):
-        prompt, choices, answer = f"Question: {row['goal']}\nAnswer:", [row["sol1"], row["sol2"]], row.get("label")
-    elif "endings" in row and ("ctx" in row or {"ctx_a", "ctx_b"} <= set(row)):
-        prompt, choices, answer = _hellaswag_prompt(row), row["endings"], row.get("label")
+    elif _is_piqa(row):
+        prompt, choices = f"Question: {row['goal']}\nAnswer:", [row["sol1"], row["sol2"]]
+    elif _is_hellaswag(row):
+        prompt, choices = _hellaswag_prompt(row), row["endings"]
         if isinstance(choices, list):
             choices = [_without_marks(str(ending)) for ending in choices]
     else:
-        prompt, answer = (next((row[key] for key in keys if key in row), None) for keys in (PROMPTS, ANSWERS))
+        prompt = next((row[key] for key in PROMPTS if key in row), None)
     if not isinstance(prompt, str):
         names = f"must have one of {', '.join(PROMPTS)} with choices, goal with sol1 and sol2, or ctx with endings"
         raise WrongRowError(f"{names}, got {', '.join(map(str, row)) or 'nothing'}")

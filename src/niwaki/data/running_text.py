@@ -13,10 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from niwaki.data.batches import UNLABELLED
+from niwaki.data.batches import SOURCE, UNLABELLED
 from niwaki.data.table import Table
 from niwaki.data.text_files import lines_in
 from niwaki.errors import RequestError, WorkError
+
+STRETCH = 4
+"""Windows that do not overlap in a stretch of text, which is held out whole where windows do."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +85,10 @@ def pack(
         predicted = start + len(window)
         row = [*first, *window]
         if len(row) > 1:
-            rows.append(
-                {
-                    "input_ids": row,
-                    "attention_mask": [1] * len(row),
-                    "labels": [UNLABELLED] * len(first) + labels,
-                }
-            )
+            found = {"input_ids": row, "attention_mask": [1] * len(row), "labels": [UNLABELLED] * len(first) + labels}
+            if step < size:
+                found[SOURCE] = (start // (STRETCH * size), (predicted - 1) // (STRETCH * size))
+            rows.append(found)
         if predicted == len(ids):
             break
     return rows, Protocol(context, step, len(ids), len(rows), bos)

@@ -2,7 +2,8 @@
 
 A row's label is a list of names (`["joy", "love"]`), of numbers of outputs, or one 0 or 1 for each output (where every
 row has as many as the model has outputs, and one row at least has a list that could be nothing else). Text with `|`
-between names is such a list; for a model that gives several labels text with commas is one, too.
+between names is such a list; for a model that gives several labels text with commas is one, too, unless `|` stands
+anywhere in the column: a name can hold commas then.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from niwaki.data.labels import ids_of_lists, label_text
+from niwaki.data.labels import ids_of_lists, label_text, lists_map
 from niwaki.data.table import Table
 from niwaki.errors import RequestError
 
@@ -58,13 +59,17 @@ def several_ids(table: Table, label_ids: dict[str, int]) -> list[list[float]]:
     """For every row 1.0 for each output whose label holds, else 0.0.
 
     Raises:
-        RequestError: a label that the model does not have, naming it.
+        RequestError: a label that the model does not have, naming it; columns of 0 and 1 for some outputs only.
     """
     rows, count = _lists(table), len(label_ids)
     given = {name for row in rows for name in row}
-    if given <= {"0", "1"} and all(len(row) == count for row in rows) and count > 1:
+    if _are_places(rows, count):
         return [[float(value) for value in row] for row in rows]
     ids = ids_of_lists(given, label_ids, "labels", table.path)
+    named = tuple(name.strip() for name in (table.label_column or "").split(","))
+    if named == table.classes and (lacking := sorted(set(label_ids) - set(table.classes or ()))):
+        rule = "label_column must name a column of 0 and 1 for each of the model's outputs"
+        raise RequestError(f"{rule}, got {table.label_column} without {', '.join(lacking)} in {table.path!r}")
     found = []
     for row in rows:
         held = {ids[name] for name in row}
@@ -72,14 +77,28 @@ def several_ids(table: Table, label_ids: dict[str, int]) -> list[list[float]]:
     return found
 
 
+def several_map(table: Table, label_ids: dict[str, int]) -> str:
+    """What became of each label, for a person, see `niwaki.data.labels.label_map`."""
+    rows = _lists(table)
+    if _are_places(rows, len(label_ids)):
+        return "in the order of the model's outputs"
+    return lists_map({name for row in rows for name in row}, label_ids, "labels", table.path)
+
+
+def _are_places(rows: list[list[str]], count: int) -> bool:
+    """Whether every row has one 0 or 1 for each of `count` outputs."""
+    return count > 1 and all(len(row) == count and set(row) <= {"0", "1"} for row in rows)
+
+
 def _lists(table: Table) -> list[list[str]]:
-    return [[label_text(name) for name in _listed(label)] for label in table.labels or []]
+    labels = table.labels or []
+    mark = "|" if any(isinstance(label, str) and "|" in label for label in labels) else ","
+    return [[label_text(name) for name in _listed(label, mark)] for label in labels]
 
 
-def _listed(label: Any) -> list[Any]:
+def _listed(label: Any, mark: str) -> list[Any]:
     if isinstance(label, list):
         return label
     if isinstance(label, str):
-        mark = "|" if "|" in label else ","
         return [name for name in (part.strip() for part in label.split(mark)) if name]
     return [label]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from niwaki.data.table import Source, Table, is_several
+from niwaki.data.table import Source, Table, check_own, is_several
 from niwaki.errors import RequestError
 
 COLUMNS = ("question", "context", "answers")
@@ -43,13 +43,18 @@ def is_answered(frame: pd.DataFrame) -> bool:
     return all(column in frame.columns for column in COLUMNS)
 
 
-def answered_table(read: Source, source: str) -> Table:
+def answered_table(
+    read: Source, source: str, text_columns: tuple[str, ...] | None = None, label_column: str | None = None
+) -> Table:
     """A table of questions on contexts: texts are the two, the label is a list of `{"text", "start"}`, empty for none.
 
     Raises:
         RequestError: a row without a question, a context or answers (an empty list, or an empty text, says that there
-            is none), or answers that do not stand in the context where they say: how many, and the first one's id.
+            is none), or answers that do not stand in the context where they say: how many, and the first one's id;
+            columns of other names asked for.
     """
+    check_own("text_columns", text_columns, COLUMNS[:2], source)
+    check_own("label_column", label_column, COLUMNS[2], source)
     frame = read.frame
     ids = list(map(str, frame["id"] if "id" in frame.columns else range(1, len(frame) + 1)))
     texts = list(zip(frame["question"], frame["context"], strict=True))

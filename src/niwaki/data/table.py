@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from niwaki.data.delimited import Dialect
+from niwaki.errors import RequestError
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,17 @@ class Source:
 def seen(columns: tuple[str, ...], dialect: Dialect | None) -> str:
     """Columns, and what stands between them, as an error says them."""
     return f"{', '.join(columns)}{f' (with {dialect})' if dialect else ''}"
+
+
+def check_own(name: str, given: Any, own: Any, source: str) -> None:
+    """Refuse to be told of another column than the one that data of a form of their own have it in.
+
+    Raises:
+        RequestError: naming both.
+    """
+    if given is not None and given != own:
+        rule = f"{name} must be {own!r}" if own is not None else f"{name} must not be given"
+        raise RequestError(f"{rule} for questions of the form of {source!r}, got {given!r}")
 
 
 def recognised(groups: Iterable[tuple[str, ...]], columns: tuple[str, ...]) -> tuple[str, ...] | None:

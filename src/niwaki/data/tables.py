@@ -69,9 +69,9 @@ def read_table(
     if is_tagged(frame, text_columns):
         return tagged_table(read, source, text_columns, label_column)
     if is_answered(frame):
-        return answered_table(read, source)
+        return answered_table(read, source, text_columns, label_column)
     if text_columns is None and is_choices(frame):
-        return choices_table(read, source)
+        return choices_table(read, source, label_column)
     texts = text_columns or recognised(TEXT_COLUMNS, columns)
     named, shown = seen(columns, read.dialect), source if read.split is None else f"{source} ({read.split})"
     if texts is None:

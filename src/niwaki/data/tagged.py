@@ -7,17 +7,15 @@ the tokenizer makes nothing of cannot be tagged; how many there are is said.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from niwaki.data.batches import ANSWER, UNLABELLED
-from niwaki.data.labels import ids_of_lists, label_text
+from niwaki.data.batches import ANSWER, SOURCE, UNLABELLED
+from niwaki.data.conll import ENTITY
+from niwaki.data.labels import ids_of_lists, label_text, lists_map
 from niwaki.data.table import Table
 from niwaki.errors import RequestError
-
-_ENTITY = re.compile(r"[BIOESLU]-.+")
 
 
 @dataclass
@@ -25,6 +23,8 @@ class TaggedRows:
     """Tokenised rows, with what of the words did not come along."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
+    tags: str = ""
+    """What became of the tags."""
     cut: int = 0
     """Rows of the table that were cut into several."""
     empty: int = 0
@@ -34,6 +34,7 @@ class TaggedRows:
 
     def __str__(self) -> str:
         said = [
+            f"tags {self.tags}" if self.tags else "",
             f"{self.cut} rows are longer than max_length and cut into several" if self.cut else "",
             f"{self.empty} rows have no words" if self.empty else "",
             f"{self.lost} words have no tokens, so no tag" if self.lost else "",
@@ -44,13 +45,13 @@ class TaggedRows:
 def of_entities(names: Iterable[str]) -> bool:
     """Whether these tags are of entities, BIO or IOBES; tags of another kind (parts of speech) are of words alone."""
     named = [name for name in names if name != "O"]
-    return bool(named) and all(_ENTITY.fullmatch(name) for name in named)
+    return bool(named) and all(ENTITY.fullmatch(name) for name in named)
 
 
 def looks_tagged(table: Table) -> bool:
     """Whether most texts end in a tag of entities: lines of CoNLL in a file of another name."""
     last = [words[-1] for (*_, text) in table.texts if len(words := text.split()) > 1]
-    return 2 * sum(word == "O" or bool(_ENTITY.fullmatch(word)) for word in last) > table.rows
+    return 2 * sum(word == "O" or bool(ENTITY.fullmatch(word)) for word in last) > table.rows
 
 
 def tag_names(table: Table) -> list[str]:
@@ -62,7 +63,7 @@ def tag_names(table: Table) -> list[str]:
     if table.classes is not None:
         return list(table.classes)
     found = sorted({label_text(tag) for tags in table.labels or [] for tag in tags})
-    entities = [name for name in found if _ENTITY.fullmatch(name)]
+    entities = [name for name in found if ENTITY.fullmatch(name)]
     odd = [name for name in found if name not in entities and name != "O"]
     if odd and any(name.startswith("B-") for name in entities):
         rule = f"tags must all be BIO or IOBES where some are ({entities[0]})"
@@ -77,8 +78,8 @@ def tag_names(table: Table) -> list[str]:
 def encode_tagged(table: Table, tokenizer: Any, max_length: int, label_ids: dict[str, int]) -> TaggedRows:
     """Tokenise the words of every row; `labels` has the id of a word's tag at its first piece, -100 elsewhere.
 
-    Beside them a row carries under `ANSWER` the number of the row of the table that it is a part of. Of a table with
-    tags rows without a label are left out: there is no loss of such.
+    Beside them a row carries under `ANSWER` (and `SOURCE`) the number of the row of the table that it is a part of. Of
+    a table with tags rows without a label are left out: there is no loss of such.
 
     Raises:
         RequestError: a tokenizer that does not say which pieces are a word's; a tag that the model does not have; no
@@ -86,8 +87,10 @@ def encode_tagged(table: Table, tokenizer: Any, max_length: int, label_ids: dict
     """
     if not getattr(tokenizer, "is_fast", False):
         raise RequestError("tokenizer must be a fast one (tokenizer.json), which says which tokens are a word's")
-    tags = _tag_ids(table, label_ids)
-    found = TaggedRows()
+    raw = {label_text(tag) for tags in table.labels or () for tag in tags}
+    ids = ids_of_lists(raw, label_ids, "tags", table.path)
+    tags = None if table.labels is None else [[ids[label_text(tag)] for tag in tags] for tags in table.labels]
+    found = TaggedRows(tags=lists_map(raw, label_ids, "tags", table.path) if tags else "")
     for number, words in enumerate(table.texts):
         if not words:
             found.empty += 1
@@ -105,7 +108,7 @@ def encode_tagged(table: Table, tokenizer: Any, max_length: int, label_ids: dict
         found.cut += parts > 1
         seen: set[int] = set()
         for part in range(parts):
-            row = {key: values[part] for key, values in pieces.items()}
+            row = {key: values[part] for key, values in pieces.items()} | {SOURCE: (number, number)}
             labels = []
             for word in pieces.word_ids(part):
                 if word is None or word in seen:
@@ -121,12 +124,3 @@ def encode_tagged(table: Table, tokenizer: Any, max_length: int, label_ids: dict
     if not found.rows:
         raise RequestError(f"text_columns must hold words, got none in {table.path!r}")
     return found
-
-
-def _tag_ids(table: Table, label_ids: dict[str, int]) -> list[list[int]] | None:
-    """The tags of every row as the model numbers them: names, or numbers of outputs if no tag is a name."""
-    if table.labels is None:
-        return None
-    raw = {label_text(tag) for tags in table.labels for tag in tags}
-    ids = ids_of_lists(raw, label_ids, "tags", table.path)
-    return [[ids[label_text(tag)] for tag in tags] for tags in table.labels]

@@ -1,4 +1,4 @@
-"""How alike two models are on the same data, whatever their task: no labels are looked at."""
+"""How alike two models are on the same data, whatever their task; of labels only where they stand is looked at."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from niwaki.anatomy import Predictions, Said, evaluation_mode, joined
-from niwaki.data import token_mask, without_labels
-from niwaki.data.batches import UNLABELLED
+from niwaki.anatomy import Predictions, Said, evaluation_mode, joined, predicted_tokens
+from niwaki.data import without_labels
 from niwaki.errors import RequestError
 from niwaki.evaluate.finite import check_finite
 from niwaki.numerics.half import half_in_float32
@@ -94,16 +93,15 @@ def fidelity_of_words(
 
 
 def _of_words(model: nn.Module, batch: Batch) -> Parts:
-    found = joined(list(_predicted(model, batch, batch["labels"] != UNLABELLED)))
+    found = joined(list(_predicted(model, batch)))
     return {"kind": found.kind, "values": found.values, "possible": found.possible}
 
 
-def _predicted(model: nn.Module, batch: Batch, keep: Tensor | None = None) -> Iterator[Predictions]:
-    """What a model says of a batch, part by part, of tokens where `keep` is True; by default of all real ones."""
+def _predicted(model: nn.Module, batch: Batch) -> Iterator[Predictions]:
+    """What a model says of a batch where it was asked, part by part."""
     device = next(model.parameters()).device
     inputs = {name: value.to(device) for name, value in without_labels(batch).items()}
-    keep = token_mask(inputs).bool() if keep is None else keep.to(device)
-    for part in Said(model, inputs).parts(keep):
+    for part in Said(model, inputs).parts(predicted_tokens(model, batch).to(device)):
         found = part().float()
         check_finite(model, found.values)
         yield found

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from niwaki.anatomy import Predictions, joined, predictions_of
-from niwaki.data import Batches, token_mask
+from niwaki.anatomy import Predictions, joined, predicted_tokens, predictions_of
+from niwaki.data import Batches
 from niwaki.processes import Parts
 
 MOST_NUMBERS = 2**23
@@ -76,8 +76,8 @@ class Keeper:
         self._room = MOST_NUMBERS
 
     def of(self, batch: dict[str, Any], outputs: Any) -> Parts:
-        """What `outputs` of the model say of the real tokens of a batch; nothing where that is too much."""
-        keep = token_mask(batch).bool().to(next(self.model.parameters()).device)
+        """What `outputs` of the model say of a batch where it was asked; nothing where that is too much."""
+        keep = predicted_tokens(self.model, batch).to(next(self.model.parameters()).device)
         part = predictions_of(self.model, outputs, keep)
         self._room -= part.values.numel()
         if self._room < 0:

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from niwaki.report.course import course_table
-from niwaki.report.figures import counted, provenance, ratio, shown
+from niwaki.report.figures import counted, provenance, ratio, shown, source_name
 from niwaki.report.stages import stage_lines
 from niwaki.results import Result
 
@@ -74,8 +74,7 @@ def _metadata(result: Result, task: str, sentences: bool, source: Mapping[str, A
     evaluated = result.data.get("eval")
     found = None
     if evaluated and task:
-        # A local file is called by its name alone: where it lay is nobody's business.
-        path = evaluated["path"] if evaluated.get("sha256") is None else Path(evaluated["path"]).name
+        path = source_name(evaluated)
         found = [
             EvalResult(
                 task_type=task,

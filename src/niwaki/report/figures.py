@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from niwaki.results import Result
@@ -25,9 +26,16 @@ def ratio(found: float, value: float) -> str:
     return f"x {found / value:.3f}" if value else ""
 
 
+def source_name(found: dict[str, Any]) -> str:
+    """What data are called: a set of the Hub as there, a file by its own name; where it lay is nobody's business."""
+    path = str(found["path"])
+    local = found.get("sha256") is not None or Path(path).is_absolute() or path.startswith((".", "~"))
+    return Path(path).name if local else path
+
+
 def provenance(result: Result) -> str:
     """One line: the data, the seed and the machine that the figures are of."""
-    run, tasks = result.run, [found["path"] for found in result.data.get("tasks", {}).values()]
-    sources = [f"{split} {found['path']}" for split, found in result.data.items() if split != "tasks"] + tasks
+    run, tasks = result.run, [source_name(found) for found in result.data.get("tasks", {}).values()]
+    sources = [f"{split} {source_name(found)}" for split, found in result.data.items() if split != "tasks"] + tasks
     machine = f"{run['cpu']}, {run['threads']} thread{'' if run['threads'] == 1 else 's'}, {run['device']}"
     return f"Data: {', '.join(sources)}. Seed {run['seed']}. Measured on {machine}, {run['started'][:10]}."

@@ -27,7 +27,7 @@ from niwaki.report.headline import (
 )
 from niwaki.report.house import extremes, house_plan, score_curves
 from niwaki.report.plots import lines, points, shares
-from niwaki.report.request import asked, command
+from niwaki.report.request import asked, command, trains
 from niwaki.report.rows import (
     by_name_rows,
     course_rows,
@@ -78,9 +78,9 @@ def page(results: list[Result]) -> str:
         loader=PackageLoader("niwaki.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     said = (provenance, ratio, stage_lines, course_table, engine_rows, asked, command, house_plan, extremes)
-    said += (bytes_shown, fraction_of_scale, name_of, spans, ways, compared, lower_is_better, *_TABLES)
+    said += (trains, bytes_shown, fraction_of_scale, name_of, spans, ways, compared, lower_is_better, *_TABLES)
     names: dict[str, Any] = {function.__name__: function for function in said} | _WORDS
-    names |= {"plots_of": _plots, "frontiers": _frontiers, "sections": _sections}
+    names |= {"plots_of": _plots, "frontiers": _frontiers, "same_data": _same_data, "sections": _sections}
     names |= {"numbered": list(enumerate(results, 1))}
     style = Markup(environment.get_template("style.css").render())
     return _START + environment.get_template("page.html.jinja").render(results=results, style=style, **names)
@@ -138,13 +138,19 @@ def _course(stage: dict[str, Any]) -> dict[str, Markup]:
     }
 
 
+def _same_data(results: list[Result]) -> bool:
+    """Whether all were measured on the same evaluation data, as far as is known."""
+    found = [(result.data.get("eval") or {}, result.recipe.get("data_config")) for result in results]
+    return len({data.get("sha256") or (data.get("path"), data.get("split"), config) for data, config in found}) == 1
+
+
 def _frontiers(results: list[Result]) -> list[dict[str, Any]]:
     """Quality over latency and over size of several results of one metric, with the first one's dense model.
 
     Latency is a share of that of the dense model which it was timed in turn with.
     """
     metric = next(iter(results[0].pruned["quality"]), None)
-    if metric is None or any(metric not in result.pruned["quality"] for result in results):
+    if not _same_data(results) or metric is None or any(metric not in result.pruned["quality"] for result in results):
         return []
     sides = [results[0].dense, *(result.pruned for result in results)]
     quality = [side["quality"][metric] for side in sides]

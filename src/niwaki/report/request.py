@@ -37,14 +37,20 @@ def asked(result: Result) -> list[dict[str, Any]]:
     return found
 
 
+def trains(result: Result) -> bool:
+    """Whether any stage trained on rows."""
+    return any(stage.get("recover_epochs", stage.get("epochs", 0)) for stage in result.recipe.get("stages", ()))
+
+
 def command(result: Result) -> str:
-    """The command that does the same again; of several stages that of the recipe which lies beside the result."""
+    """The command that does the same again: that of the recipe beside the result where flags cannot say it all."""
     recipe = result.recipe
     if "stages" not in recipe:
         return _line(["niwaki", "eval"], [(Evaluation, recipe)])
     stages = recipe["stages"]
     kind = stages[0].get("kind") if len(stages) == 1 else None
-    if kind not in STAGES:
+    one_seed = all(stage.get("seed", recipe.get("seed")) == recipe.get("seed") for stage in stages)
+    if kind not in STAGES or not one_seed:
         return shlex.join(["niwaki", "run", f"{recipe.get('out', '.')}/recipe.yaml", "--overwrite"])
     verb = ["niwaki", kind] if kind == "finetune" else ["niwaki", "prune", kind]
     return _line(verb, [(Recipe, recipe), (STAGES[kind], stages[0])])
@@ -55,7 +61,8 @@ def _line(verb: list[str], parts: list[tuple[Any, dict[str, Any]]]) -> str:
     for config, values in parts:
         for field in dataclasses.fields(config):
             value = values.get(field.name)
-            if field.name not in ("stages", "overwrite") and value not in (None, False, field.default):
+            unasked = value is None or value is False or value == field.default  # 0 is asked where False is not
+            if field.name not in ("stages", "overwrite") and not unasked:
                 flags[f"--{field.name.replace('_', '-')}"] = [] if value is True else _words(value)
     return shlex.join([*verb, *(word for flag, values in flags.items() for word in (flag, *values))])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from peft import PeftModel
 
 from niwaki.anatomy import linears_of, supported_task
-from niwaki.config import DynamicSparsityTraining, Finetune, LayerAdaptive, Stage, Structured, Vocabulary
+from niwaki.config import DynamicSparsityTraining, Finetune, LayerAdaptive, Stage, Structured, Training, Vocabulary
 from niwaki.config.planned import Planned
 from niwaki.errors import RequestError
 from niwaki.evaluate import check_metric
@@ -19,6 +19,8 @@ from niwaki.run.inputs import check_labelled
 from niwaki.run.memory import check_memory
 from niwaki.run.tasks import check_asked
 from niwaki.run.work import Work
+from niwaki.train.data import check_held_out, hold_out
+from niwaki.train.loop import steps_of
 
 
 def check_recipe(work: Work) -> None:
@@ -48,6 +50,8 @@ def _check_stage(work: Work, stage: Stage, as_it_comes: bool) -> None:
     Raises:
         RequestError: naming what cannot be.
     """
+    if isinstance(stage, Training):
+        check_held_out(stage, work.training)
     if isinstance(stage, Planned):
         if stage.plan is not None:
             _check_plan(work, stage, stage.plan, as_it_comes)
@@ -63,7 +67,8 @@ def _check_stage(work: Work, stage: Stage, as_it_comes: bool) -> None:
             meant = stage if stage.keep_quality is None else for_any_budget(work.model, stage)
             check_weights(work.model, linears_of(work.model), meant.resolved())
         case DynamicSparsityTraining():
-            plan_schedule(stage, stage.epochs * len(work.training))
+            training, _ = hold_out(work.training, stage.seed) if stage.early_stopping else (work.training, [])
+            plan_schedule(stage, len(steps_of(training, stage.epochs, stage)))
         case Vocabulary():
             check_trimmable(work.model, work.inputs.tokenizer)
 

@@ -6,6 +6,7 @@ from niwaki.anatomy import ANSWERER, BODY, CHOOSER, CLASSIFIER, LANGUAGE_MODEL, 
 from niwaki.checkpoint import NewLabels, task_of_checkpoint
 from niwaki.config import DynamicSparsityTraining, Finetune, Recipe, Stage, Vocabulary
 from niwaki.data import Table, class_ids, label_names, predicts_numbers
+from niwaki.data.labels import check_numbers
 from niwaki.data.several import several_names
 from niwaki.data.tagged import tag_names
 from niwaki.errors import RequestError
@@ -72,6 +73,7 @@ def new_labels(recipe: Recipe, train: Table, task: Task) -> NewLabels | None:
         return NewLabels(tuple(recipe.label_names or tag_names(train)), task)
     if train.several:
         return NewLabels(tuple(recipe.label_names or several_names(train)), task, "multi_label_classification")
+    check_numbers(train)
     if predicts_numbers(train):
         return NewLabels(("",), task)
     names = label_names(train)

@@ -15,18 +15,19 @@ _MODELS = ("config.json", "adapter_config.json", "modules.json")
 """Files of which a folder with a model has one."""
 
 
-_WITH_TEXTS = ("report.html", "result.json")
-"""Files that show rows of the evaluation data, which may be nobody else's business."""
+_OWN_BUSINESS = ("report.html", "result.json", "recipe.yaml")
+"""Files that show rows of the evaluation data, or where models and data lie on this machine."""
 
 
 def push(folder: Path, repository: str, private: bool = False, with_report: bool = False) -> str:
     """Upload a folder that Niwaki wrote to the model repository `owner/name`, made if it is not there; its address.
 
-    `with_report` uploads also what shows rows of the evaluation data: the report, and the result that it is made of.
+    `with_report` uploads also what shows rows of the evaluation data and where it lay: the report, the result that it
+    is made of, the recipe.
 
     Raises:
         RequestError: a folder that Niwaki did not write or that holds no model, a name that is none. WorkError: the Hub
-            cannot be reached, or says no.
+            cannot be reached, or says no; a repository that is public already where `private` is asked.
     """
     files = [path.relative_to(folder).as_posix() for path in written_files(folder)]
     if not files:
@@ -37,10 +38,12 @@ def push(folder: Path, repository: str, private: bool = False, with_report: bool
         validate_repo_id(repository)
     except HFValidationError as error:
         raise RequestError(f"REPOSITORY must be owner/name, got {repository!r}: {error}") from error
-    files = [name for name in files if with_report or name not in _WITH_TEXTS]
+    files = [name for name in files if with_report or name not in _OWN_BUSINESS]
     api = HfApi()
     try:
         address = api.create_repo(repository, private=private or None, exist_ok=True)
+        if private and not api.model_info(repository).private:  # the Hub leaves what is there as it is
+            raise WorkError(f"the Hub has {repository!r} already, and it is public; nothing was uploaded")
         message = "Written by Niwaki"
         api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=files, commit_message=message)
     except LocalTokenNotFoundError as error:

@@ -25,7 +25,7 @@ from niwaki.data.masked import hide_words
 from niwaki.data.rows import encode_texts
 from niwaki.data.running_text import Protocol, pack, text_of
 from niwaki.data.sentences import encode_sentences, is_search
-from niwaki.data.several import several_ids
+from niwaki.data.several import several_ids, several_map
 from niwaki.data.tagged import encode_tagged, looks_tagged
 from niwaki.errors import RequestError
 
@@ -35,7 +35,7 @@ class Cut:
     """How texts are cut: tokens of a row, and for running text from one row to the next, and whether each gets a BOS.
 
     `named` says that the user gave the names of the model's outputs, `task` which task was asked for; `seed` draws the
-    words that are hidden.
+    words of the training data that are hidden.
     """
 
     max_length: int
@@ -116,10 +116,11 @@ def _classified(table: Table, model: Any, tokenizer: Any, how: Cut, name: str) -
         raise RequestError(f"{rule}, got lists in {table.label_column!r} of {table.path!r}")
     if kind == "several":
         rows = encode_texts(table, tokenizer, how.max_length)
-        if table.labels is not None:
-            for row, labels in zip(rows, several_ids(table, outputs), strict=True):
-                row["labels"] = labels
-        return Rows(rows, longest=how.max_length)
+        if table.labels is None:
+            return Rows(rows, longest=how.max_length)
+        for row, labels in zip(rows, several_ids(table, outputs), strict=True):
+            row["labels"] = labels
+        return Rows(rows, f"labels {several_map(table, outputs)}", longest=how.max_length)
     regression = kind == "number"
     if predicts_numbers(table) and not regression:
         count = unwrap(model).config.num_labels
@@ -170,7 +171,8 @@ def _hidden(table: Table, model: Any, tokenizer: Any, how: Cut, name: str) -> Ro
         rule += f" --task {CLASSIFIER.name} with finetune: train a classifier on them)"
         raise RequestError(f"{rule}, got labels in {table.label_column!r} of {table.path!r}")
     rows = encode_texts(table, tokenizer, how.max_length)
-    return Rows(hide_words(rows, tokenizer, how.seed), longest=how.max_length)
+    # Models are measured on the same words whatever their seed: else runs of several seeds would not compare.
+    return Rows(hide_words(rows, tokenizer, how.seed if name == "train_data" else 0), longest=how.max_length)
 
 
 def _chosen(table: Table, model: Any, tokenizer: Any, how: Cut, name: str) -> Rows:

@@ -10,15 +10,13 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from niwaki.config import Recipe
-from niwaki.data import Batches, Table, mean_length, sample
+from niwaki.data import Batches, Table, apart, mean_length, sample
 from niwaki.errors import RequestError
 from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch
 from niwaki.progress import say
 from niwaki.run.heads import new_labels, task_to_be
 from niwaki.run.inputs import Inputs, check_labelled, read_data, read_inputs
-
-_Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def cut_rows(recipe: Recipe, inputs: Inputs, train: Table, evaluation: Table) ->
     """The rows of both tables as the tokenizer of `inputs` cuts them; samples are drawn with the recipe's seed."""
     rows, held = inputs.rows(train, "train"), []
     if recipe.keeps_quality:
-        rows, held = _apart(rows, min(recipe.held_out_samples, len(rows) // 4), recipe.seed)
+        rows, held = _held_out(rows, recipe)
     calibration = list(inputs.batches(sample(rows, recipe.calibration_samples, recipe.seed)))
     training = inputs.batches(sample(rows, recipe.train_samples or len(rows), recipe.seed))
     tests = inputs.rows(evaluation, "validation")
@@ -110,16 +108,21 @@ def cut_rows(recipe: Recipe, inputs: Inputs, train: Table, evaluation: Table) ->
     )
 
 
-def _apart(rows: list[_Row], count: int, seed: int) -> tuple[list[_Row], list[_Row]]:
-    """`rows` without `count` of them that are drawn, and these.
+def _held_out(rows: list[dict[str, Any]], recipe: Recipe) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows that are looked at, and those that a budget is searched by.
 
     Raises:
-        RequestError: too few rows for any to be held out.
+        RequestError: no text is held out.
     """
-    if not count:
-        raise RequestError(f"train_data must have at least 4 rows for keep_quality to hold some out, got {len(rows)}")
-    held = set(sample(list(range(len(rows))), count, seed))
-    return [row for i, row in enumerate(rows) if i not in held], [rows[i] for i in sorted(held)]
+    count = min(recipe.held_out_samples, len(rows) // 4)
+    left, held = apart(rows, count, recipe.seed)
+    if not held and count < len(rows) // 4:
+        rule = "held_out_samples must be the rows of one text at least (a context with its questions, a long sentence)"
+        raise RequestError(f"{rule}, got {count}")
+    if not held:
+        rule = "train_data must have rows of at least 4 texts for keep_quality to hold some out"
+        raise RequestError(f"{rule}, got {len(rows)} rows")
+    return left, held
 
 
 def _check_apart(recipe: Recipe, train: Table, evaluation: Table) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from niwaki.adapters import check_trainable, check_weights_trainable
 from niwaki.anatomy import accepts_of
 from niwaki.config import LayerAdaptive, Structured, Training
-from niwaki.data import Batches, checked_batches
+from niwaki.data import Batches, apart, checked_batches
 from niwaki.errors import RequestError
 from niwaki.observe import Batch
 from niwaki.train.precision import check_precision
@@ -60,23 +60,36 @@ def check_training(model: nn.Module, options: Training, data: TrainingData) -> N
     """Refuse, before any work, options that cannot be met on this model and data.
 
     Raises:
-        RequestError: a precision that the device does not compute in; too few batches to hold any out.
+        RequestError: a precision that the device does not compute in; too few batches, or texts, to hold any out.
     """
     check_precision(model, options)
-    if options.early_stopping and len(data) < SHARE_HELD_OUT:
-        rule = f"early_stopping must be 0 for fewer than {SHARE_HELD_OUT} batches of training data, to hold one out"
+    check_held_out(options, data)
+
+
+def check_held_out(options: Training, data: TrainingData) -> None:
+    """Refuse to end a training early by rows that cannot be held out.
+
+    Raises:
+        RequestError: too few batches, or texts.
+    """
+    if options.early_stopping and not hold_out(data, 0)[1]:
+        few = len(data) < SHARE_HELD_OUT
+        what = f"fewer than {SHARE_HELD_OUT} batches of training data" if few else "texts of too many rows each"
+        rule = f"early_stopping must be 0 for {what}, to hold one out"
         raise RequestError(f"{rule}, got {options.early_stopping} for {len(data)}")
 
 
 def hold_out(data: TrainingData, seed: int) -> tuple[TrainingData, list[Batch]]:
-    """`data` without an eighth of it, at most `MOST_HELD_OUT` batches, and these; none of fewer than 8 batches."""
+    """`data` without an eighth of it, at most `MOST_HELD_OUT` batches, and these; none of fewer than 8 batches.
+
+    Of `Batches` whole texts are held out, see `niwaki.data.held_out`.
+    """
     count = min(len(data) // SHARE_HELD_OUT, MOST_HELD_OUT)
     if not count:
         return data, []
     if not isinstance(data, Batches):
         held = set(random.Random(seed).sample(range(len(data)), count))
         return [batch for i, batch in enumerate(data) if i not in held], [data[i] for i in sorted(held)]
-    held = set(random.Random(seed).sample(range(len(data.rows)), count * data.batch_size))
-    parts = [[row for i, row in enumerate(data.rows) if (i in held) == within] for within in (False, True)]
+    parts = apart(data.rows, count * data.batch_size, seed)
     training, kept = (Batches(rows, data.tokenizer, data.batch_size) for rows in parts)
     return training, list(kept)

@@ -25,6 +25,7 @@ from niwaki.config import Training
 from niwaki.data import Batches
 from niwaki.masks import MaskedLinear
 from niwaki.numerics.half import half_in_float32
+from niwaki.numerics.layout import to_out_in
 from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch
 from niwaki.progress import Bar, bar, say
@@ -93,6 +94,7 @@ def train_(
     asked = _values(options) | {"epochs": epochs, "learning_rate": learning_rate, "seed": seed, "part": part}
     keeper = Keeper(model, asked, quiet=not progress)
     optimizer = torch.optim.AdamW(_groups(model, named), lr=learning_rate, weight_decay=options.weight_decay)
+    _decay_visible_(optimizer, model, options.weight_decay)
     stepper = Stepper(model, list(named.values()), optimizer, loss_of, over, options)
     course = Course(
         trained=named,
@@ -164,13 +166,34 @@ def _schedule(optimizer: torch.optim.Optimizer, steps: int, options: Training) -
 
 
 def _groups(model: nn.Module, named: dict[str, nn.Parameter]) -> list[dict[str, Any]]:
-    """What is trained, for the optimizer: masked weights apart, whose hidden values are to stay."""
-    masked = {id(module.weight) for module in model.modules() if isinstance(module, MaskedLinear)}
+    """What is trained, for the optimizer: masked weights apart, which do not all decay."""
+    masked = {id(module.weight) for module in _masked(model)}
     groups = [
         {"params": [parameter for parameter in named.values() if id(parameter) not in masked]},
         {"params": [parameter for parameter in named.values() if id(parameter) in masked], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _decay_visible_(optimizer: torch.optim.Optimizer, model: nn.Module, decay: float) -> None:
+    """Have every step of `optimizer` decay what masks leave of the weights that are trained, as AdamW does the others.
+
+    What they hide keeps its value, for when it returns.
+    """
+
+    @torch.no_grad()
+    def before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        rate = optimizer.param_groups[0]["lr"]
+        for module in _masked(model):
+            if module.weight.requires_grad:
+                module.weight.mul_(to_out_in(module, 1 - rate * decay * module.mask.to(module.weight)))
+
+    if decay:
+        optimizer.register_step_pre_hook(before_step)
+
+
+def _masked(model: nn.Module) -> list[MaskedLinear]:
+    return [module for module in model.modules() if isinstance(module, MaskedLinear)]
 
 
 def _batches(data: TrainingData, seed: int, options: Training) -> Iterator[list[Batch]]:

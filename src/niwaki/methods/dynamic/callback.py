@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from niwaki.config import DynamicSparsityConfig
 from niwaki.errors import RequestError
 from niwaki.methods.dynamic.controller import Controller
-from niwaki.methods.dynamic.history import HISTORY, summary, write_history
+from niwaki.methods.dynamic.history import HISTORY, write_history
 from niwaki.methods.dynamic.optimizer_state import statement
 from niwaki.methods.dynamic.plots import HISTORY_PICTURE, SCHEDULE_PICTURE, plot_history, plot_schedule
 from niwaki.methods.dynamic.saved import STATE, restore_controller_, save_controller
@@ -131,7 +131,7 @@ class DynamicSparsity(TrainerCallback):
         if self.controller is None or len(self.controller.history) <= self._logged or logs is None:
             return
         made = self.controller.history[self._logged :]
-        found = summary([row for row in made if row.step == made[-1].step], self.controller.sizes)
+        found = self.controller.summary(made[-1].step)
         logs.update(found)
         state.log_history[-1].update(found)
         self._logged = len(self.controller.history)

@@ -23,7 +23,7 @@ from niwaki.data import checked_batches
 from niwaki.errors import RequestError, WorkError
 from niwaki.masks import Block, MaskedLinear, NByM, check_divides, choose, lowest
 from niwaki.methods.dynamic.capture import Capture
-from niwaki.methods.dynamic.history import Update, with_later
+from niwaki.methods.dynamic.history import Update, summary, with_later
 from niwaki.methods.dynamic.optimizer_state import Ages, bare, clear_
 from niwaki.methods.dynamic.reallocate import across, from_units, in_groups, size, to_units, unit_size, within
 from niwaki.methods.dynamic.schedules import Schedule, plan_schedule
@@ -134,6 +134,11 @@ class Controller:
     def wanted(self) -> int:
         """Weights that are zero at the end."""
         return self._zeros()
+
+    def summary(self, step: int) -> dict[str, float]:
+        """What the update after a step did to all linears together, for a log."""
+        made = [row for row in self.history if row.step == step]
+        return summary(made, self.sizes, self.still, self.total)
 
     @property
     def final(self) -> bool:

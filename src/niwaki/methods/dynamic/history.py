@@ -29,12 +29,15 @@ class Update:
     distance: float
 
 
-def summary(updates: Iterable[Update], sizes: dict[str, int]) -> dict[str, float]:
-    """One update over all linears, for a log."""
+def summary(updates: Iterable[Update], sizes: dict[str, int], zeros: int, weights: int) -> dict[str, float]:
+    """One update over all linears whose masks move, for a log.
+
+    Sparsity is that of all `weights` of the model's linears, as budgets are; of those that do not move `zeros` are 0.
+    """
     rows = list(updates)
     total = sum(sizes.values())
     return {
-        "mask/sparsity": sum(row.sparsity * sizes[row.linear] for row in rows) / total,
+        "mask/sparsity": (zeros + sum(row.sparsity * sizes[row.linear] for row in rows)) / weights,
         "mask/dropped": float(sum(row.dropped for row in rows)),
         "mask/grown": float(sum(row.grown for row in rows)),
         "mask/regrown": float(sum(row.regrown for row in rows)),

@@ -21,7 +21,7 @@ from niwaki.data import checked_batches
 from niwaki.masks import NByM
 from niwaki.methods.dynamic.callback import schedule_table
 from niwaki.methods.dynamic.controller import Controller
-from niwaki.methods.dynamic.history import Update, summary
+from niwaki.methods.dynamic.history import Update
 from niwaki.methods.dynamic.saved import restore_controller_, save_controller
 from niwaki.methods.dynamic.schedules import Schedule
 from niwaki.numerics.seeds import seeded
@@ -205,8 +205,7 @@ def _course(controller: Controller) -> list[dict[str, float]]:
     shown = steps[:: -(-len(steps) // COURSE) or 1]
     if steps and shown[-1] != steps[-1]:
         shown.append(steps[-1])
-    updates = ((step, [row for row in controller.history if row.step == step]) for step in shown)
     return [
-        {"step": step, **{name.removeprefix("mask/"): value for name, value in summary(rows, controller.sizes).items()}}
-        for step, rows in updates
+        {"step": step, **{name.removeprefix("mask/"): value for name, value in controller.summary(step).items()}}
+        for step in shown
     ]
