@@ -13,7 +13,7 @@ from niwaki import RequestError
 from niwaki.config.sweep import Condition, parse_pick, read_sweep
 from niwaki.run.sweep.alone import Gate
 from niwaki.run.sweep.frontier import frontier, knee
-from niwaki.run.sweep.summary import picked
+from niwaki.run.sweep.summary import check_pick, picked
 
 FILE = {"model": "m", "train_data": "t", "eval_data": "e", "methods": [{"kind": "structured", "flops": [0.7, 0.5]}]}
 
@@ -96,6 +96,9 @@ def test_the_smallest_that_holds_is_picked():
         picked(parse_pick("accuracy >= 0.95"), found)
     with pytest.raises(RequestError, match="pick must name one of accuracy, flops, params, size_bytes, zeros, got"):
         picked(parse_pick("kl <= 1 * dense"), found)
+    with pytest.raises(RequestError, match=r"must bound perplexity from above, .* got >= 0\.99 \* dense"):
+        check_pick(parse_pick("perplexity >= 0.99 * dense"))
+    check_pick(parse_pick("perplexity <= 1.01 * dense and accuracy >= 0.9 * dense and bits_per_token >= 0"))
 
 
 def test_nobody_works_while_one_is_timed(monkeypatch):

@@ -25,7 +25,7 @@ from niwaki.run.inputs import check_out
 from niwaki.run.sweep.alone import Gate
 from niwaki.run.sweep.place import PAGE, PICKED, RESULT, Place
 from niwaki.run.sweep.shared import Shared
-from niwaki.run.sweep.summary import picked, summary
+from niwaki.run.sweep.summary import check_pick, picked, summary
 
 
 def run_sweep(sweep: Sweep, quiet: bool = False) -> dict[str, Any]:
@@ -42,6 +42,8 @@ def run_sweep(sweep: Sweep, quiet: bool = False) -> dict[str, Any]:
         )
     read = (recipe.model, recipe.base_model, recipe.train_data, recipe.eval_data)
     check_out(recipe.out, *read, *recipe.task_files)
+    if sweep.pick is not None:
+        check_pick(parse_pick(sweep.pick))
     place = Place(Path(recipe.out).resolve())
     with library_manners(quiet), threads(recipe.threads):
         shared = Shared(sweep, place, quiet)

@@ -90,6 +90,18 @@ def _timed(results: dict[str, Result], records: dict[str, dict[str, Any]], metri
     }
 
 
+def check_pick(conditions: tuple[Condition, ...]) -> None:
+    """Refuse, before any work, to pick by a figure that every worse model holds.
+
+    Raises:
+        RequestError: at least a share of the dense model's figure is asked of one that is better when it is lower.
+    """
+    for condition in conditions:
+        if condition.name in LOWER_IS_BETTER and condition.at_least and condition.of_dense:
+            rule = f"pick must bound {condition.name} from above, which is better when it is lower"
+            raise RequestError(f"{rule} ('{condition.name} <= 1.01 * dense'), got >= {condition.number:g} * dense")
+
+
 def picked(conditions: tuple[Condition, ...], found: dict[str, Any]) -> str:
     """The name of the smallest point that holds all conditions: fewest bytes, then fewest parameters that are not zero.
 
