@@ -18,6 +18,7 @@ MAKERS = {
     "maximize": lambda p: torch.optim.AdamW(p, lr=0.1, maximize=True, weight_decay=0.0),
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
     "dampened": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.5),
+    "dampened, maximize": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, dampening=0.5, maximize=True),
     "nesterov": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True),
 }
 

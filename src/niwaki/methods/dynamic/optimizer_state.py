@@ -94,5 +94,4 @@ class Ages:
         whole = torch.where(age == 1, had / (1 - group["dampening"]), had)
         buffer[self.places] = whole
         factor = group["momentum"] if group["nesterov"] else 1.0
-        sign = 1.0 if group["maximize"] else -1.0
-        return sign * float(group["lr"]) * factor * (whole - had)
+        return float(group["lr"]) * factor * (had - whole)  # with `maximize` the buffer is of the opposite gradient
