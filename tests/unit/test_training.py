@@ -93,6 +93,38 @@ def test_an_eighth_is_held_out_of_a_recovery(count, held, rows):
     assert sorted(numbers[0] + numbers[1]) == list(range(2 * count if rows else count))
 
 
+@pytest.mark.parametrize("choices", [False, True])
+@pytest.mark.parametrize("rows", [False, True])
+def test_what_a_model_was_fitted_to_is_held_out_last(rows, choices):
+    """It says too much good of the fitted model: a recovery that helps elsewhere would be thrown away."""
+    ids = [[[number, 1], [2]] if choices else [number, 1] for number in range(32)]
+    mask = [[[1] * len(text) for text in row] if choices else [1, 1] for row in ids]
+    whole = Batches(
+        [{"input_ids": a, "attention_mask": b} for a, b in zip(ids, mask, strict=True)], tiny_tokenizer(), 2
+    )
+    fitted = Batches(whole.rows[:26], tiny_tokenizer(), 13)
+    data = whole if rows else list(whole)
+    for seed in range(3):
+        training, held = hold_out(data, seed, fitted)
+        found = [int(number) for batch in held for number in batch["input_ids"].flatten(1)[:, 0]]
+        assert len(found) == 4
+        assert min(found) >= 26
+        assert len(training) == len(data) - 2
+        assert len(hold_out(data, seed, whole)[1]) == 2  # where all were seen, some of these
+
+
+def test_recovery_holds_out_other_rows_than_pruning_saw(monkeypatch):
+    asked = []
+    real = recover.hold_out
+    monkeypatch.setattr(recover, "hold_out", lambda data, seed, seen: (asked.append(seen), real(data, seed, seen))[1])
+    calibration = batches(count=2)
+    for config in (niwaki.Structured(flops=0.6, recover_epochs=1, **CUT), MAGNITUDE):
+        config = dataclasses.replace(config, recover_epochs=1)
+        niwaki.prune_(tiny(), config, calibration, training_data=batches(count=9))
+    assert [len(seen) for seen in asked] == [2, 2]
+    assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(asked[0], calibration, strict=True))
+
+
 @pytest.mark.parametrize("asked", [niwaki.Structured(flops=0.6, **CUT), MAGNITUDE])
 def test_every_step_of_pruning_has_its_share_of_recovery(asked):
     passes = []

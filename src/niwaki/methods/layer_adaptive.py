@@ -198,7 +198,7 @@ class _Zeroing:
         self.passes += reconstruction_passes(config.reconstruct, len(batches))
         if config.recover_epochs and self.dense is not None:
             self.passes += recover_(
-                self.model, self.dense, training, config, len(batches), step=step, progress=self.progress
+                self.model, self.dense, training, config, batches, step=step, progress=self.progress
             )
 
     def result(self, config: LayerAdaptive) -> StageResult:

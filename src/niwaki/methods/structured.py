@@ -162,7 +162,7 @@ class _Cutting:
             self.passes += Passes(REFIT_PASSES) + reconstruction_passes(config.reconstruct, len(batches))
         if config.recover_epochs:
             self.passes += recover_(
-                self.model, self.dense, training, config, len(batches), step=step, progress=self.progress
+                self.model, self.dense, training, config, batches, step=step, progress=self.progress
             )
 
     def _timed(self, plan: UnitPlan, fraction: float) -> Kept:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
 
 from niwaki.adapters import check_trainable, check_weights_trainable
 from niwaki.anatomy import accepts_of
 from niwaki.config import LayerAdaptive, Structured, Training
-from niwaki.data import Batches, apart, checked_batches
+from niwaki.data import Batches, apart, checked_batches, token_mask
 from niwaki.errors import RequestError
 from niwaki.observe import Batch
 from niwaki.train.precision import check_precision
@@ -79,17 +81,31 @@ def check_held_out(options: Training, data: TrainingData) -> None:
         raise RequestError(f"{rule}, got {options.early_stopping} for {len(data)}")
 
 
-def hold_out(data: TrainingData, seed: int) -> tuple[TrainingData, list[Batch]]:
+def hold_out(data: TrainingData, seed: int, seen: Iterable[Batch] = ()) -> tuple[TrainingData, list[Batch]]:
     """`data` without an eighth of it, at most `MOST_HELD_OUT` batches, and these; none of fewer than 8 batches.
 
-    Of `Batches` whole texts are held out, see `niwaki.data.held_out`.
+    Of `Batches` whole texts are held out, see `niwaki.data.held_out`. Rows that are among those `seen` come last: what
+    a model was fitted to says too much good of it, and no training would seem to make it better.
     """
     count = min(len(data) // SHARE_HELD_OUT, MOST_HELD_OUT)
     if not count:
         return data, []
+    known = {ids for batch in seen for ids in _ids_of(batch)}
     if not isinstance(data, Batches):
-        held = set(random.Random(seed).sample(range(len(data)), count))
+        drawn = random.Random(seed).sample(range(len(data)), len(data))
+        held = set(sorted(drawn, key=lambda index: not known.isdisjoint(_ids_of(data[index])))[:count])
         return [batch for i, batch in enumerate(data) if i not in held], [data[i] for i in sorted(held)]
-    parts = apart(data.rows, count * data.batch_size, seed)
+    parts = apart(data.rows, count * data.batch_size, seed, lambda row: _ids(row["input_ids"]) in known)
     training, kept = (Batches(rows, data.tokenizer, data.batch_size) for rows in parts)
     return training, list(kept)
+
+
+def _ids_of(batch: Batch) -> list[tuple[int, ...]]:
+    """The tokens of each row, of all its texts one after the other, without padding."""
+    mask = token_mask(batch).view(batch["input_ids"].shape).bool()
+    return [tuple(row[real].tolist()) for row, real in zip(batch["input_ids"], mask, strict=True)]
+
+
+def _ids(row: list[Any]) -> tuple[int, ...]:
+    """The same of a row as it stands in `Batches`."""
+    return tuple(itertools.chain(*row)) if isinstance(row[0], list) else tuple(row)

@@ -34,26 +34,27 @@ def recover_(
     dense: nn.Module,
     data: TrainingData,
     config: Structured | LayerAdaptive,
-    batches: int,
+    calibration: Sequence[Batch],
     *,
     step: int = 1,
     progress: bool = False,
 ) -> Passes:
     """Train `model` in place towards `dense` over `data` for part `step` of the `config.steps` of the epochs asked.
 
-    Some batches are held out, where there are enough: what is trained ends as it was when its loss there was lowest.
+    Some batches are held out, where there are enough, of rows that are not among the `calibration` it was fitted to:
+    what is trained ends as it was when its loss there was lowest.
     The adapters of a `PeftModel` are trained as they are; a plain model gets LoRA that is merged at the end. With
     `recover_full` it is all weights that the blocks have left that are trained, adapters with them. Which parameters
     require gradients is afterwards as it was. A recovery that fails or is interrupted leaves `model` as it came in:
     pruned and refitted, without what was half trained.
 
-    Returns what it cost in passes over calibration data of so many `batches`.
+    Returns what it cost in passes over the calibration data.
 
     Raises:
         WorkError: a loss that is not finite.
     """
     required = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    training, held_out = hold_out(data, config.seed)
+    training, held_out = hold_out(data, config.seed, calibration)
     epochs, part = config.recover_epochs, (step, config.steps)
     if not steps_of(training, epochs, config, part):
         return Passes()
@@ -85,7 +86,7 @@ def recover_(
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(required[name])
     # The dense model runs forward beside the one that is trained.
-    return Passes(2 * (done.batches + done.looked) / batches, done.batches / batches)
+    return Passes(2 * (done.batches + done.looked) / len(calibration), done.batches / len(calibration))
 
 
 def predictions_in(model: nn.Module) -> Over:
