@@ -12,6 +12,7 @@ import niwaki
 from niwaki.adapters import bias_of, effective_bias, effective_weight, set_effective_bias_
 from niwaki.anatomy import linears_of, sites_of, unwrap, weight_of
 from niwaki.checkpoint import write_adapter
+from niwaki.surgery import cut_
 from tiny import batches, logits, tiny, transposed
 
 PATTERNS = {"rank_pattern": {"lin1": 2, "0.attention.q_lin": 6}, "alpha_pattern": {"lin1": 16, "v_lin": 1}}
@@ -33,6 +34,16 @@ STAGES = {
 
 
 DATA = batches(count=1)
+
+
+@pytest.mark.parametrize("patterns", [{"lin1": 8, "lin2": 8}, {".*": 2}])
+def test_patterns_of_ranks_that_nothing_is_left_of_load(patterns, tmp_path):
+    """The sites with the largest rank are gone, or a pattern goes before the rank of all others."""
+    model = lora(rank_pattern=patterns)
+    if "lin1" in patterns:
+        cut_(model, {s.name: torch.arange(0 if s.kind == "ffn" else s.units) for s in sites_of(model)})
+    write_adapter(model, tmp_path, tmp_path)
+    assert_same(model, niwaki.load(tmp_path / "adapter").eval(), DATA[0])
 
 
 def lora(family="distilbert", **options):

@@ -57,6 +57,12 @@ def test_what_was_measured_is_what_is_delivered(name, tmp_path):
     assert all(torch.equal(value, wanted[key]) for key, value in model.state_dict().items())
 
 
+def test_training_data_that_come_once_are_there_for_every_try():
+    config = Structured(**SEARCH, recover_epochs=1)
+    done = niwaki.prune_(tiny(), config, DATA, held_out=HELD, training_data=(batch for batch in DATA))
+    assert len(done.details["keep_quality"]["tries"]) == 3
+
+
 def test_the_hand_bounds_the_search(tmp_path):
     units = niwaki.plan(tiny(), Structured(flops=0.9), DATA)
     every = {site.name: range(site.units) for site in units.sites if site.kind == "ffn"}

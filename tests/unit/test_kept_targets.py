@@ -10,7 +10,7 @@ import torch
 import niwaki
 from niwaki.repair import kept_targets, sequential_least_squares
 from niwaki.repair.kept_targets import KeptTargets
-from tiny import batches, tiny, with_lora
+from tiny import batches, logits, tiny, with_lora
 
 CONFIGS = {
     "structured": (niwaki.Structured(flops=0.7), {"flops": 0.5}),
@@ -51,6 +51,24 @@ def test_the_next_cut_is_the_same_without_the_dense_model(tmp_path, streams, nam
     first, *others = found.values()
     for weights in others:
         assert all(torch.equal(value, weights[key]) for key, value in first.items())
+
+
+@pytest.mark.parametrize("family", ["distilbert", "llama"])
+def test_a_cut_that_empties_sites_keeps_nothing_that_others_would_lack(tmp_path, family):
+    model, data = tiny(family), batches(count=2, family=family)
+    plan = niwaki.plan(model, niwaki.Structured(flops=0.9, min_heads=0, min_neurons=0, round_to=16), data)
+    kept = plan.keeping_targets(tmp_path / "targets")
+    low = niwaki.apply_(copy.deepcopy(model), kept.at(flops=0.15), data)
+    assert not all(site.kept for site in low.layers)
+    assert not (tmp_path / "targets").exists()
+    found = []
+    for cut in (kept.at(flops=0.9), kept.at(flops=0.9), plan.at(flops=0.9)):
+        pruned = copy.deepcopy(model)
+        niwaki.apply_(pruned, cut, data)
+        found.append(logits(pruned, data[0]))
+    assert (tmp_path / "targets").is_dir()
+    assert torch.equal(found[0], found[2])
+    assert torch.equal(found[1], found[2])
 
 
 def test_what_is_too_large_for_the_disk_or_unfinished_is_not_kept(tmp_path, monkeypatch):

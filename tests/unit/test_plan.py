@@ -9,7 +9,8 @@ import torch
 
 import niwaki
 from niwaki import LayerAdaptive, Plan, RequestError, Structured
-from tiny import batches, tiny
+from niwaki.methods.plan import model_digest
+from tiny import batches, logits, tiny, with_lora
 
 DATA = batches(2)
 
@@ -37,6 +38,29 @@ CONFIGS = [
     (LayerAdaptive(sparsity=0.4, allocation="lamp", weight_score="wanda"),
      LayerAdaptive(sparsity=0.995, allocation="lamp", weight_score="wanda"), "distilbert"),
 ]  # fmt: skip
+
+
+def test_a_plan_is_of_a_model_with_all_that_it_computes_by():
+    """Not of its tensors alone: how much an adapter counts, and which one acts, stands elsewhere."""
+    model = with_lora(tiny())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    digests = [model_digest(model)]
+    for change in (
+        lambda: model.base_model.model.distilbert.transformer.layer[0].ffn.lin1.set_scale("default", 3.0),
+        lambda: setattr(model.base_model.model.config, "activation", "relu"),
+        lambda: model.base_model.disable_adapter_layers(),
+    ):
+        change()
+        digests.append(model_digest(model))
+    assert len(set(digests)) == 4
+    again = tiny()
+    assert model_digest(again) == model_digest(tiny())
+    logits(again, batches()[0])
+    again(**batches()[0]).loss.backward()
+    assert model_digest(again) == model_digest(tiny())  # nor by what running a model leaves in its config
 
 
 @pytest.mark.parametrize(("made_for", "asked", "family"), CONFIGS)

@@ -181,3 +181,19 @@ def test_the_harness_is_left_as_it_was(failing, monkeypatch):
     assert vars(evaluator) == kept
     assert model.training
     assert (tokenizer.pad_token, tokenizer.padding_side) == pads
+
+
+@pytest.mark.parametrize("config", [niwaki.Structured(flops=0.5), niwaki.LayerAdaptive(sparsity=0.5)])
+@pytest.mark.parametrize("around", ["autocast", "compiled"])
+def test_what_the_caller_has_open_around_a_verb_changes_no_number(config, around):
+    data, plain, other = batches(2), tiny(), tiny()
+    niwaki.prune_(plain, config, data)
+    # What `layer.compile()` leaves, without waiting for a compiler: a call that runs no hooks that are added later.
+    for layer in layers_of(other) if around == "compiled" else ():
+        layer._compiled_call_impl = layer.forward
+    compiled = [layer._compiled_call_impl for layer in layers_of(other)]
+    with torch.autocast("cpu", torch.bfloat16, enabled=around == "autocast"):
+        niwaki.prune_(other, config, data)
+    assert [layer._compiled_call_impl for layer in layers_of(other)] == compiled
+    wanted = plain.state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in other.state_dict().items())

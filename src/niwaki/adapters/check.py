@@ -43,6 +43,9 @@ def check_adapters(model: nn.Module) -> None:
         return
     for name, config in model.peft_config.items():
         check_adapter(name, config)
+        if getattr(config, "ensure_weight_tying", False) and getattr(config, "target_modules", None):
+            rule = f"adapter {name!r} must be made without ensure_weight_tying, as what PEFT ties so cannot be copied"
+            raise RequestError(f"{rule}; merge it first")
     for linear in linears_of(model, emptied=True):
         layer = linear.module
         if not isinstance(layer, LoraLayer):

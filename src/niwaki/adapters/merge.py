@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
@@ -71,7 +71,30 @@ def merge_(model: nn.Module, *, mask_adapters: bool = False) -> PreTrainedModel:
                 "ask for merge_(model, mask_adapters=True) to lose what it adds to the zeros"
             )
     _take_off_idle_(unwrap(model))
+    _untie_adapted_(unwrap(model))
     return cast(PreTrainedModel, model.merge_and_unload())  # type: ignore[operator]
+
+
+def _untie_adapted_(model: PreTrainedModel) -> None:
+    """Give what an adapter is added to a weight of its own, where another module has the same.
+
+    An adapter around the head of a model whose embeddings are tied to it changes the head alone; folded into the weight
+    that both have it would change the embeddings, too.
+    """
+    shared: dict[int, dict[int, tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            shared.setdefault(id(weight), {})[id(module)] = module, name
+    tied = [list(owners.values()) for owners in shared.values() if len(owners) > 1]
+    adapted = {id(module.get_base_layer()) for module in model.modules() if isinstance(module, LoraLayer)}
+    if not any(id(owner) in adapted for owners in tied for owner, _ in owners):
+        return
+    # A config ties all or nothing: biases, too, that heads of masked words hold under two names.
+    cast(Any, model.config).tie_word_embeddings = False
+    for owners in tied:
+        for owner, name in owners[1:]:
+            weight = cast(nn.Parameter, getattr(owner, name))
+            setattr(owner, name, nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad))
 
 
 def _take_off_idle_(model: nn.Module) -> None:

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 
 @contextmanager
 def evaluation_mode(*models: nn.Module) -> Iterator[None]:
-    """Put `models` in evaluation mode, without caches of keys and values; all is as it was after, also on an error."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
+    """Put `models` in evaluation mode, without caches of keys and values; all is as it was after, also on an error.
+
+    They compute in the precision that they are held in, whatever autocast the caller has open, and as they are written:
+    what `compile` made of a module would not call the hooks that look at it.
+    """
+    modes = [(module, module.training, module._compiled_call_impl) for model in models for module in model.modules()]
     try:
-        for model in models:
-            model.eval()
-        with without_caches(*models):
+        for module, _, _ in modes:
+            module.training, module._compiled_call_impl = False, None
+        with without_caches(*models), _without_autocast():
             yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module, training, compiled in modes:
+            module.training, module._compiled_call_impl = training, compiled
+
+
+@contextmanager
+def _without_autocast() -> Iterator[None]:
+    with ExitStack() as stack:
+        for kind in ("cpu", "cuda", "mps"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
 
 
 @contextmanager

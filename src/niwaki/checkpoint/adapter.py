@@ -128,13 +128,16 @@ def _resize_(model: PreTrainedModel, shapes: Shapes) -> None:
 
 
 def _check_rank(folder: Path, shapes: Shapes) -> None:
-    """Refuse a config of larger factors than the file holds, before PEFT makes them."""
-    ranks = [shape[0] for name, shape in shapes.items() if ".lora_A." in name or ".lora_embedding_A" in name]
+    """Refuse a config of larger factors than those of any use, before PEFT makes them.
+
+    A pattern may be of linears that the file has no factors of: they are gone, or another pattern goes before it.
+    """
+    sizes = [size for name, shape in shapes.items() if ".lora_" in name for size in shape]
     config = cast(LoraConfig, adapter_config(folder))
     pattern = config.rank_pattern or {}
     asked = [config.r, *(pattern.values() if isinstance(pattern, dict) else [pattern])]
-    if ranks and not all(isinstance(rank, int) and rank <= max(ranks) for rank in asked):
-        rule = f"r and rank_pattern in adapter_config.json must be at most the {max(ranks)} of its tensors"
+    if sizes and not all(isinstance(rank, int) and rank <= max(sizes) for rank in asked):
+        rule = f"r and rank_pattern in adapter_config.json must be at most the {max(sizes)} of its tensors"
         raise RequestError(f"{rule}, got {str(folder)!r} with {max(asked, key=str)!r}")
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from niwaki.adapters import forget_initialisation_, merge_
+from niwaki.adapters import check_adapters, forget_initialisation_, merge_
 from niwaki.anatomy import pooling_of
 from niwaki.checkpoint.files import INDEX, weight_files
 from niwaki.checkpoint.folder import atomic_folder
@@ -125,6 +125,7 @@ def merged(model: nn.Module) -> PreTrainedModel:
     Raises:
         RequestError: adapters that cannot be merged, see `niwaki.merge_`.
     """
+    check_adapters(model)  # some cannot even be copied
     return merge_(copy.deepcopy(model) if isinstance(model, PeftModel) else model)
 
 

@@ -17,7 +17,7 @@ from niwaki.anatomy import Site, accepts_of, linears_of, sites_of
 from niwaki.config import DynamicSparsityTraining, LayerAdaptive, Structured
 from niwaki.config.patterns import NByM
 from niwaki.config.planned import check_plannable
-from niwaki.data import checked_batches
+from niwaki.data import Batches, checked_batches
 from niwaki.errors import RequestError
 from niwaki.evaluate import check_metric
 from niwaki.methods.dynamic import prune_dynamically_
@@ -112,6 +112,8 @@ def _by_plan_(
     with seeded(config.seed):
         tests = training_data_of(model, held_out, labels=True, name="held_out")
         batches = checked_batches(accepts_of(model), data)
+    if training_data is not None and not isinstance(training_data, Batches):  # every try goes through it
+        training_data = list(training_data)
     start = for_any_budget(model, config)
     if config.plan is not None:
         made = Plan.load(config.plan).under(dataclasses.replace(start, plan=None))

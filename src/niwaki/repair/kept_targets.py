@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -46,13 +46,13 @@ class KeptTargets:
 
     @contextmanager
     def growing(self) -> Iterator[GrowingTargets]:
-        """Where they are noted as they are made; what was noted stays when all went well and the disk has room."""
+        """Where they are noted as they are made; they stay where all went well, none lacks and the disk has room."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="niwaki-", dir=self.folder.parent) as place:
             made = GrowingTargets(Path(place) / "made", MOST_OF_DISK * shutil.disk_usage(place).free)
             made.folder.mkdir()
             yield made
-            if made.room >= 0:
+            if made.room >= 0 and made.wanted <= made.names:
                 with suppress(OSError):  # another process was first
                     made.folder.rename(self.folder)
 
@@ -63,9 +63,13 @@ class GrowingTargets:
 
     folder: Path
     room: float
+    wanted: set[str] = field(default_factory=set)
+    """Names without which they are of no use to another model."""
+    names: set[str] = field(default_factory=set)
 
     def noted(self, name: str, targets: Targets) -> Targets:
         """The same targets, kept by this name as they pass."""
+        self.names.add(name)
         for number, target in enumerate(targets):
             self.room -= sum(value.nbytes for value in target.values())
             if self.room >= 0:

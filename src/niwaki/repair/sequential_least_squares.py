@@ -10,7 +10,7 @@ et al., ICLR 2024, fits output projections so), wherever that sum is to be seen.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, repeat
@@ -76,15 +76,15 @@ def sequential_least_squares_(
         pruned_stream, dense_stream = both.pruned, both.dense
         solves = KeptSolves(model if then is None and kept is None else None, kept_by)
         layers = range(len(layers_of(model)))
+        both.keep_only_with_(_name(fitted) for fitted in _fits(theirs or ours, only_writing, at_once))
         for index in bar(layers, phase="repair", unit="layers", progress=progress):
             here = [linear for linear in ours if linear.layer == index]
             wanted = [linear for linear in theirs if linear.layer == index]
             if dense is None and dense_stream is not None:
                 layer, wanted = copy.deepcopy((pruned_stream.layers[index], here))
                 dense_stream.layers = {index: layer}
-            groups = [group for group in _groups(here) if group[0].writes or not only_writing]
-            for together in [groups] if at_once else [[group] for group in groups]:
-                name = f"{index}-{together[0][0].part}"
+            for together in _fits(here, only_writing, at_once):
+                name = _name(together)
                 goal = None if dense_stream is None else _goal_of(together, wanted, dense_stream.layers[index])
                 fitted = solves.read(name)
                 if fitted is None:
@@ -115,6 +115,11 @@ class _Both:
         """How many are multiplied at once."""
         return self.pruned.together
 
+    def keep_only_with_(self, names: Iterable[str]) -> None:
+        """Keep what is noted where it has all these: of a site that is gone here nothing is, and another cut has it."""
+        if self.growing is not None:
+            self.growing.wanted |= set(names)
+
     def goals(self, index: int, name: str, goal: _Look | None) -> Targets | None:
         """What linears of layer `index` are to give, kept by this `name`."""
         if self.known is not None:
@@ -140,8 +145,22 @@ def _both(
         )
 
 
+def _fits(linears: list[BlockLinear], only_writing: bool, at_once: bool) -> list[list[list[BlockLinear]]]:
+    """The groups of linears that are fitted together, in the order of the data."""
+    layers: dict[int, list[list[BlockLinear]]] = {}
+    for group in _groups(linears):
+        if group[0].writes or not only_writing:
+            layers.setdefault(group[0].layer, []).append(group)
+    return list(layers.values()) if at_once else [[group] for groups in layers.values() for group in groups]
+
+
+def _name(groups: list[list[BlockLinear]]) -> str:
+    """What is kept of groups that are fitted together is called so."""
+    return f"{groups[0][0].layer}-{groups[0][0].part}"
+
+
 def _groups(linears: list[BlockLinear]) -> list[list[BlockLinear]]:
-    """The linears of a layer in the order of the data; those of one group see the same input."""
+    """The linears in the order of the data; those of one group see the same input."""
     groups: dict[tuple[str, bool], list[BlockLinear]] = {}
     for linear in linears:
         groups.setdefault((linear.site.name, linear.writes), []).append(linear)

@@ -129,8 +129,12 @@ def _take_off_adapters_(model: nn.Module, layer: nn.Module, paths: tuple[str, ..
             layer.set_submodule(path, base)
     if isinstance(model, PeftModel):
         prefix = next(name for name, module in unwrap(model).named_modules() if module is layer)
+        left = [name for name, module in unwrap(model).named_modules() if isinstance(module, LoraLayer)]
         for config in cast("dict[str, Any]", model.peft_config).values():
             config.exclude_modules = _also(config.exclude_modules, {f"{prefix}.{path}" for path in paths})
+            for pattern in (config.rank_pattern, config.alpha_pattern):
+                for key in [key for key in pattern if not any(re.match(rf"(.*\.)?({key})$", name) for name in left)]:
+                    del pattern[key]
 
 
 def _also(excluded: Any, names: set[str]) -> Any:
