@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from niwaki.adapters.said import said
+from niwaki.adapters.computed_by import computed_by
 from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import LayerAdaptive, Structured, stage_from_dict, stage_to_dict
 from niwaki.data import mean_length
@@ -57,7 +57,7 @@ class Origin:
 def model_digest(model: nn.Module) -> str:
     """Digest of all weights of a model, those of adapters and masks among them, and of what else it computes by."""
     weights = digest((name, value) for name, value in model.state_dict().items() if isinstance(value, Tensor))
-    return hashlib.sha256(json.dumps([weights, said(model)], sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([weights, computed_by(model)], sort_keys=True, default=str).encode()).hexdigest()
 
 
 def data_digest(data: Sequence[Batch]) -> str:

@@ -32,7 +32,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from niwaki.adapters.said import said
+from niwaki.adapters.computed_by import computed_by
 from niwaki.anatomy import pool_by_, pooling_of, unwrap
 from niwaki.checkpoint import load, new_parameters, write_adapter, write_model, write_tokenizer
 from niwaki.config import recipe_to_dict
@@ -209,7 +209,11 @@ def _names(came: Work, tasks: Tasks) -> Iterator[str]:
         {"calibration": data_digest(came.calibration)},
         # As they were cut: which are held out is no part of the recipe, but follows from its stages.
         {"rows": [_rows(None, part.rows) for part in (came.training, came.held_out, came.tests) if part is not None]},
-        {"model": digest(came.model), "config": unwrap(came.model).config.to_dict(), "said": said(came.model)},
+        {
+            "model": digest(came.model),
+            "config": unwrap(came.model).config.to_dict(),
+            "computed by": computed_by(came.model),
+        },
         {"plans": [hashlib.sha256(path.read_bytes()).hexdigest() for path in _files(came.recipe.plans)]},
     ):
         found.update(json.dumps(part, sort_keys=True, default=str).encode())

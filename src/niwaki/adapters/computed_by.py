@@ -17,7 +17,7 @@ _NO_MATTER = (
 """Keys of a config that change no number, or that loading and running a model set by themselves."""
 
 
-def said(model: nn.Module) -> dict[str, Any]:
+def computed_by(model: nn.Module) -> dict[str, Any]:
     """Plain data, the same of models that compute the same where their tensors are the same."""
     config = {key: value for key, value in unwrap(model).config.to_dict().items() if key not in _NO_MATTER}
     layers = {
