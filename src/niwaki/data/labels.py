@@ -81,9 +81,8 @@ def label_map(table: Table, rows: list[dict[str, Any]], label_ids: dict[str, int
     )
 
 
-def lists_map(given: set[str], label_ids: dict[str, int], what: str, path: str) -> str:
-    """The same of labels that stand in lists, see `ids_of_lists`."""
-    ids = ids_of_lists(given, label_ids, what, path)
+def lists_map(given: set[str], ids: dict[str, int], label_ids: dict[str, int]) -> str:
+    """The same of labels that stand in lists, whose `ids` are those of `ids_of_lists`."""
     return _became({(ids[name], name) for name in given}, label_ids)
 
 

@@ -82,7 +82,8 @@ def several_map(table: Table, label_ids: dict[str, int]) -> str:
     rows = _lists(table)
     if _are_places(rows, len(label_ids)):
         return "in the order of the model's outputs"
-    return lists_map({name for row in rows for name in row}, label_ids, "labels", table.path)
+    given = {name for row in rows for name in row}
+    return lists_map(given, ids_of_lists(given, label_ids, "labels", table.path), label_ids)
 
 
 def _are_places(rows: list[list[str]], count: int) -> bool:

@@ -90,7 +90,7 @@ def encode_tagged(table: Table, tokenizer: Any, max_length: int, label_ids: dict
     raw = {label_text(tag) for tags in table.labels or () for tag in tags}
     ids = ids_of_lists(raw, label_ids, "tags", table.path)
     tags = None if table.labels is None else [[ids[label_text(tag)] for tag in tags] for tags in table.labels]
-    found = TaggedRows(tags=lists_map(raw, label_ids, "tags", table.path) if tags else "")
+    found = TaggedRows(tags=lists_map(raw, ids, label_ids) if tags else "")
     for number, words in enumerate(table.texts):
         if not words:
             found.empty += 1
