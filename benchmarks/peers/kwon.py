@@ -15,16 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.anatomy import Site, sites_of, weight_of
-from units import ROUNDING, Batch, ByUnit, Pair, by_unit, flops_of_units, keep_, row_gradients, total_flops
+from units import ROUNDING, Batch, ByUnit, Pair, by_unit, flops_of_units, keep_, row_gradients, summed_loss, total_flops
 
 DAMPING, FARTHEST = 1.0, 10.0
 
 
 def prune(model: nn.Module, batches: Sequence[Batch], budget: dict[str, float], seed: int) -> nn.Module:
-    """`model` with heads and neurons removed in place; nothing is drawn."""
+    """`model` with heads and neurons removed in place; what a model without a loss is derived by is drawn by `seed`."""
     sites, dense = sites_of(model), copy.deepcopy(model)
     cost = flops_of_units(sites, batches)
-    columns = row_gradients(model, sites, batches, lambda m, _, batch: m(**batch).loss * len(batch["input_ids"]))
+    drawn = torch.Generator().manual_seed(seed)
+    columns = row_gradients(model, sites, batches, lambda m, _, batch: summed_loss(m, batch, drawn))
     gradients = {site.name: by_unit(columns[site.name], site).sum(-1) for site in sites}
     kept = _searched(sites, gradients, cost, budget["flops"] * total_flops(sites, cost))
     keep_(model, {name: _rearranged(kept[name], gradients[name]) for name in kept})

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.adapters import bias_of
-from niwaki.anatomy import Site, sites_of, unit_flops
-from niwaki.data import mean_length
+from niwaki.anatomy import Site, predictions_of, sites_of, unit_flops
+from niwaki.data import mean_length, token_mask
 from niwaki.observe.stream import Stream
 from niwaki.surgery import cut_
 
@@ -64,6 +64,18 @@ def row_gradients(model: nn.Module, sites: list[Site], batches: Sequence[Batch],
         for name, gradient in zip(masks, gradients, strict=True):
             found[name].append(gradient[:, 0])
     return {name: torch.cat(parts) for name, parts in found.items()}
+
+
+def summed_loss(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+    """The sum of the rows' losses by their labels.
+
+    A sentence encoder has none: in its place stands a number whose derivatives have the curvature that those of a loss
+    would have (`Predictions.contrast`, with signs that are drawn).
+    """
+    outputs = model(**batch)
+    if "loss" in outputs:
+        return outputs.loss * len(batch["input_ids"])
+    return predictions_of(model, outputs, token_mask(batch).bool()).contrast(generator)
 
 
 def by_unit(columns: Tensor, site: Site) -> Tensor:

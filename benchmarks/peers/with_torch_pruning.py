@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
+import torch
 import torch_pruning  # type: ignore[import-not-found]
 from torch import Tensor, nn
 
@@ -17,15 +18,17 @@ from niwaki.anatomy import count, family_of, sites_of, unwrap, weight_of
 from niwaki.data import mean_length, without_labels
 from niwaki.surgery.cut import stale_numbers
 from niwaki.surgery.modeling_niwaki import set_numbers_
+from units import summed_loss
 
 TRIES = 8
 
 
 def prune(model: nn.Module, batches: Sequence[dict[str, Tensor]], budget: dict[str, float], seed: int) -> nn.Module:
-    """A pruned copy of `model`; nothing is drawn."""
+    """A pruned copy of `model`; what a model without a loss is derived by is drawn by `seed`."""
+    drawn = torch.Generator().manual_seed(seed)
     model.zero_grad()
     for batch in batches:
-        model(**batch).loss.backward()
+        (summed_loss(model, batch, drawn) / len(batch["input_ids"])).backward()
     length = mean_length(batches)
     most = budget["flops"] * count(model, length).block_flops
     low, high, best = 0.0, 1.0, model
@@ -59,7 +62,7 @@ def _pruned(model: nn.Module, batch: dict[str, Tensor], ratio: float) -> nn.Modu
         prune_num_heads=True,
         prune_head_dims=False,
         ignored_layers=[m for m in pruned.modules() if isinstance(m, nn.Linear) and id(m) not in inside],
-        output_transform=lambda output: output.logits.sum(),
+        output_transform=lambda output: output[0].sum(),
     ).step()
     for site in attention:
         assert site.attention is not None

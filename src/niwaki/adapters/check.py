@@ -19,13 +19,17 @@ def check_model(model: nn.Module) -> None:
     """Refuse, before any work, a model that nothing here can be done with.
 
     Raises:
-        RequestError: its family, its task or its adapters are not supported; weights that are not in memory.
+        RequestError: its family, its task or its adapters are not supported; weights that are not in memory, or were
+            made under inference mode.
     """
     check_task(model)
     away = next((name for name, parameter in model.named_parameters() if parameter.is_meta), None)
     if away is not None:
         rule = "model must hold its weights in memory (a device_map without disk, and no offloading to the CPU)"
         raise RequestError(f"{rule}, got {away} offloaded")
+    made = next((name for name, parameter in model.named_parameters() if parameter.is_inference()), None)
+    if made is not None:
+        raise RequestError(f"model must be made outside torch.inference_mode, as {made} cannot be trained or changed")
     check_adapters(model)
     if any(mask_of(linear.module) is not None for linear in linears_of(model)):
         check_unmerged(model)

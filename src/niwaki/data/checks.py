@@ -83,12 +83,14 @@ def _checked(accepts: Accepts, batch: dict[str, Any], labelled: bool) -> dict[st
     for key in _PLACES if accepts.labels == "span" else ("labels",):
         if labelled and batch.get(key) is None:
             raise _WrongBatchError(f"{key} must be there to train on, got {_listed(batch)}")
-    for key, value in batch.items():
+    for key, value in [*batch.items()]:
         if value is not None and not isinstance(value, Tensor):
             hint = "; a collator makes tensors of rows" if isinstance(value, list) else ""
             raise _WrongBatchError(f"{key} must be a tensor, got {_kind(value)}{hint}")
         if value is not None and value.is_meta:
             raise _WrongBatchError(f"{key} must hold values, got a tensor on the meta device")
+        if value is not None and value.is_inference():  # autograd keeps none that was made under inference mode
+            batch[key] = value.clone()
     _check_ids(batch["input_ids"], accepts)
     shape = tuple(batch["input_ids"].shape)
     if (mask := batch.get("attention_mask")) is not None:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from niwaki.adapters import check_model, check_trainable
 from niwaki.anatomy import supported_task
 from niwaki.config import Finetune
+from niwaki.numerics.autograd import gradients_on
 from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch
 from niwaki.results import StageResult
@@ -38,7 +39,7 @@ def finetune(
     started = time.perf_counter()
     check_model(model)
     check_trainable(model, config.lora_rank, full=config.full)
-    with seeded(config.seed):
+    with seeded(config.seed), gradients_on():
         batches = training_data(model, data, labels=True)
         check_training(model, config, batches)
         training, held_out = hold_out(batches, config.seed) if config.early_stopping else (batches, [])

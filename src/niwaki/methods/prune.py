@@ -28,6 +28,7 @@ from niwaki.methods.scores import Scores
 from niwaki.methods.structured import apply_units_, plan_units, prune_units_, score_units_of
 from niwaki.methods.unit_plan import UnitPlan
 from niwaki.methods.weight_plan import WeightPlan
+from niwaki.numerics.autograd import gradients_on
 from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch
 from niwaki.processes import check_enough, count
@@ -77,7 +78,7 @@ def prune_(
         config = _sparing(model, config, filter)
     if not isinstance(config, DynamicSparsityTraining) and (config.plan or config.keep_quality):
         return _by_plan_(model, config, data, training_data, held_out, metric, progress)
-    with seeded(config.seed):  # a loader that shuffles draws from the global state, too
+    with seeded(config.seed), gradients_on():  # a loader that shuffles draws from the global state, too
         if isinstance(config, DynamicSparsityTraining):
             done = prune_dynamically_(model, config, data, training=training_data, progress=progress)
         else:
@@ -109,7 +110,7 @@ def _by_plan_(
     if held_out is None:
         config.searched()
     check_metric(model, metric)
-    with seeded(config.seed):
+    with seeded(config.seed), gradients_on():
         tests = training_data_of(model, held_out, labels=True, name="held_out")
         batches = checked_batches(accepts_of(model), data)
     if training_data is not None and not isinstance(training_data, Batches):  # every try goes through it
@@ -193,7 +194,7 @@ def plan(
     check_plannable(config, "a plan")
     if filter is not None:
         config = _sparing(model, config, filter)
-    with seeded(config.seed):
+    with seeded(config.seed), gradients_on():
         check_model(model)
         batches = checked_batches(accepts_of(model), data)
         check_enough(batches)
@@ -226,7 +227,7 @@ def apply_(
             them; as `prune_`.
         WorkError: a statistic, a loss or a solve is not finite.
     """
-    with seeded(plan.config.seed):
+    with seeded(plan.config.seed), gradients_on():
         check_model(model)
         plan.check_fits(model)
         batches: list[Batch] = []
@@ -290,7 +291,7 @@ def score(
         WorkError: a statistic that is not finite.
     """
     config = config or Structured(flops=1.0)
-    with seeded(config.seed):
+    with seeded(config.seed), gradients_on():
         check_model(model)
         batches = checked_batches(accepts_of(model), data)
         check_enough(batches)

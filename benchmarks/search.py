@@ -1,0 +1,109 @@
+"""Widths searched on the true divergence: does what a search finds on some rows hold on others?
+
+    python benchmarks/search.py --model ADAPTER --train-data train.tsv --eval-data dev.tsv
+
+The search is that of EvoPress (Sieberling et al., ICML 2025) with nothing approximated: in every generation the scores
+of some sites are multiplied by numbers that are drawn, so that units move between sites and the budget stays exact;
+each child is cut and refitted whole; of the parent and its children the one lives from which the dense model diverges
+least on `--searched` rows that no calibration saw. `others` is the divergence on as many rows again that neither
+calibration nor search saw. So a child costs a refit and a pass, which `niwaki.apply_` tells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import niwaki
+from common import Bench, arguments, is_done, note, resumed
+from niwaki.adapters import merge_
+from niwaki.data import Batches, sample
+from niwaki.evaluate import predictions
+
+SITES, SPREAD = 2, 0.5
+"""How many sites a child changes, and by what: the logarithm of a factor is drawn with this deviation."""
+
+
+def main() -> None:
+    parser = arguments("search")
+    parser.add_argument("--flops", type=float, nargs="*", default=[0.5, 0.3, 0.2])
+    parser.add_argument("--searched", type=int, default=1024, help="rows that the search looks at")
+    parser.add_argument("--generations", type=int, default=10)
+    parser.add_argument("--children", type=int, default=4)
+    asked = parser.parse_args()
+    bench = Bench.of(asked)
+    searched, others = divergences(bench, asked)
+    found = {**resumed(asked), "dense": bench.quality(bench.model())}
+    for seed in asked.seeds:
+        for share in asked.flops:
+            run = {"flops": share, "seed": seed, "rows": asked.rows, "generations": asked.generations}
+            if not is_done(found, run):
+                note(found, {**run, **search(bench, share, seed, asked, searched, others)}, asked.out)
+
+
+Divergence = Callable[[Any], float]
+
+
+def divergences(bench: Bench, asked: argparse.Namespace) -> tuple[Divergence, Divergence]:
+    """Of the dense model from a pruned one in nats a row: on the rows of the search, and on as many others."""
+    seen = {id(row) for seed in asked.seeds for row in sample(bench.train, asked.rows, seed)}
+    spare = sample([row for row in bench.train if id(row) not in seen], 2 * asked.searched, 777)
+
+    def divergence_on(rows: list[dict[str, Any]]) -> Divergence:
+        batches = Batches(rows, bench.tokenizer, 64)
+        wanted = predictions(bench.model(), batches)[0].log_softmax(-1)
+
+        def divergence(model: Any) -> float:
+            given = predictions(model, batches)[0].log_softmax(-1)
+            return float((wanted.exp() * (wanted - given)).sum(-1).mean())
+
+        return divergence
+
+    return divergence_on(spare[: asked.searched]), divergence_on(spare[asked.searched :])
+
+
+def search(
+    bench: Bench, share: float, seed: int, asked: argparse.Namespace, searched: Divergence, others: Divergence
+) -> dict[str, Any]:
+    """What the default and what the search ends with, each on the rows of the search, on others, and in quality."""
+    data, draw = list(bench.batches(asked.rows, seed)), random.Random(seed)
+    dense = bench.model()
+    plan = niwaki.plan(dense, niwaki.Structured(flops=share, seed=seed), data)
+    passes = {"plan": plan.passes.forward, "search": 0.0}
+
+    def cut(factors: dict[str, float]) -> Any:
+        """The model pruned by the scores times these factors."""
+        scores = {name: score * math.exp(factors[name]) for name, score in plan.scores.items()}
+        model = copy.deepcopy(dense)
+        result = niwaki.apply_(model, dataclasses.replace(plan, scores=scores).at(flops=share), data)
+        passes["search"] += result.forward_passes
+        return merge_(model)
+
+    def measured(model: Any) -> dict[str, Any]:
+        return {"searched": searched(model), "others": others(model), "quality": bench.quality(model)}
+
+    parent = dict.fromkeys(plan.scores, 0.0)
+    start = measured(cut(parent))
+    best, course = start["searched"], [start["searched"]]
+    for _ in range(asked.generations):
+        children = []
+        for _ in range(asked.children):
+            child = dict(parent)
+            for name in draw.sample(sorted(child), SITES):
+                child[name] += draw.gauss(0.0, SPREAD)
+            children.append((searched(cut(child)), child))
+        fitness, child = min(children, key=lambda pair: pair[0])
+        if fitness < best:
+            best, parent = fitness, child
+        course.append(best)
+        print(f"{share} {seed}: {course}", flush=True)
+    return {"start": start, "end": measured(cut(parent)), "course": course, "passes": passes, "factors": parent}
+
+
+if __name__ == "__main__":
+    main()
