@@ -63,6 +63,15 @@ def sections() -> Iterator[Section]:
     yield "Structured, SST-2 (`structured.json`)", [by_budget("structured", ("flops",), ACCURACY, COST)]
     keys = ("head_score", "neuron_score", "flops")
     yield "Scores of heads and neurons, SST-2 (`scores.json`)", [by_budget("scores", keys, ACCURACY)]
+    searched: list[Column] = [
+        (f"{what}, {when}", lambda r, what=what, when=when: r[when][what], 4)
+        for what in ("searched", "others")
+        for when in ("start", "end")
+    ]
+    started: Column = ("accuracy, start", lambda r: r["start"]["quality"]["accuracy"], 4)
+    ended: Column = ("accuracy, end", lambda r: r["end"]["quality"]["accuracy"], 4)
+    title = "Widths searched on the true divergence, SST-2 (`search.json`)"
+    yield title, [by_budget("search", ("flops", "rows", "generations"), *searched, started, ended)]
     yield from _zeros()
     held: Column = ("held out", lambda r: r["held"]["accuracy"], 4)
     keys = ("method", "interval", "sparsity")

@@ -24,21 +24,29 @@ TRIES = 8
 
 
 def prune(model: nn.Module, batches: Sequence[dict[str, Tensor]], budget: dict[str, float], seed: int) -> nn.Module:
-    """A pruned copy of `model`; what a model without a loss is derived by is drawn by `seed`."""
+    """A pruned copy of `model`; what a model without a loss is derived by is drawn by `seed`.
+
+    Raises:
+        RuntimeError: no ratio meets the FLOPs.
+    """
     drawn = torch.Generator().manual_seed(seed)
     model.zero_grad()
     for batch in batches:
         (summed_loss(model, batch, drawn) / len(batch["input_ids"])).backward()
     length = mean_length(batches)
     most = budget["flops"] * count(model, length).block_flops
-    low, high, best = 0.0, 1.0, model
+    low, high, best, least = 0.0, 1.0, None, 1.0
     for _ in range(TRIES):
         ratio = (low + high) / 2
         tried = _pruned(model, batches[0], ratio)
-        if count(tried, length).block_flops <= most:
+        flops = count(tried, length).block_flops
+        least = min(least, flops * budget["flops"] / most)
+        if flops <= most:
             high, best = ratio, tried
         else:
             low = ratio
+    if best is None:
+        raise RuntimeError(f"no ratio of channels leaves fewer than {least:.2f} of the FLOPs")
     best.zero_grad()
     return best
 

@@ -163,6 +163,8 @@ def demo(**options: Any) -> None:
 
     request = _made(Demo, options)
     _say(run_demo(request, options["quiet"]), f"{request.out}/half", options)
+    if not (options["quiet"] or options["json"]):
+        typer.echo(f"again: cd {request.out} && niwaki run half/recipe.yaml --overwrite")
 
 
 @prune.command()
@@ -426,7 +428,7 @@ def _say(result: Any, out: str, options: dict[str, Any]) -> None:
 
 def _say_lines(result: Any) -> None:
     """The result line by line, for a log or another program."""
-    from niwaki.report import shown, stage_lines
+    from niwaki.report import shown, spread, stage_lines, ways
 
     alone = not result.stages and not result.recipe.get("against")
     for name in result.pruned["quality"]:
@@ -434,9 +436,10 @@ def _say_lines(result: Any) -> None:
         typer.echo(f"{name}: {before}{shown(result.pruned, name)}{'' if alone else ' after'}")
     for line in stage_lines(result.stages):
         typer.echo(line)
-    for name, timing in {} if alone else result.latency.items():
-        if isinstance(timing, dict):
-            typer.echo(f"{name}: {timing['speedup']:.2f}x as fast as dense (measured)")
+    for way in [] if alone else ways(result):
+        length = way.get("seq_len") or result.latency.get("seq_len")
+        rows = f", rows of {length} tokens" if length else ""
+        typer.echo(f"{way['name']}: {way['speedup']:.2f}x as fast as dense{spread(way)} (measured{rows})")
 
 
 def _say_what_next(result: Any, out: str, options: dict[str, Any]) -> None:
@@ -493,7 +496,8 @@ def main() -> None:
     except Exception as error:
         # Typer may carry its own copy of click, so its usage errors are told by what they offer.
         if hasattr(error, "format_message"):
-            _fail(" ".join(error.format_message().split()), 2)  # type: ignore[attr-defined]
+            told = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+            _fail(told, 2)
         if os.environ.get("NIWAKI_TRACEBACK"):
             raise
         _fail(f"failed: {limit_of(error) or what(error)} (NIWAKI_TRACEBACK=1 shows where)", 3)
@@ -505,7 +509,7 @@ def main() -> None:
 
 def _fail(message: str, status: int) -> None:
     message, status, mine = last_words(message, status)
-    if mine:
+    if mine and message:  # a command without words has printed its help
         # What was given may be of any length.
         shown = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}..."
         print(f"niwaki: {shown}", file=sys.stderr)

@@ -11,7 +11,7 @@ from niwaki.evaluate import greedy, perplexity
 from niwaki.export import in_llama_cpp
 from niwaki.export.gguf.architecture import architecture_of
 from niwaki.surgery import cut_
-from tiny import batches, decoders, logits, tiny
+from tiny import auto_class, batches, configs, decoders, logits, tiny
 
 EVEN = {"llama": "llama", "mistral": "llama", "mobilellm": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 """Family -> the architecture that its even models are written as."""
@@ -75,6 +75,13 @@ def test_a_family_that_uneven_files_have_no_place_for_is_refused_by_name():
     cut_(model, empty_sites(model))
     with pytest.raises(RequestError, match=r"qwen3 model whose layers are alike.*no norms of queries.*--allocation"):
         in_llama_cpp(model)
+
+
+def test_biases_that_llama_cpp_has_no_place_for_are_refused_by_name():
+    config = configs()["qwen3"]
+    config.attention_bias = True
+    with pytest.raises(RequestError, match=r"qwen3 model without biases, .*got attn_q.bias"):
+        in_llama_cpp(auto_class("qwen3").from_config(config).eval())
 
 
 @pytest.mark.parametrize("family", [family for family in decoders() if family not in EVEN])

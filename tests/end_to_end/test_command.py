@@ -205,6 +205,9 @@ def test_the_demo_on_a_tiny_encoder(place, typed, monkeypatch):
     assert status == 0, err
     assert "as fast as dense" in out
     assert {path.name for path in (place / "garden").iterdir()} == {".niwaki", "data", "finetuned", "half"}
+    assert "again: cd garden && niwaki run half/recipe.yaml --overwrite" in out
+    adapter = json.loads((place / "garden" / "finetuned" / "adapter" / "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == str((place / "garden" / "finetuned").resolve())
     (place / "garden" / "mine").write_text("x")
     status, _, err = typed(place, "demo", "--out", "garden", "--overwrite")
     assert status == 2
@@ -354,3 +357,13 @@ def test_a_weight_that_is_not_finite_is_failed_work(place, typed):
     assert status == 3
     assert "layer.1.ffn" in err
     assert not (place / "refused").exists()
+
+
+def test_float16_is_said_to_become_float32(place, typed, tmp_path):
+    shutil.copytree(place / "base", tmp_path / "half")
+    AutoModelForSequenceClassification.from_pretrained(place / "base").half().save_pretrained(tmp_path / "half")
+    options = {"model": tmp_path / "half", "eval_data": "eval.tsv"}
+    status, _, err = typed(place, "eval", **options, dtype="auto", out=tmp_path / "auto")
+    assert status == 0, err
+    assert "model: its files hold float16, which is held and written as float32" in err
+    assert "float16" not in typed(place, "eval", **options, out=tmp_path / "plain")[2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 
 import pytest
@@ -87,6 +88,8 @@ def test_the_bytes_are_those_of_a_run_that_nobody_stopped(place, monkeypatch, st
     assert stopped_at(None, recipe, monkeypatch) == list(range(stop, len(steps)))
     assert {path.name for path in place.iterdir()} - before == {"stopped"}
     assert contents(place / "stopped") == whole
+    result = json.loads((place / "stopped" / "result.json").read_text())
+    assert result["run"]["seconds"] >= sum(stage["seconds"] for stage in result["stages"])  # those of both runs
     shutil.rmtree(place / "stopped")
 
 

@@ -82,6 +82,13 @@ def test_a_killed_sweep_goes_on_and_ends_as_one_that_was_not(place, typed, monke
         assert (place / "halved" / "points" / point["name"] / "report.html").is_file()
 
 
+def test_points_carry_the_dense_flops_of_their_own_seed(place):
+    whole = as_json(place, "whole")[0]
+    for point in whole["points"]:
+        result = json.loads((place / "whole" / "points" / point["name"] / "result.json").read_text())
+        assert point["dense_flops"] == result["dense"]["flops"]
+
+
 def test_a_point_is_what_the_command_alone_gives(place, typed):
     options = {**COMMON, "seed": 1}
     status, _, err = typed(place, "prune", "structured", **options, flops=0.4, out="a-point")
@@ -152,6 +159,54 @@ def test_what_no_sweep_can_be_is_refused(place, typed, change, message):
     assert status == 2
     assert message in err
     assert not (place / "none").exists()
+
+
+def test_what_is_picked_by_is_known_before_any_work(place, typed, monkeypatch):
+    asked = {**COMMON, "flops": 0.8, "out": "misnamed"}
+    for pick in ("acuracy >= 0.9 * dense", "kl <= 0.5 * dense", "tasks/acc >= 0.1", "cosine >= 0.9"):
+        status, _, err = typed(place, "sweep", "structured", **asked, pick=pick)
+        assert status == 2
+        assert "pick must name one of accuracy, " in err
+        assert not (place / "misnamed").exists()
+    later = (("accuracy", "later"), None)
+    monkeypatch.setattr(niwaki.run.sweep.shared, "measures_of", lambda model: later)
+    status, _, err = typed(place, "sweep", "structured", **asked, pick="later >= 0.9 * dense")
+    assert status == 2
+    assert "pick must name one of accuracy, f1, flops" in err
+    assert not (place / "misnamed" / "points").exists()
+
+
+def test_what_points_share_lies_in_the_folder_for_it_and_goes(place, typed, monkeypatch, tmp_path):
+    do, seen = Shared.do, []
+
+    def watched(self, point, temporary, *rest):
+        seen.append((temporary, sorted(temporary.rglob("*.safetensors"))))
+        do(self, point, temporary, *rest)
+
+    monkeypatch.setattr(Shared, "do", watched)
+    asked = {**COMMON, "out": "apart", "activations_dir": tmp_path}
+    status, _, err = typed(place, "sweep", "structured", "--flops", "0.8", "0.6", **asked)
+    assert status == 0, err
+    assert {folder.parent for folder, _ in seen} == {tmp_path}
+    assert [bool(files) for _, files in seen] == [False, True]
+    assert not list(tmp_path.iterdir())
+    left = seen[0][0].with_name(f"{seen[0][0].name.rpartition('-')[0]}-{10**9}")
+    left.mkdir()  # as SIGKILL would leave it
+    status, _, err = typed(place, "sweep", "structured", "--flops", "0.8", "0.6", **asked)
+    assert status == 0, err
+    assert not list(tmp_path.iterdir())
+
+
+def test_jobs_are_held_together_against_the_memory(place, typed):
+    asked = {**COMMON, "out": "much"}
+    status, _, err = typed(place, "sweep", "structured", "--flops", "0.8", "0.6", **asked, max_memory="1MiB")
+    assert status == 2
+    enough = float(err.split("must be at least ")[1].split("GiB")[0]) + 0.1
+    options = {**asked, "max_memory": f"{enough}GiB", "jobs": 2}
+    status, _, err = typed(place, "sweep", "structured", "--flops", "0.8", "0.6", **options)
+    assert status == 2
+    assert "GiB for 2 jobs (fewer need less), got" in err
+    assert not (place / "much").exists()
 
 
 def test_the_smallest_budget_that_keeps_the_quality(place, typed):

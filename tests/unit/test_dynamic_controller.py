@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import copy
 import itertools
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 import niwaki
-from niwaki.adapters import effective_weight, masks_of, remove_masks_
+from niwaki.adapters import effective_weight, mask_of, masks_of, remove_masks_
 from niwaki.anatomy import linears_of, sites_of, weight_of
 from niwaki.masks import MaskedLinear
 from niwaki.methods.dynamic import restore_controller_, save_controller
 from niwaki.methods.dynamic.history import read_history, write_history
+from niwaki.methods.dynamic.scores import stood_in
 from niwaki.surgery import cut_
 from niwaki.train.step import Stepper
 from tiny import batches, logits, tiny, with_lora
@@ -24,11 +28,11 @@ from tiny import batches, logits, tiny, with_lora
 OPTIONS = {"sparsity": 0.6, "interval": 2, "window": 2, "reach": 0.6, "stop": 0.9}
 
 
-def start(model, steps=10, learning_rate=1e-2, **options):
+def start(model, steps=10, learning_rate=1e-2, data=(), **options):
     model.eval()  # no dropout
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, learning_rate, weight_decay=0.1)
-    controller = niwaki.DynamicSparsity(**{**OPTIONS, **options}).attach(model, optimizer, steps)
+    controller = niwaki.DynamicSparsity(**{**OPTIONS, **options}).attach(model, optimizer, steps, data=data)
     return controller, optimizer
 
 
@@ -122,6 +126,31 @@ def test_micro_batches_are_one_batch():
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
 
 
+def test_micro_batches_of_accelerate_are_one_batch(monkeypatch):
+    for state in (PartialState, AcceleratorState, GradientState):  # one of each a process: those of this test only
+        monkeypatch.setattr(state, "_shared_state", {})
+    whole = batches(rows=6)[0]
+    halves = [{k: v[part] for k, v in whole.items()} for part in (slice(0, 3), slice(3, 6))]
+    found = []
+    for data in ([whole], halves):
+        model = with_lora(tiny()).double().eval()  # no dropout
+        adam = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
+        accelerator = Accelerator(cpu=True, gradient_accumulation_steps=len(data))
+        prepared, optimizer = accelerator.prepare(model, adam)
+        options = {"sparsity": 0.6, "schedule": "constant", "grow": "gradient", "interval": 1, "window": 1}
+        controller = niwaki.DynamicSparsity(**options).attach(model, optimizer, 3)
+        for batch in data * 3:
+            with accelerator.accumulate(prepared):
+                accelerator.backward(prepared(**batch).loss)
+                optimizer.step()
+                controller.step()
+                optimizer.zero_grad()
+        assert controller.done == 3
+        found.append(controller)
+    assert all(torch.equal(mask, found[1].masks[name]) for name, mask in found[0].masks.items())
+    assert any(row.grown for row in found[0].history)
+
+
 def test_a_step_that_the_scaler_skips_changes_nothing():
     model = with_lora(tiny())
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-3)
@@ -158,7 +187,14 @@ def test_a_step_that_the_scaler_skips_changes_nothing():
 @pytest.mark.parametrize("stopped", [3, 6])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"grow": "momentum"}, {"schedule": "constant"}, {"grow": "random", "drop": "magnitude", "window": 10}],
+    [
+        {},
+        {"grow": "momentum"},
+        {"schedule": "constant"},
+        {"grow": "random", "drop": "magnitude", "window": 10},
+        {"reallocation": "within", "allocation": "global"},
+        {"reallocation": "within", "allocation": "owl"},
+    ],
     ids=str,
 )
 def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(tmp_path, lora, stopped, options):
@@ -166,6 +202,7 @@ def test_interrupted_and_resumed_is_uninterrupted_bit_for_bit(tmp_path, lora, st
         return with_lora(tiny()) if lora else tiny()
 
     torch.manual_seed(7)
+    options = {**options, "data": batches(count=2) if options.get("allocation") == "owl" else ()}
     whole = build()
     controller, optimizer = start(whole, **options)
     run(whole, controller, optimizer, 10)
@@ -266,6 +303,19 @@ def test_a_training_that_ends_early_is_brought_to_the_target_with_a_warning():
     assert controller.zeros == round(0.6 * controller.total)
 
 
+@pytest.mark.parametrize("pattern", ["unstructured", "4x1"])
+def test_one_that_ends_early_within_linears_has_the_shares_of_its_allocation(pattern):
+    found = []
+    for steps in (3, 10):
+        model = tiny()
+        controller, optimizer = start(model, reallocation="within", allocation="erk", pattern=pattern)
+        run(model, controller, optimizer, steps)
+        with pytest.warns(UserWarning, match="dropped untrained") if steps == 3 else nullcontext():
+            controller.finish()
+        found.append({name: int(mask.sum()) for name, mask in controller.masks.items()})
+    assert found[0] == found[1]
+
+
 def test_what_is_dropped_at_the_end_is_part_of_the_update_at_its_step():
     model = with_lora(tiny())
     controller, optimizer = start(model, interval=3, window=1)
@@ -301,6 +351,41 @@ def test_a_start_is_refused_where_masks_are_held_that_are_the_start():
     config = niwaki.DynamicSparsityTraining(sparsity=0.6, start_sparsity=0.1, interval=1, epochs=2)
     with pytest.raises(niwaki.RequestError, match=r"start_sparsity must be left out .* 0\.4000, got 0\.1"):
         niwaki.prune_(model, config, batches(5))
+
+
+@pytest.mark.parametrize("grow", ["saliency", "shuffled"])
+@pytest.mark.parametrize("held", [True, False])
+def test_weights_without_a_value_to_return_with_return(held, grow):
+    model = tiny()
+    if held:
+        niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.6, weight_score="magnitude", repair="none"), batches())
+        for linear in linears_of(model):  # as a saved one is loaded
+            weight_of(linear.module).data.mul_(mask_of(linear.module))
+    controller, optimizer = start(model, schedule="constant", grow=grow, returns="value" if held else "zero")
+    run(model, controller, optimizer, 10)
+    new = sum(int((mask & ~controller.first[name]).sum()) for name, mask in controller.masks.items())
+    assert new > 0.01 * controller.total
+
+
+def test_what_stands_for_a_value_is_the_mean_of_the_active_and_only_where_there_is_none():
+    weight, mask = torch.tensor([[0.5, -1.5, 3.0, 0.0, 0.0]]), torch.tensor([[True, True, False, False, True]])
+    assert stood_in(weight, mask).tolist() == [[0.5, -1.5, 3.0, pytest.approx(2 / 3), 0.0]]
+    assert stood_in(weight, mask & False).tolist() == weight.tolist()
+    controller, _ = start(tiny(), schedule="constant")
+    for name in controller.linears:
+        assert torch.equal(controller.scored(name), controller.dense(name))
+
+
+def test_an_allocation_is_refused_where_masks_are_held_and_weights_go_anywhere():
+    model = tiny()
+    start(model, schedule="constant", allocation="erk")[0].detach()
+    niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.6, weight_score="magnitude", repair="none"), batches())
+    for options in ({"reallocation": "within", "allocation": "erk"}, {"allocation": "uniform"}):
+        start(model, schedule="constant", **options)[0].detach()
+    before = masks_of(model)
+    with pytest.raises(niwaki.RequestError, match=r"allocation must be left out.*across.*holds masks.*got 'erk'"):
+        start(model, schedule="constant", allocation="erk")
+    assert all(torch.equal(mask, before[name]) for name, mask in masks_of(model).items())
 
 
 @pytest.mark.parametrize("returns", ["value", "zero"])

@@ -84,6 +84,30 @@ def test_a_dropped_weight_does_not_move_and_has_no_moments(name):
     assert sum(row.grown for row in controller.history) > 0
 
 
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="PyTorch 2.9 has Muon")
+@pytest.mark.parametrize("returns", ["value", "zero"])
+def test_an_optimizer_that_mixes_the_weights_of_a_matrix_leaves_zeros_zero(returns):
+    model = tiny().train()
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.dim() == 2)
+    optimizer = torch.optim.Muon([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.1)
+    options = {"grow": "gradient", "drop": "magnitude", "returns": returns}
+    sparse = niwaki.DynamicSparsity(sparsity=0.6, schedule="constant", interval=2, window=1, stop=0.9, **options)
+    controller, grown = sparse.attach(model, optimizer, 8), 0
+    for batch in batches() * 2:
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        had = {name: controller.dense(name) for name in controller.linears}
+        for linear in linears_of(model):
+            assert (weight_of(linear.module)[~controller.masks[linear.name]] == 0).all()
+        for linear in linears_of(model) if controller.step() else ():
+            new = controller.newest[linear.name]
+            assert torch.equal(weight_of(linear.module)[new], had[linear.name][new])
+            grown += int(new.sum())
+    assert grown > 0
+
+
 def test_what_is_done_is_said():
     weight = [torch.nn.Parameter(torch.zeros(1))]
     assert "own age" in statement(torch.optim.AdamW(weight))

@@ -9,7 +9,15 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 import niwaki
-from niwaki.adapters import apply_mask_, effective_weight, mask_of, masks_of, remove_masks_, set_effective_weight_
+from niwaki.adapters import (
+    apply_mask_,
+    effective_weight,
+    mask_adapters_,
+    mask_of,
+    masks_of,
+    remove_masks_,
+    set_effective_weight_,
+)
 from niwaki.anatomy import linears_of, weight_of
 from tiny import batches, logits, tiny, with_lora
 
@@ -113,6 +121,41 @@ def test_no_way_of_merging_takes_an_adapter_without_the_mask(merge, family):
         held = masked(with_lora(tiny(family)))
         if merge != "niwaki":
             MERGES[merge](held)
+
+
+ASKED = {
+    "structured": lambda model: niwaki.prune_(model, niwaki.Structured(flops=0.5), batches(2)),
+    "layer-adaptive": lambda model: niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.8), batches(2)),
+    "dynamic": lambda model: niwaki.prune_(
+        model, niwaki.DynamicSparsityTraining(sparsity=0.8, interval=1, epochs=4), batches(2)
+    ),
+    "attach": lambda model: niwaki.DynamicSparsity(sparsity=0.8, interval=2).attach(
+        model, torch.optim.AdamW(p for p in model.parameters() if p.requires_grad), 10
+    ),
+    "finetune": lambda model: niwaki.finetune(model, niwaki.Finetune(epochs=1), batches(2)),
+    "score": lambda model: niwaki.score(model, batches(2)),
+}
+
+
+@pytest.mark.parametrize("asked", ASKED)
+def test_an_adapter_that_fills_zeros_of_its_base_is_refused(asked):
+    model = with_lora(masked(tiny()))
+    before, batch = logits(model.eval(), batches()[0]), batches()[0]
+    with pytest.raises(niwaki.RequestError, match=r"must hold the mask of its base.*mask_adapters_"):
+        ASKED[asked](model)
+    assert torch.equal(logits(model.eval(), batch), before)
+    mask_adapters_(model)
+    ASKED[asked](model)
+
+
+def test_one_that_adds_nothing_yet_is_taken_under_the_mask():
+    model = with_lora(masked(tiny()))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.zero_()
+    ASKED["layer-adaptive"](model)
+    before = logits(model.eval(), batches()[0])
+    torch.testing.assert_close(logits(niwaki.merge_(model).eval(), batches()[0]), before, rtol=0, atol=1e-5)
 
 
 def test_an_adapter_without_the_mask_is_taken_off_and_trained_as_ever():

@@ -10,10 +10,23 @@ import pytest
 import torch
 
 import niwaki
+from niwaki.adapters import attach_lora
+from niwaki.anatomy import layers_of, left_by_layers
 from niwaki.config import DynamicSparsityTraining, Finetune, LayerAdaptive, Structured
 from niwaki.config.fields import bytes_of
+from niwaki.data import Batches
 from niwaki.numerics import allocator
-from niwaki.run.memory import backward_bytes, check_memory, needed, weight_bytes
+from niwaki.run.memory import (
+    LIBRARIES,
+    _training_bytes,
+    backward_bytes,
+    check_memory,
+    check_processes,
+    largest,
+    needed,
+    stage_bytes,
+    weight_bytes,
+)
 from tiny import batches, tiny, with_lora
 
 STAGES = [
@@ -103,6 +116,78 @@ def test_layers_that_learn_need_more():
     for stage in (Structured(flops=0.5), LayerAdaptive(sparsity=0.5)):
         learns = dataclasses.replace(stage, reconstruct="norms")
         assert needed(tiny(), learns, batches(count=2, rows=6)) > needed(tiny(), stage, batches(count=2, rows=6))
+
+
+def left_for_backward(model, batch):
+    """Bytes of all that a forward pass keeps, as PyTorch says, but for parameters."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = {}
+
+    def pack(tensor):
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = model(**batch).loss  # held, so that no storage is used twice
+    return sum(kept.values()) if loss.requires_grad else 0
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "gpt2"])
+@pytest.mark.parametrize("full", [False, True])
+def test_what_trains_is_counted_as_it_trains(family, full):
+    model, data = tiny(family), batches(rows=16, length=32, family=family)
+    was = [(name, parameter.requires_grad) for name, parameter in model.named_parameters()]
+    state = torch.get_rng_state()
+    estimate = _training_bytes(model, data, Finetune(full=full), dropout=True)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert was == [(name, parameter.requires_grad) for name, parameter in model.named_parameters()]
+    assert not any(module.training for module in model.modules())
+    tuned = model.requires_grad_(True) if full else attach_lora(model, 16)
+    kept = left_for_backward(tuned.train(), data[0])
+    assert kept <= estimate <= 1.8 * kept  # beside it the gradients of one of three layers, and logits
+    assert needed(tiny(family), Finetune(full=full), data) > kept
+
+
+def test_the_largest_batches_count_whatever_they_are_for():
+    few, many = batches(rows=2), batches(rows=40, length=30)
+    trains = Finetune(), DynamicSparsityTraining(sparsity=0.5), Structured(flops=0.5, recover_epochs=1)
+    for stage in trains:
+        assert needed(tiny(), stage, few, many) >= needed(tiny(), stage, few) + 30 * 40 * 1000
+    stage = Structured(flops=0.5)
+    assert needed(tiny(), stage, few, many) == needed(tiny(), stage, few)
+    assert stage_bytes(tiny(), stage, few, few, batches(rows=4000)) > stage_bytes(tiny(), stage, few, few, few)
+    with pytest.raises(niwaki.RequestError, match="for finetune with batches of 40 rows"):
+        check_memory(2**20, tiny(), [Finetune()], few, 1, many, few)
+
+
+def test_the_largest_batch_is_full_and_of_the_longest_rows():
+    class Padding:
+        def pad(self, rows, **_):
+            ids = [row["input_ids"] for row in rows]
+            return {"input_ids": torch.tensor([[*each, *[0] * (max(map(len, ids)) - len(each))] for each in ids])}
+
+    rows = [{"input_ids": [1] * length} for length in (3, 9, 4, 8, 2)]
+    (batch,) = largest(Batches(rows, Padding(), 2, sort_by_length=False))
+    assert batch["input_ids"].shape == (2, 9)
+    assert max(map(len, (batch["input_ids"] for batch in Batches(rows, Padding(), 2)))) == 2
+
+
+def test_the_passes_that_are_timed_are_counted():
+    model, data = tiny(), batches(rows=1, length=30)
+    data[0]["attention_mask"].fill_(1)
+    stage = LayerAdaptive(sparsity=0.5, allocation="uniform", weight_score="magnitude", repair="none")
+    timed = left_by_layers(model, 32 * 30) // len(layers_of(model))
+    assert stage_bytes(model, stage, data) > timed > needed(model, stage, data)
+
+
+def test_processes_side_by_side_are_held_against_the_limit_together():
+    model, resident = tiny(), psutil.Process().memory_info().rss
+    check_processes(resident + 2**28, model, 1, 2**20)
+    with pytest.raises(niwaki.RequestError, match=r"max_memory must be at least .*GiB for 3 jobs \(fewer need less\)"):
+        check_processes(resident + 2**28, model, 3, 2**28)
+    with pytest.raises(niwaki.RequestError, match="for a sweep"):
+        check_processes(resident + LIBRARIES, model, 1, 2**28)
 
 
 def test_freed_memory_goes_back_where_that_is_asked(monkeypatch):

@@ -9,6 +9,8 @@ import torch
 
 import niwaki
 from niwaki import LayerAdaptive, Plan, RequestError, Structured
+from niwaki.anatomy import count
+from niwaki.data import mean_length
 from niwaki.methods.plan import model_digest
 from tiny import batches, logits, tiny, with_lora
 
@@ -177,13 +179,55 @@ def test_without_data_nothing_is_repaired():
     [
         ({"head_score": "fisher"}, "head_score must be 'reconstruction', which the plan was made with, got 'fisher'"),
         ({"seed": 3}, "seed must be 0, which the plan was made with, got 3"),
-        ({"flops": None, "latency": 0.5, "head_unit": "group"}, "head_unit must be 'both'"),
+        ({"flops": None, "latency": 0.5, "head_unit": "group"}, "budget must be one of flops, params for a plan"),
     ],
 )
 def test_a_plan_does_not_answer_what_it_was_not_asked(change, message):
     plan = niwaki.plan(tiny(), Structured(flops=0.5), DATA)
     with pytest.raises(RequestError, match=message):
         plan.under(Structured(**{"flops": 0.5, **change}))
+
+
+@pytest.mark.parametrize("asked", [{"only": "ffn"}, {"allocation": "uniform"}, {"head_unit": "group"}])
+def test_what_a_unit_is_matters_only_where_heads_share_keys(asked):
+    config = Structured(flops=0.7, **asked)
+    model, expected = tiny(), tiny()
+    niwaki.apply_(model, niwaki.plan(tiny(), Structured(flops=0.5), DATA).under(config), DATA)
+    niwaki.prune_(expected, config, DATA)
+    assert same(model, expected)
+    shared = niwaki.plan(tiny("llama"), Structured(flops=0.5), batches(2, family="llama"))
+    with pytest.raises(RequestError, match="head_unit must be 'both'"):
+        shared.under(config)
+
+
+def test_a_budget_is_met_on_the_rows_that_a_plan_is_carried_out_on(tmp_path):
+    short, long = batches(2, length=5), batches(2, length=30)
+    made = niwaki.plan(tiny(), Structured(flops=0.5), short)
+    made.save(tmp_path / "plan")
+    for plan in (made, Plan.load(tmp_path / "plan")):
+        model = tiny()
+        done = niwaki.apply_(model, plan, long)
+        kept = count(model, mean_length(long)).block_flops / count(tiny(), mean_length(long)).block_flops
+        assert done.achieved == pytest.approx(kept, abs=1e-9)
+        assert 0.49 < kept <= 0.5
+
+
+def test_a_budget_above_what_the_hand_leaves_is_refused():
+    plan = niwaki.plan(tiny(), Structured(flops=0.5), DATA)
+    without = plan.edit(drop={f"layer.{layer}.ffn": range(48) for layer in range(2)})
+    with pytest.raises(RequestError, match=r"flops must be at most 0\.\d{4} with the units that are dropped by hand"):
+        without.at(flops=0.99)
+    most = without.span[1]
+    assert without.at(flops=most).achieved == pytest.approx(most, abs=0.01)
+    assert without.at(flops=1.0).achieved == pytest.approx(most, abs=1e-9)
+
+
+@pytest.mark.parametrize("units", [3, "12", [1.5], [True]])
+def test_units_by_hand_are_whole_numbers(units):
+    plan = niwaki.plan(tiny(), Structured(flops=0.5), DATA)
+    with pytest.raises(RequestError, match=r"layer\.0\.ffn: units must be a list of whole numbers, got"):
+        plan.edit(keep={"layer.0.ffn": units})
+    assert plan.edit(keep={"layer.0.ffn": torch.tensor([3])}).keep == {"layer.0.ffn": [3]}
 
 
 def test_what_is_observed_more_than_once_is_refused():

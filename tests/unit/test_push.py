@@ -76,16 +76,36 @@ def folder(tmp_path):
     return tmp_path / "small"
 
 
+def committed(hub):
+    """The files of the commit, by name."""
+    lines = next(body for path, body in hub.asked if "/commit/" in path).decode().splitlines()
+    values = [line["value"] for line in map(json.loads, lines[1:])]
+    return {value["path"]: base64.b64decode(value["content"]) for value in values}
+
+
 @pytest.mark.parametrize("with_report", [False, True])
 def test_what_niwaki_wrote_is_pushed_and_rows_of_the_data_only_where_asked(hub, folder, with_report):
     assert push(folder, "me/small", private=True, with_report=with_report).endswith("/me/small")
     made = json.loads(hub.asked[0][1])
     assert (made["organization"], made["name"]) == ("me", "small")
     assert made.get("private") or made.get("visibility") == "private"
-    committed = next(body for path, body in hub.asked if "/commit/" in path).decode().splitlines()
-    files = {line["value"]["path"]: line["value"]["content"] for line in map(json.loads, committed[1:])}
+    files = committed(hub)
     assert set(files) == {"config.json", "adapter/adapter_config.json", *["report.html", "recipe.yaml"] * with_report}
-    assert base64.b64decode(files["config.json"]) == b"{}"
+    assert files["config.json"] == b"{}"
+
+
+def test_an_adapter_is_based_on_the_repository_and_not_on_a_place_of_this_machine(hub, folder):
+    config = {"base_model_name_or_path": "/home/somebody/small", "r": 4}
+    with atomic_folder(folder.parent / "adapted") as new:
+        (new / "config.json").write_text("{}")
+        (new / "README.md").write_text("card")
+        (new / "adapter").mkdir()
+        (new / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    push(folder.parent / "adapted", "me/small", with_report=True)
+    files = committed(hub)
+    assert set(files) == {"config.json", "README.md", "adapter/adapter_config.json"}
+    assert json.loads(files["adapter/adapter_config.json"]) == {**config, "base_model_name_or_path": "me/small"}
+    assert b"somebody" not in b"".join(files.values())
 
 
 def test_a_refusal_of_the_hub_is_one_line(hub, folder):

@@ -80,7 +80,8 @@ def test_the_frontier_holds_what_nobody_beats():
 
 def point(name, accuracy, size, zeros=0):
     counted = {"params": 100, "flops": 10, "size_bytes": size, "zeros": zeros}
-    return {"name": name, "quality": {"accuracy": accuracy}, "fidelity": {"kl": 1 - accuracy}, **counted}
+    return {"name": name, "quality": {"accuracy": accuracy}, "fidelity": {"kl": 1 - accuracy}, **counted,
+            "dense_flops": 20}  # fmt: skip
 
 
 def test_the_smallest_that_holds_is_picked():
@@ -99,6 +100,14 @@ def test_the_smallest_that_holds_is_picked():
     with pytest.raises(RequestError, match=r"must bound perplexity from above, .* got >= 0\.99 \* dense"):
         check_pick(parse_pick("perplexity >= 0.99 * dense"))
     check_pick(parse_pick("perplexity <= 1.01 * dense and accuracy >= 0.9 * dense and bits_per_token >= 0"))
+
+
+def test_a_share_of_the_dense_flops_is_of_those_that_a_point_was_counted_beside():
+    """Seeds calibrate on rows of other lengths, at which FLOPs are counted."""
+    points = [point("a", 0.9, 50) | {"flops": 12, "dense_flops": 19}, point("b", 0.9, 60) | {"flops": 12.1}]
+    found = {"dense": point("dense", 0.9, 100) | {"flops": 19}, "points": points}
+    assert picked(parse_pick("flops <= 0.61 * dense"), found) == "b"
+    assert picked(parse_pick("flops <= 12"), found) == "a"
 
 
 def test_nobody_works_while_one_is_timed(monkeypatch):

@@ -10,7 +10,7 @@ from niwaki.adapters.attach import (
     to_train_,
     weights_to_train_,
 )
-from niwaki.adapters.check import check_adapter, check_adapters, check_model, check_unmerged
+from niwaki.adapters.check import check_adapter, check_adapters, check_masked, check_model, check_unmerged
 from niwaki.adapters.effective import (
     adapter_bias,
     adapter_delta,
@@ -36,6 +36,7 @@ __all__ = [
     "check_adapter",
     "check_adapters",
     "check_float32",
+    "check_masked",
     "check_model",
     "check_trainable",
     "check_unmerged",

@@ -11,6 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from niwaki.adapters.effective import bias_of, mask_of
+from niwaki.adapters.masked_lora import fills_zeros
 from niwaki.anatomy import check_task, linears_of
 from niwaki.errors import RequestError
 
@@ -33,6 +34,7 @@ def check_model(model: nn.Module) -> None:
     check_adapters(model)
     if any(mask_of(linear.module) is not None for linear in linears_of(model)):
         check_unmerged(model)
+        check_masked(model)
 
 
 def check_adapters(model: nn.Module) -> None:
@@ -70,6 +72,18 @@ def check_unmerged(model: nn.Module) -> None:
         if isinstance(linear.module, LoraLayer) and linear.module.merged:
             rule = "adapter must be unmerged (model.unmerge_adapter()) where its base holds a mask"
             raise RequestError(f"{rule}, got a merged one around {linear.name}")
+
+
+def check_masked(model: nn.Module) -> None:
+    """Refuse adapters that fill zeros of their base: what is done under its mask would lose that without a word.
+
+    Raises:
+        RequestError: naming the linear.
+    """
+    for linear in linears_of(model):
+        if fills_zeros(linear.module):
+            rule = f"adapter of {linear.name} must hold the mask of its base, got one that adds to its zeros"
+            raise RequestError(f"{rule}; niwaki.adapters.mask_adapters_(model) takes that from all of them")
 
 
 def _check_plain(model: nn.Module) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from niwaki.adapters.effective import (
     _delta,
+    adapter_delta,
     mask_of,
 )
 from niwaki.anatomy import (
@@ -101,9 +102,17 @@ def lift_mask_(linear: nn.Module) -> None:
         cast(Any, linear).__class__ = LoraLinear
 
 
-def _lacks_mask(linear: nn.Module) -> bool:
+def lacks_mask(linear: nn.Module) -> bool:
     """Whether a LoRA layer is around a masked linear and does not hold its mask."""
     return isinstance(linear, LoraLayer) and mask_of(linear) is not None and not isinstance(linear, MaskedLoraLinear)
+
+
+def fills_zeros(linear: nn.Module) -> bool:
+    """Whether it also adds to what that mask says is zero: the forward pass is not that of the masked weight."""
+    if not lacks_mask(linear):
+        return False
+    added, mask = adapter_delta(linear), cast(Tensor, mask_of(linear))
+    return isinstance(added, Tensor) and bool(added[~mask.to(added.device)].any())
 
 
 def mask_adapters_(model: nn.Module) -> None:

@@ -16,7 +16,7 @@ from niwaki.adapters.check import check_adapters
 from niwaki.adapters.effective import (
     mask_of,
 )
-from niwaki.adapters.masked_lora import _lacks_mask, mask_adapters_
+from niwaki.adapters.masked_lora import lacks_mask, mask_adapters_
 from niwaki.anatomy import (
     linears_of,
     unwrap,
@@ -65,7 +65,7 @@ def merge_(model: nn.Module, *, mask_adapters: bool = False) -> PreTrainedModel:
     if mask_adapters:
         mask_adapters_(model)
     for linear in linears_of(model):
-        if _lacks_mask(linear.module):
+        if lacks_mask(linear.module):
             raise RequestError(
                 f"adapter of {linear.name} must hold the mask of its base to be merged, got one without; "
                 "ask for merge_(model, mask_adapters=True) to lose what it adds to the zeros"

@@ -77,6 +77,10 @@ class Budget:
             cost = min(b.cost(1) if b.remainder else b.shapes[1].cost for b in bounds.values() if b.units)
         return (self.fixed + cost) / self.total
 
+    def most(self, bounds: dict[str, Bounds]) -> float:
+        """The greatest fraction that the bounds allow."""
+        return (self.fixed + sum(float(bound.costs[-1]) for bound in bounds.values())) / self.total
+
     def check(self, bounds: dict[str, Bounds], spared: str = "") -> None:
         """Refuse a fraction below the least; `spared` says in words what the bounds leave alone.
 

@@ -9,7 +9,7 @@ from torch import nn
 from niwaki.anatomy.families import family_of
 from niwaki.anatomy.positions import longest_input
 from niwaki.anatomy.sites import unwrap
-from niwaki.anatomy.task import CLASSIFIER, labels_of, task_of
+from niwaki.anatomy.task import CLASSIFIER, is_language_model, labels_of, task_of
 from niwaki.data.checks import Accepts
 
 
@@ -26,4 +26,4 @@ def accepts_of(model: nn.Module) -> Accepts:
         labels, classes = "token", vocabulary
     finds_end = task_of(inner) is CLASSIFIER and family_of(inner).causal
     padding = inner.config.pad_token_id if finds_end else None
-    return Accepts(vocabulary, longest_input(inner), labels, classes, padding)
+    return Accepts(vocabulary, longest_input(inner), labels, classes, padding, shifts=is_language_model(inner))

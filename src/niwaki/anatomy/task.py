@@ -29,7 +29,7 @@ from niwaki.anatomy.families import family_of
 from niwaki.anatomy.pooling import pooling_of
 from niwaki.anatomy.predictions import Predictions, of_choices, of_rows, of_spans, of_states, of_tokens
 from niwaki.anatomy.sites import unwrap
-from niwaki.data.batches import UNLABELLED, token_mask
+from niwaki.data.batches import UNLABELLED, token_mask, without_labels_after_padding
 from niwaki.errors import RequestError
 
 Batch = dict[str, Any]
@@ -255,16 +255,18 @@ def predicted_tokens(model: nn.Module, batch: Batch) -> Tensor:
     Where labels stand at tokens those at which one is predicted: what a model of masked words says of a word that it
     sees, or a tagger of the inside of one, is nothing that was asked. Else all real tokens.
     """
-    labelled = supported_task(model).labelled
-    return token_mask(batch).bool() if labelled is None or "labels" not in batch else labelled(batch)
+    labelled, real = supported_task(model).labelled, token_mask(batch).bool()
+    return real if labelled is None or "labels" not in batch else labelled(batch) & real
 
 
 def with_labels(model: nn.Module, batch: Batch) -> Batch:
     """The batch of a language model with the labels it lacks: its inputs (the model shifts them), -100 for padding.
 
-    A batch that has labels, and that of any other model, is given back as it is.
+    Labels that it has stay, but those after padding. A batch of any other model is given back as it is.
     """
-    if "labels" in batch or not is_language_model(model):
+    if not is_language_model(model):
         return batch
-    ids, mask = batch["input_ids"], batch.get("attention_mask")
-    return {**batch, "labels": ids if mask is None else ids.masked_fill(mask == 0, UNLABELLED)}
+    if "labels" not in batch:
+        ids, mask = batch["input_ids"], batch.get("attention_mask")
+        batch = {**batch, "labels": ids if mask is None else ids.masked_fill(mask == 0, UNLABELLED)}
+    return without_labels_after_padding(batch)

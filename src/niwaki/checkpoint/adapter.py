@@ -155,7 +155,8 @@ def base_of(folder: Path, base_model: str | None) -> str:
     except UNREADABLE as error:
         raise RequestError(f"base_model must be given: {str(folder)!r} names none: {line(error)}") from error
     if not named or not isinstance(named, str) or len(named) > _LONGEST:
-        raise RequestError(f"base_model must be given: the adapter {str(folder)!r} names none")
+        told = "names none; where its base was pruned, save it with niwaki.save, which writes what is left of that"
+        raise RequestError(f"base_model must be given: the adapter {str(folder)!r} {told}")
     around = folder.resolve().parent
     places = [Path(named), folder / named, around / Path(named).name, around, around.parent]
     with suppress(OSError, ValueError):  # a name that no file can have

@@ -78,7 +78,7 @@ def atomic_file(path: str | Path, overwrite: bool, is_ours: Callable[[Path], boo
     """
     target = Path(path).resolve()
     if target.exists():
-        rule = f"out must be a new file, or with --overwrite {kind} that Niwaki wrote"
+        rule = f"out must be a new file, or {'' if overwrite else 'with --overwrite '}{kind} that Niwaki wrote"
         if not target.is_file():
             raise RequestError(f"{rule}, got {str(path)!r}, which is no file")
         if not is_ours(target):

@@ -150,7 +150,7 @@ def write_adapter(model: PeftModel, folder: Path, final: Path, tokenizer: Any = 
     try:
         forget_initialisation_(model)
         for config in model.peft_config.values():
-            config.base_model_name_or_path = str(final)
+            config.base_model_name_or_path = str(final.resolve())  # PEFT looks from wherever it is run
             for key, value in vars(config).items():
                 if isinstance(value, set):  # PEFT writes sets as they come, another way in each process
                     setattr(config, key, sorted(value))
@@ -160,6 +160,8 @@ def write_adapter(model: PeftModel, folder: Path, final: Path, tokenizer: Any = 
             # The base beside it has the embeddings as they are, so PEFT need not look for what they were.
             place = str(folder / "adapter")
             model.save_pretrained(place, save_embedding_layers=False, selected_adapters=model.active_adapters)
+        for form in (folder / "adapter").rglob("README.md"):  # PEFT's, not filled in: the card is that of the folder
+            form.unlink()
         held = {name: module for name, module in base.named_modules() if isinstance(module, MaskedLinear)}
         if held:  # the adapters were trained under these
             for place in sorted((folder / "adapter").rglob("adapter_config.json")):

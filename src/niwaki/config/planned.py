@@ -14,7 +14,9 @@ class Planned:
     """A plan that was made before, a budget that is searched."""
 
     plan: str | None = option(
-        None, "Folder of `niwaki plan` that says what goes; the model is not observed for it.", BUDGET
+        None,
+        "Folder of `niwaki plan` that says what goes; on the rows it was made from nothing is observed again.",
+        BUDGET,
     )
     keep_quality: float | None = option(
         None,

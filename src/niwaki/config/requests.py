@@ -80,7 +80,9 @@ class Request:
     device: str = option("cpu", "Where to compute: auto (a GPU where there is one), cpu, cuda, cuda:1, mps.", MACHINE)
     threads: int | None = option(None, THREADS, MACHINE)
     dtype: str = option(
-        "float32", f"How weights are held and written: {', '.join(DTYPES)} (as the files hold them).", MACHINE
+        "float32",
+        f"How weights are held and written: {', '.join(DTYPES)} (as the files hold them, but float16 as float32).",
+        MACHINE,
     )
     batch_size: int = option(32, "Rows in a batch.", MACHINE)
     max_length: int = option(128, "Tokens of a row that are kept; for a language model its context length.", DATA)

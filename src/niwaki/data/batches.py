@@ -128,6 +128,19 @@ def token_mask(batch: dict[str, Any]) -> torch.Tensor:
     return mask.flatten(0, -2)
 
 
+def without_labels_after_padding(batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch with a label a token, of which none is at a token after padding: nothing real predicts that one.
+
+    It is the first of a row that is filled up on the left.
+    """
+    labels, mask = batch.get("labels"), batch.get("attention_mask")
+    if labels is None or mask is None or not bool((mask[:, :-1] < mask[:, 1:]).any()):
+        return batch
+    labels = labels.clone()
+    labels[:, 1:].masked_fill_(mask[:, :-1].to(labels.device) == 0, UNLABELLED)
+    return {**batch, "labels": labels}
+
+
 def without_labels(batch: dict[str, Any]) -> dict[str, Any]:
     """The batch as a model takes it to predict."""
     return {name: value for name, value in batch.items() if name not in LABELS}

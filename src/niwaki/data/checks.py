@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from niwaki.data.batches import UNLABELLED, without_labels
+from niwaki.data.batches import UNLABELLED, without_labels, without_labels_after_padding
 from niwaki.errors import RequestError
 
 _PLACES = ("start_positions", "end_positions")
@@ -28,6 +28,7 @@ class Accepts:
         `[rows]`, which of the texts of a row `[rows, texts, length]`; "span" is `start_positions` and `end_positions`
         `[rows]`, 0 to `length` (which is no place: the answer was cut off); with "none" labels are left out.
     padding: the id that a model takes for the end of a row, wherever the mask ends; None where it goes by the mask.
+    shifts: the label of a token is predicted from the one before it.
     """
 
     vocabulary: int
@@ -35,6 +36,7 @@ class Accepts:
     labels: str
     classes: int
     padding: int | None = None
+    shifts: bool = False
 
 
 def checked_batches(
@@ -107,7 +109,7 @@ def _checked(accepts: Accepts, batch: dict[str, Any], labelled: bool) -> dict[st
                     raise _WrongBatchError(f"{rule}, got {shape[-1]}, the length, in every row")
     elif (labels := batch.get("labels")) is not None:
         _check_labels(labels, accepts, shape)
-    return batch
+    return without_labels_after_padding(batch) if accepts.shifts else batch
 
 
 def _check_ids(ids: Any, accepts: Accepts) -> None:

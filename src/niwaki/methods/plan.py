@@ -151,6 +151,15 @@ class Plan(ABC):
     def keeping(self, part: float) -> Self:
         """The plan that keeps so much of the FLOPs, or of the weights, a part within `span`."""
 
+    def at_length(self, model: nn.Module, length: float) -> Self:
+        """The plan for rows of so many real tokens on average, where what it counts depends on that.
+
+        Raises:
+            RequestError: its budget cannot be met with such rows.
+        """
+        del model, length
+        return self
+
     @property
     @abstractmethod
     def span(self) -> tuple[float, float]:

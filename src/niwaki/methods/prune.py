@@ -17,7 +17,7 @@ from niwaki.anatomy import Site, accepts_of, linears_of, sites_of
 from niwaki.config import DynamicSparsityTraining, LayerAdaptive, Structured
 from niwaki.config.patterns import NByM
 from niwaki.config.planned import check_plannable
-from niwaki.data import Batches, checked_batches
+from niwaki.data import Batches, checked_batches, mean_length
 from niwaki.errors import RequestError
 from niwaki.evaluate import check_metric
 from niwaki.methods.dynamic import prune_dynamically_
@@ -117,7 +117,9 @@ def _by_plan_(
         training_data = list(training_data)
     start = for_any_budget(model, config)
     if config.plan is not None:
-        made = Plan.load(config.plan).under(dataclasses.replace(start, plan=None))
+        made = Plan.load(config.plan)
+        made.check_fits(model)
+        made = made.under(dataclasses.replace(start, plan=None)).at_length(model, mean_length(batches))
     else:
         made = plan(model, start, batches, around=AROUND, progress=progress)
 
@@ -218,9 +220,9 @@ def apply_(
     """Remove from `model` in place what `plan` says and repair what is left as its request asks; says what was done.
 
     With the `data` that the plan was made from this is what `prune_` does. On other data, or on other weights of the
-    same shapes (which is a warning), the plan says what goes, and what the repair looks at is observed anew. Without
-    `data` nothing is repaired or recovered: units are cut, and weights chosen by their magnitude or at random; what
-    else ranks weights needs data.
+    same shapes (which is a warning), the plan says what goes, and what the repair looks at is observed anew; FLOPs are
+    counted at the mean length of its rows, so that the budget is met there. Without `data` nothing is repaired or
+    recovered: units are cut, and weights chosen by their magnitude or at random; what else ranks weights needs data.
 
     Raises:
         RequestError: before any work: a plan of a model of other shapes; no data for a score or a recovery that needs
@@ -236,6 +238,7 @@ def apply_(
         else:
             batches = checked_batches(accepts_of(model), data)
             check_enough(batches)
+            plan = plan.at_length(model, mean_length(batches))
         recovery = recovery_data(model, plan.config, training_data, batches)
         warnings: tuple[str, ...] = ()
         if plan.origin is not None and data is not None:

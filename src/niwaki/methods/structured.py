@@ -137,6 +137,7 @@ class _Cutting:
             sites=tuple(site.counted for site in sites),
             scores=score_units(self.model, sites, found, batches, config, progress=self.progress),
             budgets=self.budgets,
+            shares_keys=any(site.in_groups for site in sites_of(self.model, query_heads=True)),
             seen=_seen(found, also, seen),
             beside=scores_beside(linears_of(self.model), found),
             passes=found.passes + Passes(float(need.moments)),

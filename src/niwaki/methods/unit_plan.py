@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, ClassVar, Self
 
 import torch
@@ -20,8 +21,8 @@ from niwaki.errors import RequestError, check_choice
 from niwaki.methods.plan import Plan, check_same_scores
 from niwaki.surgery import Kept
 
-SCORED_BY = ("head_score", "neuron_score", "head_unit", "seed")
-"""What a request may not change once the scores are there."""
+SCORED_BY = ("head_score", "neuron_score", "seed")
+"""What a request may not change once the scores are there, nor what a unit is where keys are shared."""
 
 ByHand = Mapping[str, Sequence[int]]
 """Site name -> indices of units."""
@@ -39,6 +40,7 @@ class UnitPlan(Plan):
 
     `config` is resolved. `scores` are `[units]` for each of `sites` by name, `budgets` what a width of each costs, by
     kind. Of the units that the hand has named, those of `keep` stay and those of `drop` go, whatever the budget.
+    `shares_keys` says whether query heads share keys and values: only then does it matter what `head_unit` is.
     """
 
     KIND: ClassVar[str] = "structured"
@@ -50,6 +52,7 @@ class UnitPlan(Plan):
     kept: Kept = field(default_factory=dict)
     keep: dict[str, list[int]] = field(default_factory=dict)
     drop: dict[str, list[int]] = field(default_factory=dict)
+    shares_keys: bool = True
 
     @property
     def importance(self) -> dict[str, float]:
@@ -82,14 +85,23 @@ class UnitPlan(Plan):
     def span(self) -> tuple[float, float]:
         budget = self.budgets["flops"]
         bounds = bounds_of(self.sites, budget, self.config)
-        by_hand = {name: self._by_hand(name, bounds[name])[2] for name in {**self.keep, **self.drop}}
-        return budget.least(bounds | by_hand), 1.0
+        bounds |= {name: self._by_hand(name, bounds[name])[2] for name in {**self.keep, **self.drop}}
+        return budget.least(bounds), min(budget.most(bounds), 1.0)
+
+    def at_length(self, model: nn.Module, length: float) -> UnitPlan:
+        sites, before = sites_of(model, self.config.by_query_head), self.budgets["flops"]
+        counted = counted_budget(model, sites, "flops", before.fraction, length)
+        if all(torch.equal(costs, before.costs[name]) for name, costs in counted.costs.items()):
+            return self
+        changed = dataclasses.replace(self, budgets={**self.budgets, "flops": counted})
+        kind, fraction = self.config.budget
+        return dataclasses.replace(changed, kept=changed.kept_for(fraction)) if kind == "flops" else changed
 
     def edit(self, *, keep: ByHand | None = None, drop: ByHand | None = None) -> UnitPlan:
         """The plan in which these units stay, or go, by site name, such as `{"layer.0.attention": [3]}`.
 
-        The budget is what it was: other units go, or stay, instead, also under `at`. What was named before is still
-        held to, unless it is named anew.
+        The budget is what it was: other units go, or stay, instead, also under `at`; one of 1.0 asks for nothing but
+        what is dropped here. What was named before is still held to, unless it is named anew.
 
         Raises:
             RequestError: an unknown site, a unit that is not there or is to stay and to go, query heads of a group
@@ -114,6 +126,8 @@ class UnitPlan(Plan):
                 counted, one that cannot be met.
         """
         meant = config.resolved()
+        if self.shares_keys:
+            check_same_scores(self.config, meant, (*SCORED_BY, "head_unit"))
         check_same_scores(self.config, meant, SCORED_BY)
         check_plannable(meant, "plan")
         kind, fraction = meant.budget
@@ -129,7 +143,7 @@ class UnitPlan(Plan):
         """The units that stay for a `fraction` of the budget.
 
         Raises:
-            RequestError: what must stay costs more than all of the budget.
+            RequestError: what must stay costs more than all of the budget, or what may stay less.
         """
         budget = self.budget
         bounds = bounds_of(self.sites, budget, self.config)
@@ -137,6 +151,8 @@ class UnitPlan(Plan):
         for name in {**self.keep, **self.drop}:
             named[name], scores[name], bounds[name] = self._by_hand(name, bounds[name])
         budget.check(bounds, self.config.told)
+        if fraction < 1.0 and self.drop:
+            _check_most(dataclasses.replace(budget, fraction=fraction), bounds)
         found = ALLOCATORS[self.config.allocation](scores, bounds, budget.left_for_sites(fraction))
         return found | {name: units[found[name]] for name, units in named.items()}
 
@@ -205,6 +221,7 @@ class UnitPlan(Plan):
             },
             "keep": self.keep,
             "drop": self.drop,
+            "shares_keys": self.shares_keys,
         }
         return plain, tensors
 
@@ -224,12 +241,39 @@ class UnitPlan(Plan):
                 len(units) and not 0 <= int(units[0]) <= int(units[-1]) < site.units
             ):
                 raise ValueError(f"{site.name} has other units than its {site.units}")
-        by_hand = {"keep": plain["keep"], "drop": plain["drop"]}
-        return cls(**common, sites=sites, scores=scores, budgets=budgets, kept=kept, **by_hand)
+        rest = {"keep": plain["keep"], "drop": plain["drop"], "shares_keys": plain.get("shares_keys", True)}
+        return cls(**common, sites=sites, scores=scores, budgets=budgets, kept=kept, **rest)
+
+
+def _check_most(budget: Budget, bounds: Mapping[str, Bounds]) -> None:
+    """Refuse a budget that is missed by more than a unit when all stays that may.
+
+    Raises:
+        RequestError: naming the most that can be asked.
+    """
+    unit = max(float(bound.costs[-1] - bound.costs[-2]) for bound in bounds.values() if bound.units)
+    most = budget.most(dict(bounds))
+    if budget.fraction > most + unit / budget.total:
+        rule = f"{budget.kind} must be at most {most:.4f} with the units that are dropped by hand"
+        raise RequestError(f"{rule} (or 1, for nothing but these), got {budget.fraction:g}")
 
 
 def _listed(by_hand: ByHand | None) -> dict[str, list[int]]:
-    return {name: sorted({int(unit) for unit in units}) for name, units in (by_hand or {}).items()}
+    """Units by site, in order.
+
+    Raises:
+        RequestError: no list of whole numbers.
+    """
+    found = {}
+    for name, units in (by_hand or {}).items():
+        listed = units.tolist() if isinstance(units, Tensor) else units
+        if isinstance(listed, str) or not isinstance(listed, Iterable):
+            raise RequestError(f"{name}: units must be a list of whole numbers, got {units!r}")
+        listed = [*listed]
+        if wrong := [unit for unit in listed if isinstance(unit, bool) or not isinstance(unit, Integral)]:
+            raise RequestError(f"{name}: units must be a list of whole numbers, got {wrong[0]!r} in it")
+        found[name] = sorted({int(unit) for unit in listed})
+    return found
 
 
 def _check_hand(site: Units, word: str, units: list[int]) -> None:

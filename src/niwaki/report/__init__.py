@@ -4,6 +4,7 @@ from niwaki.report.card import model_card
 from niwaki.report.course import course_lines
 from niwaki.report.engine import engine_rows
 from niwaki.report.figures import shown
+from niwaki.report.headline import spread, ways
 from niwaki.report.page import is_page, page
 from niwaki.report.stages import stage_lines
 from niwaki.report.sweep import sweep_lines
@@ -17,6 +18,8 @@ __all__ = [
     "page",
     "result_table",
     "shown",
+    "spread",
     "stage_lines",
     "sweep_lines",
+    "ways",
 ]

@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from niwaki.report.course import course_table
 from niwaki.report.figures import counted, provenance, ratio, shown, source_name
+from niwaki.report.headline import how_measured, spread, ways
 from niwaki.report.stages import stage_lines
 from niwaki.results import Result
 
@@ -41,17 +42,23 @@ def model_card(
     for name in counted(result):
         value, found = result.dense[name], result.pruned[name]
         lines.append(f"| {name} | {value:,.0f} | {found:,.0f} | {ratio(found, value)} |")
-    for name, timing in result.latency.items():
-        if isinstance(timing, dict):
-            times = f"{timing['dense_ms']:.1f} | {timing['pruned_ms']:.1f} | {timing['speedup']:.2f}x as fast"
-            lines.append(f"| latency, {name} (ms) | {times} |")
+    for way in ways(result):
+        times = f"{way['dense_ms']:.1f} | {way['pruned_ms']:.1f} | {way['speedup']:.2f}x as fast{spread(way)}"
+        lines.append(f"| latency, {way['name']} (ms) | {times} |")
+    lines += ["", f"{how_measured(result)}."] if how_measured(result) else []
     lines += [*_course(result), "", f"{provenance(result)}"]
+    if result.recipe.get("keep_adapter"):
+        lines += ["", _BESIDE]
     # Without Niwaki, uneven layers do not load and a base beside its adapter is not the model that was measured.
     lines += ["", "```python", *(_ENCODE if sentences else _LOAD), "```", ""]
     data = _metadata(result, "sentence-similarity" if sentences else _ON_THE_HUB.get(task, task), sentences, source)
     return ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n".join(lines)).content
 
 
+_BESIDE = (
+    "The weights here are those of the base: what was measured is the base with the adapter in `adapter/`. Load both "
+    "as below, or `adapter/` with PEFT; Transformers alone would load the base without a word."
+)
 _LOAD = (
     "import niwaki",
     "from transformers import AutoTokenizer",

@@ -33,6 +33,23 @@ def ways(result: Result) -> list[dict[str, Any]]:
     return found
 
 
+def spread(way: dict[str, Any]) -> str:
+    """The middle half of the ratios of the pairs, in brackets; nothing where it is not known."""
+    return f" ({way['low']:.2f} to {way['high']:.2f})" if way["low"] != way["high"] else ""
+
+
+def how_measured(result: Result) -> str:
+    """How long the rows are that FLOPs and latency are of, and what a speed-up is; nothing where there is none."""
+    if not ways(result):
+        return ""
+    length = result.latency.get("seq_len")
+    what = "latency is" if result.recipe.get("latency_length") else "flops and latency are"
+    rows = f"{what} of rows of {length} tokens; " if length else ""
+    return (
+        f"{rows}a speed-up is the median of pairs timed in turn, with its middle half, and not the ratio of the medians"
+    )
+
+
 def name_of_way(way: str, timing: dict[str, Any]) -> str:
     """As a person reads it, with the tokens of a row where they are others than at the top of `latency`."""
     return way.replace("_", " ") + (f", {timing['seq_len']} tokens a row" if "seq_len" in timing else "")

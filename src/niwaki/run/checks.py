@@ -16,7 +16,7 @@ from niwaki.methods.prune import for_any_budget
 from niwaki.methods.structured import checked_budgets
 from niwaki.methods.vocabulary import check_trimmable
 from niwaki.run.inputs import check_labelled
-from niwaki.run.memory import check_memory
+from niwaki.run.memory import check_memory, largest
 from niwaki.run.tasks import check_asked
 from niwaki.run.work import Work
 from niwaki.train.data import check_held_out, hold_out
@@ -41,7 +41,8 @@ def check_recipe(work: Work) -> None:
         _check_stage(work, stage, as_it_comes)
     if recipe.memory_limit is not None:
         # The dense model is held beside the one that is worked on.
-        check_memory(recipe.memory_limit, model, recipe.stages, work.calibration, copies=1)
+        batches = largest(work.training), largest(work.tests)
+        check_memory(recipe.memory_limit, model, recipe.stages, work.calibration, 1, *batches)
 
 
 def _check_stage(work: Work, stage: Stage, as_it_comes: bool) -> None:
@@ -83,4 +84,4 @@ def _check_plan(work: Work, stage: Planned, path: str, as_it_comes: bool) -> Non
     if as_it_comes:
         made.check_fits(work.model)
         if stage.keep_quality is None:
-            made.under(stage)
+            made.under(stage).at_length(work.model, work.length)

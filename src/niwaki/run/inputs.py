@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
@@ -96,6 +97,8 @@ def read_inputs(request: Request, labels: NewLabels | None = None, quiet: bool =
         raise RequestError(
             f"model must have a trained task head, got {request.model!r} without {fresh[0]}; fine-tune it first"
         )
+    if request.dtype == "auto" and unwrap(model).config.dtype == torch.float16:
+        say("model: its files hold float16, which is held and written as float32", quiet)
     if request.label_names is not None:
         name_outputs_(model, request.label_names)
     if request.pooling is not None:

@@ -2,14 +2,16 @@
 
 Counted, above what the process holds with model and data loaded: whole copies of the model, masks and scores, the sums
 of the widest block with the work space of its solves, those that structured pruning makes of gradients of all blocks,
-optimizer states, and what one batch takes. What is not there at the same time is not added up: a pass backward is over
-before anything is solved.
+optimizer states, and what one batch takes: of those that are looked at, trained on and measured each the largest, and
+of those that are timed. What a batch leaves is seen on one row of it, with what trains in training mode. What is not
+there at the same time is not added up: a pass backward is over before anything is solved.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import psutil
@@ -30,13 +32,18 @@ from niwaki.anatomy import (
 )
 from niwaki.anatomy.said import AT_ONCE, FEWEST
 from niwaki.config import STAGES, DynamicSparsityTraining, Finetune, LayerAdaptive, Stage, Structured
+from niwaki.config.finetune import LORA_RANK
 from niwaki.config.layer_adaptive import SOLVED
 from niwaki.config.planned import Planned
-from niwaki.data import token_mask, without_labels
+from niwaki.data import Batches, mean_length, token_mask, without_labels
+from niwaki.data.batches import length_of
 from niwaki.errors import RequestError
 from niwaki.methods.weight_profiles import looks_at_data, weight_need
+from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch, frozen, to_device
 from niwaki.observe.watch import MOST_LEFT
+
+Trains = Structured | LayerAdaptive | DynamicSparsityTraining | Finetune
 
 _SOLVES, _MASKED_SOLVES = (3, 5), (4, 7)
 """Matrices in float64 of a linear's inputs, and of its weights, that a solve holds at once; where it chooses a mask."""
@@ -56,33 +63,89 @@ _RECOVERED = 24
 _NARROW = 24
 """Copies of what is no block of a model, in PyTorch and in an engine, with its layers at all widths timed there."""
 
+_PIECES = 6
+"""What part of what a pass leaves is lost in pieces that were freed and fit nothing else."""
+
+LIBRARIES = 2**27
+"""Bytes of what is loaded on the way, and of what libraries keep for their products and in pieces of their own."""
+
+_TIMED, _PROMPTS = 32, 1024
+"""Rows of the largest batch that is timed, and tokens of all of them at most where a language model reads them."""
+
 _RANKED = 64
 """Bytes a weight of scores in float64 and their order, over all weights where one threshold is found for them."""
 
 
-def check_memory(limit: int, model: nn.Module, stages: Sequence[Stage], data: Sequence[Batch], copies: int) -> None:
+def check_memory(
+    limit: int,
+    model: nn.Module,
+    stages: Sequence[Stage],
+    data: Sequence[Batch],
+    copies: int,
+    training: Sequence[Batch] | None = None,
+    tests: Sequence[Batch] | None = None,
+) -> None:
     """Refuse stages that will take more than `limit` bytes of memory, this process and all it holds included.
 
-    `copies` of the model are held by the caller beside what a stage holds.
+    `copies` of the model are held by the caller beside what a stage holds. Stages look at `data`, and train on batches
+    none of which is larger than those of `training`; the model is measured on those of `tests`. Both are `data` where
+    they are not given.
 
     Raises:
         RequestError: saying what is needed, and by which stage.
     """
-    held = psutil.Process().memory_info().rss + copies * weight_bytes(model)
-    # Between two stages the model is measured, in a copy where it has adapters or masks.
-    between = weight_bytes(model) + forward_bytes(model, data) if len(stages) > 1 else 0
+    held = psutil.Process().memory_info().rss + copies * weight_bytes(model) + LIBRARIES
     for stage in stages:
-        tried = weight_bytes(model) if isinstance(stage, Planned) and stage.keep_quality is not None else 0
-        total = held + tried + max(between, needed(model, stage, data))
+        total = held + stage_bytes(model, stage, data, training, tests)
         if total > limit:
-            rows = max(len(batch["input_ids"]) for batch in data)
+            rows = max(len(batch["input_ids"]) for batch in (*data, *(training or ()), *(tests or ())))
             name = next(name for name, kind in STAGES.items() if isinstance(stage, kind))
-            rule = f"max_memory must be at least {_shown(total)} for {name} with batches of {rows} rows"
-            raise RequestError(f"{rule} (a smaller batch_size needs less), got {_shown(limit)}")
+            rule = f"max_memory must be at least {shown(total)} for {name} with batches of {rows} rows"
+            raise RequestError(f"{rule} (a smaller batch_size needs less), got {shown(limit)}")
 
 
-def needed(model: nn.Module, stage: Stage, data: Sequence[Batch]) -> int:
+def check_processes(limit: int, model: nn.Module, jobs: int, taken: int) -> None:
+    """Refuse `jobs` processes that read what this one holds, and take so many bytes each, with this one beside them.
+
+    One job is done in this process itself. Each works on a copy of the model, and holds a dense one beside that. What
+    this process shares with others, the code of libraries for the most part, is there once for all of them.
+
+    Raises:
+        RequestError: saying what is needed.
+    """
+    here = psutil.Process().memory_info()
+    own = here.rss - getattr(here, "shared", 0) if jobs > 1 else 0
+    total = here.rss + jobs * (own + 2 * weight_bytes(model) + LIBRARIES + taken)
+    if total > limit:
+        what, less = (
+            ("a sweep", "a smaller batch_size needs less") if jobs == 1 else (f"{jobs} jobs", "fewer need less")
+        )
+        raise RequestError(f"max_memory must be at least {shown(total)} for {what} ({less}), got {shown(limit)}")
+
+
+def largest(data: Batches) -> list[Batch]:
+    """The batch of the longest rows: none that these rows are put into is larger, and training has it each epoch."""
+    rows = sorted(data.rows, key=length_of)[-data.batch_size :]
+    return list(Batches(rows, data.tokenizer, data.batch_size))
+
+
+def stage_bytes(
+    model: nn.Module,
+    stage: Stage,
+    data: Sequence[Batch],
+    training: Sequence[Batch] | None = None,
+    tests: Sequence[Batch] | None = None,
+) -> int:
+    """Bytes that `stage` takes above the model and the data, and what is done before and after it, at their most."""
+    tried = weight_bytes(model) if isinstance(stage, Planned) and stage.keep_quality is not None else 0
+    # Before and after it the model is measured and timed, in a copy where it has adapters or masks.
+    measured = weight_bytes(model) + max(forward_bytes(model, tests or data), _timing_bytes(model, data))
+    return tried + max(measured, needed(model, stage, data, training))
+
+
+def needed(model: nn.Module, stage: Stage, data: Sequence[Batch], training: Sequence[Batch] | None = None) -> int:
     """Bytes that `stage` takes above the model and the data, at its most; meant to be too many rather than too few."""
+    training = data if training is None else training
     weights, linears = weight_bytes(model), linears_of(model)
     single = sum(linear.size for linear in linears)
     factors = _FACTOR * getattr(stage, "lora_rank", 16) * sum(sum(linear.shape) for linear in linears)
@@ -93,28 +156,33 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch]) -> int:
             refitted = weights + _block_bytes(linears, _SOLVES) + forward_bytes(model, data) + _learning(stage, linears)
             found = max(observed, refitted)
             if stage.recover_epochs:
-                found = max(found, weights + _recovering(stage, model, data, factors))
+                found = max(found, weights + _recovering(stage, model, training, factors))
             if stage.latency is not None:
                 elsewhere = stage.latency_engine != "pytorch"
                 found += 4 * weights + _NARROW * (weights - 4 * single) if elsewhere else weights
             return found + _token_bytes(linears, data)
         case LayerAdaptive():
-            return single // 8 + _zeroing(model, stage.resolved(), linears, data, factors)
+            return single // 8 + _zeroing(model, stage.resolved(), linears, data, training, factors)
         case DynamicSparsityTraining():
             # Masked weights, gradients, saliency and its uncertainty in float32; four masks.
-            passing = 2 * backward_bytes(model, data, stage.gradient_checkpointing)
+            passing = _training_bytes(model, training, stage, dropout=stage.teacher == "none")
             return weights + (4 * 4 + 4) * single + factors + passing
         case Finetune():
             # Of all weights: gradients, two moments, the values to go back to, and the best.
             copies = 4 + (stage.early_stopping > 0)
             trained = copies * weights if stage.full else factors
-            return trained + backward_bytes(model, data, stage.gradient_checkpointing)
+            return trained + _training_bytes(model, training, stage, dropout=True)
         case _:
             return weights
 
 
 def _zeroing(
-    model: nn.Module, stage: LayerAdaptive, linears: Sequence[BlockLinear], data: Sequence[Batch], factors: int
+    model: nn.Module,
+    stage: LayerAdaptive,
+    linears: Sequence[BlockLinear],
+    data: Sequence[Batch],
+    training: Sequence[Batch],
+    factors: int,
 ) -> int:
     """Bytes that a resolved layer-adaptive stage takes beside its masks."""
     need, weights, single = weight_need(stage), weight_bytes(model), sum(linear.size for linear in linears)
@@ -132,7 +200,7 @@ def _zeroing(
         chosen += weights // len(layers_of(model))  # a layer as it was
     found = max(observed, chosen)
     if stage.recover_epochs:
-        found = max(found, _recovering(stage, model, data, factors))
+        found = max(found, _recovering(stage, model, training, factors))
     found += weights * (stage.steps > 1 or stage.recover_epochs > 0)
     found += _RANKED * single * (stage.allocation in ("global", "lamp"))
     found += 4 * single * (stage.weight_score == "gradient")
@@ -167,9 +235,15 @@ def _learning(stage: Structured | LayerAdaptive, linears: Sequence[BlockLinear])
 
 
 def _recovering(stage: Structured | LayerAdaptive, model: nn.Module, data: Sequence[Batch], factors: int) -> int:
-    """Bytes of what is trained in a recovery, and of its passes."""
-    passing = backward_bytes(model, data, stage.gradient_checkpointing)
+    """Bytes of what is trained in a recovery, and of its passes, those of the model that it learns from too."""
+    passing = _training_bytes(model, data, stage, dropout=False) + _beside_bytes(model, data)
     return passing + (_RECOVERED * sum(linear.size for linear in linears_of(model)) if stage.recover_full else factors)
+
+
+def _beside_bytes(model: nn.Module, data: Sequence[Batch]) -> int:
+    """Bytes of a pass of a model that another learns from: its hidden states, and how far from them the other's are."""
+    states = 2 * 4 * _tokens(data) * _width(model) * (len(layers_of(model)) + 1)
+    return forward_bytes(model, data) + states
 
 
 def weight_bytes(model: nn.Module) -> int:
@@ -182,11 +256,40 @@ def backward_bytes(model: nn.Module, data: Sequence[Batch], again: bool = False)
 
     Of layers that run `again` what one of them leaves, and what each is given.
     """
-    activations, logits = _of_a_batch(model, data)
+    return _backward(model, data, _of_a_batch(model, data), again)
+
+
+def _backward(model: nn.Module, data: Sequence[Batch], left: tuple[int, int], again: bool) -> int:
+    """The same of a pass that leaves so many bytes, and of logits so many."""
+    activations, logits = left
     if again:
-        layers, width = len(layers_of(model)), weight_of(sites_of(model)[0].output).shape[0]
-        activations = activations // layers + 4 * layers * _tokens(data) * width
+        layers = len(layers_of(model))
+        activations = activations // layers + 4 * layers * _tokens(data) * _width(model)
     return activations + 3 * logits
+
+
+def _training_bytes(model: nn.Module, data: Sequence[Batch], stage: Trains, dropout: bool) -> int:
+    """The same of the longest batch that is trained on, by what `stage` trains of the model.
+
+    What LoRA looks at is what the weights beside it would: the inputs of their linears, of a model in half precision
+    each once more in float32; and what is between its factors. Going back, the gradients of a layer lie beside it; and
+    pieces that were freed are not all taken again.
+    """
+    linears, tokens = linears_of(model), _tokens(data)
+    rank = getattr(stage, "lora_rank", LORA_RANK)
+    factors = 4 * rank * len(linears)
+    if next(model.parameters()).element_size() < 4:
+        factors += 4 * sum(linear.shape[1] for linear in linears)
+    activations, logits = _of_a_batch(model, data, dropout=dropout)
+    left = (
+        activations + activations // len(layers_of(model)) + activations // _PIECES + tokens * runs_of(model) * factors
+    )
+    return _backward(model, data, (left, logits), stage.gradient_checkpointing)
+
+
+def _width(model: nn.Module) -> int:
+    """Of what goes from layer to layer."""
+    return weight_of(sites_of(model)[0].output).shape[0]
 
 
 def _observing_bytes(model: nn.Module, data: Sequence[Batch]) -> int:
@@ -195,9 +298,8 @@ def _observing_bytes(model: nn.Module, data: Sequence[Batch]) -> int:
     left = left_by_layers(model, tokens)
     if left <= MOST_LEFT:
         activations, logits = _of_a_batch(model, data)
-        return activations + _logits(model, logits)
-    width = weight_of(sites_of(model)[0].output).shape[0]
-    between = layers * runs_of(model) * tokens * width * next(model.parameters()).element_size()
+        return activations + activations // _PIECES + _logits(model, logits)
+    between = layers * runs_of(model) * tokens * _width(model) * next(model.parameters()).element_size()
     return between + 2 * left // layers + _logits(model, 4 * tokens * unwrap(model).config.vocab_size)
 
 
@@ -207,6 +309,20 @@ def forward_bytes(model: nn.Module, data: Sequence[Batch]) -> int:
     known = is_language_model(model)
     logits = 4 * tokens * unwrap(model).config.vocab_size if known else _of_a_batch(model, data)[1]
     return left_by_layers(model, tokens) // len(layers_of(model)) + _logits(model, logits)
+
+
+def _timing_bytes(model: nn.Module, data: Sequence[Batch]) -> int:
+    """Bytes of the passes that are timed at the mean length of `data`, of a dense and a pruned model in turn.
+
+    Twice what one leaves: what is freed there is kept, in pieces that do not fit the other.
+    """
+    tokens = _timed_tokens(model, max(1, round(mean_length(data))))
+    return 2 * left_by_layers(model, tokens) // len(layers_of(model))
+
+
+def _timed_tokens(model: nn.Module, length: int) -> int:
+    """Tokens of the largest batch that is timed at a length, see `niwaki.evaluate.latency`."""
+    return max(length, min(_TIMED * length, _PROMPTS)) if is_language_model(model) else _TIMED * length
 
 
 def _logits(model: nn.Module, whole: int) -> int:
@@ -221,8 +337,11 @@ def _tokens(data: Sequence[Batch]) -> int:
     return max(batch["input_ids"].numel() for batch in data)
 
 
-def _of_a_batch(model: nn.Module, data: Sequence[Batch]) -> tuple[int, int]:
-    """Bytes that the longest batch leaves for its backward pass, and those of its logits in float32."""
+def _of_a_batch(model: nn.Module, data: Sequence[Batch], dropout: bool | None = None) -> tuple[int, int]:
+    """Bytes that the longest batch leaves for its backward pass, and those of its logits in float32.
+
+    Weights are frozen; with `dropout` on or off, they learn.
+    """
     batch = max(data, key=lambda each: each["input_ids"].shape[1])
     rows = max(len(each["input_ids"]) for each in data)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -234,7 +353,7 @@ def _of_a_batch(model: nn.Module, data: Sequence[Batch]) -> tuple[int, int]:
             found[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with frozen(model, with_gradients=True) as device:
+    with frozen(model, with_gradients=True) if dropout is None else _learning_mode(model, dropout) as device:
         one: dict[str, Any] = {key: value[:1] for key, value in without_labels(to_device(batch, device)).items()}
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             outputs = model(**one)  # held, so that no storage is used twice
@@ -242,5 +361,22 @@ def _of_a_batch(model: nn.Module, data: Sequence[Batch]) -> tuple[int, int]:
     return rows * sum(found.values()), rows * 4 * predictions_of(model, outputs, everything).values.numel()
 
 
-def _shown(amount: int) -> str:
+@contextmanager
+def _learning_mode(model: nn.Module, dropout: bool) -> Iterator[torch.device]:
+    """All weights require gradients, and dropout is on or off; model and random state are afterwards as they were."""
+    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        with frozen(model, with_gradients=False) as device, seeded(0):
+            for module in model.modules():
+                module.training = dropout
+            for parameter, _ in required:
+                parameter.requires_grad_(parameter.is_floating_point())
+            yield device
+    finally:
+        for parameter, needed in required:
+            parameter.requires_grad_(needed)
+
+
+def shown(amount: int) -> str:
+    """An amount as an error says it."""
     return f"{amount / 2**30:.2f}GiB"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from niwaki.checkpoint.folder import written_files
+from niwaki.checkpoint.library import UNREADABLE, line
 from niwaki.errors import RequestError, WorkError
 
 _MODELS = ("config.json", "adapter_config.json", "modules.json")
 """Files of which a folder with a model has one."""
-
 
 _OWN_BUSINESS = ("report.html", "result.json", "recipe.yaml")
 """Files that show rows of the evaluation data, or where models and data lie on this machine."""
@@ -26,8 +27,9 @@ def push(folder: Path, repository: str, private: bool = False, with_report: bool
     is made of, the recipe.
 
     Raises:
-        RequestError: a folder that Niwaki did not write or that holds no model, a name that is none. WorkError: the Hub
-            cannot be reached, or says no; a repository that is public already where `private` is asked.
+        RequestError: a folder that Niwaki did not write or that holds no model, a name that is none, a config of an
+            adapter that cannot be read. WorkError: the Hub cannot be reached, or says no; a repository that is public
+            already where `private` is asked.
     """
     files = [path.relative_to(folder).as_posix() for path in written_files(folder)]
     if not files:
@@ -38,16 +40,34 @@ def push(folder: Path, repository: str, private: bool = False, with_report: bool
         validate_repo_id(repository)
     except HFValidationError as error:
         raise RequestError(f"REPOSITORY must be owner/name, got {repository!r}: {error}") from error
-    files = [name for name in files if with_report or name not in _OWN_BUSINESS]
+    pushed = [name for name in files if with_report or name not in _OWN_BUSINESS]
+    operations = [CommitOperationAdd(name, _content(folder / name, repository)) for name in pushed]
     api = HfApi()
     try:
         address = api.create_repo(repository, private=private or None, exist_ok=True)
         if private and not api.model_info(repository).private:  # the Hub leaves what is there as it is
             raise WorkError(f"the Hub has {repository!r} already, and it is public; nothing was uploaded")
-        message = "Written by Niwaki"
-        api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=files, commit_message=message)
+        api.create_commit(repository, operations, commit_message="Written by Niwaki")
     except LocalTokenNotFoundError as error:
         raise WorkError("the Hub asks who you are: log in with `hf auth login`, or set HF_TOKEN") from error
     except (HfHubHTTPError, OSError) as error:
         raise WorkError(f"the Hub did not take {repository!r}: {' '.join(str(error).split())}") from error
     return str(address)
+
+
+def _content(path: Path, repository: str) -> bytes | Path:
+    """What is uploaded of a file: as it is, but that an adapter's base is the repository, not a place on this machine.
+
+    Raises:
+        RequestError: a config of an adapter that is none.
+    """
+    if path.name != "adapter_config.json":
+        return path
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        named = config.get("base_model_name_or_path")
+    except UNREADABLE as error:
+        raise RequestError(f"DIR must hold adapters as PEFT writes them, got {str(path)!r}: {line(error)}") from error
+    if named is None:
+        return path
+    return (json.dumps({**config, "base_model_name_or_path": repository}, indent=2) + "\n").encode()

@@ -135,7 +135,7 @@ def _result(
         Side(plain, last.inputs, last.test_rows, left.judged),
     )
     return Result(
-        run=clock.environment(recipe),
+        run=clock.environment(recipe, course.earlier),
         recipe=recipe_to_dict(recipe),
         data=data,
         stages=[

@@ -30,8 +30,11 @@ class Clock:
     started: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
     ticks: float = field(default_factory=time.perf_counter)
 
-    def environment(self, request: Request) -> dict[str, Any]:
-        """Versions, machine, start and seconds so far: a result without them is no result."""
+    def environment(self, request: Request, earlier: float = 0.0) -> dict[str, Any]:
+        """Versions, machine, start and seconds so far: a result without them is no result.
+
+        `earlier` seconds were spent by a run that was stopped, on what this one took up.
+        """
         return {
             **{name: version(name) for name in ("niwaki", "torch", "transformers", "peft")},
             "python": platform.python_version(),
@@ -41,7 +44,7 @@ class Clock:
             "device": str(device_named(request.device)),
             "seed": request.seed,
             "started": self.started.isoformat(),
-            "seconds": time.perf_counter() - self.ticks,
+            "seconds": time.perf_counter() - self.ticks + earlier,
         }
 
 

@@ -58,6 +58,8 @@ class Course:
     stages: list[StageResult]
     states: list[State]
     """What was measured before each stage."""
+    earlier: float
+    """Seconds that stages took in a run that was stopped."""
 
 
 def run_stages(
@@ -103,7 +105,7 @@ def run_stages(
         if kept is not None:
             kept.add(number, work, done, states[number].record, first, folder)
     assert dense is not None, "a recipe has a stage"
-    return Course(came, work, dense, stages, states)
+    return Course(came, work, dense, stages, states, sum(done.seconds for done in past.results))
 
 
 def _plain_copy(work: Work) -> PreTrainedModel:

@@ -31,6 +31,8 @@ _ADJACENT = ("llama", _UNEVEN)
 """Architectures that rotate pairs of columns that lie side by side."""
 _ONLY_EVEN = {"qwen3": "which has no norms of queries"}
 """Types that the uneven architecture has no place for, and why."""
+_WITHOUT_BIASES = ("qwen3",)
+"""Types whose linears llama.cpp reads no biases of."""
 _ROTATIONS = ("default", "linear", "llama3")
 
 
@@ -62,6 +64,10 @@ def architecture_of(model: PreTrainedModel) -> Architecture:
     blocks = blocks_of(model, _EVEN[kind] in _ADJACENT)
     if not blocks:
         raise RequestError("to gguf needs a model with a head or a neuron left, got none in any layer")
+    biased = next((name for block in blocks for name in block.tensors if name.endswith(".bias")), None)
+    if kind in _WITHOUT_BIASES and biased is not None:
+        rule = f"to gguf takes a {kind} model without biases, of which llama.cpp reads none there"
+        raise RequestError(f"{rule}, got {biased}; to merged takes all")
     if len({block.shape for block in blocks}) == 1 and blocks[0].heads:
         return Architecture(_EVEN[kind], blocks)
     if kind in _ONLY_EVEN:

@@ -15,19 +15,30 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from niwaki.adapters import apply_mask_, check_adapters, dense_weight, lift_mask_, mask_of
+from niwaki.adapters import apply_mask_, check_adapters, check_masked, dense_weight, forget_base_, lift_mask_, mask_of
 from niwaki.allocation.sparsity import SPARSITY_ALLOCATORS, Profiles, check_budget, whole_blocks
 from niwaki.anatomy import BlockLinear, accepts_of, check_filter, linears_of, weight_of
 from niwaki.config import DynamicSparsityConfig, LayerAdaptive
+from niwaki.config.fields import defaults
 from niwaki.data import checked_batches
 from niwaki.errors import RequestError, WorkError
 from niwaki.masks import Block, MaskedLinear, NByM, check_divides, choose, lowest
 from niwaki.methods.dynamic.capture import Capture
 from niwaki.methods.dynamic.history import Update, summary, with_later
-from niwaki.methods.dynamic.optimizer_state import Ages, bare, clear_
+from niwaki.methods.dynamic.optimizer_state import Ages, bare, clear_, gathers
 from niwaki.methods.dynamic.reallocate import across, from_units, in_groups, size, to_units, unit_size, within
 from niwaki.methods.dynamic.schedules import Schedule, plan_schedule
-from niwaki.methods.dynamic.scores import DROP_SCORERS, GROW_SCORERS, Scorer, Seen, alike, needs_gradients, shuffle
+from niwaki.methods.dynamic.scores import (
+    DROP_SCORERS,
+    GROW_SCORERS,
+    Scorer,
+    Seen,
+    alike,
+    needs_gradients,
+    scores_values,
+    shuffle,
+    stood_in,
+)
 from niwaki.methods.weight_profiles import profile_linears
 from niwaki.numerics.layout import is_transposed
 from niwaki.observe import Batch
@@ -65,7 +76,8 @@ class Controller:
         scaler: Any = None,
     ) -> None:
         self.model = model
-        self.config, self.pattern, self.optimizer = config, config.zero_pattern, bare(optimizer)
+        self.config, self.pattern = config, config.zero_pattern
+        self.given, self.optimizer = optimizer, bare(optimizer)
         linears = linears_of(model)
         self.linears = {linear.name: linear for linear in linears if config.may_cut(linear.site)}
         self.sizes = {name: linear.size for name, linear in self.linears.items()}
@@ -155,6 +167,15 @@ class Controller:
         returns = name in self.resting and self.config.returns == "value"
         return weight.add_(self.resting[name]) if returns else weight
 
+    def scored(self, name: str) -> Tensor:
+        """The same for a score: where a trained weight has no value to return with, with what stands for one.
+
+        A frozen weight without a value gets none: it would be 0 still after it returned.
+        """
+        if name not in self.resting or not scores_values(self.config):
+            return self.dense(name)
+        return stood_in(self.dense(name), self.bases[name].mask)
+
     def step(self) -> list[Update]:
         """To be called after `optimizer.step()`, once; says what an update did, nothing where there was none.
 
@@ -163,8 +184,8 @@ class Controller:
             RequestError: the controller was detached.
         """
         self.check_not_detached()
-        if not self._stepped:  # skipped by the scaler, or finished
-            if self._hooks:
+        if not self._stepped:  # skipped by the scaler, between two micro-batches, or finished
+            if self._hooks and not gathers(self.given):
                 self.arm()
             return []
         self._stepped = False
@@ -179,7 +200,7 @@ class Controller:
         self.capture.arm(needs_gradients(self.config) and self.schedule.captures(self.done + 1))
 
     def finish(self) -> None:
-        """Take all hooks away. The masks stay held, at exactly the asked sparsity.
+        """Take all hooks away. The masks stay held, at exactly the asked sparsity; adapters no longer name a base.
 
         A training that ended before the target (steps that a scaler skipped are none) is brought to it by dropping the
         smallest weights, with a warning, which `shortfall` has too.
@@ -196,9 +217,10 @@ class Controller:
             warnings.warn(self.shortfall, stacklevel=2)
             magnitudes = {name: to_units(self.dense(name).abs(), self.pattern) for name in self.linears}
             active = {name: self._units(mask) for name, mask in self.masks.items()}
-            made = self._move(across(active, magnitudes, magnitudes, self._kept(), 0.0, self._least(active)))
+            made = self._move(self._reallocated(active, magnitudes, magnitudes, self.config.sparsity, 0.0))
             self.history = with_later(self.history, made)
         self.state = "finished"
+        forget_base_(self.model)
         self._release()
 
     def detach(self) -> None:
@@ -246,6 +268,7 @@ class Controller:
     def _check(self, model: nn.Module) -> Masks:
         """Refuse what cannot be done; the masks that the model holds, if any."""
         check_adapters(model)
+        check_masked(model)
         check_filter(model, self.config)
         if not self.linears:
             raise RequestError("model must have linears: looked for query, key, value, output, up, down, found none")
@@ -284,6 +307,10 @@ class Controller:
         if start is not None and self.config.start_sparsity:
             rule = f"start_sparsity must be left out for a model that holds masks, as it starts from their {start:.4f}"
             raise RequestError(f"{rule}, got {self.config.start_sparsity:g}")
+        allocated = self.config.allocation != defaults(self.config)["allocation"]
+        if start is not None and self.config.reallocation == "across" and allocated:
+            rule = "allocation must be left out with reallocation across for a model that holds masks"
+            raise RequestError(f"{rule}, as it starts from them, got {self.config.allocation!r}")
         return plan_schedule(self.config, steps, start)
 
     def _whole(self, held: Masks) -> Masks:
@@ -363,11 +390,13 @@ class Controller:
     def _before_step(self, *_: Any) -> None:
         if self.capture.armed:
             for name, gradient in self.capture.take().items():
-                self.seen[name].add(self.config, self.dense(name), gradient)
+                self.seen[name].add(self.config, self.scored(name), gradient)
 
     def _after_step(self, *_: Any) -> None:
         self._stepped = True
-        for age in self.ages.values():
+        for name, age in self.ages.items():
+            # An optimizer that looks at a matrix as a whole, such as Muon, writes under the mask too.
+            age.parameter.data.mul_(self.bases[name].mask)
             age.correct_(self.optimizer)
 
     def _update(self) -> list[Update]:
@@ -380,16 +409,19 @@ class Controller:
             grow[name] = drop[name] if same else self._score(GROW_SCORERS[self.config.grow], name)
             if share and self.config.grow == "shuffled":
                 grow[name] = shuffle(grow[name], active[name], self.generator)
-        if isinstance(self.pattern, NByM):
-            new = {n: in_groups(active[n], drop[n], grow[n], self.pattern, share, alike(self.config)) for n in active}
-        elif self.config.reallocation == "within":
-            new = within(active, drop, grow, self._kept_each(sparsity), share, alike(self.config))
-        else:
-            least = self._least(active)
-            new = across(active, drop, grow, self._kept(sparsity), share, least, alike(self.config))
+        new = self._reallocated(active, drop, grow, sparsity, share)
         for seen in self.seen.values():
             seen.gradient = None
         return self._move(new)
+
+    def _reallocated(self, active: Masks, drop: Masks, grow: Masks, sparsity: float, share: float) -> Masks:
+        """The units that are active at `sparsity`, by their scores, after at most `share` of them were replaced."""
+        one_kind = alike(self.config)
+        if isinstance(self.pattern, NByM):
+            return {n: in_groups(active[n], drop[n], grow[n], self.pattern, share, one_kind) for n in active}
+        if self.config.reallocation == "within":
+            return within(active, drop, grow, self._kept_each(sparsity), share, one_kind)
+        return across(active, drop, grow, self._kept(sparsity), share, self._least(active), one_kind)
 
     def _score(self, scorer: Scorer, name: str) -> Tensor:
         found = scorer(lambda: self.dense(name), self.seen[name], self.generator)

@@ -20,6 +20,12 @@ def bare(optimizer: Any) -> Optimizer:
     return cast(Optimizer, getattr(optimizer, "optimizer", optimizer))
 
 
+def gathers(optimizer: Any) -> bool:
+    """Whether Accelerate's wrapper made no step because more micro-batches of the batch are to come."""
+    gradients = getattr(optimizer, "gradient_state", None)
+    return gradients is not None and not gradients.sync_gradients
+
+
 def statement(optimizer: Optimizer) -> str:
     """One line: what is done for this optimizer."""
     name = type(optimizer).__name__

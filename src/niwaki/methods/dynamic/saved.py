@@ -1,8 +1,9 @@
 """A controller on file, so that an interrupted training goes on bit for bit: safetensors, masks as bits.
 
 The file holds, by the name of the linear: the mask, the first mask, which weights were ever active and which the last
-update grew; the smoothed scores; of trained weights their ages and the values at rest. Then the steps that were made,
-where the schedule started, and the state of the random generator. The history lies beside it as JSON lines.
+update grew; the smoothed scores; of trained weights their ages and the values at rest; what the allocation knows of it,
+which was found before the weights were trained. Then the steps that were made, where the schedule started, and the
+state of the random generator. The history lies beside it as JSON lines.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from niwaki.allocation.sparsity import LinearProfile
 from niwaki.checkpoint import write_masks
 from niwaki.errors import RequestError
 from niwaki.masks import pack_bits, unpack_bits
@@ -24,6 +27,9 @@ from niwaki.methods.dynamic.scores import Seen
 
 STATE = "dynamic.safetensors"
 _SEEN = tuple(field.name for field in dataclasses.fields(Seen))
+_TOLD = ("low", "high", "importance", "curve")
+_RANKED = ("scores", "weights")
+"""What a profile says in numbers, and in tensors as large as the weight."""
 
 
 def save_controller(controller: Controller, folder: str | Path) -> None:
@@ -41,11 +47,16 @@ def save_controller(controller: Controller, folder: str | Path) -> None:
         tensors |= {f"{name}/{key}": value for key, value in seen.items() if value is not None}
         if name in controller.ages:
             tensors |= {f"{name}/ages": controller.ages[name].ages, f"{name}/resting": controller.resting[name]}
+        if controller.config.reallocation == "within":  # the others are looked at before the first step only
+            ranked = {key: getattr(controller.profiles[name], key) for key in _RANKED}
+            tensors |= {f"{name}/{key}": value for key, value in ranked.items() if value is not None}
+    profiles = controller.profiles.items()
     made = {
         "done": controller.done,
         "start": controller.schedule.start,
         "config": dataclasses.asdict(controller.config),
         "steps": controller.schedule.steps,
+        "profiles": {name: {key: getattr(profile, key) for key in _TOLD} for name, profile in profiles},
     }
     tensors = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     save_file(tensors, Path(folder) / STATE, metadata={"niwaki": json.dumps(made)})
@@ -80,6 +91,12 @@ def restore_controller_(controller: Controller, folder: str | Path) -> None:
         raise RequestError(f"checkpoint must be of a model with the same linears, got {folder!s}")
     controller.schedule = dataclasses.replace(controller.schedule, start=made["start"])
     controller.done, controller.history = made["done"], history
+    told = made.get("profiles", {})  # older files have none
+    controller.profiles |= {
+        name: _restored(profile, told[name], {key: tensors.get(f"{name}/{key}") for key in _RANKED})
+        for name, profile in controller.profiles.items()
+        if name in told
+    }
     controller.generator.set_state(tensors["generator"])
     for name, base in controller.bases.items():
         shape, device = tuple(base.weight.shape), base.weight.device
@@ -96,3 +113,9 @@ def restore_controller_(controller: Controller, folder: str | Path) -> None:
             controller.resting[name].copy_(tensors[f"{name}/resting"])
             base.weight.data[~mask] = 0
     controller.arm()
+
+
+def _restored(profile: LinearProfile, told: dict[str, Any], ranked: dict[str, Tensor | None]) -> LinearProfile:
+    """The profile of a linear as it was before it was trained, in place of one that was made of trained weights."""
+    found = {key: value.to(getattr(profile, key).device) for key, value in ranked.items() if value is not None}
+    return dataclasses.replace(profile, **{**told, "curve": tuple(map(tuple, told["curve"]))}, **found)

@@ -3,9 +3,10 @@
 Drop: magnitude |w|; saliency, |w g| smoothed over captured steps, I <- b1 I + (1 - b1) |w g|, times its uncertainty
 U <- b2 U + (1 - b2) ||w g| - I| (PLATON, Zhang et al., ICML 2022). Grow, of weights that are zero: gradient |g| (RigL,
 Evci et al., ICML 2020), g the signed gradient of the effective weight summed over the captured steps; saliency, as
-above with the value that would return for w; momentum, the smoothed signed gradient (Dettmers & Zettlemoyer, 2019);
-random (SET, Mocanu et al., 2018); shuffled, saliencies (gradients, where magnitudes are dropped) in random places among
-the weights that are zero: the control.
+above with the value that would return for w, or, of a trained weight that would return as 0 (it was loaded so, or
+`returns` says so), the mean |w| of the active weights of its linear: scored |0 g| it would never return; momentum, the
+smoothed signed gradient (Dettmers & Zettlemoyer, 2019); random (SET, Mocanu et al., 2018); shuffled, saliencies
+(gradients, where magnitudes are dropped) in random places among the weights that are zero: the control.
 """
 
 from __future__ import annotations
@@ -52,6 +53,17 @@ class Seen:
 def needs_gradients(config: DynamicSparsityConfig) -> bool:
     """Whether a drop or grow score of `config` looks at gradients."""
     return config.drop == "saliency" or config.grow in ("gradient", "shuffled", "saliency", "momentum")
+
+
+def scores_values(config: DynamicSparsityConfig) -> bool:
+    """Whether what grows is scored by the value that it would return with."""
+    return config.grow == "saliency" or (config.grow == "shuffled" and config.drop == "saliency")
+
+
+def stood_in(weight: Tensor, mask: Tensor) -> Tensor:
+    """The dense weight, with the mean |w| of the active weights where an inactive one would return as 0."""
+    mean = (weight.abs() * mask).sum(dtype=torch.float32) / mask.sum().clamp_min(1)
+    return weight.masked_fill((weight == 0) & ~mask, mean.to(weight.dtype))
 
 
 Dense = Callable[[], Tensor]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from pathlib import Path
 
 from niwaki.config import Demo, Finetune, Recipe, Structured
@@ -22,6 +23,7 @@ def run_demo(request: Demo, quiet: bool = False) -> Result:
     Raises:
         RequestError: the encoder's package is missing, or the folder is there. WorkError: the work failed.
     """
+    final = str(Path(request.out).resolve())
     with output_folder(request.out, request.overwrite) as folder, contextlib.chdir(folder):
         with library_manners(quiet):
             encoder, train, evaluation = demo.prepare(Path("data"), request.seed)
@@ -47,4 +49,8 @@ def run_demo(request: Demo, quiet: bool = False) -> Result:
         )
         run_recipe(recipe(encoder, tune, "finetuned", keep_adapter=True), quiet)
         halve = Structured(flops=0.5, recover_epochs=1, seed=request.seed)
-        return run_recipe(recipe(Path("finetuned/adapter"), halve, "half", keep_adapter=False), quiet)
+        result = run_recipe(recipe(Path("finetuned/adapter"), halve, "half", keep_adapter=False), quiet)
+        # The base of the adapter will lie elsewhere than it does now.
+        config, here, there = Path("finetuned/adapter/adapter_config.json"), str(Path.cwd()), final
+        config.write_text(config.read_text("utf-8").replace(json.dumps(here)[1:-1], json.dumps(there)[1:-1]), "utf-8")
+        return result

@@ -21,6 +21,7 @@ from niwaki.numerics.threads import threads
 from niwaki.progress import job, library_manners, say
 from niwaki.report import page
 from niwaki.results import read_result
+from niwaki.run.folder import activations_in
 from niwaki.run.inputs import check_out
 from niwaki.run.sweep.alone import Gate
 from niwaki.run.sweep.place import PAGE, PICKED, RESULT, Place
@@ -50,10 +51,11 @@ def run_sweep(sweep: Sweep, quiet: bool = False) -> dict[str, Any]:
         key = shared.key()
         shared.check()
         place.open(sweep, key)
-        with place.held() as temporary:
+        # What several points look at lasts as long as the sweep, in the folder that is named for it.
+        with place.held(), activations_in(recipe.activations_dir, recipe.out):
             if not recipe.resume:
                 place.forget()
-            _do_what_is_left(sweep, shared, temporary)
+            _do_what_is_left(sweep, shared, Path(tempfile.gettempdir()))
         results = {point.name: read_result(place.point(point) / "result.json") for point in sweep.points}
         found = summary(sweep, place, key, results)
         name, failed = None, None

@@ -6,27 +6,30 @@ import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from niwaki.anatomy import labels_of
 from niwaki.checkpoint import new_parameters
 from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import DynamicSparsityTraining, LayerAdaptive, Structured
-from niwaki.config.sweep import Point, Sweep, sweep_to_dict
+from niwaki.config.sweep import Point, Sweep, parse_pick, sweep_to_dict
 from niwaki.errors import RequestError
+from niwaki.evaluate import measures_of
 from niwaki.evaluate.plain import plain_model
 from niwaki.methods.plan import Plan, model_digest
 from niwaki.methods.prune import plan
 from niwaki.progress import say
 from niwaki.run.checks import check_recipe
 from niwaki.run.code import code_digest
-from niwaki.run.folder import activations_in
+from niwaki.run.memory import check_processes, largest, stage_bytes
 from niwaki.run.recipe import Known, do_recipe
 from niwaki.run.record import Clock, State
 from niwaki.run.stages import measure_state
 from niwaki.run.sweep.place import Place
+from niwaki.run.sweep.summary import check_names
 from niwaki.run.tasks import Tasks, read_tasks
 from niwaki.run.work import Work, cut_rows, read_work
 
@@ -70,8 +73,45 @@ class Shared:
         """
         if new_parameters(self.model):
             self._check_new_head()
+        self._check_pick()
         for point in self.sweep.points:
             check_recipe(self.work(point))
+        self._check_memory()
+
+    def _check_memory(self) -> None:
+        """Refuse points that take more memory than may be used, those that are done side by side together.
+
+        Raises:
+            RequestError: saying what is needed.
+        """
+        points, limit = self.sweep.points, self.sweep.recipe.memory_limit
+        if limit is None:
+            return
+        taken = 0
+        for point in points:
+            work = self.work(point)
+            batches = work.calibration, largest(work.training), largest(work.tests)
+            taken = max(taken, *(stage_bytes(self.model, stage, *batches) for stage in point.recipe.stages))
+        check_processes(limit, self.model, min(self.sweep.jobs, len(points)), taken)
+
+    def _check_pick(self, measured: Iterable[str] | None = None) -> None:
+        """Refuse to pick by what is not measured: of the qualities that are, or of all that this model can have.
+
+        What tasks are measured by is known once they have been.
+
+        Raises:
+            RequestError: listing the names that there are.
+        """
+        if self.sweep.pick is None:
+            return
+        conditions, work = parse_pick(self.sweep.pick), next(iter(self.works.values()))
+        if measured is None:
+            measured = measures_of(self.model)[0] if work.tests.labelled else ()
+            measured = measured if work.recipe.metric is None else (work.recipe.metric,)
+            asked = {*work.recipe.task_names, *self.tasks.questions}
+            measured = (*measured, *(each.name for each in conditions if asked and "/" in each.name))
+        likeness = {"none": ("cosine",), "number": ("kl",)}.get(labels_of(self.model), ("agreement", "kl"))
+        check_names(conditions, measured, likeness)
 
     def _check_new_head(self) -> None:
         """Refuse points of which a new head would be another alone, or stay as it was drawn."""
@@ -91,17 +131,21 @@ class Shared:
                 continue
             assert isinstance(stage, Structured | LayerAdaptive), "others have no plan"
             say(f"plan: {point.plan}", self.quiet)
-            with activations_in(point.recipe.activations_dir, point.recipe.out):
-                made = plan(self.model, stage, work.calibration, around=point.around, progress=not self.quiet)
+            made = plan(self.model, stage, work.calibration, around=point.around, progress=not self.quiet)
             with atomic_folder(self.place.plan(point.plan)) as folder:
                 made.write(folder)
 
     def _dense_state(self, work: Work) -> State:
-        """The dense model measured on the rows of a work, once in this process."""
+        """The dense model measured on the rows of a work, once in this process.
+
+        Raises:
+            RequestError: what is to be picked by is not among what was measured.
+        """
         key = _digest(work.test_rows)
         if key not in self.dense:
             say("dense: quality", self.quiet)
             self.dense[key] = measure_state(work, plain_model(self.model), self.tasks, 0)
+            self._check_pick(self.dense[key].record["quality"])
         return self.dense[key]
 
     def do(
@@ -116,8 +160,7 @@ class Shared:
         if point.plan is not None:
             made = Plan.load(self.place.plan(point.plan)).keeping_targets(temporary / point.plan)
         known = Known(dense=self._dense_state(work), plan=made, alone=alone)
-        apart = activations_in(point.recipe.activations_dir, point.recipe.out)
-        with atomic_folder(self.place.point(point)) as folder, apart:
+        with atomic_folder(self.place.point(point)) as folder:
             do_recipe(work.with_model(copy.deepcopy(self.model)), self.tasks, folder, clock, known)
 
 

@@ -1,11 +1,13 @@
 """`sweep.json`: every point as measured, which of them are on the frontier, and which was picked.
 
-All of it but `timed` is the same for the same sweep, whether it was killed and went on or not.
+FLOPs are counted at the length of the calibration rows, which the seed draws, so each point says what the dense model
+takes at its own. All of it but `timed` is the same for the same sweep, whether it was killed and went on or not.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 from niwaki.checkpoint import weight_files
@@ -52,6 +54,7 @@ def _point(sweep: Sweep, place: Place, name: str, result: Result) -> dict[str, A
         "budget": result.stages[0]["budget"],
         "seed": point.recipe.seed,
         **_counted(result.pruned),
+        "dense_flops": result.dense["flops"],
         "fidelity": result.fidelity,
         "sha256": weights.hexdigest(),
         "warnings": result.warnings,
@@ -102,6 +105,20 @@ def check_pick(conditions: tuple[Condition, ...]) -> None:
             raise RequestError(f"{rule} ('{condition.name} <= 1.01 * dense'), got >= {condition.number:g} * dense")
 
 
+def check_names(conditions: tuple[Condition, ...], quality: Iterable[str], likeness: Iterable[str]) -> None:
+    """Refuse to pick by what is not measured: `quality` and `likeness` are the names that are, beside what is counted.
+
+    Raises:
+        RequestError: listing those that can be named. A share of the dense model's cannot be of how alike the two are.
+    """
+    of_dense = {*quality, *_COUNTED}
+    of_points = {*of_dense, *likeness}
+    for condition in conditions:
+        known = of_dense if condition.of_dense else of_points
+        if condition.name not in known:
+            raise RequestError(f"pick must name one of {', '.join(sorted(known))}, got {condition.name!r}")
+
+
 def picked(conditions: tuple[Condition, ...], found: dict[str, Any]) -> str:
     """The name of the smallest point that holds all conditions: fewest bytes, then fewest parameters that are not zero.
 
@@ -110,12 +127,9 @@ def picked(conditions: tuple[Condition, ...], found: dict[str, Any]) -> str:
     """
     dense = _flat(found["dense"])
     points = {point["name"]: {**point["fidelity"], **_flat(point)} for point in found["points"]}
-    known = next(iter(points.values()))
-    for condition in conditions:
-        if condition.name not in (dense if condition.of_dense else known):
-            names = ", ".join(sorted(dense if condition.of_dense else known))
-            raise RequestError(f"pick must name one of {names}, got {condition.name!r}")
-    misses = {name: max(_miss(each, point, dense) for each in conditions) for name, point in points.items()}
+    check_names(conditions, found["dense"]["quality"], found["points"][0]["fidelity"])
+    beside = {point["name"]: {**dense, "flops": point["dense_flops"]} for point in found["points"]}
+    misses = {name: max(_miss(each, point, beside[name]) for each in conditions) for name, point in points.items()}
     holding = [point for point in found["points"] if misses[point["name"]] <= 0]
     if not holding:
         name = min(misses, key=lambda name: misses[name])
