@@ -497,7 +497,8 @@ def main() -> None:
         # Typer may carry its own copy of click, so its usage errors are told by what they offer.
         if hasattr(error, "format_message"):
             told = " ".join(error.format_message().split())  # type: ignore[attr-defined]
-            _fail(told, 2)
+            commands = getattr(getattr(getattr(error, "ctx", None), "command", None), "commands", None)
+            _fail(f"{told} What there is: {', '.join(commands)}" if told and commands else told, 2)
         if os.environ.get("NIWAKI_TRACEBACK"):
             raise
         _fail(f"failed: {limit_of(error) or what(error)} (NIWAKI_TRACEBACK=1 shows where)", 3)

@@ -367,3 +367,17 @@ def test_float16_is_said_to_become_float32(place, typed, tmp_path):
     assert status == 0, err
     assert "model: its files hold float16, which is held and written as float32" in err
     assert "float16" not in typed(place, "eval", **options, out=tmp_path / "plain")[2]
+
+
+@pytest.mark.parametrize("words", [["prune", "magnitude"], ["prune", "--model", "base"]])
+def test_where_a_technique_is_missing_all_are_listed(place, typed, words):
+    status, _, err = typed(place, *words)
+    assert status == 2
+    assert err.endswith("What there is: structured, layer-adaptive, dynamic, vocabulary\n")
+
+
+@pytest.mark.parametrize("words", [[], ["prune"]])
+def test_without_words_the_help_is_all_that_is_said(place, typed, words):
+    status, said, err = typed(place, *words)
+    assert (status, "niwaki: " in err) == (2, False)
+    assert "structured" in said + err or "prune" in said + err
