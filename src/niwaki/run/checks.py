@@ -16,7 +16,8 @@ from niwaki.methods.prune import for_any_budget
 from niwaki.methods.structured import checked_budgets
 from niwaki.methods.vocabulary import check_trimmable
 from niwaki.run.inputs import check_labelled
-from niwaki.run.memory import check_memory, largest
+from niwaki.run.memory import check_memory
+from niwaki.run.pass_memory import largest
 from niwaki.run.tasks import check_asked
 from niwaki.run.work import Work
 from niwaki.train.data import check_held_out, hold_out

@@ -10,40 +10,26 @@ there at the same time is not added up: a pass backward is over before anything 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import psutil
-import torch
 from torch import nn
 
 from niwaki.anatomy import (
     BlockLinear,
-    is_language_model,
     layers_of,
-    left_by_layers,
     linears_of,
-    predictions_of,
-    runs_of,
     sites_of,
-    unwrap,
     weight_of,
 )
-from niwaki.anatomy.said import AT_ONCE, FEWEST
 from niwaki.config import STAGES, DynamicSparsityTraining, Finetune, LayerAdaptive, Stage, Structured
-from niwaki.config.finetune import LORA_RANK
 from niwaki.config.layer_adaptive import SOLVED
 from niwaki.config.planned import Planned
-from niwaki.data import Batches, mean_length, token_mask, without_labels
-from niwaki.data.batches import length_of
 from niwaki.errors import RequestError
 from niwaki.methods.weight_profiles import looks_at_data, weight_need
-from niwaki.numerics.seeds import seeded
-from niwaki.observe import Batch, frozen, to_device
-from niwaki.observe.watch import MOST_LEFT
-
-Trains = Structured | LayerAdaptive | DynamicSparsityTraining | Finetune
+from niwaki.observe import Batch
+from niwaki.run.pass_memory import beside_bytes, forward_bytes, observing_bytes, timing_bytes, training_bytes
 
 _SOLVES, _MASKED_SOLVES = (3, 5), (4, 7)
 """Matrices in float64 of a linear's inputs, and of its weights, that a solve holds at once; where it chooses a mask."""
@@ -63,14 +49,8 @@ _RECOVERED = 24
 _NARROW = 24
 """Copies of what is no block of a model, in PyTorch and in an engine, with its layers at all widths timed there."""
 
-_PIECES = 6
-"""What part of what a pass leaves is lost in pieces that were freed and fit nothing else."""
-
 LIBRARIES = 2**27
 """Bytes of what is loaded on the way, and of what libraries keep for their products and in pieces of their own."""
-
-_TIMED, _PROMPTS = 32, 1024
-"""Rows of the largest batch that is timed, and tokens of all of them at most where a language model reads them."""
 
 _RANKED = 64
 """Bytes a weight of scores in float64 and their order, over all weights where one threshold is found for them."""
@@ -123,12 +103,6 @@ def check_processes(limit: int, model: nn.Module, jobs: int, taken: int) -> None
         raise RequestError(f"max_memory must be at least {shown(total)} for {what} ({less}), got {shown(limit)}")
 
 
-def largest(data: Batches) -> list[Batch]:
-    """The batch of the longest rows: none that these rows are put into is larger, and training has it each epoch."""
-    rows = sorted(data.rows, key=length_of)[-data.batch_size :]
-    return list(Batches(rows, data.tokenizer, data.batch_size))
-
-
 def stage_bytes(
     model: nn.Module,
     stage: Stage,
@@ -139,7 +113,7 @@ def stage_bytes(
     """Bytes that `stage` takes above the model and the data, and what is done before and after it, at their most."""
     tried = weight_bytes(model) if isinstance(stage, Planned) and stage.keep_quality is not None else 0
     # Before and after it the model is measured and timed, in a copy where it has adapters or masks.
-    measured = weight_bytes(model) + max(forward_bytes(model, tests or data), _timing_bytes(model, data))
+    measured = weight_bytes(model) + max(forward_bytes(model, tests or data), timing_bytes(model, data))
     return tried + max(measured, needed(model, stage, data, training))
 
 
@@ -152,7 +126,7 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch], training: Sequ
     match stage:
         case Structured():
             gradients = sum(4 * weight_of(site.output).shape[0] ** 2 for site in sites_of(model))
-            observed = gradients + max(_observing_bytes(model, data), _block_bytes(linears, _SOLVES))
+            observed = gradients + max(observing_bytes(model, data), _block_bytes(linears, _SOLVES))
             refitted = weights + _block_bytes(linears, _SOLVES) + forward_bytes(model, data) + _learning(stage, linears)
             found = max(observed, refitted)
             if stage.recover_epochs:
@@ -165,13 +139,13 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch], training: Sequ
             return single // 8 + _zeroing(model, stage.resolved(), linears, data, training, factors)
         case DynamicSparsityTraining():
             # Masked weights, gradients, saliency and its uncertainty in float32; four masks.
-            passing = _training_bytes(model, training, stage, dropout=stage.teacher == "none")
+            passing = training_bytes(model, training, stage, dropout=stage.teacher == "none")
             return weights + (4 * 4 + 4) * single + factors + passing
         case Finetune():
             # Of all weights: gradients, two moments, the values to go back to, and the best.
             copies = 4 + (stage.early_stopping > 0)
             trained = copies * weights if stage.full else factors
-            return trained + _training_bytes(model, training, stage, dropout=True)
+            return trained + training_bytes(model, training, stage, dropout=True)
         case _:
             return weights
 
@@ -189,7 +163,7 @@ def _zeroing(
     repairs = stage.repair == "least-squares"
     observed = 0
     if need.task or need.contrast or stage.compares_rows or repairs:
-        observed = _observing_bytes(model, data)
+        observed = observing_bytes(model, data)
     elif looks_at_data(stage):
         observed = forward_bytes(model, data)
     largest = max(linear.size for linear in linears)
@@ -236,145 +210,13 @@ def _learning(stage: Structured | LayerAdaptive, linears: Sequence[BlockLinear])
 
 def _recovering(stage: Structured | LayerAdaptive, model: nn.Module, data: Sequence[Batch], factors: int) -> int:
     """Bytes of what is trained in a recovery, and of its passes, those of the model that it learns from too."""
-    passing = _training_bytes(model, data, stage, dropout=False) + _beside_bytes(model, data)
+    passing = training_bytes(model, data, stage, dropout=False) + beside_bytes(model, data)
     return passing + (_RECOVERED * sum(linear.size for linear in linears_of(model)) if stage.recover_full else factors)
-
-
-def _beside_bytes(model: nn.Module, data: Sequence[Batch]) -> int:
-    """Bytes of a pass of a model that another learns from: its hidden states, and how far from them the other's are."""
-    states = 2 * 4 * _tokens(data) * _width(model) * (len(layers_of(model)) + 1)
-    return forward_bytes(model, data) + states
 
 
 def weight_bytes(model: nn.Module) -> int:
     """Bytes of the parameters and buffers."""
     return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
-
-
-def backward_bytes(model: nn.Module, data: Sequence[Batch], again: bool = False) -> int:
-    """Bytes that a forward pass of the longest batch leaves for its backward pass, and thrice its logits in float32.
-
-    Of layers that run `again` what one of them leaves, and what each is given.
-    """
-    return _backward(model, data, _of_a_batch(model, data), again)
-
-
-def _backward(model: nn.Module, data: Sequence[Batch], left: tuple[int, int], again: bool) -> int:
-    """The same of a pass that leaves so many bytes, and of logits so many."""
-    activations, logits = left
-    if again:
-        layers = len(layers_of(model))
-        activations = activations // layers + 4 * layers * _tokens(data) * _width(model)
-    return activations + 3 * logits
-
-
-def _training_bytes(model: nn.Module, data: Sequence[Batch], stage: Trains, dropout: bool) -> int:
-    """The same of the longest batch that is trained on, by what `stage` trains of the model.
-
-    What LoRA looks at is what the weights beside it would: the inputs of their linears, of a model in half precision
-    each once more in float32; and what is between its factors. Going back, the gradients of a layer lie beside it; and
-    pieces that were freed are not all taken again.
-    """
-    linears, tokens = linears_of(model), _tokens(data)
-    rank = getattr(stage, "lora_rank", LORA_RANK)
-    factors = 4 * rank * len(linears)
-    if next(model.parameters()).element_size() < 4:
-        factors += 4 * sum(linear.shape[1] for linear in linears)
-    activations, logits = _of_a_batch(model, data, dropout=dropout)
-    left = (
-        activations + activations // len(layers_of(model)) + activations // _PIECES + tokens * runs_of(model) * factors
-    )
-    return _backward(model, data, (left, logits), stage.gradient_checkpointing)
-
-
-def _width(model: nn.Module) -> int:
-    """Of what goes from layer to layer."""
-    return weight_of(sites_of(model)[0].output).shape[0]
-
-
-def _observing_bytes(model: nn.Module, data: Sequence[Batch]) -> int:
-    """The same where layers run again once they would leave much, and logits are made of some tokens at a time."""
-    tokens, layers = _tokens(data), len(layers_of(model))
-    left = left_by_layers(model, tokens)
-    if left <= MOST_LEFT:
-        activations, logits = _of_a_batch(model, data)
-        return activations + activations // _PIECES + _logits(model, logits)
-    between = layers * runs_of(model) * tokens * _width(model) * next(model.parameters()).element_size()
-    return between + 2 * left // layers + _logits(model, 4 * tokens * unwrap(model).config.vocab_size)
-
-
-def forward_bytes(model: nn.Module, data: Sequence[Batch]) -> int:
-    """Bytes of a forward pass of the longest batch: what one layer leaves, and thrice the logits that are made."""
-    tokens = _tokens(data)
-    known = is_language_model(model)
-    logits = 4 * tokens * unwrap(model).config.vocab_size if known else _of_a_batch(model, data)[1]
-    return left_by_layers(model, tokens) // len(layers_of(model)) + _logits(model, logits)
-
-
-def _timing_bytes(model: nn.Module, data: Sequence[Batch]) -> int:
-    """Bytes of the passes that are timed at the mean length of `data`, of a dense and a pruned model in turn.
-
-    Twice what one leaves: what is freed there is kept, in pieces that do not fit the other.
-    """
-    tokens = _timed_tokens(model, max(1, round(mean_length(data))))
-    return 2 * left_by_layers(model, tokens) // len(layers_of(model))
-
-
-def _timed_tokens(model: nn.Module, length: int) -> int:
-    """Tokens of the largest batch that is timed at a length, see `niwaki.evaluate.latency`."""
-    return max(length, min(_TIMED * length, _PROMPTS)) if is_language_model(model) else _TIMED * length
-
-
-def _logits(model: nn.Module, whole: int) -> int:
-    """Thrice as many bytes as logits in float32 take, `whole` those of a batch."""
-    if is_language_model(model):
-        whole = min(whole, 4 * max(AT_ONCE, FEWEST * unwrap(model).config.vocab_size))
-    return 3 * whole
-
-
-def _tokens(data: Sequence[Batch]) -> int:
-    """Tokens of the longest batch, filled up."""
-    return max(batch["input_ids"].numel() for batch in data)
-
-
-def _of_a_batch(model: nn.Module, data: Sequence[Batch], dropout: bool | None = None) -> tuple[int, int]:
-    """Bytes that the longest batch leaves for its backward pass, and those of its logits in float32.
-
-    Weights are frozen; with `dropout` on or off, they learn.
-    """
-    batch = max(data, key=lambda each: each["input_ids"].shape[1])
-    rows = max(len(each["input_ids"]) for each in data)
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    found: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            found[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with frozen(model, with_gradients=True) if dropout is None else _learning_mode(model, dropout) as device:
-        one: dict[str, Any] = {key: value[:1] for key, value in without_labels(to_device(batch, device)).items()}
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            outputs = model(**one)  # held, so that no storage is used twice
-    everything = torch.ones_like(token_mask(one)).bool()
-    return rows * sum(found.values()), rows * 4 * predictions_of(model, outputs, everything).values.numel()
-
-
-@contextmanager
-def _learning_mode(model: nn.Module, dropout: bool) -> Iterator[torch.device]:
-    """All weights require gradients, and dropout is on or off; model and random state are afterwards as they were."""
-    required = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        with frozen(model, with_gradients=False) as device, seeded(0):
-            for module in model.modules():
-                module.training = dropout
-            for parameter, _ in required:
-                parameter.requires_grad_(parameter.is_floating_point())
-            yield device
-    finally:
-        for parameter, needed in required:
-            parameter.requires_grad_(needed)
 
 
 def shown(amount: int) -> str:

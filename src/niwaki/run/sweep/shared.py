@@ -24,7 +24,8 @@ from niwaki.methods.prune import plan
 from niwaki.progress import say
 from niwaki.run.checks import check_recipe
 from niwaki.run.code import code_digest
-from niwaki.run.memory import check_processes, largest, stage_bytes
+from niwaki.run.memory import check_processes, stage_bytes
+from niwaki.run.pass_memory import largest
 from niwaki.run.recipe import Known, do_recipe
 from niwaki.run.record import Clock, State
 from niwaki.run.stages import measure_state
