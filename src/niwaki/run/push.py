@@ -19,6 +19,9 @@ _MODELS = ("config.json", "adapter_config.json", "modules.json")
 _OWN_BUSINESS = ("report.html", "result.json", "recipe.yaml")
 """Files that show rows of the evaluation data, or where models and data lie on this machine."""
 
+_ADAPTER = "/adapter_config.json"
+"""That of an adapter which lies below its base."""
+
 
 def push(folder: Path, repository: str, private: bool = False, with_report: bool = False) -> str:
     """Upload a folder that Niwaki wrote to the model repository `owner/name`, made if it is not there; its address.
@@ -41,7 +44,10 @@ def push(folder: Path, repository: str, private: bool = False, with_report: bool
     except HFValidationError as error:
         raise RequestError(f"REPOSITORY must be owner/name, got {repository!r}: {error}") from error
     pushed = [name for name in files if with_report or name not in _OWN_BUSINESS]
-    operations = [CommitOperationAdd(name, _content(folder / name, repository)) for name in pushed]
+    operations = [
+        CommitOperationAdd(name, _based_on(repository, path) if name.endswith(_ADAPTER) else path)
+        for name, path in ((name, folder / name) for name in pushed)
+    ]
     api = HfApi()
     try:
         address = api.create_repo(repository, private=private or None, exist_ok=True)
@@ -55,19 +61,14 @@ def push(folder: Path, repository: str, private: bool = False, with_report: bool
     return str(address)
 
 
-def _content(path: Path, repository: str) -> bytes | Path:
-    """What is uploaded of a file: as it is, but that an adapter's base is the repository, not a place on this machine.
+def _based_on(repository: str, path: Path) -> bytes:
+    """The config of an adapter with the repository as its base, in place of where that lies on this machine.
 
     Raises:
-        RequestError: a config of an adapter that is none.
+        RequestError: a file that is none.
     """
-    if path.name != "adapter_config.json":
-        return path
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        named = config.get("base_model_name_or_path")
+        config = dict(json.loads(path.read_text(encoding="utf-8")))
     except UNREADABLE as error:
         raise RequestError(f"DIR must hold adapters as PEFT writes them, got {str(path)!r}: {line(error)}") from error
-    if named is None:
-        return path
     return (json.dumps({**config, "base_model_name_or_path": repository}, indent=2) + "\n").encode()
