@@ -72,19 +72,28 @@ class Bench:
         return quality(merge_(model), self.tests, self.metric)
 
 
-def held_out_rows(bench: Bench, asked: argparse.Namespace) -> list[dict[str, Any]]:
+def held_out_rows(bench: Bench, asked: argparse.Namespace, count: int = HELD_OUT) -> list[dict[str, Any]]:
     """Training rows that no calibration of the seeds that are asked sees."""
     seen = {id(row) for seed in asked.seeds for row in sample(bench.train, asked.rows, seed)}
-    return sample([row for row in bench.train if id(row) not in seen], HELD_OUT, 777)
+    return sample([row for row in bench.train if id(row) not in seen], count, 777)
 
 
-def held_out(bench: Bench, asked: argparse.Namespace) -> Callable[[torch.nn.Module], float]:
-    """Pruned model -> KL of the dense model from it, in nats a row, on training rows that no calibration saw."""
-    rows = Batches(held_out_rows(bench, asked), bench.tokenizer, 64)
-    wanted = predictions(bench.model(), rows)[0].log_softmax(-1)
+Divergence = Callable[[torch.nn.Module], float]
+"""Pruned model -> KL of the dense model from it, in nats a row."""
+
+
+def held_out(bench: Bench, asked: argparse.Namespace) -> Divergence:
+    """The divergence on training rows that no calibration saw."""
+    return divergence_on(bench, held_out_rows(bench, asked))
+
+
+def divergence_on(bench: Bench, rows: list[dict[str, Any]]) -> Divergence:
+    """The divergence on these rows."""
+    batches = Batches(rows, bench.tokenizer, 64)
+    wanted = predictions(bench.model(), batches)[0].log_softmax(-1)
 
     def divergence(model: torch.nn.Module) -> float:
-        found = predictions(model, rows)[0].log_softmax(-1)
+        found = predictions(model, batches)[0].log_softmax(-1)
         return float((wanted.exp() * (wanted - found)).sum(-1).mean())
 
     return divergence

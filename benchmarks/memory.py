@@ -29,6 +29,7 @@ import niwaki
 from common import RESULTS, environment, note
 from niwaki.anatomy import linears_of
 from niwaki.run.memory import needed
+from niwaki.run.pass_memory import kept_for_backward
 
 LENGTH, BATCH, MIB = 32, 32, 2**20
 CASES = [(layers, 384, 256) for layers in (6, 12, 24)] + [(6, 384, rows) for rows in (1024, 4096)] + [(6, 768, 256)]
@@ -55,21 +56,12 @@ def peak_is_now() -> float:
     return resident("VmRSS")
 
 
-def kept_for_backward(model: Any, batch: dict[str, torch.Tensor]) -> float:
+def kept_of(model: Any, batch: dict[str, torch.Tensor]) -> float:
     """MiB that autograd keeps of one forward pass, weights aside."""
-    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    found: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            found[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with kept_for_backward(model) as kept:
         output = model(**batch).logits  # held, so that no storage is used twice
     del output
-    return sum(found.values()) / MIB
+    return sum(kept.values()) / MIB
 
 
 def measure(layers: int, width: int, rows: int) -> dict[str, float]:
@@ -82,7 +74,7 @@ def measure(layers: int, width: int, rows: int) -> dict[str, float]:
     allowed = {
         "model": sum(p.numel() * p.element_size() for p in model.parameters()) / MIB,
         "statistics": sum(8 * (n + 1) * (n + 1 + out) for out, n in sums) / MIB,
-        "activations": kept_for_backward(model, batches[0]),
+        "activations": kept_of(model, batches[0]),
     }
     estimate = allowed["model"] + needed(model, request, batches) / MIB
     gc.collect()

@@ -16,14 +16,11 @@ import copy
 import dataclasses
 import math
 import random
-from collections.abc import Callable
 from typing import Any
 
 import niwaki
-from common import Bench, arguments, is_done, note, resumed
+from common import Bench, Divergence, arguments, divergence_on, held_out_rows, is_done, note, resumed
 from niwaki.adapters import merge_
-from niwaki.data import Batches, sample
-from niwaki.evaluate import predictions
 
 SITES, SPREAD = 2, 0.5
 """How many sites a child changes, and by what: the logarithm of a factor is drawn with this deviation."""
@@ -37,34 +34,14 @@ def main() -> None:
     parser.add_argument("--children", type=int, default=4)
     asked = parser.parse_args()
     bench = Bench.of(asked)
-    searched, others = divergences(bench, asked)
+    spare = held_out_rows(bench, asked, 2 * asked.searched)
+    searched, others = (divergence_on(bench, part) for part in (spare[: asked.searched], spare[asked.searched :]))
     found = {**resumed(asked), "dense": bench.quality(bench.model())}
     for seed in asked.seeds:
         for share in asked.flops:
             run = {"flops": share, "seed": seed, "rows": asked.rows, "generations": asked.generations}
             if not is_done(found, run):
                 note(found, {**run, **search(bench, share, seed, asked, searched, others)}, asked.out)
-
-
-Divergence = Callable[[Any], float]
-
-
-def divergences(bench: Bench, asked: argparse.Namespace) -> tuple[Divergence, Divergence]:
-    """Of the dense model from a pruned one in nats a row: on the rows of the search, and on as many others."""
-    seen = {id(row) for seed in asked.seeds for row in sample(bench.train, asked.rows, seed)}
-    spare = sample([row for row in bench.train if id(row) not in seen], 2 * asked.searched, 777)
-
-    def divergence_on(rows: list[dict[str, Any]]) -> Divergence:
-        batches = Batches(rows, bench.tokenizer, 64)
-        wanted = predictions(bench.model(), batches)[0].log_softmax(-1)
-
-        def divergence(model: Any) -> float:
-            given = predictions(model, batches)[0].log_softmax(-1)
-            return float((wanted.exp() * (wanted - given)).sum(-1).mean())
-
-        return divergence
-
-    return divergence_on(spare[: asked.searched]), divergence_on(spare[asked.searched :])
 
 
 def search(

@@ -437,7 +437,7 @@ def _say_lines(result: Any) -> None:
     for line in stage_lines(result.stages):
         typer.echo(line)
     for way in [] if alone else ways(result):
-        length = way.get("seq_len") or result.latency.get("seq_len")
+        length = None if "seq_len" in way else result.latency.get("seq_len")  # its name says it
         rows = f", rows of {length} tokens" if length else ""
         typer.echo(f"{way['name']}: {way['speedup']:.2f}x as fast as dense{spread(way)} (measured{rows})")
 

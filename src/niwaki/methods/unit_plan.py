@@ -126,9 +126,7 @@ class UnitPlan(Plan):
                 counted, one that cannot be met.
         """
         meant = config.resolved()
-        if self.shares_keys:
-            check_same_scores(self.config, meant, (*SCORED_BY, "head_unit"))
-        check_same_scores(self.config, meant, SCORED_BY)
+        check_same_scores(self.config, meant, (*SCORED_BY, *["head_unit"] * self.shares_keys))
         check_plannable(meant, "plan")
         kind, fraction = meant.budget
         if kind == "latency":

@@ -45,7 +45,8 @@ def model_card(
     for way in ways(result):
         times = f"{way['dense_ms']:.1f} | {way['pruned_ms']:.1f} | {way['speedup']:.2f}x as fast{spread(way)}"
         lines.append(f"| latency, {way['name']} (ms) | {times} |")
-    lines += ["", f"{how_measured(result)}."] if how_measured(result) else []
+    if how := how_measured(result):
+        lines += ["", f"{how}."]
     lines += [*_course(result), "", f"{provenance(result)}"]
     if result.recipe.get("keep_adapter"):
         lines += ["", _BESIDE]

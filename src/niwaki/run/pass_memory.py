@@ -145,6 +145,17 @@ def _of_a_batch(model: nn.Module, data: Sequence[Batch], dropout: bool | None = 
     """
     batch = max(data, key=lambda each: each["input_ids"].shape[1])
     rows = max(len(each["input_ids"]) for each in data)
+    with frozen(model, with_gradients=True) if dropout is None else _learning_mode(model, dropout) as device:
+        one: dict[str, Any] = {key: value[:1] for key, value in without_labels(to_device(batch, device)).items()}
+        with kept_for_backward(model) as kept:
+            outputs = model(**one)  # held, so that no storage is used twice
+    everything = torch.ones_like(token_mask(one)).bool()
+    return rows * sum(kept.values()), rows * 4 * predictions_of(model, outputs, everything).values.numel()
+
+
+@contextmanager
+def kept_for_backward(model: nn.Module) -> Iterator[dict[int, int]]:
+    """While open, bytes of all that autograd keeps, by where it lies, weights aside. What is computed is to be held."""
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     found: dict[int, int] = {}
 
@@ -154,12 +165,8 @@ def _of_a_batch(model: nn.Module, data: Sequence[Batch], dropout: bool | None = 
             found[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with frozen(model, with_gradients=True) if dropout is None else _learning_mode(model, dropout) as device:
-        one: dict[str, Any] = {key: value[:1] for key, value in without_labels(to_device(batch, device)).items()}
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            outputs = model(**one)  # held, so that no storage is used twice
-    everything = torch.ones_like(token_mask(one)).bool()
-    return rows * sum(found.values()), rows * 4 * predictions_of(model, outputs, everything).values.numel()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield found
 
 
 @contextmanager

@@ -23,7 +23,7 @@ def run_demo(request: Demo, quiet: bool = False) -> Result:
     Raises:
         RequestError: the encoder's package is missing, or the folder is there. WorkError: the work failed.
     """
-    final = str(Path(request.out).resolve())
+    final = Path(request.out).resolve()
     with output_folder(request.out, request.overwrite) as folder, contextlib.chdir(folder):
         with library_manners(quiet):
             encoder, train, evaluation = demo.prepare(Path("data"), request.seed)
@@ -51,6 +51,7 @@ def run_demo(request: Demo, quiet: bool = False) -> Result:
         halve = Structured(flops=0.5, recover_epochs=1, seed=request.seed)
         result = run_recipe(recipe(Path("finetuned/adapter"), halve, "half", keep_adapter=False), quiet)
         # The base of the adapter will lie elsewhere than it does now.
-        config, here, there = Path("finetuned/adapter/adapter_config.json"), str(Path.cwd()), final
-        config.write_text(config.read_text("utf-8").replace(json.dumps(here)[1:-1], json.dumps(there)[1:-1]), "utf-8")
+        path = Path("finetuned/adapter/adapter_config.json")
+        config = {**json.loads(path.read_text("utf-8")), "base_model_name_or_path": str(final / "finetuned")}
+        path.write_text(json.dumps(config, indent=2, sort_keys=True), "utf-8")
         return result
