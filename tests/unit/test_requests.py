@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -228,6 +232,36 @@ def test_recipe_round_trip(tmp_path):
     plain["stages"][1]["flops"] = "half"
     with pytest.raises(niwaki.RequestError, match=r"structured\.flops must be float or .*got 'half'"):
         recipe_from_dict(plain)
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (lambda: niwaki.Structured(flops="half"), "flops must be float or nothing, got 'half'"),
+        (lambda: niwaki.Structured(flops=True), "flops must be float or nothing, got True"),
+        (lambda: niwaki.Structured(flops=0.5, steps=2.0), "steps must be int, got 2.0"),
+        (lambda: niwaki.Structured(flops=0.5, seed=None), "seed must be int, got None"),
+        (lambda: niwaki.Structured(flops=0.5, head_score=niwaki), "head_score must be str, got <module"),
+        (lambda: niwaki.LayerAdaptive(sparsity="0.5"), "sparsity must be float or nothing, got '0.5'"),
+        (lambda: niwaki.LayerAdaptive(sparsity=0.5, fast=1), "fast must be bool, got 1"),
+        (lambda: niwaki.LayerAdaptive(sparsity=0.5, keep_layers=3), "keep_layers must be nothing or tuple, got 3"),
+        (lambda: niwaki.LayerAdaptive(sparsity=0.5, spared="layer.0.ffn"), "spared must be nothing or tuple, got 'la"),
+        (lambda: niwaki.DynamicSparsity(sparsity=[0.5]), r"sparsity must be float, got \[0.5\]"),
+        (lambda: niwaki.Finetune(epochs="two"), "epochs must be int, got 'two'"),
+        (lambda: niwaki.Vocabulary(size=1e3), "size must be int or nothing, got 1000.0"),
+    ],
+)
+def test_a_field_of_another_type_is_refused_by_its_name(made: Callable[[], Any], message: str) -> None:
+    with pytest.raises(niwaki.RequestError, match=f"^{message}"):
+        made()
+
+
+def test_numbers_of_numpy_paths_and_lists_become_what_a_recipe_holds(tmp_path: Path) -> None:
+    stage = niwaki.Structured(flops=np.float32(0.5), steps=np.int64(2), keep_layers=[np.int64(1)])
+    recipe = Recipe(model=tmp_path, train_data="t", eval_data="e", out=tmp_path / "o", stages=[stage])
+    write_recipe(recipe, tmp_path / "recipe.yaml")
+    assert read_recipe(tmp_path / "recipe.yaml") == recipe
+    assert recipe.stages == (niwaki.Structured(flops=0.5, steps=2, keep_layers=(1,)),)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from niwaki.config.finetune import LORA_RANK
 from niwaki.config.layer_adaptive import SPARSITY_ALLOCATIONS
 from niwaki.config.patterns import NByM, Pattern, parse_pattern
 from niwaki.config.training import Training
+from niwaki.config.types import check_types
 from niwaki.errors import RequestError, check_choice
 
 SCHEDULES = ("cubic", "linear", "constant")
@@ -67,6 +68,7 @@ class DynamicSparsityConfig(Filter):
     seed: int = option(0, "Seed of everything that is drawn.")
 
     def __post_init__(self) -> None:
+        check_types(self)
         self.check_filter()
         check_sparsity(self)
         if not 0.0 <= self.start_sparsity <= self.sparsity:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from niwaki.config.fields import TRAINING, check_above_zero, check_at_least, check_seed, check_unused, option
 from niwaki.config.training import Training
+from niwaki.config.types import check_types
 
 LORA_RANK = 16
 """Rank of new LoRA where none is asked."""
@@ -30,6 +31,7 @@ class Finetune(Training):
     seed: int = option(0, "Seed of everything that is drawn.")
 
     def __post_init__(self) -> None:
+        check_types(self)
         self.check_training()
         check_at_least(self, 1, "epochs", "lora_rank")
         if self.learning_rate is not None:

@@ -22,6 +22,7 @@ from niwaki.config.patterns import NByM, Pattern, parse_pattern
 from niwaki.config.planned import Planned
 from niwaki.config.reconstruct import check_reconstruct, reconstruct_option
 from niwaki.config.recovery import Recovery
+from niwaki.config.types import check_types
 from niwaki.errors import RequestError, check_choice
 
 LAYER_SCORES = (
@@ -89,6 +90,7 @@ class LayerAdaptive(Filter, Recovery, Planned):
     seed: int = option(0, "Seed of everything that is drawn.")
 
     def __post_init__(self) -> None:
+        check_types(self)
         self.check_planned(("sparsity",))
         if self.sparsity is not None:
             check_sparsity(self)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import yaml
 
 from niwaki.config.layer_adaptive import LayerAdaptive
 from niwaki.config.requests import STAGES, Recipe, Stage
+from niwaki.config.types import check_type, kinds_of
 from niwaki.config.yaml_file import read_yaml
 from niwaki.errors import RequestError, check_choice
 
@@ -85,15 +85,10 @@ def _word(name: str, value: Any) -> str:
 
 
 def _build(cls: Any, values: dict[str, Any], where: str) -> Any:
-    known = get_type_hints(cls)
+    known = kinds_of(cls)
     for name, value in values.items():
         check_choice(f"{where} key", str(name), known)
-        kinds = {get_origin(kind) or kind for kind in get_args(known[name]) or (known[name],)}
-        if float in kinds:
-            kinds.add(int)
-        if type(value) not in kinds and name != "stages":
-            names = " or ".join(sorted("nothing" if kind is NoneType else kind.__name__ for kind in kinds))
-            raise RequestError(f"{where}.{name} must be {names}, got {value!r}")
+        check_type(f"{where}.{name}", value, known[name])
     try:
         return cls(**values)
     except TypeError as error:

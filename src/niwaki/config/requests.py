@@ -23,6 +23,7 @@ from niwaki.config.finetune import Finetune
 from niwaki.config.layer_adaptive import GRANULARITIES, LAYER_SCORES, WEIGHT_SCORES, LayerAdaptive
 from niwaki.config.planned import Planned
 from niwaki.config.structured import Structured, UnitScores
+from niwaki.config.types import check_types
 from niwaki.config.vocabulary import Vocabulary
 from niwaki.errors import RequestError, check_choice
 
@@ -91,6 +92,7 @@ class Request:
     overwrite: bool = option(False, "Replace a folder that holds only what Niwaki wrote.", OUTPUT)
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_choice("dtype", self.dtype, DTYPES)
         if self.task is not None:
             check_choice("task", self.task, TASKS)
@@ -113,6 +115,7 @@ class Demo:
     overwrite: bool = option(False, "Replace a folder that holds only what Niwaki wrote.", OUTPUT)
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_seed(self)
         check_given_at_least(self, 1, "threads")
 
@@ -241,6 +244,7 @@ class Scoring(UnitScores, Request):
     activations_dir: str | None = option(None, ACTIVATIONS, MACHINE)
 
     def __post_init__(self) -> None:
+        check_types(self)
         UnitScores.__post_init__(self)
         check_choice("layer_score", self.layer_score, LAYER_SCORES)
         check_choice("weight_score", self.weight_score, WEIGHT_SCORES)

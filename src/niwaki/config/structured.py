@@ -12,6 +12,7 @@ from niwaki.config.filter import Filter
 from niwaki.config.planned import Planned
 from niwaki.config.reconstruct import check_reconstruct, reconstruct_option
 from niwaki.config.recovery import Recovery
+from niwaki.config.types import check_types
 from niwaki.errors import RequestError, check_choice
 
 HEAD_SCORES = ("attention-variance", "activation-variance", "fisher", "taylor", "reconstruction", "random")
@@ -92,6 +93,7 @@ class Structured(UnitScores, Filter, Recovery, Planned):
     seed: int = option(0, "Seed of everything that is drawn.")
 
     def __post_init__(self) -> None:
+        check_types(self)
         self.check_planned(BUDGETS)
         if self.keep_quality is None:
             kind, value = self.budget

@@ -18,6 +18,7 @@ from niwaki.config.planned import Planned
 from niwaki.config.recipe import recipe_from_dict, recipe_to_dict, stage_from_dict, stage_to_dict
 from niwaki.config.requests import Recipe
 from niwaki.config.structured import BUDGETS, Structured
+from niwaki.config.types import check_types
 from niwaki.config.yaml_file import read_yaml
 from niwaki.errors import RequestError, check_choice
 
@@ -78,6 +79,7 @@ class SweepOptions:
     )
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_at_least(self, 1, "jobs")
         if self.pick is not None:
             parse_pick(self.pick)

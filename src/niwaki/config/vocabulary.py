@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from niwaki.config.fields import BUDGET, check_at_least, option
+from niwaki.config.types import check_types
 from niwaki.errors import check_choice
 
 CHARACTERS = ("all", "used")
@@ -25,6 +26,7 @@ class Vocabulary:
     characters: str = option("all", "Which tokens of one character stay: all, or those that the data use.")
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_at_least(self, 1, "min_count")
         check_choice("characters", self.characters, CHARACTERS)
         if self.size is not None:
