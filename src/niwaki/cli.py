@@ -35,7 +35,7 @@ from niwaki.config import (
     Vocabulary,
     read_recipe,
 )
-from niwaki.config.fields import OUTPUT, PANELS
+from niwaki.config.fields import OUTPUT, PANELS, defaults
 from niwaki.config.structured import BUDGETS
 from niwaki.config.sweep import Sweep, SweepOptions, methods_of, read_sweep
 from niwaki.errors import NiwakiError, limit_of, what
@@ -349,7 +349,10 @@ def push_folder(
     with library_manners(quiet):
         address = push(folder, repository, private, with_report)
     if not quiet:
-        typer.echo(f"what Niwaki wrote into {folder} is at {address}")
+        _end(
+            f"what Niwaki wrote into {folder} is at {address}",
+            *("eval", "--model", repository, "--eval-data", "E", "--out", "measured"),
+        )
 
 
 def _plan(kind: Any, options: dict[str, Any], budget: bool) -> None:
@@ -357,6 +360,7 @@ def _plan(kind: Any, options: dict[str, Any], budget: bool) -> None:
     from niwaki.methods.prune import ANY_BUDGET
     from niwaki.run import run_planning
 
+    asked = _given(kind, options)
     if not budget:
         options |= dict([ANY_BUDGET[kind]])
     request = _made(Planning, options)
@@ -367,7 +371,21 @@ def _plan(kind: Any, options: dict[str, Any], budget: bool) -> None:
         typer.echo((Path(request.out) / PLAN).read_text("utf-8"))
     elif not options["quiet"]:
         typer.echo(str(made))
-        typer.echo(f"written to {request.out}")
+        data = ("--train-data", request.train_data, "--eval-data", "E")
+        carried = (*(asked if budget else (f"--{ANY_BUDGET[kind][0]}", "0.5", *asked)), "--plan", request.out)
+        prune = ("prune", made.KIND, "--model", request.model, *data, *carried, "--out", f"{request.out}-done")
+        _end(f"written to {request.out}", *prune)
+
+
+def _given(kind: Any, options: dict[str, Any]) -> list[str]:
+    """The flags of a stage that say something else than their defaults, as they are typed."""
+    words = []
+    for name, default in defaults(kind).items():
+        value = options.get(name, default)
+        if value != default:
+            words.append(f"--{name.replace('_', '-')}")
+            words += [] if value is True else map(str, value) if isinstance(value, list | tuple) else [str(value)]
+    return words
 
 
 def _sweep(name: str, kind: Any, options: dict[str, Any]) -> None:
@@ -393,7 +411,10 @@ def _run_sweep(request: Sweep, options: dict[str, Any]) -> None:
 
     for line in sweep_lines(found):
         typer.echo(line)
-    typer.echo(f"written to {request.recipe.out}")
+    best = found["picked"] or next(iter(found["timed"].get("knee", {}).values()), found["points"][-1]["name"])
+    model = f"{request.recipe.out}/{'picked' if found['picked'] else f'points/{best}'}"
+    to = "gguf" if found["metric"] == "perplexity" else "onnx"
+    _end(f"written to {request.recipe.out}", "export", "--model", model, "--to", to, "--out", f"{best}.{to}")
 
 
 def _run(recipe: Recipe, options: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import pytest
 import yaml
@@ -72,12 +73,16 @@ def test_a_killed_sweep_goes_on_and_ends_as_one_that_was_not(place, typed, monke
         typed(place, "sweep", "sweep.yaml", out="halved")
     monkeypatch.setattr(Shared, "do", do)
     planned.clear(), measured.clear()
-    status, _, err = typed(place, "sweep", "sweep.yaml", out="halved", pick="size_bytes <= 1.0 * dense")
+    status, said, err = typed(place, "sweep", "sweep.yaml", out="halved", pick="size_bytes <= 1.0 * dense")
     assert status == 0, err
     assert "3 of 6 points are done already" in err
     assert not planned
     assert len(measured) == 1  # what it says of every row is not kept
-    assert as_json(place, "halved")[0] == whole
+    halved = as_json(place, "halved")[0]
+    assert halved == whole
+    assert said.splitlines()[-1] == (
+        f"next: niwaki export --model halved/picked --to onnx --out {halved['picked']}.onnx"
+    )
     for point in whole["points"]:
         assert (place / "halved" / "points" / point["name"] / "report.html").is_file()
 
@@ -234,6 +239,10 @@ def test_a_plan_on_file_is_carried_out(place, typed):
     status, said, err = typed(place, "plan", "layer-adaptive", **few, sparsity=0.4, out="plan")
     assert status == 0, err
     assert "What goes:" in said
+    following = said.splitlines()[-1]
+    assert following.endswith("--eval-data E --sparsity 0.4 --plan plan --out plan-done")
+    status, _, err = typed(place, *shlex.split(following)[2:], eval_data=COMMON["eval_data"])
+    assert status == 0, err
     for out, plan in (("by-plan", "plan"), ("without", None)):
         status, _, err = typed(place, "prune", "layer-adaptive", **COMMON, sparsity=0.4, plan=plan, out=out)
         assert status == 0, err
