@@ -148,6 +148,9 @@ def _costs() -> Iterator[Section]:
     yield "Cost, in passes (`cost.json`)", [by_budget("cost", ("rows", "layers"), COST, growth)]
     yield "Cost, layer-adaptive (`layer_adaptive_cost.json`)", [by_budget("layer_adaptive_cost", ("sparsity",), COST)]
     yield "Memory (`memory.json`)", [by_budget("memory", ("layers", "width", "rows"), PEAK, OVER)]
+    yield "Runs killed at random moments (`kill*.json`)", [kills()]
+    cases: list[Column] = [("cases", lambda r: r["cases"], 0), ("findings", lambda r: r["findings"], 0)]
+    yield "Damaged input (`fuzz.json`)", [by_budget("fuzz", ("kind",), *cases)]
 
 
 def by_budget(script: str, keys: tuple[str, ...], *columns: Column, only: Any = None) -> list[str]:
@@ -225,6 +228,23 @@ def promises() -> list[list[str]]:
     none = [f"{run['task']}, seed {run['seed']}: {run['said']}" for run in runs if run["found"] is None]
     said = [f"{len(missed)} of {len(runs)} runs missed it on the evaluation data.", *([""] if missed or none else [])]
     return [table, [*said, *(f"- {line}" for line in (*missed, *none))]] if runs else []
+
+
+def kills() -> list[str]:
+    """What `--out` was after each kill, by how many processes a run had; nothing where nothing was killed."""
+    seen = {processes: runs_of(script) for processes, script in ((1, "kill"), (2, "kill_processes"))}
+    counts = ("kills", "ended before", "absent", "old", "new", "ends")
+    rows = [
+        [str(processes), *(str(sum(run.get(what, 0) for run in runs)) for what in counts), str(_failures(runs))]
+        for processes, runs in seen.items()
+        if runs
+    ]
+    head = ["processes", "kills", "kills that came too late", "`--out` absent", "whole old", "whole new"]
+    return _table([*head, "runs left to their end", "failures"], rows) if rows else []
+
+
+def _failures(runs: list[Any]) -> int:
+    return sum(len(run["failures"]) for run in runs)
 
 
 def sweep() -> list[list[str]]:
