@@ -12,7 +12,7 @@ import sys
 import pytest
 import torch
 import typer
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import safe_open
 from transformers import (
     AutoModelForSequenceClassification,
@@ -104,6 +104,32 @@ def test_the_adapter_is_kept(place, typed):
     batch = batches(labels=2)[0]
     for whole in (place / "kept" / "adapter", place / "kept"):
         torch.testing.assert_close(logits(niwaki.load(whole), batch), logits(tuned, batch))
+
+
+def test_an_adapter_of_which_nothing_is_left_is_not_written(place, typed):
+    words = {"only": "attention", "min_heads": 0, "params": "0.4414", "text_columns": "sentence"}
+    lora = get_peft_model(
+        niwaki.load(place / "base"), LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_lin", "v_lin"])
+    )
+    lora.save_pretrained(str(place / "on-attention"))
+    asked = flags(**words, flops=None, model="on-attention", base_model="base", out="none-left")
+    status, _, err = typed(place, "prune", "structured", *asked, "--keep-adapter")
+    assert status == 2
+    assert "keep_adapter must be asked where pruning leaves something that the adapter was put on" in err
+    assert not (place / "none-left").exists()
+    status, _, err = typed(place, "prune", "structured", *asked)
+    assert status == 0, err
+    niwaki.load(place / "none-left")
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_the_card_says_who_loads_an_adapter_beside_its_base(place, typed, masks):
+    kind, budget = ("layer-adaptive", {"sparsity": 0.5}) if masks else ("structured", {"flops": 0.6})
+    words = flags(**{"flops": None, **budget}, out=f"beside-{kind}", keep_adapter=True, quiet=True)
+    assert typed(place, "prune", kind, *words)[0] == 0
+    card = (place / f"beside-{kind}" / "README.md").read_text()
+    assert ("or `adapter/` with PEFT" in card) != masks
+    assert ("PEFT alone would fill the zeros" in card) == masks
 
 
 def test_a_latency_budget_is_measured(place, typed):

@@ -9,8 +9,11 @@ import pytest
 from transformers import AutoTokenizer
 
 import niwaki
+from helpers_tasks import model_of
 from helpers_tokenizers import sentences, tokenizer_of
+from niwaki.anatomy.task import TAGGER
 from niwaki.checkpoint import load_tokenizer
+from niwaki.run.inputs import name_outputs_
 from tiny import tiny, with_lora
 
 
@@ -109,6 +112,28 @@ def test_a_classifier_with_an_adapter(place, command, keep_adapter):
     assert status == 0, err
     assert "of the" in err
     assert "of 24 texts" in err
+
+
+def test_a_tagger_keeps_the_pieces_of_its_words(place, command):
+    tokenizer = tokenizer_of("byte-level")
+    model = model_of(TAGGER, "distilbert")
+    name_outputs_(model, ("O", "B-X", *(f"I-{number}" for number in range(model.config.num_labels - 2))))
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    niwaki.save(model, place / "tagger", tokenizer)
+    rows = [text.split() for text in sentences(40, 3)]
+    said = [{"tokens": row, "tags": ["B-X" if len(word) > 4 else "O" for word in row]} for row in rows]
+    (place / "words.jsonl").write_text("\n".join(map(json.dumps, said)))
+    data = {"model": "tagger", "train_data": "words.jsonl", "eval_data": "words.jsonl"}
+    status, _, err = command("prune", "vocabulary", out="of-words", **data)
+    assert status == 0, err
+    before, after = (load_tokenizer(place / name, of_words=True) for name in ("tagger", "of-words"))
+    assert len(after) < len(before)
+    for row in rows:
+        cut = [t.convert_ids_to_tokens(t(row, is_split_into_words=True)["input_ids"]) for t in (before, after)]
+        assert cut[0] == cut[1]
+    result = result_of(place, "of-words")
+    assert result["pruned"]["quality"] == result["dense"]["quality"]
+    assert result["stages"][0]["eval"]["texts_changed"] == 0
 
 
 def test_stages_after_it_see_the_new_tokens(place, command):

@@ -213,6 +213,11 @@ def test_pairs_are_encoded_together_and_cut() -> None:
     (row,) = encode(pair, tokenizer, 32, None)
     assert row["input_ids"].count(tokenizer.sep_token_id) == 2
     assert len(encode(pair, tokenizer, 6, None)[0]["input_ids"]) == 6
+    assert len(encode(pair, tokenizer, 4, None)[0]["input_ids"]) == 4
+    with pytest.raises(RequestError, match=r"max_length must be at least 4, as the tokenizer adds 3 tokens .*, got 3"):
+        encode(pair, tokenizer, 3, None)
+    with pytest.raises(RequestError, match=r"max_length must be at least 3, as the tokenizer adds 2 tokens .*, got 1"):
+        encode(table([1]), tokenizer, 1, {"0": 0, "1": 1})
     three = Table("memory", None, 1, ("a", "b", "c"), None, [("x", "y", "z")], None)
     with pytest.raises(RequestError, match=r"text_columns must be one or two, got a, b, c"):
         encode(three, tokenizer, 8, None)

@@ -151,6 +151,13 @@ def test_a_long_word_and_a_long_row_lose_no_tag(tmp_path):
     assert "cut into several" in str(found)
 
 
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_length_without_room_for_a_word_is_refused(tmp_path, length):
+    table = read_table(written(tmp_path, "a.conll", "good O\nfilms B-PER\n"))
+    with pytest.raises(niwaki.RequestError, match=f"max_length must be at least 3, .* adds 2 tokens .*, got {length}"):
+        encode_tagged(table, tiny_tokenizer(), length, NAMES)
+
+
 def test_words_without_a_piece_are_counted(tmp_path):
     table = read_table(written(tmp_path, "a.jsonl", json.dumps({"tokens": ["good", "\u200b"], "tags": ["O", "O"]})))
     found = encode_tagged(table, tiny_tokenizer(), 16, NAMES)

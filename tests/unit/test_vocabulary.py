@@ -88,6 +88,20 @@ def test_the_corpus_is_cut_as_before_and_other_texts_still_can_be(kind, corpus, 
 @many(max_examples=8)
 @pytest.mark.parametrize("kind", KINDS)
 @given(corpus=texts)
+def test_words_are_cut_as_a_tagger_reads_them(kind, corpus):
+    old, rows = tokenizer(kind), [text.split() for text in corpus if text.split()]
+    if not rows or not any(old(rows, is_split_into_words=True, add_special_tokens=False)["input_ids"]):
+        return
+    new, _, result = trim(old, rows)
+    assert [pieces(new, row, is_split_into_words=True) for row in rows] == [
+        pieces(old, row, is_split_into_words=True) for row in rows
+    ]
+    assert result.details["train"]["texts_changed"] == 0
+
+
+@many(max_examples=8)
+@pytest.mark.parametrize("kind", KINDS)
+@given(corpus=texts)
 def test_used_characters(kind, corpus):
     old = tokenizer(kind)
     if not any(old(corpus, add_special_tokens=False)["input_ids"]):

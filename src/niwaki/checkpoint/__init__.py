@@ -19,7 +19,7 @@ from niwaki.checkpoint.plain import NewLabels, new_parameters
 from niwaki.checkpoint.read import load, task_of_checkpoint
 from niwaki.checkpoint.sentence import SentenceHead, plain_pooling
 from niwaki.checkpoint.tokenizer import agree_on_padding_, as_loaded, is_written_as_, load_tokenizer, write_tokenizer
-from niwaki.checkpoint.write import SHARD, merged, save, write_adapter, write_model
+from niwaki.checkpoint.write import SHARD, check_adapter_left, merged, save, write_adapter, write_model
 from niwaki.surgery.shapes import METHOD, forget_, shapes_of
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "SentenceHead",
     "agree_on_padding_",
     "as_loaded",
+    "check_adapter_left",
     "forget_",
     "is_written_as_",
     "load",

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import transformers
+from tokenizers import normalizers
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from niwaki.anatomy import CLASSIFIER, family_of, task_of, unwrap
@@ -70,7 +71,9 @@ def load_tokenizer(
         tokenizer = copy.deepcopy(loaded)
         if of_words and not getattr(tokenizer, "add_prefix_space", True):
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, add_prefix_space=True)
-            loaded = copy.deepcopy(tokenizer) if new_head else loaded
+            if new_head:
+                _space_before_words_(tokenizer)
+                loaded = copy.deepcopy(tokenizer)
         tokenizer("a")  # what is damaged may load, and fail at the first text
         # Without files Transformers makes one that knows no word.
         if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
@@ -91,6 +94,22 @@ def load_tokenizer(
     if padding and tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return is_written_as_(tokenizer, loaded)
+
+
+def _space_before_words_(tokenizer: Any) -> None:
+    """Have a byte-level tokenizer put a space before every word where its class only notes that it is to.
+
+    The classes of a family do it themselves; what is written as `PreTrainedTokenizerFast` (ModernBERT, Llama 3) does as
+    its `tokenizer.json` says.
+    """
+    bytes_only = tokenizer.is_fast and "ByteLevel" in repr(tokenizer.backend_tokenizer.pre_tokenizer)
+    if type(tokenizer) is not PreTrainedTokenizerFast or not bytes_only:
+        return
+    one_by_one = tokenizer(["a", "a"], is_split_into_words=True, add_special_tokens=False)["input_ids"]
+    if one_by_one != tokenizer("a a", add_special_tokens=False)["input_ids"]:
+        backend = tokenizer.backend_tokenizer
+        steps = [normalizers.Prepend(" "), *([backend.normalizer] if backend.normalizer else [])]
+        backend.normalizer = normalizers.Sequence(steps)
 
 
 _OWN_CODE = "tokenizer must load without code of its own, which is never run"

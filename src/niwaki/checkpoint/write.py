@@ -129,6 +129,17 @@ def merged(model: nn.Module) -> PreTrainedModel:
     return merge_(copy.deepcopy(model) if isinstance(model, PeftModel) else model)
 
 
+def check_adapter_left(model: PeftModel) -> None:
+    """Refuse to write an adapter for which PEFT would find no place any more.
+
+    Raises:
+        RequestError: all that it was put on is pruned away.
+    """
+    if not any(isinstance(module, LoraLayer) for module in model.modules()):
+        rule = "keep_adapter must be asked where pruning leaves something that the adapter was put on"
+        raise RequestError(f"{rule}, got {model.active_adapter!r} without any; leave keep_adapter out")
+
+
 def write_adapter(model: PeftModel, folder: Path, final: Path, tokenizer: Any = None) -> None:
     """Write the unmerged pruned base into `folder` and its active adapter, based on `final`, into `folder/adapter`.
 

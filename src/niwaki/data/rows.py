@@ -48,8 +48,9 @@ def tokenised(table: Table, tokenizer: Any, max_length: int, *texts: list[str]) 
     """A row for every text of a list, or for every pair of two lists, in their order, cut at `max_length` tokens.
 
     Raises:
-        RequestError: one without a token; `table` is where they come from.
+        RequestError: one without a token; `table` is where they come from. See `check_room`.
     """
+    check_room(tokenizer, max_length, pair=len(texts) == 2)
     tokens = tokenizer(*texts, truncation=True, max_length=max_length)
     rows = [{key: values[index] for key, values in tokens.items()} for index in range(len(texts[0]))]
     bare = next((number for number, row in enumerate(rows) if not row["input_ids"]), None)
@@ -58,6 +59,18 @@ def tokenised(table: Table, tokenizer: Any, max_length: int, *texts: list[str]) 
         row = bare * table.rows // len(rows) + 1  # where a row of the table has several texts, each is one
         raise RequestError(f"text_columns must hold a token in every row, got {got!r} as row {row} of {table.path!r}")
     return rows
+
+
+def check_room(tokenizer: Any, max_length: int, *, pair: bool = False) -> None:
+    """Refuse a length that leaves no room beside the special tokens: `tokenizers` would not cut at all.
+
+    Raises:
+        RequestError: saying the least length.
+    """
+    special = tokenizer.num_special_tokens_to_add(pair)
+    if max_length <= special:
+        rule = f"max_length must be at least {special + 1}, as the tokenizer adds {special} tokens to every text"
+        raise RequestError(f"{rule}, got {max_length}")
 
 
 def _columns(table: Table) -> list[list[str]]:

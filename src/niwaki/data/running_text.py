@@ -65,9 +65,11 @@ def pack(
     `stride` is `context` (less the BOS) where none is given: windows that do not overlap.
 
     Raises:
-        RequestError: a stride that is not 1 to the context; a BOS that the tokenizer has not; a text of fewer than two
-            tokens, named `name`.
+        RequestError: a context of one token, which predicts none; a stride that is not 1 to the context; a BOS that the
+            tokenizer has not; a text of fewer than two tokens, named `name`.
     """
+    if context < 2:
+        raise RequestError(f"max_length must be at least 2, a token and one that it predicts, got {context}")
     if bos and tokenizer.bos_token_id is None:
         raise RequestError("bos must not be asked of a tokenizer that has no bos_token")
     first = [tokenizer.bos_token_id] if bos else []

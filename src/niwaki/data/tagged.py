@@ -14,6 +14,7 @@ from typing import Any
 from niwaki.data.batches import ANSWER, SOURCE, UNLABELLED
 from niwaki.data.conll import ENTITY
 from niwaki.data.labels import ids_of_lists, label_text, lists_map
+from niwaki.data.rows import check_room
 from niwaki.data.table import Table
 from niwaki.errors import RequestError
 
@@ -83,10 +84,11 @@ def encode_tagged(table: Table, tokenizer: Any, max_length: int, label_ids: dict
 
     Raises:
         RequestError: a tokenizer that does not say which pieces are a word's; a tag that the model does not have; no
-            row with a word.
+            row with a word. See `check_room`.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise RequestError("tokenizer must be a fast one (tokenizer.json), which says which tokens are a word's")
+    check_room(tokenizer, max_length)
     raw = {label_text(tag) for tags in table.labels or () for tag in tags}
     ids = ids_of_lists(raw, label_ids, "tags", table.path)
     tags = None if table.labels is None else [[ids[label_text(tag)] for tag in tags] for tags in table.labels]

@@ -21,13 +21,18 @@ _METRICS = {"pearson": "pearsonr", "spearman": "spearmanr"}
 
 
 def model_card(
-    result: Result, *, task: str = "", sentences: bool = False, source: Mapping[str, Any] | None = None
+    result: Result,
+    *,
+    task: str = "",
+    sentences: bool = False,
+    masks: bool = False,
+    source: Mapping[str, Any] | None = None,
 ) -> str:
     """Markdown with the measured figures, under metadata that the Hub reads.
 
     `task` is the model's by its name in `niwaki.anatomy.TASKS`; `sentences` says that the folder is one of Sentence
-    Transformers. `source` is what the card of the model that came in says and is carried over: `base_model`, `license`,
-    `license_name`, `license_link`, `language`.
+    Transformers, `masks` that weights of it are held at zero. `source` is what the card of the model that came in says
+    and is carried over: `base_model`, `license`, `license_name`, `license_link`, `language`.
     """
     pruning = stage_lines(result.stages)
     lines = ["# Pruned with Niwaki" if pruning else "# Fine-tuned with Niwaki", ""]
@@ -49,7 +54,7 @@ def model_card(
         lines += ["", f"{how}."]
     lines += [*_course(result), "", f"{provenance(result)}"]
     if result.recipe.get("keep_adapter"):
-        lines += ["", _BESIDE]
+        lines += ["", f"{_BESIDE} {_MASKED if masks else _UNMASKED}"]
     # Without Niwaki, uneven layers do not load and a base beside its adapter is not the model that was measured.
     lines += ["", "```python", *(_ENCODE if sentences else _LOAD), "```", ""]
     data = _metadata(result, "sentence-similarity" if sentences else _ON_THE_HUB.get(task, task), sentences, source)
@@ -57,9 +62,11 @@ def model_card(
 
 
 _BESIDE = (
-    "The weights here are those of the base: what was measured is the base with the adapter in `adapter/`. Load both "
-    "as below, or `adapter/` with PEFT; Transformers alone would load the base without a word."
+    "The weights here are those of the base: what was measured is the base with the adapter in `adapter/`. "
+    "Transformers alone would load the base without a word."
 )
+_UNMASKED = "Load both as below, or `adapter/` with PEFT."
+_MASKED = "Load both as below: PEFT alone would fill the zeros of the base with what the adapter adds."
 _LOAD = (
     "import niwaki",
     "from transformers import AutoTokenizer",

@@ -64,13 +64,15 @@ class Inputs:
             say(f"{split}: {said}", self.quiet)
         return found.rows
 
-    def texts(self, table: Table) -> list[str]:
-        """The texts of a table as they are tokenised: for a language model the whole as one, of words a row as one."""
+    def texts(self, table: Table) -> list[str] | list[list[str]]:
+        """The texts of a table as they are tokenised: for a language model the whole as one, of words a row's words."""
         if is_language_model(self.model):
             return [text_of(table)]
         if isinstance(head := pooling_of(self.model), SentenceHead):
             return texts_as_read(table, head.as_read)
-        return [" ".join(row) for row in table.texts] if table.tagged else [x for row in table.texts for x in row]
+        if table.tagged:
+            return [list(row) for row in table.texts if row]
+        return [text for row in table.texts for text in row]
 
     def described(self, table: Table, split: str) -> dict[str, Any]:
         """The data as they stand in `result.json`, with the protocol of a language model."""

@@ -197,7 +197,8 @@ def _names(came: Work, tasks: Tasks) -> Iterator[str]:
     """For each stage, the name of the folder in which it is kept."""
     plain = recipe_to_dict(came.recipe)
     stages = plain.pop("stages")
-    del plain["out"], plain["activations_dir"]
+    for how in ("out", "activations_dir", "keep_adapter", "compact", "max_memory"):  # of no stage's doing
+        del plain[how]
     tokenizer = came.inputs.tokenizer
     words = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else json.dumps(tokenizer.get_vocab())
     found = hashlib.sha256(code_digest().encode())

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from niwaki.adapters import masks_of, merge_, remove_masks_
 from niwaki.anatomy import linears_of, pooling_of, supported_task
-from niwaki.checkpoint import weight_files, write_adapter, write_model
+from niwaki.checkpoint import check_adapter_left, weight_files, write_adapter, write_model
 from niwaki.checkpoint.folder import kept_beside
 from niwaki.checkpoint.source_card import source_card
 from niwaki.config import Recipe, recipe_to_dict, write_recipe
@@ -95,7 +95,8 @@ def _finish(course: Course, tasks: Tasks, data: dict[str, Any], folder: Path, cl
     write_recipe(recipe, folder / "recipe.yaml")
     write_result(result, folder / "result.json")
     task, sentences = supported_task(plain).name, pooling_of(plain) is not None
-    card = model_card(result, task=task, sentences=sentences, source=source_card(recipe.model))
+    source = source_card(recipe.model)
+    card = model_card(result, task=task, sentences=sentences, masks=bool(kept), source=source)
     (folder / "README.md").write_text(card, encoding="utf-8")
     (folder / "report.html").write_text(page([result]), encoding="utf-8")
     return result
@@ -105,6 +106,7 @@ def _write_weights(course: Course, folder: Path) -> PreTrainedModel:
     """Write the model that the stages left; returns it without adapters and masks, as others load it."""
     work, recipe = course.work, course.work.recipe
     if is_first() and recipe.keep_adapter and isinstance(work.model, PeftModel):
+        check_adapter_left(work.model)
         write_adapter(work.model, folder, Path(recipe.out), work.inputs.tokenizer)
     plain = merge_(work.model)
     if is_first() and not recipe.keep_adapter:

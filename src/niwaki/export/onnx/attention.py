@@ -50,6 +50,8 @@ def _attend(
     bias = attention_mask
     if bias is not None and bias.dtype == torch.bool:
         bias = torch.where(bias, 0.0, torch.finfo(query.dtype).min)
+    if bias is not None:
+        bias = bias.expand(-1, -1, length, -1)  # some masks are alike for all queries, which the node must see
     found = torch.onnx.ops.symbolic(
         "com.microsoft::MultiHeadAttention",
         [*(each.transpose(1, 2).flatten(2) for each in (query, key, value)), None, None, bias],

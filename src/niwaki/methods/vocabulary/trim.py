@@ -29,6 +29,8 @@ from niwaki.methods.vocabulary.tokenizer import description_of, named_ids, order
 from niwaki.results import StageResult
 
 _TEXTS_AT_ONCE = 1000
+Text = str | Sequence[str]
+"""A text as it stands, or in words."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,11 @@ class Retokenised:
 
 
 def trim_vocabulary_(
-    model: nn.Module, tokenizer: Any, texts: str | Iterable[str], config: Vocabulary | None = None
+    model: nn.Module, tokenizer: Any, texts: str | Iterable[Text], config: Vocabulary | None = None
 ) -> tuple[Any, StageResult]:
     """Trim `model` in place to the tokens that `texts` need; returns its new tokenizer and what was done.
+
+    A text that is a list is one of words, each of which is cut alone, as a tagger reads them.
 
     This is no kind of `prune_`: texts decide, not batches, and the model is of no use without the tokenizer that comes
     back. The one that was given is left as it was.
@@ -142,7 +146,7 @@ def check_trimmable(model: nn.Module, tokenizer: Any) -> None:
     named_ids(description_of(tokenizer))
 
 
-def retokenised(old: Any, new: Any, texts: Iterable[str]) -> Retokenised:
+def retokenised(old: Any, new: Any, texts: Iterable[Text]) -> Retokenised:
     """What the trimmed tokenizer `new` makes of texts that `old` has cut before.
 
     Raises:
@@ -175,19 +179,20 @@ def _kept(
     return most_used(parts, always, used, asked.size)
 
 
-def _tokenised(tokenizer: Any, texts: Sequence[str]) -> list[np.ndarray]:
+def _tokenised(tokenizer: Any, texts: Sequence[Text]) -> list[np.ndarray]:
     """The ids of every text, without special tokens."""
     found = []
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
-        some = list(texts[start : start + _TEXTS_AT_ONCE])
-        for ids in tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]:
-            found.append(np.asarray(ids, dtype=np.int64))
+        some = texts[start : start + _TEXTS_AT_ONCE]
+        for in_words, of_kind in itertools.groupby(some, lambda text: not isinstance(text, str)):
+            asked = {"is_split_into_words": in_words, "add_special_tokens": False, "verbose": False}
+            found += [np.asarray(ids, dtype=np.int64) for ids in tokenizer(list(of_kind), **asked)["input_ids"]]
     if not _total(found):
         raise RequestError(f"texts must hold at least one token, got none in {len(texts)} texts")
     return found
 
 
-def _compared(old: Any, new: Any, texts: Sequence[str], before: list[np.ndarray]) -> Retokenised:
+def _compared(old: Any, new: Any, texts: Sequence[Text], before: list[np.ndarray]) -> Retokenised:
     names, vocabulary = old.get_vocab(), new.get_vocab()
     numbers = np.full(max(names.values()) + 1, -1)
     for token, index in names.items():
@@ -199,7 +204,7 @@ def _compared(old: Any, new: Any, texts: Sequence[str], before: list[np.ndarray]
         if not np.array_equal(expected, found):
             changed += 1
             if not lost:
-                rule = f"tokenizer must cut text as before for its vocabulary to be trimmed, got {text[:40]!r} cut"
+                rule = f"tokenizer must cut text as before for its vocabulary to be trimmed, got {str(text)[:40]!r} cut"
                 raise RequestError(f"{rule} otherwise by {type(new).__name__}")
         gone += lost
     return Retokenised(len(texts), changed, _total(before), _total(after), gone)
