@@ -44,6 +44,16 @@ def limit_of(error: BaseException) -> str | None:
     return None
 
 
+def check_kind(parameter: str, value: object, kinds: type | tuple[type, ...], what: str) -> None:
+    """Refuse an argument that is no instance of `kinds`.
+
+    Raises:
+        RequestError: saying `what` it must be.
+    """
+    if not isinstance(value, kinds):
+        raise RequestError(f"{parameter} must be {what}, got {type(value).__name__}")
+
+
 def check_choice(parameter: str, value: str, known: Iterable[str]) -> str:
     """Return `value` if it is one of `known`.
 

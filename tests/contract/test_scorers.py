@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import BertModel
 
 import niwaki
 from niwaki.anatomy import linears_of, sites_of
@@ -152,6 +153,35 @@ def test_an_even_head_is_even_within_its_window():
     over_keys = torch.as_tensor(scores.sites["layer.0.attention"].attention)[:, 0]
     assert (seen[0].nan_to_num(0.0) > 0).sum(-1).max() == 3  # the window is there
     torch.testing.assert_close(over_keys, torch.zeros_like(over_keys), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "change"), [("gemma3_text", {"use_bidirectional_attention": True}), ("llama", {"is_causal": False})]
+)
+def test_a_decoder_that_looks_both_ways_is_scored_and_counted_so(family, change):
+    body = tiny(family).model
+    model = type(body)(type(body.config)(**{**body.config.to_dict(), **change})).eval()
+    data = [{name: batch[name] for name in ("input_ids", "attention_mask")} for batch in batches(family=family)]
+    data = [{**batch, "attention_mask": torch.ones_like(batch["input_ids"])} for batch in data]
+    seen = []
+    for layer in model.layers:
+        layer.self_attn.register_forward_hook(lambda _module, _args, out: seen.append(out[1]))
+    scores = observe(model, data, need_of(UNIT_NEEDS, "attention-variance"), query_heads=True)
+    maps = torch.cat([each.nan_to_num(0.0) for each in seen[:: len(model.layers)]])
+    assert (maps.triu(1) > 0).any()
+    assert not any(site.causal for site in sites_of(model))
+    visible = (maps[:, :1] > 0).float()
+    even = visible / visible.sum(-1, keepdim=True)
+    over_keys = ((maps - even).square() * visible).sum((0, 2, 3))
+    found = torch.as_tensor(scores.sites["layer.0.attention"].attention)[:, 0]
+    torch.testing.assert_close(found, over_keys.to(found), rtol=1e-4, atol=1e-6)
+
+
+def test_an_encoder_that_looks_back_only_is_counted_so():
+    assert not any(site.causal for site in sites_of(tiny("bert")))
+    config = tiny("bert").config
+    decoder = BertModel(type(config)(**{**config.to_dict(), "is_decoder": True}))
+    assert all(site.causal for site in sites_of(decoder))
 
 
 @pytest.mark.parametrize("name", ["activation", "activation-variance"])

@@ -9,7 +9,7 @@ import torch
 from transformers import BertForQuestionAnswering
 
 import niwaki
-from helpers_tasks import model_of
+from helpers_tasks import batches_of, model_of
 from helpers_text import tiny_tokenizer
 from niwaki.anatomy import ANSWERER
 from niwaki.data import Batches, read_table
@@ -143,6 +143,13 @@ def test_batches_without_texts_cannot_be_measured():
     model = Says(configs()["bert"])
     with pytest.raises(niwaki.RequestError, match="questions on contexts"):
         quality(model, [{"input_ids": torch.ones(1, 4, dtype=torch.long)}])
+
+
+def test_held_out_questions_have_texts_before_anything_is_observed(monkeypatch):
+    model, data = model_of(ANSWERER, "bert", layers=2), batches_of(ANSWERER, 2)
+    monkeypatch.setattr("niwaki.methods.prune.plan", None)
+    with pytest.raises(niwaki.RequestError, match="held_out must be questions on contexts"):
+        niwaki.prune_(model, niwaki.Structured(keep_quality=0.9), data, held_out=data)
 
 
 def test_questions_that_share_an_id_are_measured_apart(tmp_path):

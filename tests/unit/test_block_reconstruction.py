@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from transformers import OPTConfig, OPTForCausalLM
 
 import niwaki
 from niwaki.adapters import masks_of
@@ -62,6 +63,14 @@ def test_masks_hold_and_adapters_stay(which):
     assert all(torch.equal(value, model.get_parameter(name)) for name, value in factors.items())
     assert {p.requires_grad for n, p in model.named_parameters() if "lora_" in n} == {True}
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_layer_with_nothing_to_learn_stays_as_it_was():
+    """Norms without weights and linears without biases, as OPT can be configured (Galactica is)."""
+    config = {**tiny("opt").config.to_dict(), "enable_bias": False, "layer_norm_elementwise_affine": False}
+    model, data = OPTForCausalLM(OPTConfig(**config)).eval(), batches(family="opt")
+    found = niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.5, reconstruct="norms"), data)
+    assert found.achieved == 0.5
 
 
 def test_a_layer_that_is_no_better_after_training_stays_as_it_was(monkeypatch):

@@ -34,6 +34,14 @@ def test_the_layer_that_does_least_goes(family):
         torch.testing.assert_close(logits(model, data[0]), logits(without, data[0]), rtol=0, atol=1e-5)
 
 
+def test_labels_that_are_missing_are_missed_before_a_layer_goes():
+    model, data = tiny("bert"), [{k: v for k, v in batch.items() if k != "labels"} for batch in batches()]
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(niwaki.RequestError, match="data must hold labels"):
+        niwaki.prune_(model, niwaki.Structured(flops=0.5, drop_layers=1, neuron_score="fisher"), data)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_dropping_and_cutting_meet_one_budget(tmp_path):
     model = tiny("llama")
     result = niwaki.prune_(model, niwaki.Structured(flops=0.5, drop_layers=1), batches(family="llama"))

@@ -86,6 +86,18 @@ def test_a_target_that_is_not_reached_says_the_steps_needed():
         plan_schedule(niwaki.DynamicSparsityConfig(sparsity=0.8, interval=10, reach=500, stop=400), 60)
 
 
+@pytest.mark.parametrize("pattern", ["2:4", "unstructured"])
+def test_a_training_in_which_no_weight_could_return_is_refused(pattern):
+    config = niwaki.DynamicSparsityConfig(sparsity=0.5, pattern=pattern, schedule="constant", interval=25)
+    for steps in (1, 20, 28):
+        with pytest.raises(niwaki.RequestError, match=rf"weights must return .*at least \d+ steps .*got {steps}"):
+            plan_schedule(config, steps)
+    still = niwaki.DynamicSparsityConfig(sparsity=0.5, pattern=pattern, schedule="constant", grow="none")
+    for steps in range(1, 40):
+        schedule = plan_schedule(still, steps)
+        assert [schedule.sparsity(step) for step in range(steps + 1)] == [0.5] * (steps + 1)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

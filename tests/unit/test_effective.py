@@ -13,7 +13,7 @@ from niwaki.adapters import bias_of, effective_bias, effective_weight, set_effec
 from niwaki.anatomy import linears_of, sites_of, unwrap, weight_of
 from niwaki.checkpoint import write_adapter
 from niwaki.surgery import cut_
-from tiny import batches, logits, tiny, transposed
+from tiny import batches, logits, tiny, transposed, with_lora
 
 PATTERNS = {"rank_pattern": {"lin1": 2, "0.attention.q_lin": 6}, "alpha_pattern": {"lin1": 16, "v_lin": 1}}
 OPTIONS = {
@@ -88,6 +88,14 @@ def test_a_repair_finds_what_it_finds_for_the_merged_model(stage):
         niwaki.prune_(each, STAGES[stage], DATA)
     assert_same(model, niwaki.merge_(copy.deepcopy(model)), batch)
     torch.testing.assert_close(logits(model, batch), logits(plain, batch), rtol=1e-3, atol=1e-3)
+
+
+def test_a_half_precision_base_with_a_lora_bias_runs_under_masks():
+    model = with_lora(tiny("bert").bfloat16(), lora_bias=True)
+    dtypes = {model(**DATA[0]).logits.dtype}
+    niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.5, steps=2), DATA)
+    dtypes.add(model(**DATA[0]).logits.dtype)
+    assert dtypes == {torch.bfloat16}
 
 
 def test_a_conv1d_with_a_lora_bias():

@@ -203,6 +203,9 @@ def test_a_row_without_a_token_is_refused() -> None:
         def __call__(self, texts: list[str], **_: Any) -> dict[str, list[list[int]]]:
             return {"input_ids": [[5] if text.strip(".") else [] for text in texts]}
 
+        def num_special_tokens_to_add(self, pair: bool) -> int:
+            return 0
+
     given = Table("memory", None, 2, ("text",), None, [("a",), ("...",)], None)
     with pytest.raises(RequestError, match=r"a token in every row, got \('\.\.\.',\) as row 2 of 'memory'"):
         to_rows(given, classifier("a", "b"), Mute(), 8)

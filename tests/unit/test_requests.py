@@ -108,6 +108,45 @@ def test_variants_that_a_row_is_not_right_for(family, change, words):
         niwaki.prune_(model, niwaki.Structured(flops=0.5), batches())
 
 
+def test_layers_that_share_weights_are_refused():
+    twice, tied = tiny("bert"), tiny("bert")
+    twice.bert.encoder.layer[1] = twice.bert.encoder.layer[0]
+    layers = tied.bert.encoder.layer
+    layers[1].intermediate.dense.weight = layers[0].intermediate.dense.weight
+    for model in (twice, tied):
+        for asked in _asked(model):
+            with pytest.raises(niwaki.RequestError, match=r"layers must have weights of their own, got layer\.1\."):
+                asked()
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (lambda model: niwaki.apply_(model, "a-folder", batches()), "plan must be a plan .*Plan.load.*, got str"),
+        (lambda model: niwaki.score(model, batches(), niwaki.Finetune()), "config must be Structured or .*, got Fine"),
+        (lambda model: niwaki.finetune(model, niwaki.Structured(flops=1.0), batches()), "config must be Finetune, got"),
+        (lambda model: niwaki.finetune(model, batches(), niwaki.Finetune()), "config must be Finetune, got list"),
+        (lambda model: _plan(model, around=0.7), "around must be a list of sparsities, got float"),
+        (lambda model: _plan(model, around=[1.5]), r"around must be fractions of zeros in \[0, 1\), got 1.5"),
+        (lambda model: _plan(model, around=["0.5"]), r"around must be fractions .*, got '0.5'"),
+        (lambda model: _plan(model).edit(sparsity=[1]), "sparsity must be a mapping .*, got list"),
+        (lambda model: _plan(model).edit(sparsity={"layer.0": "a"}), "sparsity of layer.0 must be a ratio .*, got str"),
+        (
+            lambda model: niwaki.plan(model, niwaki.Structured(flops=0.8), batches()).edit(keep=[1]),
+            "keep and drop must",
+        ),
+        (lambda model: niwaki.DynamicSparsity(sparsity=0.5).attach(model, None, 200), "optimizer must be a PyTorch"),
+    ],
+)
+def test_an_argument_of_another_kind_is_refused_by_its_name(asked, said):
+    with pytest.raises(niwaki.RequestError, match=f"^{said}"):
+        asked(tiny("bert"))
+
+
+def _plan(model, around=()):
+    return niwaki.plan(model, niwaki.LayerAdaptive(sparsity=0.5, allocation="uniform"), batches(), around=around)
+
+
 def _asked(model):
     """All that the Python API can be asked for."""
     yield lambda: niwaki.prune_(model, niwaki.Structured(flops=0.5), batches())

@@ -23,7 +23,7 @@ from niwaki.train import recover
 from niwaki.train.data import hold_out
 from niwaki.train.loop import task_loss, train_
 from niwaki.train.recover import distillation_loss
-from niwaki.train.step import Stepper
+from niwaki.train.step import Stepper, rows_in
 from tiny import CUT, ROWS, batches, decoders, logits, tiny, with_lora
 
 MAGNITUDE = niwaki.LayerAdaptive(sparsity=0.8, weight_score="magnitude", allocation="uniform", repair="none")
@@ -329,6 +329,19 @@ def test_a_training_in_parts_sees_every_batch():
     assert sorted(seen) == sorted([*range(6), *range(6)])
 
 
+def test_every_held_out_row_counts_alike():
+    model, held = tiny(), batches(1, rows=12, seed=3) + batches(1, rows=1, seed=4)
+    stepper = Stepper(model, [], torch.optim.SGD(model.parameters()), task_loss, rows_in, Training())
+    with torch.no_grad():
+        losses = torch.cat(
+            [
+                torch.nn.functional.cross_entropy(model(**batch).logits, batch["labels"], reduction="none")
+                for batch in held
+            ]
+        )
+    assert stepper.loss_on(held) == pytest.approx(float(losses.mean()), rel=1e-5)
+
+
 def test_a_held_out_batch_of_padding_alone_has_no_loss():
     model, dense = with_lora(tiny()), tiny(seed=1)
     empty = {**batches()[0], "attention_mask": torch.zeros(12, 12, dtype=torch.long)}
@@ -339,7 +352,7 @@ def test_a_held_out_batch_of_padding_alone_has_no_loss():
 
     stepper = Stepper(model, [], optimizer, loss_of, lambda batch: int(batch["attention_mask"].sum()), Training())
     assert stepper.loss_on([empty]) == 0.0
-    assert stepper.loss_on([batches()[0], empty]) == pytest.approx(stepper.loss_on([batches()[0]]) / 2)
+    assert stepper.loss_on([batches()[0], empty]) == pytest.approx(stepper.loss_on([batches()[0]]))
 
 
 @pytest.mark.parametrize("family", ["distilbert", "gpt2"])

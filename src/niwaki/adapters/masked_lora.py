@@ -56,7 +56,7 @@ class MaskedLoraLinear(LoraLinear):
             else:
                 weight = weight + delta
             if self.lora_bias[name]:
-                result = result + self.lora_B[name].bias * self.scaling[name]
+                result = result + (self.lora_B[name].bias * self.scaling[name]).to(weight.dtype)
         return F.linear(x, base.watched(weight), bias) + result
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from niwaki.anatomy.families import family_of
+from niwaki.anatomy.linears import linears_of
 from niwaki.anatomy.sites import sites_of, unwrap
 from niwaki.anatomy.task import CLASSIFIER, supported_task
 from niwaki.config.filter import Filter
@@ -16,9 +17,10 @@ def check_task(model: nn.Module) -> None:
 
     Raises:
         RequestError: no family row, no task that Niwaki takes, a problem type that does not fit the number of labels,
-            tuples put out, FFNs run in chunks.
+            tuples put out, FFNs run in chunks; layers that share weights with others.
     """
     sites_of(model)
+    _check_own_weights(model)
     inner = unwrap(model)
     config = inner.config
     if supported_task(model) is CLASSIFIER:
@@ -33,6 +35,20 @@ def check_task(model: nn.Module) -> None:
     if getattr(config, "chunk_size_feed_forward", 0) > 0:
         rule = "chunk_size_feed_forward of the model's config must be 0 (the outputs are the same)"
         raise RequestError(f"{rule}, got {config.chunk_size_feed_forward}")
+
+
+def _check_own_weights(model: nn.Module) -> None:
+    """Refuse layers that are the same, or hold the same weights: what is done to one would be done to the other.
+
+    Raises:
+        RequestError: naming two linears of one weight.
+    """
+    holders: dict[int, str] = {}
+    for linear in linears_of(model):
+        plain = getattr(linear.module, "base_layer", linear.module)
+        holder = holders.setdefault(id(plain.weight), linear.name)
+        if holder != linear.name:
+            raise RequestError(f"layers must have weights of their own, got {linear.name} with that of {holder}")
 
 
 def check_filter(model: nn.Module, config: Filter) -> None:

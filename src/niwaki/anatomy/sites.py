@@ -190,7 +190,7 @@ def _site(kind: Kind, index: int, layer: nn.Module, model: PreTrainedModel, unit
         residual_sum=None if total is None else layer.get_submodule(total),
         attention=layer.get_submodule(family.attention) if attention else None,
         fixed=attention and family.heads_fixed,
-        causal=family.causal,
+        causal=looks_back_only(model),
         runs=runs_of(model),
     )
 
@@ -200,6 +200,16 @@ def _groups(reads: tuple[Reads, ...], layer: nn.Module, queries: int, head: int)
     read = next(read for read in reads if "k" in read.order)
     rows = weight_of(layer.get_submodule(read.path)).shape[0] // head
     return (rows - queries * read.order.count("q")) // sum(read.order.count(letter) for letter in "kv")
+
+
+def looks_back_only(model: nn.Module) -> bool:
+    """Whether a token attends to those before it alone: as its family does, unless the config says otherwise."""
+    inner = unwrap(model)
+    config = inner.config
+    if not family_of(inner).causal:
+        return bool(getattr(config, "is_decoder", False))
+    both_ways = getattr(config, "use_bidirectional_attention", False) or not getattr(config, "is_causal", True)
+    return not both_ways
 
 
 def head_width(model: PreTrainedModel) -> int:

@@ -28,7 +28,7 @@ from transformers import (
 from niwaki.anatomy.families import family_of
 from niwaki.anatomy.pooling import pooling_of
 from niwaki.anatomy.predictions import Predictions, of_choices, of_rows, of_spans, of_states, of_tokens
-from niwaki.anatomy.sites import unwrap
+from niwaki.anatomy.sites import looks_back_only, unwrap
 from niwaki.data.batches import UNLABELLED, token_mask, without_labels_after_padding
 from niwaki.errors import RequestError
 
@@ -190,13 +190,13 @@ def task_named(classes: Iterable[str]) -> Task | None:
 def task_of(model: nn.Module) -> Task | None:
     """The task of a model, by its class or one that it is derived from; None for a task that has no row.
 
-    A language model is one of a family that attends to the past alone: an encoder with such a head is none.
+    A language model is one of a family of decoders that attends to the past alone: an encoder with such a head is none.
     """
     inner = unwrap(model)
     # What all models are derived from says nothing of any.
     classes = (kind.__name__ for kind in type(inner).__mro__ if not kind.__name__.endswith("PreTrainedModel"))
     task = task_named(classes)
-    return None if task is LANGUAGE_MODEL and not family_of(inner).causal else task
+    return None if task is LANGUAGE_MODEL and not (family_of(inner).causal and looks_back_only(inner)) else task
 
 
 def is_language_model(model: nn.Module) -> bool:

@@ -1,5 +1,6 @@
 """What a model is worth as it stands: quality, latency, size."""
 
+from niwaki.evaluate.answers import check_questions
 from niwaki.evaluate.behaviour import behaviour
 from niwaki.evaluate.fidelity import fidelity
 from niwaki.evaluate.generation import greedy
@@ -31,6 +32,7 @@ __all__ = [
     "accuracies",
     "behaviour",
     "check_metric",
+    "check_questions",
     "cpu_name",
     "encode_pair",
     "encode_questions",

@@ -36,15 +36,25 @@ LIKELIEST = 20
 """Starts and ends that are looked at, the likeliest of each."""
 
 
+def check_questions(batches: Any, name: str = "eval_data") -> Batches:
+    """`batches`, which know the texts of their answers.
+
+    Raises:
+        RequestError: they do not come from questions on contexts; calls them `name`.
+    """
+    if not isinstance(batches, Batches) or not batches.rows or ANSWER not in batches.rows[0]:
+        raise RequestError(f"{name} must be questions on contexts (SQuAD's form) for a model that answers them")
+    return batches
+
+
 @torch.inference_mode()
 def answered(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bool = False) -> Judged:
     """`ANSWER_METRICS`, means over the questions, against the answer that fits best.
 
     Raises:
-        RequestError: batches that do not come from questions on contexts. WorkError: logits that are not finite.
+        RequestError: see `check_questions`. WorkError: logits that are not finite.
     """
-    if not isinstance(batches, Batches) or not batches.rows or ANSWER not in batches.rows[0]:
-        raise RequestError("eval_data must be questions on contexts (SQuAD's form) for a model that answers them")
+    batches = check_questions(batches)
     best: dict[int, tuple[float, str]] = {}
     none: dict[int, float] = {}
     keeper = Keeper(model)

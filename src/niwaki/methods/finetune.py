@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from niwaki.adapters import check_model, check_trainable
 from niwaki.anatomy import supported_task
 from niwaki.config import Finetune
+from niwaki.errors import check_kind
 from niwaki.numerics.autograd import gradients_on
 from niwaki.numerics.seeds import seeded
 from niwaki.observe import Batch
@@ -37,6 +38,7 @@ def finetune(
             batches with labels that it takes. WorkError: a loss that is not finite.
     """
     started = time.perf_counter()
+    check_kind("config", config, Finetune, "Finetune")
     check_model(model)
     check_trainable(model, config.lora_rank, full=config.full)
     with seeded(config.seed), gradients_on():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TypeVar, cast, overload
 
@@ -13,13 +14,13 @@ from torch import nn
 from niwaki.adapters import check_model, forget_base_
 from niwaki.allocation.profiles import profiles_of
 from niwaki.allocation.sparsity import possible_sparsities
-from niwaki.anatomy import Site, accepts_of, linears_of, sites_of
+from niwaki.anatomy import ANSWERER, Site, accepts_of, linears_of, sites_of, supported_task
 from niwaki.config import DynamicSparsityTraining, LayerAdaptive, Structured
 from niwaki.config.patterns import NByM
 from niwaki.config.planned import check_plannable
 from niwaki.data import Batches, checked_batches, mean_length
-from niwaki.errors import RequestError
-from niwaki.evaluate import check_metric
+from niwaki.errors import RequestError, check_kind
+from niwaki.evaluate import check_metric, check_questions
 from niwaki.methods.dynamic import prune_dynamically_
 from niwaki.methods.keep_quality import Goal, keep_quality_
 from niwaki.methods.layer_adaptive import apply_weights_, plan_weights, prune_weights_, score_weights
@@ -71,9 +72,8 @@ def prune_(
             below what the minimum widths allow, or what is to be trained cannot be.
         WorkError: a statistic, a loss or a solve is not finite.
     """
-    if not isinstance(config, Structured | LayerAdaptive | DynamicSparsityTraining):
-        kinds = "Structured, LayerAdaptive or DynamicSparsityTraining"
-        raise RequestError(f"config must be {kinds}, got {type(config).__name__}")
+    kinds = (Structured, LayerAdaptive, DynamicSparsityTraining)
+    check_kind("config", config, kinds, "Structured, LayerAdaptive or DynamicSparsityTraining")
     if filter is not None:
         config = _sparing(model, config, filter)
     if not isinstance(config, DynamicSparsityTraining) and (config.plan or config.keep_quality):
@@ -112,6 +112,8 @@ def _by_plan_(
     check_metric(model, metric)
     with seeded(config.seed), gradients_on():
         tests = training_data_of(model, held_out, labels=True, name="held_out")
+        if supported_task(model) is ANSWERER:
+            check_questions(tests, "held_out")
         batches = checked_batches(accepts_of(model), data)
     if training_data is not None and not isinstance(training_data, Batches):  # every try goes through it
         training_data = list(training_data)
@@ -191,8 +193,10 @@ def plan(
         RequestError: as `prune_`; several steps, layers that go whole: they are observed more than once.
         WorkError: a statistic, a loss or a solve is not finite.
     """
-    if not isinstance(config, Structured | LayerAdaptive):
-        raise RequestError(f"config must be Structured or LayerAdaptive, got {type(config).__name__}")
+    check_kind("config", config, (Structured, LayerAdaptive), "Structured or LayerAdaptive")
+    check_kind("around", around, Sequence, "a list of sparsities")
+    if wrong := [each for each in around if not isinstance(each, Real) or not 0.0 <= each < 1.0]:
+        raise RequestError(f"around must be fractions of zeros in [0, 1), got {wrong[0]!r}")
     check_plannable(config, "a plan")
     if filter is not None:
         config = _sparing(model, config, filter)
@@ -229,6 +233,7 @@ def apply_(
             them; as `prune_`.
         WorkError: a statistic, a loss or a solve is not finite.
     """
+    check_kind("plan", plan, Plan, "a plan (niwaki.Plan.load reads the folder of one)")
     with seeded(plan.config.seed), gradients_on():
         check_model(model)
         plan.check_fits(model)
@@ -294,6 +299,7 @@ def score(
         WorkError: a statistic that is not finite.
     """
     config = config or Structured(flops=1.0)
+    check_kind("config", config, (Structured, LayerAdaptive), "Structured or LayerAdaptive")
     with seeded(config.seed), gradients_on():
         check_model(model)
         batches = checked_batches(accepts_of(model), data)

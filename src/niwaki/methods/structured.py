@@ -23,6 +23,7 @@ from niwaki.methods.plan import Seen
 from niwaki.methods.scores import Scores
 from niwaki.methods.unit_plan import UnitPlan, importances
 from niwaki.observe import Batch, Need, Passes, Statistics, need_of, observe
+from niwaki.observe.losses import check_losses
 from niwaki.observe.statistics import LinearSums
 from niwaki.processes import from_first
 from niwaki.progress import show
@@ -61,6 +62,8 @@ def prune_units_(
     cutting = _Cutting(model, config, checked_budgets(model, config, mean_length(batches)), progress)
     seen = Seen()
     if config.drop_layers:
+        if need_of(UNIT_NEEDS, config.head_score, config.neuron_score).task:
+            check_losses(model, batches)
         found = drop_layers_(model, batches, config.drop_layers, config.seed, progress=progress)
         seen, cutting.passes = Seen(token_weights=found.token_weights), found.passes
     for step in range(1, config.steps + 1):

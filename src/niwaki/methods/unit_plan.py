@@ -17,7 +17,7 @@ from niwaki.allocation.budget import Budget, bounds_of, counted_budget
 from niwaki.anatomy import Units, sites_of
 from niwaki.config import Structured
 from niwaki.config.planned import check_plannable
-from niwaki.errors import RequestError, check_choice
+from niwaki.errors import RequestError, check_choice, check_kind
 from niwaki.methods.plan import Plan, check_same_scores
 from niwaki.surgery import Kept
 
@@ -260,8 +260,9 @@ def _listed(by_hand: ByHand | None) -> dict[str, list[int]]:
     """Units by site, in order.
 
     Raises:
-        RequestError: no list of whole numbers.
+        RequestError: no mapping, no list of whole numbers.
     """
+    check_kind("keep and drop", by_hand or {}, Mapping, "mappings of sites to units")
     found = {}
     for name, units in (by_hand or {}).items():
         listed = units.tolist() if isinstance(units, Tensor) else units

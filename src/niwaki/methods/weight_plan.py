@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, ClassVar, Self
 
 from rich.table import Table
@@ -26,7 +27,7 @@ from niwaki.config import LayerAdaptive
 from niwaki.config.layer_adaptive import AUTO
 from niwaki.config.patterns import NByM
 from niwaki.config.planned import check_plannable
-from niwaki.errors import RequestError, check_choice
+from niwaki.errors import RequestError, check_choice, check_kind
 from niwaki.methods.plan import Plan, check_same_scores
 
 SCORED_BY = (
@@ -96,8 +97,10 @@ class WeightPlan(Plan):
         """
         if isinstance(self.config.zero_pattern, NByM):
             raise RequestError(f"edit must be of a plan whose linears may differ, got pattern {self.config.pattern}")
+        check_kind("sparsity", sparsity, Mapping, "a mapping of linears or layers to ratios of zeros")
         found = dict(self.ratios)
         for name, ratio in sparsity.items():
+            check_kind(f"sparsity of {name}", ratio, Real, "a ratio of zeros in [0, 1]")
             named = [linear for linear in self.profiles if linear == name or linear.startswith(f"{name}.")]
             if not named:
                 check_choice("sparsity of", name, self.profiles)

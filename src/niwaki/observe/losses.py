@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,6 +12,11 @@ from niwaki.anatomy import Predictions, Said, is_language_model, supported_task
 from niwaki.data.batches import UNLABELLED
 from niwaki.errors import RequestError, WorkError
 from niwaki.observe.statistics import Batch
+
+_WITHOUT_LABELS = (
+    "data must hold labels for scores from task gradients (fisher, taylor, gradient, output-gradient), "
+    "got batches without `labels`"
+)
 
 
 def task_loss_backward(model: nn.Module, batch: Batch, said: Said) -> None:
@@ -35,11 +42,21 @@ def task_loss_backward(model: nn.Module, batch: Batch, said: Said) -> None:
     said.backward(counted, loss_of)
 
 
+def check_losses(model: nn.Module, batches: Iterable[Batch]) -> None:
+    """Refuse batches of which the model gives no loss.
+
+    Raises:
+        RequestError: one without labels.
+    """
+    names = ("start_positions",) if supported_task(model).labels == "span" else ("labels",)
+    if not is_language_model(model) and any(batch.get(name) is None for batch in batches for name in names):
+        raise RequestError(_WITHOUT_LABELS)
+
+
 def _summed(model: nn.Module, batch: Batch, mean: Tensor | None) -> Tensor:
     """The sum of which the model gave the `mean`."""
     if mean is None:
-        rule = "data must hold labels for scores from task gradients (fisher, taylor, gradient, output-gradient)"
-        raise RequestError(f"{rule}, got batches without `labels`")
+        raise RequestError(_WITHOUT_LABELS)
     _check_finite(mean)
     return mean * supported_task(model).losses(batch)
 

@@ -96,6 +96,8 @@ def reconstruct_block_(
         weights,
     )
     learned, held = _parts(len(block.holders))
+    if not block.stored:
+        return
     with half_in_float32(layer):
         values = {name: _exact(parameter.detach()).clone() for name, parameter in block.stored.items()}
         before = block.total(held, lambda given: float(block.error(given, values)))

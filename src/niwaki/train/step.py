@@ -76,9 +76,10 @@ class Stepper:
 
     @torch.no_grad()
     def loss_on(self, batches: Sequence[Batch]) -> float:
-        """The mean loss over `batches`, without gradients and dropout."""
+        """The mean loss over all predictions of `batches`, without gradients and dropout."""
         with evaluation_mode(self.model):
-            return sum(_of_all(self._own_loss(batch).double()) for batch in batches) / len(batches)
+            told = sum(self.over(batch) * _of_all(self._own_loss(batch).double()) for batch in batches)
+        return told / max(1, sum(self.over(batch) for batch in batches))
 
     def _optimizer_step(self, step: int) -> bool:
         if self.scaler is None:

@@ -21,7 +21,7 @@ from niwaki.anatomy import BlockLinear, accepts_of, check_filter, linears_of, we
 from niwaki.config import DynamicSparsityConfig, LayerAdaptive
 from niwaki.config.fields import defaults
 from niwaki.data import checked_batches
-from niwaki.errors import RequestError, WorkError
+from niwaki.errors import RequestError, WorkError, check_kind
 from niwaki.masks import Block, MaskedLinear, NByM, check_divides, choose, lowest
 from niwaki.methods.dynamic.capture import Capture
 from niwaki.methods.dynamic.history import Update, summary, with_later
@@ -481,6 +481,7 @@ def _movers(linears: Iterable[BlockLinear]) -> list[Controller]:
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, linears: list[BlockLinear]) -> None:
     """Refuse an optimizer that lacks trained parameters of these linears."""
+    check_kind("optimizer", optimizer, torch.optim.Optimizer, "a PyTorch optimizer")
     known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     for linear in linears:
         for name, parameter in linear.module.named_parameters():

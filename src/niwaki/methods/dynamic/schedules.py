@@ -42,7 +42,7 @@ class Schedule:
 
     def sparsity(self, step: int) -> float:
         """Sparsity after `step`: that of the latest update, rising with them only."""
-        if step < self.begin + self.config.interval:
+        if step < self.begin + self.config.interval or not self.updates:
             return SPARSITIES[self.config.schedule](0.0, self.start, self.config.sparsity)
         update = self.updates[min(step - self.begin, self.last - self.begin) // self.config.interval - 1]
         part = min((update - self.begin) / max(self.reach - self.begin, 1), 1.0)
@@ -65,21 +65,30 @@ class Schedule:
         """Whether the last update is at the sparsity that was asked."""
         return self.sparsity(self.last) == self.config.sparsity
 
+    @property
+    def is_enough(self) -> bool:
+        """Whether the sparsity is reached, and the mask moves where weights are to return."""
+        return self.reaches and (bool(self.updates) or self.config.grow == "none")
+
 
 def plan_schedule(config: DynamicSparsityConfig, steps: int, start: float | None = None) -> Schedule:
     """The schedule of `config` in a training of `steps` optimizer steps that starts at sparsity `start`.
 
     Raises:
-        RequestError: the sparsity asked is not reached within the steps; says how many are needed.
+        RequestError: the sparsity asked is not reached within the steps, or no weight could return in them; says how
+            many are needed.
     """
     if steps < 1:
         raise RequestError(f"steps must be at least 1, got {steps}")
     schedule = _schedule(config, steps, start)
-    if not schedule.reaches:
-        needed = next((n for n in range(steps + 1, SEARCHED) if _schedule(config, n, start).reaches), None)
+    if not schedule.is_enough:
+        needed = next((n for n in range(steps + 1, SEARCHED) if _schedule(config, n, start).is_enough), None)
         enough = f"at least {needed} steps are needed" if needed else "no number of steps is enough"
         when = f"with interval {config.interval}, reach {config.reach:g} and stop {config.stop:g}"
-        raise RequestError(f"sparsity {config.sparsity:g} must be reached by an update {when}: {enough}, got {steps}")
+        rule = f"sparsity {config.sparsity:g} must be reached by an update"
+        if schedule.reaches:
+            rule = "weights must return at one update at least (or be asked not to: grow none)"
+        raise RequestError(f"{rule} {when}: {enough}, got {steps}")
     return schedule
 
 
