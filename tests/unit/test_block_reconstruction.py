@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def distance(model, dense, data):
     + [(name, which) for name in ("distilbert", "llama") for which in LEARNED],
 )
 def test_norms_and_biases_that_were_moved_are_learned_back(family, which, monkeypatch):
-    monkeypatch.setattr(block_reconstruction, "EPOCHS", 2)
+    monkeypatch.setattr(block_reconstruction, "EPOCHS", 4)
     dense, data = tiny(family), batches(count=8, rows=12, family=family)
     model = copy.deepcopy(dense)
     with torch.no_grad():
@@ -65,6 +66,28 @@ def test_masks_hold_and_adapters_stay(which):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize(
+    ("config", "count", "which"),
+    [
+        (niwaki.Structured(flops=0.5), 8, "kept"),
+        (niwaki.Structured(flops=0.5), 7, "none"),
+        (niwaki.Structured(flops=0.5, repair="bias"), 8, "none"),
+        (niwaki.LayerAdaptive(sparsity=0.5), 8, "kept"),
+        (niwaki.LayerAdaptive(sparsity=0.5, fast=True), 8, "none"),
+        (niwaki.LayerAdaptive(sparsity=0.5, repair="none"), 8, "none"),
+        (niwaki.LayerAdaptive(sparsity=0.5, reconstruct="norms"), 1, "norms"),
+    ],
+)
+def test_by_default_layers_learn_where_they_are_refitted_on_enough(config, count, which):
+    assert block_reconstruction.learns(config, count) == which
+    made = []
+    for asked in (config, dataclasses.replace(config, reconstruct=which)):
+        model = tiny()
+        niwaki.prune_(model, asked, batches(count=count, rows=4))
+        made.append(model.state_dict())
+    assert all(torch.equal(value, made[1][name]) for name, value in made[0].items())
+
+
 def test_a_layer_with_nothing_to_learn_stays_as_it_was():
     """Norms without weights and linears without biases, as OPT can be configured (Galactica is)."""
     config = {**tiny("opt").config.to_dict(), "enable_bias": False, "layer_norm_elementwise_affine": False}
@@ -74,7 +97,8 @@ def test_a_layer_with_nothing_to_learn_stays_as_it_was():
 
 
 def test_a_layer_that_is_no_better_after_training_stays_as_it_was(monkeypatch):
-    monkeypatch.setattr(block_reconstruction, "STEP", 10.0)
+    monkeypatch.setattr(block_reconstruction, "STEP", 100.0)
+    monkeypatch.setattr(block_reconstruction, "LARGEST", 10.0)
     dense, data = tiny(), batches(count=8)
     model = copy.deepcopy(dense)
     niwaki.prune_(model, niwaki.Structured(flops=0.7), data)
@@ -114,6 +138,7 @@ def test_same_seed_same_bytes_and_half_precision_stays():
 
 def test_an_error_that_is_not_finite_names_the_layer(monkeypatch):
     monkeypatch.setattr(block_reconstruction, "STEP", float("inf"))
+    monkeypatch.setattr(block_reconstruction, "LARGEST", float("inf"))
     dense, data = tiny(), batches(count=8)
     with pytest.raises(niwaki.WorkError, match=r"layer\.0: the error of what it gives is not finite"):
         learn_(copy.deepcopy(dense), dense, data, "kept")
@@ -122,7 +147,7 @@ def test_an_error_that_is_not_finite_names_the_layer(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"reconstruct": "all"}, "reconstruct must be one of kept, none, norms, got 'all'"),
+        ({"reconstruct": "all"}, "reconstruct must be one of auto, kept, none, norms, got 'all'"),
         ({"reconstruct": "kept", "repair": "none"}, "reconstruct must be none where repair is none, got 'kept'"),
     ],
 )

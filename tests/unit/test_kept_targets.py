@@ -17,6 +17,11 @@ CONFIGS = {
     "bias": (niwaki.Structured(flops=0.7, repair="bias"), {"flops": 0.5}),
     "layer-adaptive": (niwaki.LayerAdaptive(sparsity=0.4, allocation="uniform"), {"sparsity": 0.6}),
     "fast": (niwaki.LayerAdaptive(sparsity=0.4, allocation="uniform", fast=True), {"sparsity": 0.6}),
+    "learned": (niwaki.Structured(flops=0.7, reconstruct="kept"), {"flops": 0.5}),
+    "learned under masks": (
+        niwaki.LayerAdaptive(sparsity=0.4, allocation="uniform", reconstruct="norms"),
+        {"sparsity": 0.6},
+    ),
 }
 
 
@@ -51,6 +56,19 @@ def test_the_next_cut_is_the_same_without_the_dense_model(tmp_path, streams, nam
     first, *others = found.values()
     for weights in others:
         assert all(torch.equal(value, weights[key]) for key, value in first.items())
+
+
+def test_layers_that_learn_do_without_targets_that_lack_what_they_look_at(tmp_path, streams):
+    model, data = tiny(), batches(count=3, rows=8)
+    found = {}
+    for which in ("none", "kept"):
+        plan = niwaki.plan(model, niwaki.Structured(flops=0.7, reconstruct=which), data)
+        for cut in (plan.keeping_targets(tmp_path / "targets"), plan):
+            pruned = copy.deepcopy(model)
+            niwaki.apply_(pruned, cut, data)
+            found.setdefault(which, []).append(pruned.state_dict())
+    for first, second in found.values():
+        assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 @pytest.mark.parametrize("family", ["distilbert", "llama"])

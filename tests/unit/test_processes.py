@@ -24,7 +24,9 @@ ASKED = {
     "structured": lambda: niwaki.Structured(flops=0.6),
     "by attention": lambda: niwaki.Structured(flops=0.5, head_score="attention-variance", neuron_score="activation"),
     "reconstructed": lambda: niwaki.Structured(flops=0.6, reconstruct="kept"),
+    "learned": lambda: niwaki.Structured(flops=0.6),
     "layer-adaptive": lambda: niwaki.LayerAdaptive(sparsity=0.6),
+    "learned under masks": lambda: niwaki.LayerAdaptive(sparsity=0.6),
     "searched": lambda: niwaki.LayerAdaptive(sparsity=0.6, allocation="search", pattern="4x1"),
     "sensitive": lambda: niwaki.LayerAdaptive(
         sparsity=0.6, allocation="inverse-importance", layer_score="sensitivity", importance_strength="auto"
@@ -58,7 +60,8 @@ def pruned(folder):
         for module in model.modules():  # which draws by the rows that a process has
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
-        niwaki.prune_(model, config(), DATA, training_data=LONGER if name == "recovered" else None)
+        data = LONGER if name.startswith("learned") else DATA  # layers learn by default where there are enough
+        niwaki.prune_(model, config(), data, training_data=LONGER if name == "recovered" else None)
         found |= {f"{name} {key}": value.detach().clone() for key, value in model.state_dict().items()}
     return found
 

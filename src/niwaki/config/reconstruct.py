@@ -7,13 +7,16 @@ from typing import Any
 from niwaki.config.fields import option
 from niwaki.errors import RequestError, check_choice
 
-LEARNED = ("none", "norms", "kept")
+LEARNED = ("auto", "none", "norms", "kept")
 
 
 def reconstruct_option() -> Any:
     """The dataclass field."""
     what = "none, norms (norms and biases alone) or kept (weights that are left too)"
-    return option("none", f"What each layer, once it is refitted, trains to give what the dense one gives: {what}.")
+    auto = "auto is kept after a refit by least squares of 8 batches at least, none with --fast"
+    return option(
+        "auto", f"What each layer, once it is refitted, trains to give what the dense one gives: {what}; {auto}."
+    )
 
 
 def check_reconstruct(config: Any) -> None:
@@ -23,5 +26,5 @@ def check_reconstruct(config: Any) -> None:
         RequestError: saying which.
     """
     check_choice("reconstruct", config.reconstruct, LEARNED)
-    if config.reconstruct != "none" and config.repair == "none":
+    if config.reconstruct not in ("auto", "none") and config.repair == "none":
         raise RequestError(f"reconstruct must be none where repair is none, got {config.reconstruct!r}")

@@ -26,7 +26,7 @@ from niwaki.methods.weight_profiles import DATA_SCORES, Scored, chosen_by, score
 from niwaki.observe import Batch, Need, Passes, Statistics, need_of, observe
 from niwaki.observe.moments import with_moments
 from niwaki.processes import known_to_all
-from niwaki.repair.block_reconstruction import reconstruction, reconstruction_passes
+from niwaki.repair.block_reconstruction import learns, reconstruction, reconstruction_passes
 from niwaki.repair.least_squares import Optimum, excess, on_mask
 from niwaki.repair.reconstruct import reconstruct_
 from niwaki.repair.sequential_least_squares import AT_ONCE_PASSES, REFIT_PASSES
@@ -112,7 +112,7 @@ def apply_weights_(
     meant = plan.meant
     plan.check_fits(model)
     zeroing = _Zeroing(model, meant, progress)
-    need = _looked_at(meant)
+    need = _looked_at(meant, batches)
     ranks = meant.weight_score in DATA_SCORES
     if not plan.seen.covers(need) or (ranks and not plan.seen.statistics.rows):
         found = observe(model, batches, need, seed=meant.seed, progress=progress)
@@ -127,11 +127,11 @@ def _copied(weights: Tensor | None) -> Tensor | None:
     return None if weights is None else weights.detach().clone()
 
 
-def _looked_at(config: LayerAdaptive) -> Need:
+def _looked_at(config: LayerAdaptive, batches: Sequence[Batch]) -> Need:
     """What is to be observed for the scores of weights, the refit and layers that learn."""
-    learns = config.reconstruct != "none"
+    learning = learns(config, len(batches)) != "none"
     return chosen_by(config) | Need(
-        token_sizes=config.repair == "least-squares", output_gradients=config.compares_rows or learns
+        token_sizes=config.repair == "least-squares", output_gradients=config.compares_rows or learning
     )
 
 
@@ -151,7 +151,7 @@ class _Zeroing:
         self, config: LayerAdaptive, batches: Sequence[Batch], seen: Seen, around: Sequence[float] = ()
     ) -> WeightPlan:
         """Observe and score the model as it stands; token weights that were `seen` before are not made again."""
-        also = _looked_at(config)
+        also = _looked_at(config, batches)
         scored = score_linears(
             self.model,
             self.linears,
@@ -195,7 +195,7 @@ class _Zeroing:
         self.warnings += _prune_(self.model, self.dense, self.linears, batches, plan, config, self.progress)
         if config.repair == "least-squares" or config.weight_score in SOLVED:
             self.passes += Passes(AT_ONCE_PASSES if config.fast else REFIT_PASSES)
-        self.passes += reconstruction_passes(config.reconstruct, len(batches))
+        self.passes += reconstruction_passes(learns(config, len(batches)), len(batches))
         if config.recover_epochs and self.dense is not None:
             self.passes += recover_(
                 self.model, self.dense, training, config, batches, step=step, progress=self.progress
@@ -258,7 +258,7 @@ def _prune_(
         at_once=config.fast,
         # Of blocks, what one linear could not give the next does.
         kept_by=None if isinstance(config.zero_pattern, Block) else f"{config} {sorted(plan.zeros.items())}",
-        then=reconstruction(config.reconstruct, plan.seen.statistics, plan.seen.token_weights, config.seed),
+        then=reconstruction(learns(config, len(data)), plan.seen.statistics, plan.seen.token_weights, config.seed),
         kept=plan.seen.targets,
         progress=progress,
     )

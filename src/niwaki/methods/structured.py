@@ -27,7 +27,7 @@ from niwaki.observe.losses import check_losses
 from niwaki.observe.statistics import LinearSums
 from niwaki.processes import from_first
 from niwaki.progress import show
-from niwaki.repair.block_reconstruction import reconstruction, reconstruction_passes
+from niwaki.repair.block_reconstruction import learns, reconstruction, reconstruction_passes
 from niwaki.repair.refit import refit_
 from niwaki.repair.sequential_least_squares import REFIT_PASSES
 from niwaki.results import SiteResult, StageResult
@@ -102,7 +102,7 @@ def apply_units_(
     config = plan.config
     plan.check_fits(model)
     cutting = _Cutting(model, config, plan.budgets, progress)
-    need = _looked_at(config)
+    need = _looked_at(config, batches)
     if not plan.seen.covers(need):
         by_head = config.by_query_head
         found = observe(model, batches, need, query_heads=by_head, seed=config.seed, progress=progress)
@@ -129,7 +129,7 @@ class _Cutting:
     def plan(self, batches: Sequence[Batch], seen: Seen, step: int = 1) -> UnitPlan:
         """Observe and score the model as it stands; token weights that were `seen` before are not made again."""
         config, by_head = self.config, self.config.by_query_head
-        also = _looked_at(config)
+        also = _looked_at(config, batches)
         if seen.token_weights is not None:
             also = dataclasses.replace(also, token_sizes=False)
         need = need_of(UNIT_NEEDS, config.head_score, config.neuron_score)
@@ -160,10 +160,11 @@ class _Cutting:
         if before is not None:
             self.kept = {name: before[name][units] for name, units in plan.kept.items()}
         if config.repair != "none":
-            then = reconstruction(config.reconstruct, plan.seen.statistics, weights, config.seed)
+            which = learns(config, len(batches))
+            then = reconstruction(which, plan.seen.statistics, weights, config.seed)
             refit_(self.model, self.dense, batches, self.kept, config.repair, weights=weights, query_heads=by_head,
                    then=then, targets=plan.seen.targets, progress=self.progress)  # fmt: skip
-            self.passes += Passes(REFIT_PASSES) + reconstruction_passes(config.reconstruct, len(batches))
+            self.passes += Passes(REFIT_PASSES) + reconstruction_passes(which, len(batches))
         if config.recover_epochs:
             self.passes += recover_(
                 self.model, self.dense, training, config, batches, step=step, progress=self.progress
@@ -252,9 +253,9 @@ class _Cutting:
         )
 
 
-def _looked_at(config: Structured) -> Need:
+def _looked_at(config: Structured, batches: Sequence[Batch]) -> Need:
     """What is to be observed for the refit and for layers that learn."""
-    return Need(token_sizes=config.repair != "none", output_gradients=config.reconstruct != "none")
+    return Need(token_sizes=config.repair != "none", output_gradients=learns(config, len(batches)) != "none")
 
 
 def _seen(found: Statistics, need: Need, before: Seen | None = None) -> Seen:

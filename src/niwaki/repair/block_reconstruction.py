@@ -12,6 +12,7 @@ Several processes share the rows of each batch that is learned from, and the bat
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from torch.func import functional_call
 from transformers import get_linear_schedule_with_warmup
 
 from niwaki.anatomy import BlockLinear
+from niwaki.config import LayerAdaptive, Structured
 from niwaki.data import token_mask
 from niwaki.errors import WorkError
 from niwaki.numerics.half import half_in_float32
@@ -30,12 +32,16 @@ from niwaki.observe import Passes, Statistics, TokenWeights
 from niwaki.observe.stream import Stream
 from niwaki.processes import add_up_each, count, from_one, known_to_all, number, shared_out
 from niwaki.repair.given import Given
-from niwaki.repair.sequential_least_squares import AfterLayer
+from niwaki.repair.sequential_least_squares import After, AfterLayer
 
-EPOCHS = 4
-STEP, SMALLEST = 3e-3, 1e-2
-"""Peak learning rate of a tensor as a share of the root of its mean square, by about which AdamW moves each weight; and
-the root below which a tensor (biases that are zero) learns no slower."""
+EPOCHS = 1
+STEP, LARGEST, SMALLEST = 1 / 8, 3e-2, 1e-2
+"""Peak learning rate of a tensor as a share of the root of its mean square, by about which AdamW moves each weight: so
+much of what the layer is wrong by, relative to what it is to give, or the `LARGEST`; and the root below which a tensor
+(biases that are zero) learns no slower."""
+FAINT = 1e-2
+"""Gradients below this share of the root of their tensor's mean square move a weight less: AdamW would make a whole
+step of what rounding leaves of a gradient."""
 HELD_OUT = 8
 """One batch of so many is not learned from: where the layer is no better there after training, it stays as it was."""
 
@@ -43,11 +49,22 @@ Values = dict[str, Tensor]
 """Parameters of a layer by name, in float32 at least: training in half precision would round small steps to nothing."""
 
 
+def learns(config: Structured | LayerAdaptive, batches: int) -> str:
+    """What learns of a layer: as asked, or by `auto` all that is left where it is refitted and batches can be held out.
+
+    Not where a layer is to be looked at once.
+    """
+    if config.reconstruct != "auto":
+        return config.reconstruct
+    fitted = config.repair == "least-squares" and not getattr(config, "fast", False)
+    return "kept" if fitted and batches >= HELD_OUT else "none"
+
+
 def reconstruction(which: str, statistics: Statistics, weights: TokenWeights | None, seed: int) -> AfterLayer | None:
-    """What is to be done after each layer of a refit: `reconstruct_block_`, or nothing for `which` none."""
+    """What is to be done after each layer of a refit: `learned_of_block`, or nothing for `which` none."""
     if which == "none":
         return None
-    return partial(reconstruct_block_, which=which, statistics=statistics, weights=weights, seed=seed)
+    return partial(learned_of_block, which=which, statistics=statistics, weights=weights, seed=seed)
 
 
 def reconstruction_passes(which: str, batches: int) -> Passes:
@@ -67,20 +84,21 @@ def _parts(batches: int) -> tuple[list[int], list[int]]:
 
 
 @torch.no_grad()
-def reconstruct_block_(
+def learned_of_block(
     linears: Sequence[BlockLinear],
     pruned: Stream,
-    dense: Stream,
+    wanted: After,
     *,
     which: str,
     statistics: Statistics,
     weights: TokenWeights | None,
     seed: int,
-) -> None:
-    """Train the layer of `linears`, before which `pruned` stands and after which `dense` does; `which` as above.
+) -> Values:
+    """What the parameters of the layer of `linears` learn, by name, before which `pruned` stands; `which` as above.
 
-    `weights` and the squared output gradients of `statistics` (those of the linear that writes last) say how much each
-    token and each dimension matters; alike where they are not there. Masks are held, adapters stay as they are.
+    They are to give `wanted`; they stay as they are. Nothing where it is no better for it. `weights` and the squared
+    output gradients of `statistics` (those of the linear that writes last) say how much each token and each dimension
+    matters; alike where they are not there. Masks are held, adapters are not trained.
 
     Raises:
         WorkError: an error that is not finite; names the layer.
@@ -90,28 +108,27 @@ def reconstruct_block_(
         linears[0].layer,
         last,
         pruned,
-        dense,
+        wanted,
         _trained(layer, linears, which),
         _by_dimension(statistics, last),
         weights,
     )
     learned, held = _parts(len(block.holders))
     if not block.stored:
-        return
+        return {}
     with half_in_float32(layer):
         values = {name: _exact(parameter.detach()).clone() for name, parameter in block.stored.items()}
         before = block.total(held, lambda given: float(block.error(given, values)))
         size = max(block.total(learned, block.size) / len(learned), torch.finfo(torch.float32).tiny)
-        _train(block, values, learned, size, seed)
+        rate = min(STEP * math.sqrt(before / len(held) / size), LARGEST)
+        _train(block, values, learned, size, rate, seed)
         after = block.total(held, lambda given: float(block.error(given, values)))
-    if after < before:
-        for name, parameter in block.stored.items():
-            parameter.data.copy_(values[name])
+    return {name: value.detach() for name, value in values.items()} if after < before else {}
 
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    """Layer `index` of the pruned model and what it is to give.
+    """Layer `index` of the pruned model and what is `wanted` of it.
 
     `last` names the linear that writes last, `stored` holds the parameters that learn by their name in the layer, and
     `by_dimension` `[width]` says how much each dimension matters.
@@ -120,7 +137,7 @@ class _Block:
     index: int
     last: str
     pruned: Stream
-    dense: Stream
+    wanted: After
     stored: dict[str, nn.Parameter]
     by_dimension: Tensor | None
     weights: TokenWeights | None
@@ -145,7 +162,7 @@ class _Block:
             keep = token_mask(inputs).bool()
             known = self.weights[place][self.last].reshape(self.pruned.runs, -1)[-1]
             by_token = known.new_zeros(keep.shape).masked_scatter(keep, known)
-        return Given(inputs, self.pruned.hidden(place), self.dense.hidden(place), by_token)
+        return Given(inputs, self.pruned.hidden(place), self.wanted(place), by_token)
 
     def own_rows(self, n: int) -> Given | None:
         """The rows of batch `n` that this process learns from, all when it is alone; None without any."""
@@ -192,19 +209,22 @@ def _trained(layer: nn.Module, linears: Sequence[BlockLinear], which: str) -> di
     }
 
 
-def _train(block: _Block, values: Values, batches: list[int], size: float, seed: int) -> None:
-    """Train `values` in place on these batches, whose errors are divided by `size`."""
+def _train(block: _Block, values: Values, batches: list[int], size: float, rate: float, seed: int) -> None:
+    """Train `values` in place on these batches, whose errors are divided by `size`, at a `rate` relative to theirs."""
     sizes = {name: max(float(value.square().mean().sqrt()), SMALLEST) for name, value in values.items()}
     optimizer = torch.optim.AdamW(
-        [{"params": [value.requires_grad_()], "lr": STEP * sizes[name]} for name, value in values.items()],
+        [{"params": [value.requires_grad_()], "lr": rate * sizes[name]} for name, value in values.items()],
         weight_decay=0.0,
     )
     steps, draw = EPOCHS * len(batches), random.Random(seed)
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
     for _ in range(EPOCHS):
         for batch in draw.sample(batches, len(batches)):
-            for value, gradient in zip(values.values(), _gradients(block, values, batch, size), strict=True):
+            found = _gradients(block, values, batch, size)
+            for value, gradient, group in zip(values.values(), found, optimizer.param_groups, strict=True):
                 value.grad = gradient
+                if gradient is not None and value not in optimizer.state:
+                    group["eps"] = max(FAINT * float(gradient.square().mean().sqrt()), group["eps"])
             optimizer.step()
             schedule.step()
 

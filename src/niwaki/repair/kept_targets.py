@@ -35,14 +35,22 @@ class KeptTargets:
         """Whether they were made."""
         return self.folder.is_dir()
 
+    def holds(self, name: str) -> bool:
+        """Whether something was kept by this name."""
+        return _file(self.folder, name, 0).is_file()
+
     def read(self, name: str, device: torch.device) -> Targets:
         """What was kept by this name."""
         for number in itertools.count():
-            path = _file(self.folder, name, number)
-            if not path.is_file():
+            if not _file(self.folder, name, number).is_file():
                 return
-            # Copied to where PyTorch would have put them: how memory is aligned shows in the last bits of sums.
-            yield {part: target.clone() for part, target in load_file(path, str(device)).items()}
+            yield self.at(name, number, device)
+
+    def at(self, name: str, number: int, device: torch.device) -> dict[str, Tensor]:
+        """What was kept by this name of one batch."""
+        found = load_file(_file(self.folder, name, number), str(device))
+        # Copied to where PyTorch would have put them: how memory is aligned shows in the last bits of sums.
+        return {part: target.clone() for part, target in found.items()}
 
     @contextmanager
     def growing(self) -> Iterator[GrowingTargets]:

@@ -34,8 +34,11 @@ REFIT_PASSES, AT_ONCE_PASSES = 5.0, 3.0
 
 Fit = Callable[[Sequence[tuple[BlockLinear, Sums]]], list[Parts]]
 """What is fitted of linears with their sums, of each in order: every process has the same."""
-AfterLayer = Callable[[list[BlockLinear], Stream, Stream], None]
-"""The linears of a layer, the pruned model's stream before the layer and the dense model's after it."""
+After = Callable[[int], Tensor]
+"""Number of a batch that is here -> the dense model's hidden states after a layer."""
+AfterLayer = Callable[[list[BlockLinear], Stream, After], Parts]
+"""The linears of a layer that are fitted, the pruned model's stream before the layer and what the dense model has after
+it -> parameters of the layer that are to be others, by name."""
 
 
 @torch.no_grad()
@@ -65,16 +68,17 @@ def sequential_least_squares_(
     names, by linear, the rows `[out]` of the dense linear that are still there. `weights` say how much each token
     matters; without `targets` no sums of targets are made. With `at_once` the sums of all linears of a layer are made
     in one pass, before one of them is fitted: they see what the layers below give, but not what was fitted in their own
-    (SparseGPT goes so). `then` is called when all linears of a layer have been fitted, and may change the layer. What
-    the dense model gives is read where it is `kept`, and kept there where it is not yet, but with `then`, which looks
-    at more. Both models are in evaluation mode meanwhile.
+    (SparseGPT goes so). `then` is called when all linears of a layer have been fitted; the layer is what it says. What
+    the dense model gives is read where it is `kept`, and kept there where it is not yet. Both models are in evaluation
+    mode meanwhile.
     """
-    kept = kept if targets and then is None else None
-    with evaluation_mode(model, dense or model), _both(model, dense or model, data, targets, kept) as both:
+    kept, then = (kept, then) if targets else (None, None)
+    whole = dense or model
+    with evaluation_mode(model, whole), _both(model, whole, data, targets, kept, then is not None) as both:
         ours = linears_of(model, emptied=True)
         theirs = linears_of(dense, emptied=True) if dense is not None else []
         pruned_stream, dense_stream = both.pruned, both.dense
-        solves = KeptSolves(model if then is None and kept is None else None, kept_by)
+        solves = KeptSolves(model if kept is None else None, kept_by)
         layers = range(len(layers_of(model)))
         both.keep_only_with_(_name(fitted) for fitted in _fits(theirs or ours, only_writing, at_once))
         for index in bar(layers, phase="repair", unit="layers", progress=progress):
@@ -95,10 +99,22 @@ def sequential_least_squares_(
                     dense_stream.advance(index)
                 for linear, found in zip(chain(*together), fitted, strict=True):
                     put_(linear, found)
-            if then is not None and dense_stream is not None:
-                then(here, pruned_stream, dense_stream)
+            _learn_(here, both, index, then, solves)
             if index + 1 < len(layers):
                 pruned_stream.advance(index)
+
+
+def _learn_(here: list[BlockLinear], both: _Both, index: int, then: AfterLayer | None, solves: KeptSolves) -> None:
+    """Make layer `index` what `then` says, if anything, which is kept like what is fitted."""
+    if then is None:
+        return
+    name = f"{index}-learned"
+    learned = solves.read(name)
+    if learned is None:
+        found = then(here, both.pruned, both.after(index))
+        learned = solves.noted(name, [{"parameters": list(found), **found}])
+    for parameter in learned[0]["parameters"]:
+        both.pruned.layers[index].get_parameter(parameter).data.copy_(learned[0][parameter])
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +136,19 @@ class _Both:
         if self.growing is not None:
             self.growing.wanted |= set(names)
 
+    def after(self, index: int) -> After:
+        """What the dense model, carried through layer `index`, has after it."""
+        name = f"{index}-after"
+        if self.known is not None:
+            known = self.known
+            return lambda number: known.at(name, number, self.pruned.device)["hidden"]
+        assert self.dense is not None, "there are targets"
+        if self.growing is not None:
+            numbers = range(len(self.dense.numbers))
+            for _ in self.growing.noted(name, ({"hidden": self.dense.hidden(number)} for number in numbers)):
+                pass
+        return self.dense.hidden
+
     def goals(self, index: int, name: str, goal: _Look | None) -> Targets | None:
         """What linears of layer `index` are to give, kept by this `name`."""
         if self.known is not None:
@@ -132,16 +161,20 @@ class _Both:
 
 @contextmanager
 def _both(
-    model: nn.Module, dense: nn.Module, data: Sequence[Batch], targets: bool, kept: KeptTargets | None
+    model: nn.Module, dense: nn.Module, data: Sequence[Batch], targets: bool, kept: KeptTargets | None, states: bool
 ) -> Iterator[_Both]:
-    """While open, both models stand before their first layer; without `targets` the pruned one alone."""
-    known = kept if kept is not None and kept.there else None
+    """While open, both models stand before their first layer; without `targets` the pruned one alone.
+
+    With `states` the dense model's hidden states after its layers are looked at, too: targets kept without are none.
+    """
+    known = kept if kept is not None and kept.there and (not states or kept.holds("0-after")) else None
+    kept = None if kept is not None and kept.there else kept
     with ExitStack() as stack:
         yield _Both(
             pruned=stack.enter_context(Stream(model, data)),
             dense=stack.enter_context(Stream(dense, data)) if targets and known is None else None,
             known=known,
-            growing=stack.enter_context(kept.growing()) if kept is not None and known is None else None,
+            growing=stack.enter_context(kept.growing()) if kept is not None else None,
         )
 
 

@@ -29,6 +29,7 @@ from niwaki.config.planned import Planned
 from niwaki.errors import RequestError
 from niwaki.methods.weight_profiles import looks_at_data, weight_need
 from niwaki.observe import Batch
+from niwaki.repair.block_reconstruction import learns
 from niwaki.run.pass_memory import beside_bytes, forward_bytes, observing_bytes, timing_bytes, training_bytes
 
 _SOLVES, _MASKED_SOLVES = (3, 5), (4, 7)
@@ -127,7 +128,9 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch], training: Sequ
         case Structured():
             gradients = sum(4 * weight_of(site.output).shape[0] ** 2 for site in sites_of(model))
             observed = gradients + max(observing_bytes(model, data), _block_bytes(linears, _SOLVES))
-            refitted = weights + _block_bytes(linears, _SOLVES) + forward_bytes(model, data) + _learning(stage, linears)
+            refitted = (
+                weights + _block_bytes(linears, _SOLVES) + forward_bytes(model, data) + _learning(stage, linears, data)
+            )
             found = max(observed, refitted)
             if stage.recover_epochs:
                 found = max(found, weights + _recovering(stage, model, training, factors))
@@ -170,7 +173,7 @@ def _zeroing(
     chosen = _RANKED * largest
     if stage.weight_score in SOLVED or stage.allocation == "search" or stage.repair != "none":
         chosen = _block_bytes(linears, _MASKED_SOLVES, at_once=stage.fast) + forward_bytes(model, data)
-        chosen += _SEARCHED * largest * (stage.weight_score == "alps") + _learning(stage, linears)
+        chosen += _SEARCHED * largest * (stage.weight_score == "alps") + _learning(stage, linears, data)
         chosen += weights // len(layers_of(model))  # a layer as it was
     found = max(observed, chosen)
     if stage.recover_epochs:
@@ -200,12 +203,12 @@ def _token_bytes(linears: Sequence[BlockLinear], data: Sequence[Batch]) -> int:
     return 8 * len(linears) * sum(batch["input_ids"].numel() for batch in data)
 
 
-def _learning(stage: Structured | LayerAdaptive, linears: Sequence[BlockLinear]) -> int:
+def _learning(stage: Structured | LayerAdaptive, linears: Sequence[BlockLinear], data: Sequence[Batch]) -> int:
     """Bytes of a layer that learns."""
     sizes = Counter[int]()
     for linear in linears:
         sizes[linear.layer] += linear.size
-    return 0 if stage.reconstruct == "none" else _LEARNED * max(sizes.values())
+    return 0 if learns(stage, len(data)) == "none" else _LEARNED * max(sizes.values())
 
 
 def _recovering(stage: Structured | LayerAdaptive, model: nn.Module, data: Sequence[Batch], factors: int) -> int:
