@@ -21,7 +21,7 @@ LEARNED = ("norms", "kept")
 
 def learn_(model, dense, data, which):
     """Every layer learns; none is refitted first."""
-    then = block_reconstruction.reconstruction(which, niwaki.observe.Statistics(), None, 0)
+    then = block_reconstruction.reconstruction(which, data, niwaki.observe.Statistics(), None, 0)
     sequential_least_squares_(
         model, dense, data, lambda sums: [{} for _ in sums], lambda linear, found: None, then=then
     )
@@ -79,7 +79,7 @@ def test_masks_hold_and_adapters_stay(which):
     ],
 )
 def test_by_default_layers_learn_where_they_are_refitted_on_enough(config, count, which):
-    assert block_reconstruction.learns(config, count) == which
+    assert block_reconstruction.learns(config, batches(count=count, rows=4)) == which
     made = []
     for asked in (config, dataclasses.replace(config, reconstruct=which)):
         model = tiny()

@@ -129,7 +129,7 @@ def _copied(weights: Tensor | None) -> Tensor | None:
 
 def _looked_at(config: LayerAdaptive, batches: Sequence[Batch]) -> Need:
     """What is to be observed for the scores of weights, the refit and layers that learn."""
-    learning = learns(config, len(batches)) != "none"
+    learning = learns(config, batches) != "none"
     return chosen_by(config) | Need(
         token_sizes=config.repair == "least-squares", output_gradients=config.compares_rows or learning
     )
@@ -195,7 +195,7 @@ class _Zeroing:
         self.warnings += _prune_(self.model, self.dense, self.linears, batches, plan, config, self.progress)
         if config.repair == "least-squares" or config.weight_score in SOLVED:
             self.passes += Passes(AT_ONCE_PASSES if config.fast else REFIT_PASSES)
-        self.passes += reconstruction_passes(learns(config, len(batches)), len(batches))
+        self.passes += reconstruction_passes(learns(config, batches), batches)
         if config.recover_epochs and self.dense is not None:
             self.passes += recover_(
                 self.model, self.dense, training, config, batches, step=step, progress=self.progress
@@ -258,7 +258,7 @@ def _prune_(
         at_once=config.fast,
         # Of blocks, what one linear could not give the next does.
         kept_by=None if isinstance(config.zero_pattern, Block) else f"{config} {sorted(plan.zeros.items())}",
-        then=reconstruction(learns(config, len(data)), plan.seen.statistics, plan.seen.token_weights, config.seed),
+        then=reconstruction(learns(config, data), data, plan.seen.statistics, plan.seen.token_weights, config.seed),
         kept=plan.seen.targets,
         progress=progress,
     )

@@ -160,11 +160,11 @@ class _Cutting:
         if before is not None:
             self.kept = {name: before[name][units] for name, units in plan.kept.items()}
         if config.repair != "none":
-            which = learns(config, len(batches))
-            then = reconstruction(which, plan.seen.statistics, weights, config.seed)
+            which = learns(config, batches)
+            then = reconstruction(which, batches, plan.seen.statistics, weights, config.seed)
             refit_(self.model, self.dense, batches, self.kept, config.repair, weights=weights, query_heads=by_head,
                    then=then, targets=plan.seen.targets, progress=self.progress)  # fmt: skip
-            self.passes += Passes(REFIT_PASSES) + reconstruction_passes(which, len(batches))
+            self.passes += Passes(REFIT_PASSES) + reconstruction_passes(which, batches)
         if config.recover_epochs:
             self.passes += recover_(
                 self.model, self.dense, training, config, batches, step=step, progress=self.progress
@@ -255,7 +255,7 @@ class _Cutting:
 
 def _looked_at(config: Structured, batches: Sequence[Batch]) -> Need:
     """What is to be observed for the refit and for layers that learn."""
-    return Need(token_sizes=config.repair != "none", output_gradients=learns(config, len(batches)) != "none")
+    return Need(token_sizes=config.repair != "none", output_gradients=learns(config, batches) != "none")
 
 
 def _seen(found: Statistics, need: Need, before: Seen | None = None) -> Seen:

@@ -7,7 +7,7 @@ of the Fisher information as in BRECQ (Li et al., ICLR 2021), here that of a tok
 trains whatever the masks leave of the layer ("A Free Lunch in LLM Compression", 2025); `norms` its norms and biases
 alone (PERP, Zimmer et al., 2023). No labels; one layer and one batch at a time.
 
-Several processes share the rows of each batch that is learned from, and the batches that are measured.
+Several processes share the rows of each step, and the pieces that are measured.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from niwaki.config import LayerAdaptive, Structured
 from niwaki.data import token_mask
 from niwaki.errors import WorkError
 from niwaki.numerics.half import half_in_float32
-from niwaki.observe import Passes, Statistics, TokenWeights
+from niwaki.observe import Batch, Passes, Statistics, TokenWeights
 from niwaki.observe.stream import Stream
 from niwaki.processes import add_up_each, count, from_one, known_to_all, number, shared_out
 from niwaki.repair.given import Given
@@ -42,45 +43,65 @@ much of what the layer is wrong by, relative to what it is to give, or the `LARG
 FAINT = 1e-2
 """Gradients below this share of the root of their tensor's mean square move a weight less: AdamW would make a whole
 step of what rounding leaves of a gradient."""
+TOKENS = 512
+"""About what a step learns from; whole rows, one at least."""
 HELD_OUT = 8
-"""One batch of so many is not learned from: where the layer is no better there after training, it stays as it was."""
+"""One piece of so many is not learned from: where the layer is no better there after training, it stays as it was."""
+
+Piece = tuple[int, slice]
+"""Number of a batch among all, and rows of it."""
 
 Values = dict[str, Tensor]
 """Parameters of a layer by name, in float32 at least: training in half precision would round small steps to nothing."""
 
 
-def learns(config: Structured | LayerAdaptive, batches: int) -> str:
-    """What learns of a layer: as asked, or by `auto` all that is left where it is refitted and batches can be held out.
+def learns(config: Structured | LayerAdaptive, data: Sequence[Batch]) -> str:
+    """What learns of a layer: as asked, or by `auto` all that is left where it is refitted and rows can be held out.
 
     Not where a layer is to be looked at once.
     """
     if config.reconstruct != "auto":
         return config.reconstruct
     fitted = config.repair == "least-squares" and not getattr(config, "fast", False)
-    return "kept" if fitted and batches >= HELD_OUT else "none"
+    return "kept" if fitted and len(_pieces(data)) >= HELD_OUT else "none"
 
 
-def reconstruction(which: str, statistics: Statistics, weights: TokenWeights | None, seed: int) -> AfterLayer | None:
+def reconstruction(
+    which: str, data: Sequence[Batch], statistics: Statistics, weights: TokenWeights | None, seed: int
+) -> AfterLayer | None:
     """What is to be done after each layer of a refit: `learned_of_block`, or nothing for `which` none."""
     if which == "none":
         return None
-    return partial(learned_of_block, which=which, statistics=statistics, weights=weights, seed=seed)
+    return partial(
+        learned_of_block, which=which, pieces=_pieces(data), statistics=statistics, weights=weights, seed=seed
+    )
 
 
-def reconstruction_passes(which: str, batches: int) -> Passes:
-    """What it costs of so many batches: its epochs, and the error before and after on those that are held out."""
+def reconstruction_passes(which: str, data: Sequence[Batch]) -> Passes:
+    """What it costs: its epochs, and the error before and after on the rows that are held out."""
     if which == "none":
         return Passes()
-    learned, held = _parts(batches)
-    trained, measured = EPOCHS * len(learned) / batches, 2 * len(held) / batches
+    pieces = _pieces(data)
+    learned, held = _parts(pieces)
+    trained, measured = EPOCHS * len(learned) / len(pieces), 2 * len(held) / len(pieces)
     return Passes(trained + measured, trained)
 
 
-def _parts(batches: int) -> tuple[list[int], list[int]]:
-    """Numbers of the batches that are learned from, and of those that are held out: all are both where they are few."""
-    numbers = list(range(batches))
-    held = numbers[::HELD_OUT] if batches >= HELD_OUT else numbers
-    return [number for number in numbers if number not in held] or numbers, held
+def _pieces(data: Sequence[Batch]) -> list[Piece]:
+    """The rows of all batches, a piece for a step: how many there are depends little on how rows are batched."""
+    found = []
+    for n, ids in enumerate(batch["input_ids"] for batch in data):
+        rows = len(ids)
+        each = max(1, TOKENS * rows // max(1, ids.numel()))
+        found += [(n, slice(start, start + each)) for start in range(0, rows, each)]
+    return found
+
+
+def _parts(pieces: list[Piece]) -> tuple[list[Piece], list[Piece]]:
+    """The pieces that are learned from, and those that are held out: all are both where they are few."""
+    if len(pieces) < HELD_OUT:
+        return pieces, pieces
+    return [piece for place, piece in enumerate(pieces) if place % HELD_OUT], pieces[::HELD_OUT]
 
 
 @torch.no_grad()
@@ -90,15 +111,16 @@ def learned_of_block(
     wanted: After,
     *,
     which: str,
+    pieces: list[Piece],
     statistics: Statistics,
     weights: TokenWeights | None,
     seed: int,
 ) -> Values:
     """What the parameters of the layer of `linears` learn, by name, before which `pruned` stands; `which` as above.
 
-    They are to give `wanted`; they stay as they are. Nothing where it is no better for it. `weights` and the squared
-    output gradients of `statistics` (those of the linear that writes last) say how much each token and each dimension
-    matters; alike where they are not there. Masks are held, adapters are not trained.
+    They learn from `pieces` to give `wanted`, and stay as they are. Nothing where it is no better for it. `weights` and
+    the squared output gradients of `statistics` (those of the linear that writes last) say how much each token and each
+    dimension matters; alike where they are not there. Masks are held, adapters are not trained.
 
     Raises:
         WorkError: an error that is not finite; names the layer.
@@ -113,7 +135,7 @@ def learned_of_block(
         _by_dimension(statistics, last),
         weights,
     )
-    learned, held = _parts(len(block.holders))
+    learned, held = _parts(pieces)
     if not block.stored:
         return {}
     with half_in_float32(layer):
@@ -141,6 +163,8 @@ class _Block:
     stored: dict[str, nn.Parameter]
     by_dimension: Tensor | None
     weights: TokenWeights | None
+    read: dict[int, Given] = field(default_factory=dict)
+    """The batch that was read last."""
 
     @cached_property
     def holders(self) -> dict[int, tuple[int, int]]:
@@ -148,13 +172,23 @@ class _Block:
         told = shared_out(range(count()), lambda _: {"numbers": self.pruned.numbers})
         return {n: (holder, place) for holder, part in enumerate(told) for place, n in enumerate(part["numbers"])}
 
-    def total(self, numbers: Sequence[int], measure: Callable[[Given], float]) -> float:
-        """The sum of what is measured of each of these batches, by the process that holds it."""
-        places = {n: place for n, (holder, place) in self.holders.items() if n in numbers and holder == number()}
-        found = known_to_all({str(n): measure(self.given(place)) for n, place in places.items()})
-        return sum(found[str(n)] for n in numbers)
+    def total(self, pieces: Sequence[Piece], measure: Callable[[Given], float]) -> float:
+        """The sum of what is measured of each of these pieces, by the process that holds it."""
+        own = [(place, n, rows) for place, (n, rows) in enumerate(pieces) if self.holders[n][0] == number()]
+        found = known_to_all({str(place): measure(self.rows_of(n, rows)) for place, n, rows in own})
+        return sum(found[str(place)] for place in range(len(pieces)))
 
-    def given(self, place: int) -> Given:
+    def rows_of(self, n: int, rows: slice) -> Given:
+        """Rows of batch `n`, which is held here."""
+        place = self.holders[n][1]
+        if place not in self.read:
+            self.read.clear()
+            self.read[place] = self._given(place)
+        found = self.read[place].rows(rows)
+        assert found is not None, "a piece has rows"
+        return found
+
+    def _given(self, place: int) -> Given:
         """A batch that is held here, with what the layer is to give for it and what each token counts."""
         inputs, by_token = self.pruned.inputs(place), None
         # A layer that runs several times has weights for the tokens of each run; one that has no units left has none.
@@ -164,10 +198,10 @@ class _Block:
             by_token = known.new_zeros(keep.shape).masked_scatter(keep, known)
         return Given(inputs, self.pruned.hidden(place), self.wanted(place), by_token)
 
-    def own_rows(self, n: int) -> Given | None:
-        """The rows of batch `n` that this process learns from, all when it is alone; None without any."""
-        holder, place = self.holders[n]
-        given = Given.of(from_one(holder, lambda: self.given(place).parts()))
+    def own_rows(self, piece: Piece) -> Given | None:
+        """The rows of a piece that this process learns from, all when it is alone; None without any."""
+        n, rows = piece
+        given = Given.of(from_one(self.holders[n][0], lambda: self.rows_of(n, rows).parts()))
         return given if count() == 1 else given.rows(slice(number(), None, count()))
 
     def error(self, given: Given, values: Values) -> Tensor:
@@ -209,18 +243,23 @@ def _trained(layer: nn.Module, linears: Sequence[BlockLinear], which: str) -> di
     }
 
 
-def _train(block: _Block, values: Values, batches: list[int], size: float, rate: float, seed: int) -> None:
-    """Train `values` in place on these batches, whose errors are divided by `size`, at a `rate` relative to theirs."""
+def _train(block: _Block, values: Values, pieces: list[Piece], size: float, rate: float, seed: int) -> None:
+    """Train `values` in place on these pieces, whose errors are divided by `size`, at a `rate` relative to theirs."""
     sizes = {name: max(float(value.square().mean().sqrt()), SMALLEST) for name, value in values.items()}
     optimizer = torch.optim.AdamW(
         [{"params": [value.requires_grad_()], "lr": rate * sizes[name]} for name, value in values.items()],
         weight_decay=0.0,
     )
-    steps, draw = EPOCHS * len(batches), random.Random(seed)
+    steps, draw = EPOCHS * len(pieces), random.Random(seed)
+    batches: dict[int, list[Piece]] = {}
+    for piece in pieces:
+        batches.setdefault(piece[0], []).append(piece)
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
     for _ in range(EPOCHS):
-        for batch in draw.sample(batches, len(batches)):
-            found = _gradients(block, values, batch, size)
+        # The pieces of a batch one after the other, for which it is read once.
+        of_batches = [draw.sample(batches[n], len(batches[n])) for n in draw.sample(list(batches), len(batches))]
+        for piece in chain.from_iterable(of_batches):
+            found = _gradients(block, values, piece, size)
             for value, gradient, group in zip(values.values(), found, optimizer.param_groups, strict=True):
                 value.grad = gradient
                 if gradient is not None and value not in optimizer.state:
@@ -229,12 +268,12 @@ def _train(block: _Block, values: Values, batches: list[int], size: float, rate:
             schedule.step()
 
 
-def _gradients(block: _Block, values: Values, batch: int, size: float) -> list[Tensor | None]:
-    """Those of the error of a batch over `size` with respect to `values`, from the rows of all processes.
+def _gradients(block: _Block, values: Values, piece: Piece, size: float) -> list[Tensor | None]:
+    """Those of the error of a piece over `size` with respect to `values`, from the rows of all processes.
 
     None of what is no part of the error.
     """
-    given = block.own_rows(batch)
+    given = block.own_rows(piece)
     found: list[Tensor | None] = [None] * len(values)
     if given is not None:
         with torch.enable_grad():

@@ -208,7 +208,7 @@ def _learning(stage: Structured | LayerAdaptive, linears: Sequence[BlockLinear],
     sizes = Counter[int]()
     for linear in linears:
         sizes[linear.layer] += linear.size
-    return 0 if learns(stage, len(data)) == "none" else _LEARNED * max(sizes.values())
+    return 0 if learns(stage, data) == "none" else _LEARNED * max(sizes.values())
 
 
 def _recovering(stage: Structured | LayerAdaptive, model: nn.Module, data: Sequence[Batch], factors: int) -> int:
