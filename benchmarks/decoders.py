@@ -32,6 +32,7 @@ from niwaki.evaluate import perplexity
 
 STRUCTURED: dict[str, dict[str, Any]] = {
     "default": {},
+    "nothing learned": {"reconstruct": "none"},
     "random": {"head_score": "random", "neuron_score": "random", "repair": "none"},
     "taylor": {"head_score": "taylor", "neuron_score": "taylor", "repair": "none"},
     "flap": {"head_score": "activation-variance", "neuron_score": "activation-variance", "repair": "none"},
@@ -43,6 +44,7 @@ STRUCTURED: dict[str, dict[str, Any]] = {
 """LLM-Pruner's rule is `taylor`, FLAP's the fluctuation of what output projections see, ShortGPT's whole layers."""
 SPARSE: dict[str, dict[str, Any]] = {
     "default": {},
+    "nothing learned": {"reconstruct": "none"},
     "random": {"weight_score": "random", "allocation": "uniform", "repair": "none"},
     "magnitude": {"weight_score": "magnitude", "allocation": "uniform", "repair": "none"},
     "wanda": {"weight_score": "wanda", "allocation": "uniform", "repair": "none"},

@@ -116,6 +116,7 @@ def _language_models() -> Iterator[Section]:
     excess: Column = ("excess nats", lambda r: r["excess"], 3)
     for what, script in (
         ("Language models, TinyStories", "decoders"),
+        ("Layers that learn or not, TinyStories", "decoders_learned"),
         ("Language models, WikiText-2", "wikitext"),
         ("SmolLM2-135M-Instruct, WikiText-2", "smollm2"),
     ):
