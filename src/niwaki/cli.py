@@ -35,7 +35,7 @@ from niwaki.config import (
     Vocabulary,
     read_recipe,
 )
-from niwaki.config.fields import OUTPUT, PANELS, defaults
+from niwaki.config.fields import OUTPUT, PANELS
 from niwaki.config.structured import BUDGETS
 from niwaki.config.sweep import Sweep, SweepOptions, methods_of, read_sweep
 from niwaki.errors import NiwakiError, limit_of, what
@@ -358,10 +358,12 @@ def push_folder(
 def _plan(kind: Any, options: dict[str, Any], budget: bool) -> None:
     from niwaki.methods.plan import PLAN
     from niwaki.methods.prune import ANY_BUDGET
+    from niwaki.report import flags_of
     from niwaki.run import run_planning
 
-    asked = _given(kind, options)
+    asked = flags_of(kind, options)
     if not budget:
+        asked = [f"--{ANY_BUDGET[kind][0]}", "0.5", *asked]
         options |= dict([ANY_BUDGET[kind]])
     request = _made(Planning, options)
     made = run_planning(request, _made(kind, options), any_budget=not budget, quiet=options["quiet"])
@@ -372,20 +374,8 @@ def _plan(kind: Any, options: dict[str, Any], budget: bool) -> None:
     elif not options["quiet"]:
         typer.echo(str(made))
         data = ("--train-data", request.train_data, "--eval-data", "E")
-        carried = (*(asked if budget else (f"--{ANY_BUDGET[kind][0]}", "0.5", *asked)), "--plan", request.out)
-        prune = ("prune", made.KIND, "--model", request.model, *data, *carried, "--out", f"{request.out}-done")
-        _end(f"written to {request.out}", *prune)
-
-
-def _given(kind: Any, options: dict[str, Any]) -> list[str]:
-    """The flags of a stage that say something else than their defaults, as they are typed."""
-    words = []
-    for name, default in defaults(kind).items():
-        value = options.get(name, default)
-        if value != default:
-            words.append(f"--{name.replace('_', '-')}")
-            words += [] if value is True else map(str, value) if isinstance(value, list | tuple) else [str(value)]
-    return words
+        prune = ("prune", made.KIND, "--model", request.model, *data, *asked)
+        _end(f"written to {request.out}", *prune, "--plan", request.out, "--out", f"{request.out}-done")
 
 
 def _sweep(name: str, kind: Any, options: dict[str, Any]) -> None:
@@ -412,7 +402,7 @@ def _run_sweep(request: Sweep, options: dict[str, Any]) -> None:
     for line in sweep_lines(found):
         typer.echo(line)
     best = found["picked"] or next(iter(found["timed"].get("knee", {}).values()), found["points"][-1]["name"])
-    model = f"{request.recipe.out}/{'picked' if found['picked'] else f'points/{best}'}"
+    model = f"{request.recipe.out}/" + ("picked" if found["picked"] else f"points/{best}")
     to = "gguf" if found["metric"] == "perplexity" else "onnx"
     _end(f"written to {request.recipe.out}", "export", "--model", model, "--to", to, "--out", f"{best}.{to}")
 

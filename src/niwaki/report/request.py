@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+from itertools import chain
 from typing import Any
 
 from niwaki.config import STAGES, Evaluation, Recipe
@@ -59,12 +60,27 @@ def command(result: Result) -> str:
 def _line(verb: list[str], parts: list[tuple[Any, dict[str, Any]]]) -> str:
     flags: dict[str, list[str]] = {}
     for config, values in parts:
-        for field in dataclasses.fields(config):
-            value = values.get(field.name)
-            unasked = value is None or value is False or value == field.default  # 0 is asked where False is not
-            if field.name not in ("stages", "overwrite") and not unasked:
-                flags[f"--{field.name.replace('_', '-')}"] = [] if value is True else _words(value)
-    return shlex.join([*verb, *(word for flag, values in flags.items() for word in (flag, *values))])
+        flags |= _flags(config, values)
+    return shlex.join([*verb, *_typed(flags)])
+
+
+def flags_of(config: Any, values: dict[str, Any]) -> list[str]:
+    """Of `values` of the fields of a config class those that are not the default, as flags are typed."""
+    return _typed(_flags(config, values))
+
+
+def _flags(config: Any, values: dict[str, Any]) -> dict[str, list[str]]:
+    flags: dict[str, list[str]] = {}
+    for field in dataclasses.fields(config):
+        value = values.get(field.name)
+        unasked = value is None or value is False or value == field.default  # 0 is asked where False is not
+        if field.name not in ("stages", "overwrite") and not unasked:
+            flags[f"--{field.name.replace('_', '-')}"] = [] if value is True else _words(value)
+    return flags
+
+
+def _typed(flags: dict[str, list[str]]) -> list[str]:
+    return [*chain.from_iterable((flag, *words) for flag, words in flags.items())]
 
 
 def _words(value: Any) -> list[str]:
