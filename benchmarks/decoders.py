@@ -64,6 +64,7 @@ def main() -> None:
     parser.add_argument("--rules", nargs="*", default=list(dict.fromkeys([*STRUCTURED, *SPARSE])))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--timed", action="store_true")
+    parser.add_argument("--keep", type=Path, help="write the pruned models into folders of this one, too")
     parser.add_argument("--out", type=Path, default=RESULTS / "decoders.json")
     asked = parser.parse_args()
 
@@ -89,6 +90,8 @@ def main() -> None:
                 config = replace(config, drop_layers=round(len(layers_of(model)) * (1 - share)))
             result = niwaki.prune_(model, config, calibration)
             remove_masks_(model)
+            if asked.keep:
+                niwaki.save(model, asked.keep / f"{kind}-{share}-{rule}-{seed}", tokenizer, overwrite=True)
             quality = perplexity(model, tests)
             run |= {
                 "achieved": result.achieved,

@@ -106,6 +106,13 @@ def test_the_adapter_is_kept(place, typed):
         torch.testing.assert_close(logits(niwaki.load(whole), batch), logits(tuned, batch))
 
 
+def test_a_training_of_all_weights_leaves_no_adapter_to_keep(place, typed):
+    data = ("--train-data", "train.tsv", "--eval-data", "eval.tsv")
+    status, _, err = typed(place, "finetune", "--model", "body", *data, "--out", "whole", "--full", "--keep-adapter")
+    assert status == 2
+    assert "keep_adapter needs a model with an adapter, or a stage that trains one, got 'body'" in err
+
+
 def test_an_adapter_of_which_nothing_is_left_is_not_written(place, typed):
     words = {"only": "attention", "min_heads": 0, "params": "0.4414", "text_columns": "sentence"}
     lora = get_peft_model(

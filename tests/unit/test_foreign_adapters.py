@@ -6,10 +6,12 @@ import copy
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, inject_adapter_in_model
+from peft import IA3Config, LoraConfig, get_peft_model, inject_adapter_in_model
 from transformers import Trainer, TrainingArguments
 
 import niwaki
+from niwaki.anatomy import count, layers_of
+from niwaki.errors import RequestError
 from niwaki.export import EXPORTS
 from tiny import batches, tiny, with_lora
 
@@ -82,6 +84,21 @@ def test_every_verb_refuses_and_leaves_all_as_it_was(kind, tmp_path):
     after = model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_of_copies_that_are_trained_whole_the_one_that_runs_counts():
+    options = {"target_modules": ["q_lin"], "r": 2, "task_type": "SEQ_CLS"}
+    plain = tiny()
+    model = get_peft_model(tiny(), LoraConfig(**options, modules_to_save=["sa_layer_norm"]))
+    model.add_adapter("other", LoraConfig(**options, modules_to_save=["sa_layer_norm"]))
+    assert count(model, 8) == count(plain, 8)
+    result = niwaki.prune_(model, niwaki.Structured(params=0.6, reconstruct="none"), batches())
+    left = sum(parameter.numel() for layer in layers_of(niwaki.merge_(model)) for parameter in layer.parameters())
+    assert result.achieved == left / sum(value.numel() for layer in layers_of(plain) for value in layer.parameters())
+    model = get_peft_model(tiny(), LoraConfig(**options, modules_to_save=["ffn"]))
+    model.add_adapter("other", LoraConfig(**options, modules_to_save=["ffn"]))
+    with pytest.raises(RequestError, match="modules_to_save must hold none of the blocks' linears where there are sev"):
+        niwaki.prune_(model, niwaki.Structured(flops=0.6), batches())
 
 
 def test_an_adapter_in_a_peft_model_is_not_refused(tmp_path):

@@ -43,5 +43,10 @@ def test_a_linear_that_was_cut_after_it_was_masked_is_counted_at_the_end():
     assert left([weights, units], {"up": 80}, {"up": 29}) == {"up": (29, 80, 0.3), "ffn": (2, 4, 0.5)}
 
 
+def test_of_a_linear_that_is_gone_nothing_is_left():
+    units, weights = stage(("ffn", "ffn", 0.5, 0, 4)), stage(("up", "linear", 0.3, 60, 80))
+    assert left([weights, units], {"up": 80}) == {"up": (0, 80, 0.3), "ffn": (0, 4, 0.5)}
+
+
 def test_nothing_was_pruned():
     assert layers_left([stage()], {}, {}) == []

@@ -13,6 +13,7 @@ import torch
 
 import niwaki
 from niwaki import cli, waiting
+from niwaki.checkpoint import AsRead
 from niwaki.data import read_table
 from niwaki.data.running_text import text_of
 from niwaki.numerics.threads import threads
@@ -79,6 +80,21 @@ def test_running_text_that_changes_is_not_taken_for_what_was_read(tmp_path, gone
         path.write_text("others\n", "utf-8")
     with pytest.raises(niwaki.WorkError, match=r"text\.txt' has changed, or is gone"):
         text_of(table)
+
+
+def test_weights_that_are_written_to_are_not_taken_for_what_was_read(tmp_path):
+    tiny(layers=1).save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    read, held = AsRead.of(str(tmp_path)), file.read_bytes()
+    read.check()
+    (tmp_path / "new").write_bytes(held)
+    (tmp_path / "new").rename(file)  # the old one is still there for who reads it
+    read.check()
+    read = AsRead.of(str(tmp_path))
+    file.write_bytes(held[: len(held) // 2])
+    with pytest.raises(niwaki.WorkError, match=r"model\.safetensors' has changed since it was read"):
+        read.check()
+    assert AsRead.of("some/model") == AsRead()
 
 
 def test_threads_are_set_for_a_while():

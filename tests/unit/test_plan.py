@@ -153,6 +153,42 @@ def test_the_hand_gives_linears_their_sparsity_and_others_make_up_for_it():
         plan.edit(sparsity=dict.fromkeys(["layer.0", "layer.1", "layer.2"], 0.9))
 
 
+PLAIN = {"weight_score": "magnitude", "allocation": "uniform", "repair": "none"}
+
+
+def test_the_hand_may_cut_what_the_request_spares_and_the_plan_says_what_is_done():
+    plan = niwaki.plan(tiny(), LayerAdaptive(sparsity=0.4, keep_layers=(0,), **PLAIN), DATA)
+    edited, model = plan.edit(sparsity={"layer.0": 0.9}), tiny()
+    done = niwaki.apply_(model, edited, DATA)
+    assert done.achieved == edited.achieved == pytest.approx(0.4, abs=1e-4)
+    assert {site.name: site.total - site.kept for site in done.layers} == edited.zeros
+    assert edited.zeros["layer.0.up"] == pytest.approx(0.9 * plan.profiles["layer.0.up"].size, abs=1)
+
+
+def test_a_plan_of_blocks_says_whole_blocks():
+    plan = niwaki.plan(tiny(), LayerAdaptive(sparsity=0.95, pattern="16x16", **PLAIN), DATA)
+    for made in (plan, plan.edit(sparsity={"layer.0.key": 1.0, "layer.1.query": 1.0})):
+        done = niwaki.apply_(tiny(), made, DATA)
+        assert {site.name: site.total - site.kept for site in done.layers} == made.zeros
+        assert 0 <= round(0.95 * done.details["weights"]) - done.details["zeros"] < 256
+        assert not done.warnings
+
+
+def test_zeros_that_are_there_bound_no_other_budget():
+    model = tiny()
+    niwaki.apply_(
+        model, niwaki.plan(model, LayerAdaptive(sparsity=0.5, **PLAIN), DATA).edit(sparsity={"layer.0": 0.99})
+    )
+    asked = LayerAdaptive(sparsity=0.995, **PLAIN)
+    assert niwaki.plan(model, LayerAdaptive(sparsity=0.7, **PLAIN), DATA).at(sparsity=0.995).zeros == (
+        niwaki.plan(model, asked, DATA).zeros
+    )
+    spared = niwaki.plan(model, LayerAdaptive(sparsity=0.5, pattern="2:4", keep_layers=(0,), **PLAIN), DATA)
+    done = niwaki.apply_(model, spared, DATA)
+    kept = {site.name: site.total - site.kept for site in done.layers if site.name.startswith("layer.0.")}
+    assert kept == {name: zeros for name, zeros in spared.zeros.items() if name in kept}
+
+
 @pytest.mark.parametrize("asked", [{"weight_score": "magnitude", "allocation": "lamp"}, {"weight_score": "random"}])
 @pytest.mark.parametrize("repair", ["none", "least-squares"])
 def test_without_data_weights_go_by_what_needs_none(asked, repair):

@@ -39,6 +39,22 @@ def endless(model, batch, _whole):
     return loss
 
 
+def test_a_batch_without_labels_teaches_and_measures_nothing():
+    data = batches(9, rows=2, family="llama", seed=3)
+    for place in (1, 4):
+        data[place]["labels"] = torch.full_like(data[place]["labels"], -100)
+    tuned, _ = niwaki.finetune(tiny("llama"), niwaki.Finetune(epochs=1, gradient_accumulation=2, full=True), data)
+    assert all(bool(value.isfinite().all()) for value in tuned.parameters())
+    model = tiny("llama")
+    stepper = Stepper(model, parameters(model), torch.optim.SGD(model.parameters()), task_loss,
+                      supported_task(model).losses, Training())  # fmt: skip
+    assert stepper.loss_on(data[:2]) == pytest.approx(stepper.loss_on(data[:1]))
+    assert stepper.step([data[1]], 1) == (0.0, False)
+    niwaki.prune_(tiny("llama"), niwaki.Structured(flops=0.5, head_score="taylor", repair="none"), data)
+    with pytest.raises(RequestError, match="data must hold labels for a loss to be taken of, got none but -100"):
+        niwaki.finetune(tiny("llama"), niwaki.Finetune(epochs=1), [data[1]])
+
+
 @pytest.mark.parametrize("family", ["distilbert", "llama"])
 def test_batches_of_one_step_are_one_large_batch(family):
     large = batches(rows=9, family=family)[0]

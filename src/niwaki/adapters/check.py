@@ -8,6 +8,7 @@ from peft import PeftConfig, PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 
 from niwaki.adapters.effective import bias_of, mask_of
@@ -42,7 +43,7 @@ def check_adapters(model: nn.Module) -> None:
 
     Raises:
         RequestError: adapters inside a model that is no `PeftModel`; a tuner other than LoRA or a variant of LoRA;
-            `lora_bias` where the linear has no bias.
+            `lora_bias` where the linear has no bias; several adapters that each train a block's linears whole.
     """
     if not isinstance(model, PeftModel):
         _check_plain(model)
@@ -52,6 +53,7 @@ def check_adapters(model: nn.Module) -> None:
         if getattr(config, "ensure_weight_tying", False) and getattr(config, "target_modules", None):
             rule = f"adapter {name!r} must be made without ensure_weight_tying, as what PEFT ties so cannot be copied"
             raise RequestError(f"{rule}; merge it first")
+    _check_copies(model)
     for linear in linears_of(model, emptied=True):
         layer = linear.module
         if not isinstance(layer, LoraLayer):
@@ -60,6 +62,16 @@ def check_adapters(model: nn.Module) -> None:
             raise RequestError(f"adapter of {linear.name} must be plain LoRA, got {type(layer).__name__}")
         if any(layer.lora_bias.values()) and bias_of(layer) is None:
             raise RequestError(f"lora_bias must be False where a linear has no bias, got True for {linear.name}")
+
+
+def _check_copies(model: PeftModel) -> None:
+    """Refuse several copies of what is pruned: the one that runs alone would be."""
+    pruned = {id(linear.module) for linear in linears_of(model, emptied=True)}
+    for name, wrapper in model.named_modules():
+        copies = len(wrapper.modules_to_save) if isinstance(wrapper, ModulesToSaveWrapper) else 0
+        if copies > 1 and not pruned.isdisjoint(map(id, wrapper.modules())):
+            rule = "modules_to_save must hold none of the blocks' linears where there are several adapters"
+            raise RequestError(f"{rule}, got {name}; merge or delete those that are not pruned with")
 
 
 def check_unmerged(model: nn.Module) -> None:

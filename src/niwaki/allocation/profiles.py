@@ -29,10 +29,12 @@ def profiles_of(
     for linear in linears:
         mask = mask_of(linear.module)
         gone = 0.0 if mask is None else 1 - float(mask.double().mean())
+        free = config.may_cut(linear.site)
         found[linear.name] = LinearProfile(
             shape=linear.shape,
-            low=max(lowest, gone) if config.may_cut(linear.site) else gone,
-            high=max(highest, gone) if config.may_cut(linear.site) else gone,
+            low=max(lowest, gone) if free else gone,
+            high=max(highest, gone) if free else gone,
+            fixed=not free,
             importance=importance.get(linear.name, 1.0),
             scores=scores.get(linear.name),
             weights=effective_weight(linear.module) if config.rule == "lamp" else None,

@@ -37,13 +37,15 @@ Curve = tuple[tuple[float, float], ...]
 class LinearProfile:
     """What a rule knows of one linear: its shape, bounds of its ratio, importance, weight scores, and loss curve.
 
-    A bound holds to within one weight (or one block), so that any budget between the bounds can be met. `scores` is
-    `[out, in]`, higher where zeroing hurts more; `weights` the effective weight.
+    A bound holds to within one weight (or one block), so that any budget between the bounds can be met. One that is
+    `fixed` may not be cut, and keeps the zeros that it has. `scores` is `[out, in]`, higher where zeroing hurts more;
+    `weights` the effective weight.
     """
 
     shape: tuple[int, int]
     low: float = 0.0
     high: float = 1.0
+    fixed: bool = False
     importance: float = 1.0
     scores: Tensor | None = None
     weights: Tensor | None = None
@@ -136,10 +138,15 @@ def whole(ratios: np.ndarray, profiles: Profiles, zeros: int) -> dict[str, int]:
 
 
 def whole_blocks(zeros: dict[str, int], unit: int, profiles: Profiles) -> dict[str, int]:
-    """Multiples of a block of `unit` weights near `zeros`, in their bounds, in all as many to less than one block."""
-    blocks = {name: LinearProfile((p.size // unit, 1), p.low, p.high) for name, p in profiles.items()}
-    ratios = np.array([zeros[name] / profile.size for name, profile in profiles.items()])
-    return {name: unit * count for name, count in whole(ratios, blocks, sum(zeros.values()) // unit).items()}
+    """Multiples of a block of `unit` weights near `zeros`, in their bounds, in all as many to less than one block.
+
+    Those of a linear that may not be cut are what they are.
+    """
+    free = {name: profile for name, profile in profiles.items() if not profile.fixed}
+    blocks = {name: LinearProfile((p.size // unit, 1), p.low, p.high) for name, p in free.items()}
+    ratios = np.array([zeros[name] / profile.size for name, profile in free.items()])
+    counts = whole(ratios, blocks, sum(zeros[name] for name in free) // unit)
+    return zeros | {name: unit * count for name, count in counts.items()}
 
 
 def _column(profiles: Profiles, key: str) -> np.ndarray:

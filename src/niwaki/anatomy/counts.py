@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 
 from niwaki.anatomy.projections import weight_of
@@ -66,11 +67,19 @@ def count(model: nn.Module, length: float) -> Counts:
 
 
 def _without_adapters(module: nn.Module) -> list[int]:
-    return [
-        p.numel()
-        for name, p in module.named_parameters()
-        if "lora_" not in name and ".original_module." not in f".{name}"
-    ]
+    """Sizes of the parameters, of the copies that PEFT trains of a module those of the one that runs."""
+    idle = {id(parameter) for inner in module.modules() for copy in _idle(inner) for parameter in copy.parameters()}
+    return [p.numel() for name, p in module.named_parameters() if "lora_" not in name and id(p) not in idle]
+
+
+def _idle(module: nn.Module) -> list[nn.Module]:
+    """The copies that a wrapper of PEFT (`modules_to_save`) holds and does not run."""
+    if not isinstance(module, ModulesToSaveWrapper):
+        return []
+    active = None if module.disable_adapters else module.active_adapters[0]
+    copies = dict(module.modules_to_save.items())
+    runs = copies.get(active, module.original_module)
+    return [copy for copy in (module.original_module, *copies.values()) if copy is not runs]
 
 
 def _has_bias(linear: nn.Module) -> int:

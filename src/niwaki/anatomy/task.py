@@ -48,15 +48,15 @@ def _before_labelled(batch: Batch) -> Tensor:
 
 
 def _tokens(batch: Batch) -> int:
-    return max(1, int(_labelled(batch).sum()))
+    return int(_labelled(batch).sum())
 
 
 def _next_tokens(batch: Batch) -> int:
-    return max(1, int(_before_labelled(batch).sum()))
+    return int(_before_labelled(batch).sum())
 
 
 def _answers(batch: Batch) -> int:
-    return max(1, int((batch["start_positions"] < batch["input_ids"].shape[-1]).sum()))
+    return int((batch["start_positions"] < batch["input_ids"].shape[-1]).sum())
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class Task:
     `suffixes` end the names of its classes (`config.architectures`); `peft` is the `task_type` of an adapter, None
     where PEFT has none; `auto` loads it. `pretraining` says that fine-tuning puts another head in the place of its own.
     `predicts` makes predictions of the model's `outputs`, None for a task that is not supported. `labels` says what
-    labels are, see `niwaki.data.checks.Accepts`; `losses`, of a batch, how many the model's own loss is the mean of;
+    labels are, see `niwaki.data.checks.Accepts`; `losses`, of a batch, how many the model's own loss is the mean of (of
+    none it is not a number);
     `labelled`, of one with a label a token, at which tokens the model predicts what a label says, `[rows, length]`.
     """
 
@@ -134,7 +135,7 @@ ANSWERER = Task(
 CHOOSER = Task(
     "multiple-choice",
     "a model that chooses among several texts",
-    ("ForMultipleChoice", "DoubleHeadsModel"),
+    ("ForMultipleChoice",),
     None,
     AutoModelForMultipleChoice,
     of_choices,
@@ -169,6 +170,7 @@ TASKS = (
         _labelled,
         pretraining=True,
     ),
+    Task("double-heads", "a language model that chooses among texts, too", ("DoubleHeadsModel",), None, AutoModel),
     Task("pretraining", "a pretraining model", ("ForPreTraining",), None, AutoModelForPreTraining, pretraining=True),
     Task(
         "seq2seq",
@@ -218,6 +220,16 @@ def labels_of(model: nn.Module) -> str:
         return labels
     several = unwrap(model).config.problem_type == "multi_label_classification"
     return "several" if several else "number" if is_regression(model) else "class"
+
+
+def note_problem_(model: nn.Module) -> None:
+    """Write into the config of a classifier what its labels are, as Transformers does when it takes the first loss.
+
+    A training that goes on may have no loss left to take.
+    """
+    problem = {"class": "single_label_classification", "number": "regression"}.get(labels_of(model))
+    if task_of(model) is CLASSIFIER and problem is not None:
+        unwrap(model).config.problem_type = problem
 
 
 def one_a_row(model: nn.Module) -> bool:

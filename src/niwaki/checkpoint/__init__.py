@@ -11,7 +11,7 @@ under the key `niwaki`; `load` reads that too, and never runs the code.
 """
 
 import niwaki.checkpoint.hook  # noqa: F401 - registers what `from_pretrained` needs
-from niwaki.checkpoint.files import INDEX, weight_files
+from niwaki.checkpoint.files import INDEX, AsRead, weight_files
 from niwaki.checkpoint.library import quiet
 from niwaki.checkpoint.mapped import mapped_copy
 from niwaki.checkpoint.masks import write_masks
@@ -26,6 +26,7 @@ __all__ = [
     "INDEX",
     "METHOD",
     "SHARD",
+    "AsRead",
     "NewLabels",
     "SentenceHead",
     "agree_on_padding_",

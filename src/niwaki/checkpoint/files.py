@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
@@ -10,7 +11,7 @@ from safetensors import safe_open
 from transformers.utils.hub import cached_file
 
 from niwaki.checkpoint.library import UNREADABLE, line, unreadable
-from niwaki.errors import RequestError
+from niwaki.errors import RequestError, WorkError
 
 INDEX = "model.safetensors.index.json"
 """Beside a model's weights where they lie in several files: which holds what."""
@@ -35,6 +36,39 @@ def weight_files(folder: Path) -> list[Path]:
         if not (folder / name).is_file():
             raise RequestError(f"model must hold every shard that {INDEX} names, got {str(folder)!r} without {name}")
     return [folder / name for name in names]
+
+
+@dataclass(frozen=True)
+class AsRead:
+    """The files of weights that a model was read from, which it looks into for as long as it lives.
+
+    Of each, its inode, its size and the time of its last change.
+    """
+
+    files: dict[Path, tuple[int, int, int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str) -> AsRead:
+        """Those of a folder as they are now; of a Hub id none, whose cache is not written to."""
+        folder = Path(name)
+        return (
+            cls({file: _state(file) for file in weight_files(folder) if file.is_file()}) if folder.is_dir() else cls()
+        )
+
+    def check(self) -> None:
+        """Refuse to go on once one of them was written to. What was replaced, or is gone, can still be looked into.
+
+        Raises:
+            WorkError: naming the file.
+        """
+        for file, before in self.files.items():
+            if file.is_file() and (now := _state(file)) != before and now[0] == before[0]:
+                raise WorkError(f"model: {str(file)!r} has changed since it was read")
+
+
+def _state(file: Path) -> tuple[int, int, int]:
+    found = file.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def tensor_shapes(name: str | Path) -> dict[str, tuple[int, ...]]:

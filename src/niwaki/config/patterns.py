@@ -51,6 +51,11 @@ class Block:
         if self.rows < 1 or self.columns < 1:
             raise RequestError(f"pattern rxc must have sides of at least 1, got {self.rows}x{self.columns}")
 
+    @property
+    def size(self) -> int:
+        """Weights of a block."""
+        return self.rows * self.columns
+
     def __str__(self) -> str:
         return f"{self.rows}x{self.columns}"
 

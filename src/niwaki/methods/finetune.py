@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from niwaki.adapters import check_model, check_trainable
-from niwaki.anatomy import supported_task
+from niwaki.anatomy import note_problem_, supported_task
 from niwaki.config import Finetune
 from niwaki.errors import check_kind
 from niwaki.numerics.autograd import gradients_on
@@ -51,6 +51,7 @@ def finetune(
             prepared = adapters_in_training_(model, config.lora_rank, seed=config.seed)
         with prepared as tuned:
             tuned.train()
+            note_problem_(tuned)
             begin_with_prior_(tuned, batches)
             done = train_(
                 tuned,

@@ -268,7 +268,8 @@ _Chooser = Callable[[BlockLinear, Optimum | None], tuple[Tensor, Tensor]]
 
 
 def _chooser(plan: WeightPlan, config: LayerAdaptive) -> _Chooser:
-    """Linear and its optimum -> pruned weight and mask, with the zeros of `plan`; blocks that do not fit go on.
+    """Linear and its optimum -> pruned weight and mask, with the zeros of `plan`; blocks that do not fit (there are
+    zeros in them already) go on to the next linears.
 
     Solves choose and refit at once; other scores are those of the weights as they are. What is repaired has the best
     values that its mask allows.
@@ -277,12 +278,14 @@ def _chooser(plan: WeightPlan, config: LayerAdaptive) -> _Chooser:
 
     def sparsify(linear: BlockLinear, best: Optimum | None) -> tuple[Tensor, Tensor]:
         nonlocal missing
-        if not (linear.size and config.may_cut(linear.site)):  # a site without units has a bias to refit
+        # A site without units has a bias to refit. The hand may cut what the request spares.
+        if not linear.size or not (config.may_cut(linear.site) or linear.name in plan.ratios):
             kept = mask_of(linear.module)
             if kept is None:
                 kept = torch.ones(linear.shape, dtype=torch.bool, device=weight_of(linear.module).device)
             return (kept if best is None else on_mask(best, kept)), kept
-        wanted = min(plan.zeros[linear.name] + missing, linear.size)
+        planned = plan.zeros[linear.name] + missing
+        wanted = min(planned, linear.size)
         if best is not None and config.weight_score in SOLVED:
             weight, mask = _solved(linear, best, wanted, statistics, config)
         else:
@@ -290,7 +293,7 @@ def _chooser(plan: WeightPlan, config: LayerAdaptive) -> _Chooser:
             found = weight_scores(linear, statistics, config) if found is None else found
             mask = _ranked_mask(linear, found, wanted, config)
             weight = mask if best is None else on_mask(best, mask)
-        missing = wanted - (linear.size - int(mask.sum())) if isinstance(pattern, Block) else 0
+        missing = planned - (linear.size - int(mask.sum())) if isinstance(pattern, Block) else 0
         return weight, mask
 
     return sparsify
@@ -325,7 +328,8 @@ def _result(
 ) -> StageResult:
     """What was done, and how linears were scored first.
 
-    More zeros than asked, where n:m met zeros that were there, are a warning.
+    More zeros than asked, where n:m met zeros that were there, and fewer, where whole blocks did not fit beside them,
+    are a warning.
     """
     layers = []
     for linear in linears:
@@ -340,7 +344,11 @@ def _result(
     strength = {} if drawn is None else {"importance_strength": drawn}
     if isinstance(config.zero_pattern, NByM):  # a sparsity of what may be cut
         asked *= sum(linear.size for linear in linears if config.may_cut(linear.site)) / total
-    if isinstance(config.zero_pattern, NByM) and zeros > round(asked * total):
+    pattern, missed = config.zero_pattern, round(asked * total) - zeros
+    if isinstance(pattern, Block) and abs(missed) >= pattern.size:
+        told = f"no more blocks of {pattern} fit beside the zeros that the model held"
+        warnings = [*warnings, f"sparsity is {achieved:.4f}, not {asked:g}: {told}"]
+    if isinstance(pattern, NByM) and missed < 0:
         warnings = [
             *warnings,
             f"sparsity is {achieved:.4f}, not the {asked:g} of {config.pattern}: zeros that the model held stay zero",

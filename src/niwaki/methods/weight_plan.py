@@ -21,11 +21,12 @@ from niwaki.allocation.sparsity import (
     possible_sparsities,
     possible_zeros,
     towards_uniform,
+    whole_blocks,
 )
 from niwaki.anatomy import linears_of
 from niwaki.config import LayerAdaptive
 from niwaki.config.layer_adaptive import AUTO
-from niwaki.config.patterns import NByM
+from niwaki.config.patterns import Block, NByM
 from niwaki.config.planned import check_plannable
 from niwaki.errors import RequestError, check_choice, check_kind
 from niwaki.methods.plan import Plan, check_same_scores
@@ -86,10 +87,11 @@ class WeightPlan(Plan):
         return 1 - most, 1 - least
 
     def edit(self, *, sparsity: Mapping[str, float]) -> WeightPlan:
-        """The plan in which these linears have these ratios of zeros, to within one weight.
+        """The plan in which these linears have these ratios of zeros, to within one weight (or one block).
 
-        Names are those of linears, such as `layer.0.up`, or of layers, `layer.0`. The sparsity of all is what it was:
-        the other linears make up for it, also under `at`. What was named before is still held to.
+        Names are those of linears, such as `layer.0.up`, or of layers, `layer.0`; also of such as the request spares.
+        The sparsity of all is what it was: the other linears make up for it, also under `at`. What was named before is
+        still held to.
 
         Raises:
             RequestError: an unknown name, a ratio that is none or below the zeros that are there; a sparsity of all
@@ -124,16 +126,16 @@ class WeightPlan(Plan):
         if asked.importance_strength == AUTO and self.strength is None:
             raise RequestError("importance_strength must be a number, as the plan has not searched it, got 'auto'")
         changed = dataclasses.replace(self, config=config)
-        profiles = {name: changed._with_room(profile, own.bounds[1]) for name, profile in self.profiles.items()}
+        profiles = {name: changed._with_room(profile) for name, profile in self.profiles.items()}
         if config.rule == "search":
             curves = self._curves_for(config.budget[1])
             profiles = {name: dataclasses.replace(each, curve=curves[name]) for name, each in profiles.items()}
         changed = dataclasses.replace(changed, profiles=profiles, curves=self._measured)
         return dataclasses.replace(changed, zeros=changed.zeros_for(config.budget[1]))
 
-    def _with_room(self, profile: LinearProfile, before: float) -> LinearProfile:
-        """A profile whose upper bound is that of the request, where it was the one `before` and was one at all."""
-        if profile.low == profile.high or profile.high < before:
+    def _with_room(self, profile: LinearProfile) -> LinearProfile:
+        """A profile whose upper bound is that of the request, where it may be cut at all."""
+        if profile.fixed:
             return profile
         return dataclasses.replace(profile, high=max(self.config.bounds[1], profile.low))
 
@@ -155,7 +157,7 @@ class WeightPlan(Plan):
         }
 
     def zeros_for(self, sparsity: float) -> dict[str, int]:
-        """The number of zeros of every linear, in all exactly those of `sparsity`.
+        """The number of zeros of every linear, in all exactly those of `sparsity`, of blocks to less than one block.
 
         Raises:
             RequestError: what the hand gave single linears leaves no way to meet it.
@@ -164,14 +166,16 @@ class WeightPlan(Plan):
         pattern = config.zero_pattern
         if isinstance(pattern, NByM):
             found = {name: profile.size // pattern.m * (pattern.m - pattern.n) for name, profile in profiles.items()}
-            return {name: zeros if profiles[name].most else 0 for name, zeros in found.items()}
+            # Where more are zero already, the groups have at least as many.
+            return {n: max(0 if profiles[n].fixed else zeros, profiles[n].fewest) for n, zeros in found.items()}
         # An early step of a ramp asks for no fewer zeros than the bounds and the zeros that are there already.
         least, _ = possible_zeros(profiles)
         wanted = round(sparsity * sum(profile.size for profile in profiles.values()))
         check_budget(profiles, max(wanted, least) if config.steps > 1 else wanted, config.told)
         found = SPARSITY_ALLOCATORS[config.rule](profiles, max(wanted, least), config.importance_power or 1.0)
         strength = config.importance_strength
-        return towards_uniform(found, profiles, strength) if isinstance(strength, float) else found
+        found = towards_uniform(found, profiles, strength) if isinstance(strength, float) else found
+        return whole_blocks(found, pattern.size, profiles) if isinstance(pattern, Block) else found
 
     def _by_hand(self) -> Profiles:
         """The profiles, those that the hand has given a ratio held to it."""
@@ -179,7 +183,7 @@ class WeightPlan(Plan):
         for name, ratio in self.ratios.items():
             if ratio < found[name].low:
                 raise RequestError(f"sparsity of {name} must be at least {found[name].low:.4g}, got {ratio:g}")
-            found[name] = dataclasses.replace(found[name], low=ratio, high=ratio)
+            found[name] = dataclasses.replace(found[name], low=ratio, high=ratio, fixed=False)
         return found
 
     @property
@@ -216,7 +220,7 @@ class WeightPlan(Plan):
         tensors: dict[str, Tensor] = {}
         share, linears = self.importance, {}
         for name, profile in self.profiles.items():
-            plain = {key: getattr(profile, key) for key in ("shape", "low", "high", "importance", "curve")}
+            plain = {key: getattr(profile, key) for key in ("shape", "low", "high", "fixed", "importance", "curve")}
             linears[name] = {"zeros": self.zeros[name], "share": share[name], **plain}
             for key in ("scores", "weights"):
                 if (value := getattr(profile, key)) is not None:
@@ -232,6 +236,7 @@ class WeightPlan(Plan):
                 shape=(int(each["shape"][0]), int(each["shape"][1])),
                 low=each["low"],
                 high=each["high"],
+                fixed=each["fixed"],
                 importance=each["importance"],
                 scores=tensors.get(f"scores/{name}"),
                 weights=tensors.get(f"weights/{name}"),

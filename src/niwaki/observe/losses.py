@@ -54,9 +54,11 @@ def check_losses(model: nn.Module, batches: Iterable[Batch]) -> None:
 
 
 def _summed(model: nn.Module, batch: Batch, mean: Tensor | None) -> Tensor:
-    """The sum of which the model gave the `mean`."""
+    """The sum of which the model gave the `mean`; nothing of a batch that has no losses, whose mean is no number."""
     if mean is None:
         raise RequestError(_WITHOUT_LABELS)
+    if not supported_task(model).losses(batch):
+        return mean.nan_to_num() * 0.0
     _check_finite(mean)
     return mean * supported_task(model).losses(batch)
 

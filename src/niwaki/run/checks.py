@@ -17,6 +17,7 @@ from niwaki.methods.structured import checked_budgets
 from niwaki.methods.vocabulary import check_trimmable
 from niwaki.run.inputs import check_labelled
 from niwaki.run.memory import check_memory
+from niwaki.run.order import check_order
 from niwaki.run.pass_memory import largest
 from niwaki.run.tasks import check_asked
 from niwaki.run.work import Work
@@ -33,9 +34,11 @@ def check_recipe(work: Work) -> None:
     recipe, model = work.recipe, work.model
     check_metric(model, recipe.metric)
     check_asked(recipe, model)
-    attaches = any(isinstance(stage, Finetune | DynamicSparsityTraining) for stage in recipe.stages)
-    if recipe.keep_adapter and not (attaches or isinstance(model, PeftModel)):
-        raise RequestError(f"keep_adapter needs a model with an adapter, got {recipe.model!r}")
+    if recipe.keep_adapter and not (isinstance(model, PeftModel) or any(map(_attaches, recipe.stages))):
+        raise RequestError(
+            f"keep_adapter needs a model with an adapter, or a stage that trains one, got {recipe.model!r}"
+        )
+    check_order(model, recipe.stages)
     for number, stage in enumerate(recipe.stages):
         # What stages before it leave of the shapes and zeros is known once they are done.
         as_it_comes = all(isinstance(before, Finetune | Vocabulary) for before in recipe.stages[:number])
@@ -44,6 +47,11 @@ def check_recipe(work: Work) -> None:
         # The dense model is held beside the one that is worked on.
         batches = largest(work.training), largest(work.tests)
         check_memory(recipe.memory_limit, model, recipe.stages, work.calibration, 1, *batches)
+
+
+def _attaches(stage: Stage) -> bool:
+    """Whether the stage leaves an adapter on a model that has none."""
+    return isinstance(stage, DynamicSparsityTraining) or (isinstance(stage, Finetune) and not stage.full)
 
 
 def _check_stage(work: Work, stage: Stage, as_it_comes: bool) -> None:

@@ -24,6 +24,7 @@ from niwaki.anatomy import (
     unwrap,
 )
 from niwaki.checkpoint import (
+    AsRead,
     NewLabels,
     SentenceHead,
     agree_on_padding_,
@@ -54,6 +55,7 @@ class Inputs:
     quiet: bool
     protocols: dict[str, Protocol] = field(default_factory=dict)
     """How the text of each split was cut for a language model."""
+    weights: AsRead = field(default_factory=AsRead)
 
     def rows(self, table: Table, split: str) -> list[dict[str, Any]]:
         """Tokenised rows of a table, with the labels as the model numbers them; says what became of them."""
@@ -119,7 +121,7 @@ def read_inputs(request: Request, labels: NewLabels | None = None, quiet: bool =
     length = request.max_length if language else min(request.max_length, longest_input(model))
     named = request.label_names is not None
     cut = Cut(length, request.stride, request.bos, named, request.task, request.seed)
-    return Inputs(model, tokenizer, request.batch_size, cut, quiet)
+    return Inputs(model, tokenizer, request.batch_size, cut, quiet, weights=AsRead.of(unwrap(model).name_or_path))
 
 
 def tokenizer_for(model: Any, source: str | Path, base_model: str | None = None, *, new_head: bool = False) -> Any:

@@ -13,8 +13,8 @@ def layers_left(stages: list[StageResult], sizes: dict[str, int], kept: dict[str
     """The `layers` of `result.json`: every site that a stage pruned, in the order of the stages.
 
     Totals are those of the dense model, importances those of the last stage that pruned the site. `sizes` are the
-    weights of the dense model's linears and `kept` those that masks keep at the end, by name: a stage that cuts a
-    linear leaves fewer than the stage before it masked.
+    weights of the dense model's linears and `kept` those that are left at the end in linears that are, by name: a stage
+    that cuts a linear leaves fewer than the stage before it masked, or none.
     """
     found: dict[str, list[SiteResult]] = {}
     for stage in stages:
@@ -49,6 +49,6 @@ def _with_heads(site: SiteResult, results: list[SiteResult]) -> SiteResult:
 
 def _layer(site: SiteResult, sizes: dict[str, int], kept: dict[str, int]) -> dict[str, Any]:
     if site.kind == "linear":
-        site = dataclasses.replace(site, total=sizes[site.name], kept=kept.get(site.name, site.kept))
+        site = dataclasses.replace(site, total=sizes[site.name], kept=kept.get(site.name, 0))
     told = {name: value for name, value in dataclasses.asdict(site).items() if value not in (None, {})}
     return {**told, "ratio": site.ratio}

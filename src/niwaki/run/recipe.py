@@ -86,8 +86,11 @@ def do_recipe(work: Work, tasks: Tasks, folder: Path, clock: Clock, known: Known
 def _finish(course: Course, tasks: Tasks, data: dict[str, Any], folder: Path, clock: Clock, known: Known) -> Result:
     """Measure what the stages left and write all files; `data` says how the model's own tokenizer cuts them."""
     recipe = course.work.recipe
-    kept = {name: int(mask.sum()) for name, mask in masks_of(course.work.model).items()}
+    masks = masks_of(course.work.model)
+    sizes = {linear.name: linear.size for linear in linears_of(course.work.model)}
+    kept = sizes | {name: int(mask.sum()) for name, mask in masks.items()}
     plain = _write_weights(course, folder)
+    course.first.inputs.weights.check()
     states = [*course.states, measure_state(course.work, plain, tasks, len(course.stages))]
     if recipe.compact:
         states[-1].record["size_bytes"] = from_first(lambda: sum(file.stat().st_size for file in weight_files(folder)))
@@ -96,7 +99,7 @@ def _finish(course: Course, tasks: Tasks, data: dict[str, Any], folder: Path, cl
     write_result(result, folder / "result.json")
     task, sentences = supported_task(plain).name, pooling_of(plain) is not None
     source = source_card(recipe.model)
-    card = model_card(result, task=task, sentences=sentences, masks=bool(kept), source=source)
+    card = model_card(result, task=task, sentences=sentences, masks=bool(masks), source=source)
     (folder / "README.md").write_text(card, encoding="utf-8")
     (folder / "report.html").write_text(page([result]), encoding="utf-8")
     return result
@@ -105,11 +108,13 @@ def _finish(course: Course, tasks: Tasks, data: dict[str, Any], folder: Path, cl
 def _write_weights(course: Course, folder: Path) -> PreTrainedModel:
     """Write the model that the stages left; returns it without adapters and masks, as others load it."""
     work, recipe = course.work, course.work.recipe
-    if is_first() and recipe.keep_adapter and isinstance(work.model, PeftModel):
-        check_adapter_left(work.model)
-        write_adapter(work.model, folder, Path(recipe.out), work.inputs.tokenizer)
-    plain = merge_(work.model)
-    if is_first() and not recipe.keep_adapter:
+    model = work.model
+    keeps = recipe.keep_adapter and isinstance(model, PeftModel)
+    if is_first() and keeps:
+        check_adapter_left(model)
+        write_adapter(model, folder, Path(recipe.out), work.inputs.tokenizer)
+    plain = merge_(model)
+    if is_first() and not keeps:
         write_model(plain, folder, work.inputs.tokenizer, recipe.compact)
     remove_masks_(plain)
     return plain
@@ -124,7 +129,7 @@ def _result(
     clock: Clock,
     alone: Callable[[], AbstractContextManager[None]],
 ) -> Result:
-    """Time dense and pruned in turn and gather all that was measured; `kept` counts what the masks kept."""
+    """Time dense and pruned in turn and gather all that was measured; `kept` counts the weights that are left."""
     recipe, dense = course.work.recipe, course.dense
     came, left = states[first_removing(recipe)], states[-1]
     before, after = dict(came.record), dict(left.record)

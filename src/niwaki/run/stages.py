@@ -79,7 +79,8 @@ def run_stages(
     at any budget.
 
     Raises:
-        RequestError: a stage cannot be done. WorkError: the work failed, or a task's data could not be read.
+        RequestError: a stage cannot be done. WorkError: the work failed, a task's data could not be read, or
+            the model's files were written to meanwhile.
     """
     recipe, came = work.recipe, work
     first, count = first_removing(recipe), len(recipe.stages)
@@ -101,6 +102,7 @@ def run_stages(
         job.begin(2 * number + 1)
         with nullcontext() if kept is None else begun_kept(kept.begun(number)):
             work, done = _do(work, stage, folder, plan if number == 0 else None)
+        came.inputs.weights.check()
         stages.append(done)
         if kept is not None:
             kept.add(number, work, done, states[number].record, first, folder)

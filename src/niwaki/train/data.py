@@ -10,9 +10,10 @@ from typing import Any
 from torch import nn
 
 from niwaki.adapters import check_trainable, check_weights_trainable
-from niwaki.anatomy import accepts_of
+from niwaki.anatomy import accepts_of, supported_task
 from niwaki.config import LayerAdaptive, Structured, Training
 from niwaki.data import Batches, apart, checked_batches, token_mask
+from niwaki.data.batches import UNLABELLED
 from niwaki.errors import RequestError
 from niwaki.observe import Batch
 from niwaki.train.precision import check_precision
@@ -27,9 +28,11 @@ def training_data(model: nn.Module, data: Iterable[Batch], *, labels: bool, name
     """`data` to train `model` on, checked before anything is changed; with `labels`, for a loss that is taken on them.
 
     Raises:
-        RequestError: see `niwaki.data.checked_batches`.
+        RequestError: see `niwaki.data.checked_batches`; labels of which none counts.
     """
     batches = checked_batches(accepts_of(model), data, name, labelled=labels)
+    if labels and not any(supported_task(model).losses(batch) for batch in batches):
+        raise RequestError(f"{name} must hold labels for a loss to be taken of, got none but {UNLABELLED}")
     return data if isinstance(data, Batches) else batches
 
 

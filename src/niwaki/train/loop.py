@@ -23,6 +23,7 @@ from niwaki.adapters import check_float32
 from niwaki.anatomy import layers_run_again
 from niwaki.config import Training
 from niwaki.data import Batches
+from niwaki.errors import RequestError
 from niwaki.masks import MaskedLinear
 from niwaki.numerics.half import half_in_float32
 from niwaki.numerics.layout import to_out_in
@@ -80,17 +81,19 @@ def train_(
     every tenth with early stopping. What masks hide does not decay. The global random state is left as it was. Where
     trainings are kept (see `niwaki.train.kept`) they go on from there.
 
-    `loss_of` gives the mean of as many losses as `over` says of a batch.
+    `loss_of` gives the mean of as many losses as `over` says of a batch; one without teaches and measures nothing.
 
     Raises:
         RequestError: something to train is in less than float32, where small steps round to nothing (LoRA is in
-            float32 whatever it adapts). WorkError: a loss that is not finite, gradients too large for float16.
+            float32 whatever it adapts), what is held out to end early by has no losses. WorkError: a loss that is not
+            finite, gradients too large for float16.
     """
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     check_float32(named)
     within = steps_of(data, epochs, options, part)
     if not within:
         return Trained()
+    held_out = _with_losses(held_out, over, options)
     asked = _values(options) | {"epochs": epochs, "learning_rate": learning_rate, "seed": seed, "part": part}
     keeper = Keeper(model, asked, quiet=not progress)
     optimizer = torch.optim.AdamW(_groups(model, named), lr=learning_rate, weight_decay=options.weight_decay)
@@ -116,6 +119,15 @@ def train_(
     finally:
         optimizer.zero_grad()
     return Trained(sum(course.losses) / len(course.losses), course.batches, course.looks * len(held_out))
+
+
+def _with_losses(held_out: Sequence[Batch], over: Over, options: Training) -> list[Batch]:
+    """Those of the batches that measure something."""
+    found = [batch for batch in held_out if over(batch)]
+    if held_out and not found and options.early_stopping:
+        rule = "early_stopping must be 0 where the rows that are held out have no labels"
+        raise RequestError(f"{rule}, got {options.early_stopping}")
+    return found
 
 
 def _go_on_(course: Course, stepper: Stepper, steps: Bar[list[Batch]], total: int, keeper: Keeper) -> None:

@@ -55,12 +55,16 @@ class Stepper:
         self.scaler = scaler_for(model, options)
 
     def step(self, batches: Sequence[Batch], step: int) -> tuple[float, bool]:
-        """The mean loss of `batches`, and whether the optimizer stepped: gradients too large for float16 are skipped.
+        """The mean loss of `batches`, and whether the optimizer stepped.
+
+        Gradients too large for float16 are skipped, and batches that have no losses: no labels, or padding alone.
 
         Raises:
             WorkError: a loss that is not finite; gradients that are not, however small the loss is made.
         """
-        losses = max(1, sum(self.over(batch) for batch in batches))  # padding alone has none
+        losses = sum(self.over(batch) for batch in batches)
+        if not losses:
+            return 0.0, False
         told = sum(self._backward(batch, self.over(batch) / losses, step) for batch in batches)
         if count() > 1:
             own = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.trained]
@@ -78,8 +82,9 @@ class Stepper:
     def loss_on(self, batches: Sequence[Batch]) -> float:
         """The mean loss over all predictions of `batches`, without gradients and dropout."""
         with evaluation_mode(self.model):
-            told = sum(self.over(batch) * _of_all(self._own_loss(batch).double()) for batch in batches)
-        return told / max(1, sum(self.over(batch) for batch in batches))
+            weights = [(batch, self.over(batch)) for batch in batches]
+            told = sum(weight * _of_all(self._own_loss(batch).double()) for batch, weight in weights if weight)
+        return told / max(1, sum(weight for _, weight in weights))
 
     def _optimizer_step(self, step: int) -> bool:
         if self.scaler is None:
@@ -96,11 +101,14 @@ class Stepper:
 
     def _backward(self, batch: Batch, weight: float, step: int) -> float:
         """The loss of a batch with a `weight`, its gradients added to those of the parameters."""
+        if not weight:  # the mean of no losses is not a number
+            return 0.0
         loss = weight * self._own_loss(batch)
         told = _of_all(loss.detach())
         if not math.isfinite(told):
             raise WorkError(f"training: the loss is not finite at step {step}; lower the learning rate")
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        if loss.requires_grad:
+            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
         return told
 
     def _own_loss(self, batch: Batch) -> Tensor:
@@ -116,7 +124,9 @@ class Stepper:
 
         with autocast(self.model, self.options):
             loss = self.loss_of(self.model, to_device(own, device), whole)
-        return count() * losses / max(1, self.over(batch)) * loss
+        if not losses:
+            return torch.zeros((), device=device)
+        return count() * losses / self.over(batch) * loss
 
     def _own_rows(self, batch: Batch) -> tuple[Batch, int]:
         """The rows of a batch that this process runs, and how many losses they stand for.

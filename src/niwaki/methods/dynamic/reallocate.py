@@ -25,7 +25,7 @@ def size(mask: Tensor) -> int:
 
 def unit_size(pattern: Pattern) -> int:
     """Weights in a unit."""
-    return pattern.rows * pattern.columns if isinstance(pattern, Block) else 1
+    return pattern.size if isinstance(pattern, Block) else 1
 
 
 def to_units(scores: Tensor, pattern: Pattern) -> Tensor:

@@ -15,7 +15,7 @@ from peft import PeftModel
 from torch import nn
 
 from niwaki.adapters import check_model, check_trainable, merge_
-from niwaki.anatomy import accepts_of, evaluation_mode, supported_task
+from niwaki.anatomy import accepts_of, evaluation_mode, note_problem_, supported_task
 from niwaki.config import DynamicSparsityTraining
 from niwaki.data import checked_batches
 from niwaki.masks import NByM
@@ -97,6 +97,7 @@ def train_dynamic(
         with adapters_in_training_(model, config.lora_rank, seed=config.seed) as tuned:
             tuned.train()
             if dense is None:
+                note_problem_(tuned)
                 begin_with_prior_(tuned, batches)
             controller, done = _train_under_moving_masks_(tuned, dense, batches, config, calibration, progress)
             with warnings.catch_warnings():
