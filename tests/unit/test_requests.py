@@ -19,6 +19,7 @@ from transformers import (
     BloomConfig,
     BloomForSequenceClassification,
     GPT2Config,
+    GPT2DoubleHeadsModel,
     GPT2ForSequenceClassification,
 )
 
@@ -155,9 +156,16 @@ def _asked(model):
     yield lambda: niwaki.finetune(model, niwaki.Finetune(), batches())
 
 
-@pytest.mark.parametrize("auto", [AutoModelForPreTraining, AutoModelForNextSentencePrediction])
-def test_a_model_of_another_task_is_refused(auto):
-    model = auto.from_config(configs()["bert"])
+@pytest.mark.parametrize(
+    ("make", "family"),
+    [
+        (AutoModelForPreTraining.from_config, "bert"),
+        (AutoModelForNextSentencePrediction.from_config, "bert"),
+        (GPT2DoubleHeadsModel, "gpt2"),
+    ],
+)
+def test_a_model_of_another_task_is_refused(make, family):
+    model = make(configs()[family])
     for asked in _asked(model):
         with pytest.raises(niwaki.RequestError, match=rf"ForSequenceClassification, .*, got {type(model).__name__}"):
             asked()

@@ -274,7 +274,9 @@ def _chooser(plan: WeightPlan, config: LayerAdaptive) -> _Chooser:
     Solves choose and refit at once; other scores are those of the weights as they are. What is repaired has the best
     values that its mask allows.
     """
-    pattern, statistics, missing = config.zero_pattern, plan.seen.statistics, 0
+    pattern, statistics = config.zero_pattern, plan.seen.statistics
+    whole = sum(profile.size for profile in plan.profiles.values())
+    missing = max(0, round(config.budget[1] * whole) - sum(plan.zeros.values()))  # less than a block
 
     def sparsify(linear: BlockLinear, best: Optimum | None) -> tuple[Tensor, Tensor]:
         nonlocal missing
