@@ -1,27 +1,23 @@
-"""Matplotlib, loaded so that what it keeps for itself lasts as long as the process.
-
-Where its folder in the home cannot be written, it makes one among the temporary files and removes it at exit. Those of
-the work lie where they are gone by then (see `niwaki.run.folder`), so it gets one among those of the system.
-"""
+"""Matplotlib, which without a folder in the home makes one among temporary files, and removes it at exit."""
 
 from __future__ import annotations
 
 import logging
-import tempfile
 from functools import cache
 from typing import Any
+
+from niwaki.temporary import temporary_files_that_last
 
 
 @cache
 def load_matplotlib() -> Any:
-    """The module; that it has no folder of its own, or lists the fonts for one, it does not say."""
-    logger, before = logging.getLogger("matplotlib"), tempfile.tempdir
+    """The module; that it has no folder in the home, or lists the fonts anew, it does not say."""
+    logger = logging.getLogger("matplotlib")
     level = logger.level
     logger.setLevel(logging.ERROR)
-    tempfile.tempdir = None
     try:
-        import matplotlib.font_manager  # here: it takes half a second to import
+        with temporary_files_that_last():
+            import matplotlib.font_manager  # here: it takes half a second to import
     finally:
-        tempfile.tempdir = before
         logger.setLevel(level)
     return matplotlib

@@ -21,7 +21,7 @@ from niwaki.checkpoint.working import TEMPORARY, working_folder
 from niwaki.config.sweep import Point, Sweep, sweep_to_dict
 from niwaki.errors import RequestError
 from niwaki.methods.plan import PLAN
-from niwaki.run.folder import temporary_files_in
+from niwaki.temporary import temporary_files_in
 
 KEY, REQUEST = "key.json", "sweep.yaml"
 RESULT, PAGE, PICKED = "sweep.json", "report.html", "picked"
