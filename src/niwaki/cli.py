@@ -53,9 +53,10 @@ app.add_typer(plan, name="plan")
 class _OrFile(TyperGroup):
     """Sub-commands, or the name of a file in their place."""
 
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        is_file = bool(args) and args[0] not in self.commands and Path(args[0]).suffix in (".yaml", ".yml", ".json")
-        return super().resolve_command(ctx, ["file", *args] if is_file else args)
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Options may come before the file, as they may after it."""
+        file = any(Path(word).suffix in (".yaml", ".yml", ".json") for word in args) and args[0] not in self.commands
+        return super().parse_args(ctx, ["file", *args] if file else args)
 
 
 sweep = typer.Typer(cls=_OrFile, no_args_is_help=True, help="Prune to many budgets; or a file: niwaki sweep FILE.yaml.")
@@ -401,7 +402,9 @@ def _run_sweep(request: Sweep, options: dict[str, Any]) -> None:
 
     for line in sweep_lines(found):
         typer.echo(line)
-    best = found["picked"] or next(iter(found["timed"].get("knee", {}).values()), found["points"][-1]["name"])
+    # A knee may be the dense model, or none where no point lies below the line.
+    knees = [knee for knee in found["timed"].get("knee", {}).values() if knee not in (None, "dense")]
+    best = found["picked"] or [*knees, found["points"][-1]["name"]][0]
     model = f"{request.recipe.out}/" + ("picked" if found["picked"] else f"points/{best}")
     to = "gguf" if found["metric"] == "perplexity" else "onnx"
     _end(f"written to {request.recipe.out}", "export", "--model", model, "--to", to, "--out", f"{best}.{to}")

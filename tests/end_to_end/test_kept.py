@@ -100,7 +100,6 @@ def test_rows_that_a_later_stage_holds_out_were_not_trained_on(place, monkeypatc
     assert stopped_at(1, recipe, monkeypatch) == [0]
     assert stopped_at(1, held, monkeypatch) == [0]
     assert stopped_at(1, held, monkeypatch) == []
-    assert stopped_at(1, recipe, monkeypatch) == [0]
     shutil.rmtree(place / ".stopped.niwaki")
 
 
@@ -127,11 +126,20 @@ def test_what_is_kept_is_used_where_nothing_before_it_is_another(place, monkeypa
     assert stopped_at(1, recipe, monkeypatch) == [0]
     other = dataclasses.replace(sparse, sparsity=0.5)
     assert stopped_at(1, dataclasses.replace(recipe, stages=(half, other)), monkeypatch) == []
+    longer = dataclasses.replace(recipe, stages=(half, other, dataclasses.replace(sparse, sparsity=0.6)))
+    assert stopped_at(2, longer, monkeypatch) == [1]
+    assert stopped_at(1, recipe, monkeypatch) == []  # the model after the first stage is still there
     assert stopped_at(1, dataclasses.replace(recipe, resume=False), monkeypatch) == [0]
-    assert stopped_at(1, dataclasses.replace(recipe, seed=1), monkeypatch) == [0]
+    seeded = [dataclasses.replace(recipe, seed=seed) for seed in range(6)]
+    for seed, done in ((1, [0]), (0, []), (2, [0]), (1, []), (3, [0]), (0, [0])):  # the last three requests stay
+        assert stopped_at(1, seeded[seed], monkeypatch) == done
+    for seed, at in ((4, 0), (5, 0), (3, 1)):  # what leaves nothing takes nobody's place in the end
+        assert stopped_at(at, seeded[seed], monkeypatch) == []
+    kept = place / ".stopped.niwaki" / "kept"
+    assert len([path for path in kept.iterdir() if path.is_dir()]) == 2
     (place / "stopped").mkdir()
-    weights = next((place / ".stopped.niwaki" / "kept").rglob("model.safetensors"))
-    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    assert stopped_at(1, dataclasses.replace(recipe, seed=1), monkeypatch) == [0]
+    for weights in kept.rglob("model.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    assert stopped_at(1, seeded[0], monkeypatch) == [0]
     shutil.rmtree(place / ".stopped.niwaki")
     (place / "stopped").rmdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 
 import pytest
 import yaml
@@ -73,7 +74,8 @@ def test_a_killed_sweep_goes_on_and_ends_as_one_that_was_not(place, typed, monke
         typed(place, "sweep", "sweep.yaml", out="halved")
     monkeypatch.setattr(Shared, "do", do)
     planned.clear(), measured.clear()
-    status, said, err = typed(place, "sweep", "sweep.yaml", out="halved", pick="size_bytes <= 1.0 * dense")
+    pick = ("--pick", "size_bytes <= 1.0 * dense")
+    status, said, err = typed(place, "sweep", "--out", "halved", *pick, "sweep.yaml")  # options before the file
     assert status == 0, err
     assert "3 of 6 points are done already" in err
     assert not planned
@@ -109,6 +111,32 @@ def test_a_sweep_begins_anew_where_it_is_asked_to(place, typed):
         assert status == 0, err
         assert ("point: " in err) == made
         assert ("1 of 1 points are done already" in err) != made
+
+
+def test_a_sweep_goes_on_with_the_same_tokenizer_and_the_same_labels_alone(place, typed, tmp_path):
+    model, labels = tmp_path / "model", {"low": 0, "high": 1}
+    shutil.copytree(place / "base", model)
+    config, words = (json.loads((model / name).read_text()) for name in ("config.json", "tokenizer.json"))
+    config |= {"label2id": labels, "id2label": {0: "low", 1: "high"}}
+    data = dict.fromkeys(("train_data", "eval_data"), "learnable.tsv")
+    asked = {"model": model, **data, "sparsity": 0.3, "weight_score": "magnitude", "repair": "none", "out": "alone"}
+
+    def swept():
+        (model / "config.json").write_text(json.dumps(config))
+        (model / "tokenizer.json").write_text(json.dumps(words))
+        return typed(place, "sweep", "layer-adaptive", **asked)
+
+    status, said, err = swept()
+    assert status == 0, err
+    assert "--model alone/points/layer-adaptive-sparsity-0.3-seed-0 --to onnx" in said.splitlines()[-1]
+    config |= {"label2id": {"high": 0, "low": 1}, "id2label": {0: "high", 1: "low"}}
+    status, _, err = swept()
+    assert (status, "of another: rows, model differ" in err) == (2, True)
+    config |= {"label2id": labels, "id2label": {0: "low", 1: "high"}}
+    vocabulary = words["model"]["vocab"]
+    vocabulary["w1"], vocabulary["w2"] = vocabulary["w2"], vocabulary["w1"]
+    status, _, err = swept()
+    assert (status, "of another: rows, tokenizer differ" in err) == (2, True)
 
 
 def test_a_budget_that_cannot_be_met_is_refused_before_any_point(place, typed):

@@ -175,6 +175,26 @@ def test_what_a_link_in_it_leads_to_stays(tmp_path):
     assert names(tmp_path) == ["mine", "mine/data", "out", "out/.niwaki", "out/new"]
 
 
+def test_a_mark_that_leads_elsewhere_is_refused_and_nothing_goes(tmp_path):
+    added(tmp_path, "secret")
+    written(tmp_path / "out")
+    (tmp_path / "out" / ".niwaki").write_text('{"entries": ["new", "../secret"]}')
+    with pytest.raises(niwaki.RequestError, match=r".niwaki must list paths in its folder, got '../secret' in "):
+        written(tmp_path / "out", overwrite=True)
+    assert names(tmp_path) == ["out", "out/.niwaki", "out/new", "secret"]
+
+
+@pytest.mark.parametrize("above", ["", "made/"])
+def test_a_name_that_leaves_no_room_for_the_working_folder_is_refused_at_once(tmp_path, above):
+    for length in (250, 300):
+        with (
+            pytest.raises(niwaki.RequestError, match="out must leave room for a working folder beside it"),
+            atomic_folder(tmp_path / f"{above}{'n' * length}"),
+        ):
+            pytest.fail("no work is begun")
+    assert names(tmp_path) == []
+
+
 def test_the_mark_is_the_same_for_the_same_files(tmp_path):
     for out in ("a", "b"):
         written(tmp_path / out)

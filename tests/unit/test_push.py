@@ -137,6 +137,21 @@ def test_what_is_not_niwakis_or_no_model_or_no_name_is_refused(hub, folder, tmp_
     assert hub.asked == []
 
 
+@pytest.mark.parametrize("entry", ["../secret", "a/../../secret", "/secret", "link", "inside/secret", ".git/config"])
+def test_a_mark_that_leads_elsewhere_is_refused_by_name(hub, folder, entry):
+    secret = folder.parent / "outside" / "secret"
+    secret.parent.mkdir()
+    secret.write_text("mine")
+    (folder / "link").symlink_to(secret)
+    (folder / "inside").symlink_to(secret.parent)
+    (folder / ".git").mkdir()
+    (folder / ".git" / "config").write_text("mine")
+    (folder / ".niwaki").write_text(json.dumps({"entries": ["config.json", entry]}))
+    with pytest.raises(RequestError, match=entry):
+        push(folder, "me/small")
+    assert hub.asked == []
+
+
 def test_the_licence_and_the_language_of_the_source_are_carried_over(tmp_path):
     assert source_card(str(tmp_path)) == {}
     text = "---\nlicense: apache-2.0\nlanguage: [en, de]\nbase_model: owner/base\ntags: [x]\n---\n# A model\n"

@@ -52,6 +52,7 @@ def test_points_are_methods_by_budgets_by_seeds(tmp_path):
         ),
         ({"methods": [{"kind": "structured", "flops": [0.5, 0.5]}]}, "budgets and seeds must differ from each other"),
         ({"methods": [{"kind": "structured", "name": "../x", "flops": 0.5}]}, "methods.name must be letters"),
+        ({"methods": [{"kind": "structured", "name": "x" * 101, "flops": 0.5}]}, "methods.name must be letters"),
         ({"methods": [{"kind": "structured", "latency": 0.5}], "jobs": 2}, "jobs must be 1 for budgets in latency"),
         ({"seeds": 1}, "seeds must be a list of whole numbers"),
         ({"stages": []}, "sweep must name methods, seeds and --out in place of stages"),

@@ -159,18 +159,33 @@ def _foreign(folder: Path, working: Path) -> list[str]:
 
 
 def _listed(folder: Path) -> set[Path]:
-    """What the mark of `folder` lists; nothing where there is no mark, or one that cannot be read."""
+    """What the mark of `folder` lists; nothing where there is no mark, or one that cannot be read.
+
+    Raises:
+        RequestError: it lists what cannot be in the folder, so Niwaki did not write it.
+    """
     mark = folder / MARK
     try:
-        entries = json.loads(mark.read_text(encoding="utf-8"))["entries"]
-        return {folder / str(entry) for entry in entries} | {mark}
+        entries = [str(entry) for entry in json.loads(mark.read_text(encoding="utf-8"))["entries"]]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return set()
+    for entry in entries:
+        if Path(entry).is_absolute() or ".." in Path(entry).parts:
+            raise RequestError(f"{MARK} must list paths in its folder, got {entry!r} in {str(mark)!r}")
+    return {folder / entry for entry in entries} | {mark}
 
 
 def written_files(folder: Path) -> list[Path]:
-    """The files in `folder` that its mark lists, without the mark; none where there is no mark."""
-    return sorted(path for path in _listed(folder) if path.is_file() and path.name != MARK)
+    """The files in `folder` that its mark lists, without the mark; none where there is no mark.
+
+    Raises:
+        RequestError: one of them is elsewhere: by its name, or by a link.
+    """
+    files = sorted(path for path in _listed(folder) if path.is_file() and path.name != MARK)
+    for path in files:
+        if not (real := path.resolve()).is_relative_to(folder.resolve()):
+            raise RequestError(f"{MARK} must list files in its folder, got {str(path)!r}, which is {str(real)!r}")
+    return files
 
 
 def _write_mark(folder: Path) -> None:

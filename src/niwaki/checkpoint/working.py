@@ -30,13 +30,22 @@ def place_for(target: Path) -> Path:
     """The working folder of a resolved `target`: beside it, or in it where nothing can be moved in from beside.
 
     That is a mount point, or a folder whose parent cannot be written.
+
+    Raises:
+        RequestError: the system has no such names (which are longer than that of `target`), or lets nobody look there.
     """
     parent = target.parent
-    if target.is_dir():
-        beside = os.access(parent, os.W_OK) and parent != target and parent.stat().st_dev == target.stat().st_dev
-        if not beside:
-            return target / ".niwaki.working"
-    return parent / f".{target.name}.niwaki"
+    place = parent / f".{target.name}.niwaki"
+    try:
+        if target.is_dir():
+            beside = os.access(parent, os.W_OK) and parent != target and parent.stat().st_dev == target.stat().st_dev
+            if not beside:
+                return target / ".niwaki.working"
+        place.exists()
+    except OSError as error:
+        rule = "out must leave room for a working folder beside it (.NAME.niwaki)"
+        raise RequestError(f"{rule}, got {str(target)!r}: {error.strerror}") from error
+    return place
 
 
 @contextmanager

@@ -33,7 +33,7 @@ BUDGETS_OF: dict[type[Method], tuple[str, ...]] = {
     LayerAdaptive: ("sparsity",),
     DynamicSparsityTraining: ("sparsity",),
 }
-_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # folders are named by it
 _CONDITION = re.compile(
     r"\s*([a-z_][a-z0-9_/@-]*)\s*(>=|<=)\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(\*\s*dense)?\s*"
 )
@@ -111,7 +111,7 @@ class Sweep(SweepOptions):
         super().__post_init__()
         for name, stages in self.methods.items():
             if not re.fullmatch(_NAME, name):
-                raise RequestError(f"methods.name must be letters, digits, dots and dashes, got {name!r}")
+                raise RequestError(f"methods.name must be letters, digits, dots and dashes, at most 100, got {name!r}")
             for stage in stages:
                 if isinstance(stage, Planned) and (stage.keep_quality is not None or stage.plan is not None):
                     raise RequestError(f"methods must have budgets, and no plan or keep_quality, got {name!r} with one")

@@ -14,6 +14,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from niwaki.drawing import load_matplotlib
+
 _INKS = {"ink": "#010101", "soft": "#010102", "line": "#010103", "dense": "#010104", "accent": "#010105"}
 _INKS |= {f"series-{number}": f"#01020{number}" for number in range(8)}
 _DASHES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), "-")
@@ -116,7 +118,7 @@ def _drawn(
     left: float = 0.15,
     top: float = 0.15,
 ) -> Markup:
-    import matplotlib  # here: it takes half a second to import
+    matplotlib = load_matplotlib()
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 

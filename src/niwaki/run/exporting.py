@@ -19,10 +19,10 @@ from niwaki.numerics.threads import threads
 from niwaki.progress import library_manners, say
 from niwaki.run.engines import calibration_of, check_drop, read_calibration, say_bits, say_spared
 from niwaki.run.evaluation import check_measured
-from niwaki.run.folder import temporary_files_in
 from niwaki.run.inputs import Inputs, check_out, read_data, read_inputs
 from niwaki.run.likeness import Side
 from niwaki.surgery.shapes import loads_plainly
+from niwaki.temporary import temporary_files_in
 
 
 def run_export(request: Export, quiet: bool = False) -> None:

@@ -19,6 +19,7 @@ from niwaki.errors import RequestError
 from niwaki.numerics.threads import threads
 from niwaki.processes import is_first
 from niwaki.progress import library_manners
+from niwaki.temporary import temporary_files_in
 
 
 @contextmanager
@@ -82,15 +83,3 @@ def output_folder(out: str, overwrite: bool) -> Iterator[Path]:
         return
     with atomic_folder(out, overwrite) as folder, temporary_files_in(temporary_beside(folder)):
         yield folder
-
-
-@contextmanager
-def temporary_files_in(place: Path) -> Iterator[Path]:
-    """While open, temporary files of this process lie in the folder `place`, which is made."""
-    before = tempfile.tempdir
-    place.mkdir(exist_ok=True)
-    tempfile.tempdir = str(place)
-    try:
-        yield place
-    finally:
-        tempfile.tempdir = before

@@ -1,12 +1,12 @@
 """What the stages of a recipe have done so far, kept on disk: the same command again goes on from there.
 
 Each stage that is done leaves a folder with the model as a checkpoint, its `StageResult`, what was measured before it
-and the files it wrote. The name of that folder is a hash of all that its bytes follow from: the code, the libraries,
-the threads, the model and tokenizer as they were loaded, the data, the request, and the stages up to this one. So
-another last stage goes on from the same first ones, and anything else begins anew. A stage that has begun has a folder
-of its own, in which its trainings and solves are kept while they go on (see `niwaki.train.kept` and
-`niwaki.repair.kept_solves`). A model is taken up only if its tensors hash to what they were, for what is written at the
-end is to be the same bytes as without the interruption.
+and the files it wrote. The name of that folder is a hash of all that its bytes follow from: the request, the parts of
+`niwaki.run.key`, and the stages up to this one. So another last stage goes on from the same first ones, and anything
+else begins anew; what the last two other requests left stays beside it until a run on the same folder comes to its end.
+A stage that has begun has a folder of its own, in which its trainings and solves are kept while they go on (see
+`niwaki.train.kept` and `niwaki.repair.kept_solves`). A model is taken up only if its tensors hash to what they were:
+what is written at the end is to be the same bytes as without the interruption.
 
 Of several processes the first one writes, and all go on if each can read what lies there: where it is one machine, or
 one disk. Another number of them begins anew, as its last bits differ.
@@ -15,42 +15,39 @@ one disk. Another number of them begins anew, as its last bits differ.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from peft import PeftConfig, PeftModel
 from peft.utils import ModulesToSaveWrapper
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from niwaki.adapters.computed_by import computed_by
 from niwaki.anatomy import pool_by_, pooling_of, unwrap
 from niwaki.checkpoint import load, new_parameters, write_adapter, write_model, write_tokenizer
 from niwaki.config import recipe_to_dict
 from niwaki.errors import NiwakiError
 from niwaki.masks import MaskedLinear
-from niwaki.methods.plan import data_digest
-from niwaki.numerics.digest import digest as digest_of
-from niwaki.processes import count as processes
 from niwaki.processes import for_all, from_first, is_first
 from niwaki.progress import say
 from niwaki.results import SiteResult, StageResult
-from niwaki.run.code import code_digest
 from niwaki.run.inputs import tokenizer_for
+from niwaki.run.key import key_of, plain_digest, tensors_digest
 from niwaki.run.tasks import Tasks
 from niwaki.run.work import Work
 
 _NOTES, _MODEL, _TOKENIZER, _FILES, _HIDDEN = "stage.json", "model", "tokenizer", "files", "hidden.safetensors"
 _BEGUN = "-begun"
+_REQUESTS = "requests.json"
+"""The names of the stages of each of the last requests of which something is kept, the latest last."""
+_REMEMBERED = 3
+"""Of so many requests what they left is kept, the one at hand among them."""
 _CHANGED = ("base_model_name_or_path", "modules_to_save", "init_lora_weights", "inference_mode")
 """What saving and loading changes in the config of an adapter: PEFT names the head once more each time."""
 
@@ -73,7 +70,7 @@ def kept_stages(folder: Path, came: Work, tasks: Tasks) -> Iterator[Kept]:
     try:
         yield kept
     except BaseException:
-        kept.say_how_to_go_on()
+        kept.leave()
         raise
 
 
@@ -87,7 +84,7 @@ class Kept:
     def past(self, first: int, new: Path) -> Past:
         """The stages that are kept; `first` is the first that removes something, `new` gets the files they wrote."""
         nothing = Past(self._came, [], [], None)
-        count = from_first(self._cleared)
+        count = from_first(self._begin)
         if not count:
             return nothing
         trouble = "not every process can read it"
@@ -102,14 +99,34 @@ class Kept:
         say(f"going on after stage {count} of {len(self._names)}, which is kept", self._came.quiet)
         return past
 
-    def _cleared(self) -> int:
-        """How many stages are kept, once all is removed that is of another request."""
-        for place in self._folder.glob("*") if self._folder.is_dir() else ():
-            if place.name.removesuffix(_BEGUN) not in self._names:
-                shutil.rmtree(place, ignore_errors=True)
+    def _begin(self) -> int:
+        """How many stages are kept, once what is not to be gone on from is removed."""
         if not self._came.recipe.resume:
             self.forget()
+        self._remember([*self._others()[1 - _REMEMBERED :], self._names])
         return next((n for n, name in enumerate(self._names) if not (self._folder / name).is_dir()), len(self._names))
+
+    def _others(self) -> list[list[str]]:
+        """The requests that were here before and of which something is kept, each as the names of its stages."""
+        try:
+            requests = json.loads((self._folder / _REQUESTS).read_text("utf-8"))
+        except (OSError, ValueError):
+            return []
+        return [names for names in requests if names != self._names and any(map(self._is_kept, names))]
+
+    def _remember(self, requests: list[list[str]]) -> None:
+        """Let these be the requests of which something is kept, and remove what is of none of them."""
+        names = {_REQUESTS}.union(*requests)
+        for place in self._folder.glob("*"):
+            if place.name.removesuffix(_BEGUN) not in names:
+                shutil.rmtree(place, ignore_errors=True)
+        with suppress(OSError):  # on a full disk, say
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / _REQUESTS).write_text(json.dumps(requests), encoding="utf-8")
+
+    def _is_kept(self, name: str) -> bool:
+        """Whether the stage of this name is kept, or part of it."""
+        return (self._folder / name).is_dir() or (self._folder / f"{name}{_BEGUN}").is_dir()
 
     def _read(self, count: int, first: int, new: Path) -> Past:
         """What so many stages made; the rest as for `past`.
@@ -132,7 +149,8 @@ class Kept:
     def add(self, number: int, work: Work, result: StageResult, before: dict[str, Any], first: int, new: Path) -> None:
         """Keep what stage `number` made; of models the last, and the one before the first removal, are needed.
 
-        What cannot be kept, on a full disk say, is said and left.
+        So may be those of stages that another request has, too. What cannot be kept, on a full disk say, is said and
+        left.
         """
         if not is_first():
             return
@@ -150,21 +168,26 @@ class Kept:
             shutil.rmtree(growing, ignore_errors=True)
             say(f"stage {number + 1} is not kept: {' '.join(str(error).split())}", work.quiet)
             return
-        if number > 0 and number != first:
+        shared = any(self._names[number - 1] in names for names in self._others())
+        if number > 0 and number != first and not shared:
             shutil.rmtree(self._folder / self._names[number - 1] / _MODEL, ignore_errors=True)
 
     def forget(self) -> None:
-        """Remove all that is kept."""
+        """Remove all that is kept of this request."""
         if is_first():
-            shutil.rmtree(self._folder, ignore_errors=True)
+            for number, name in enumerate(self._names):
+                shutil.rmtree(self._folder / name, ignore_errors=True)
+                shutil.rmtree(self.begun(number), ignore_errors=True)
 
-    def say_how_to_go_on(self) -> None:
-        """Say so to the person whose run has ended, where something is kept."""
+    def leave(self) -> None:
+        """Say how to go on to the person whose run has ended, where something is kept."""
         count = sum((self._folder / name).is_dir() for name in self._names)
         begun = any(self.begun(number).is_dir() for number in range(len(self._names)))
         if count or begun:
             kept = f"{count} of {len(self._names)} stages{' and part of the next' * begun} are kept"
             say(f"{kept}: the same command goes on from there, with --restart it begins anew", self._came.quiet)
+        elif is_first() and not self._others():
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _work_after(self, number: int) -> Work:
         """The work as a stage left it.
@@ -177,20 +200,9 @@ class Kept:
         if (place / _TOKENIZER).is_dir():
             work = work.with_tokenizer(tokenizer_for(work.model, place / _TOKENIZER))
         model = _read_model(place, notes, work)
-        if digest(model) != notes["digest"]:
+        if tensors_digest(model) != notes["digest"]:
             raise ValueError(f"the model after stage {number + 1} is not what it was")
         return work.with_model(model)
-
-
-def digest(model: nn.Module) -> str:
-    """A hash of all tensors of a model, by name, and of what its modules are."""
-    modules = [f"{name} {type(module).__name__}" for name, module in model.named_modules()]
-    tensors = digest_of(sorted(_tensors(model).items()))
-    return hashlib.sha256("\n".join([*modules, tensors]).encode()).hexdigest()
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.numel()}
 
 
 def _names(came: Work, tasks: Tasks) -> Iterator[str]:
@@ -199,38 +211,10 @@ def _names(came: Work, tasks: Tasks) -> Iterator[str]:
     stages = plain.pop("stages")
     for how in ("out", "activations_dir", "keep_adapter", "compact", "max_memory"):  # of no stage's doing
         del plain[how]
-    tokenizer = came.inputs.tokenizer
-    words = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else json.dumps(tokenizer.get_vocab())
-    found = hashlib.sha256(code_digest().encode())
-    for part in (
-        {name: version(name) for name in ("torch", "transformers", "peft", "safetensors")},
-        {"threads": torch.get_num_threads(), "processes": processes()},
-        {"recipe": plain, "data": came.described(), "tasks": tasks.to_dict(), "words": words},
-        {"tables": [_rows(table.sha256, table.rows, table.labels) for table in (came.train, came.evaluation)]},
-        {"calibration": data_digest(came.calibration)},
-        # As they were cut: which are held out is no part of the recipe, but follows from its stages.
-        {"rows": [_rows(None, part.rows) for part in (came.training, came.held_out, came.tests) if part is not None]},
-        {
-            "model": digest(came.model),
-            "config": unwrap(came.model).config.to_dict(),
-            "computed by": computed_by(came.model),
-        },
-        {"plans": [hashlib.sha256(path.read_bytes()).hexdigest() for path in _files(came.recipe.plans)]},
-    ):
-        found.update(json.dumps(part, sort_keys=True, default=str).encode())
+    found = plain_digest([plain, key_of(came, tasks)])
     for number, stage in enumerate(stages):
-        found.update(json.dumps(stage, sort_keys=True).encode())
-        yield f"{number}-{found.hexdigest()[:32]}"
-
-
-def _rows(sha256: str | None, *columns: Any) -> str:
-    """A hash of the rows of a table: that of its file, where it is one."""
-    return sha256 or hashlib.sha256(json.dumps(columns, default=str).encode()).hexdigest()
-
-
-def _files(folders: Iterable[str]) -> Iterator[Path]:
-    for folder in folders:
-        yield from (path for path in sorted(Path(folder).rglob("*")) if path.is_file())
+        found = plain_digest([found, stage])
+        yield f"{number}-{found[:32]}"
 
 
 def _write(folder: Path, work: Work, with_tokenizer: bool) -> None:
@@ -260,7 +244,7 @@ def _hidden(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 def _notes(model: nn.Module) -> dict[str, Any]:
     """What a checkpoint does not say of a model."""
     return {
-        "digest": digest(model),
+        "digest": tensors_digest(model),
         "trained": [name for name, parameter in model.named_parameters() if parameter.requires_grad],
         "new": list(new_parameters(model)),
         "adapters": {name: {key: getattr(config, key) for key in _CHANGED} for name, config in _adapters(model)},

@@ -30,9 +30,9 @@ def push(folder: Path, repository: str, private: bool = False, with_report: bool
     is made of, the recipe.
 
     Raises:
-        RequestError: a folder that Niwaki did not write or that holds no model, a name that is none, a config of an
-            adapter that cannot be read. WorkError: the Hub cannot be reached, or says no; a repository that is public
-            already where `private` is asked.
+        RequestError: a folder that Niwaki did not write or that holds no model, one whose mark leads out of it, a name
+            that is none, a config of an adapter that cannot be read. WorkError: the Hub cannot be reached, or says no;
+            a repository that is public already where `private` is asked.
     """
     files = [path.relative_to(folder).as_posix() for path in written_files(folder)]
     if not files:
@@ -44,10 +44,12 @@ def push(folder: Path, repository: str, private: bool = False, with_report: bool
     except HFValidationError as error:
         raise RequestError(f"REPOSITORY must be owner/name, got {repository!r}: {error}") from error
     pushed = [name for name in files if with_report or name not in _OWN_BUSINESS]
-    operations = [
-        CommitOperationAdd(name, _based_on(repository, path) if name.endswith(_ADAPTER) else path)
-        for name, path in ((name, folder / name) for name in pushed)
-    ]
+    paths = {name: (folder / name).absolute() for name in pushed}  # a folder that is called ~ is not the home
+    contents = {name: _based_on(repository, path) if name.endswith(_ADAPTER) else path for name, path in paths.items()}
+    try:
+        operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
+    except ValueError as error:  # a name that is none there, such as .git
+        raise RequestError(f"DIR must hold files that the Hub takes, got {str(folder)!r}: {line(error)}") from error
     api = HfApi()
     try:
         address = api.create_repo(repository, private=private or None, exist_ok=True)

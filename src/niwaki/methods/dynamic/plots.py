@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from niwaki.drawing import load_matplotlib
 from niwaki.methods.dynamic.history import HISTORY, Update, write_history
 from niwaki.methods.dynamic.schedules import Schedule
 
@@ -56,6 +57,7 @@ def write_training(schedule: Schedule, history: Sequence[Update], folder: Path) 
 
 
 def _figure(rows: int) -> tuple[Any, Any]:
+    load_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,7 +1,8 @@
 """The folder of a sweep: whose it is, what of it is done, where what is shared lies.
 
-`sweep.yaml` says what was asked, `key.json` by which request, data, model and code: a sweep only goes on where all four
-are the same. A point, a plan, and the dense model's record are there whole or not at all, so what is there is done.
+`sweep.yaml` says what was asked, `key.json` what all points follow from, part by part (see `niwaki.run.key`): a sweep
+only goes on where all of it is the same. A point, a plan, and the dense model's record are there whole or not at all,
+so what is there is done.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from niwaki.checkpoint.working import TEMPORARY, working_folder
 from niwaki.config.sweep import Point, Sweep, sweep_to_dict
 from niwaki.errors import RequestError
 from niwaki.methods.plan import PLAN
-from niwaki.run.folder import temporary_files_in
+from niwaki.temporary import temporary_files_in
 
 KEY, REQUEST = "key.json", "sweep.yaml"
 RESULT, PAGE, PICKED = "sweep.json", "report.html", "picked"

@@ -27,6 +27,7 @@ from niwaki.run.sweep.alone import Gate
 from niwaki.run.sweep.place import PAGE, PICKED, RESULT, Place
 from niwaki.run.sweep.shared import Shared
 from niwaki.run.sweep.summary import check_pick, picked, summary
+from niwaki.temporary import temporary_files_that_last
 
 
 def run_sweep(sweep: Sweep, quiet: bool = False) -> dict[str, Any]:
@@ -108,7 +109,8 @@ def _do_side_by_side(sweep: Sweep, place: Place, points: list[Point], temporary:
     """
     context = multiprocessing.get_context("spawn")
     jobs = min(sweep.jobs, len(points))
-    gate = Gate(context, torch.get_num_threads(), jobs)
+    with temporary_files_that_last():  # multiprocessing shares through files where there is no /dev/shm
+        gate = Gate(context, torch.get_num_threads(), jobs)
     pool = ProcessPoolExecutor(jobs, context, _start, (sweep, place, temporary, quiet, gate))
     try:
         for done in [pool.submit(_do, point) for point in points]:

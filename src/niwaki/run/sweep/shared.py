@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 from niwaki.anatomy import labels_of
 from niwaki.checkpoint import new_parameters
@@ -19,11 +16,11 @@ from niwaki.config.sweep import Point, Sweep, parse_pick, sweep_to_dict
 from niwaki.errors import RequestError
 from niwaki.evaluate import measures_of
 from niwaki.evaluate.plain import plain_model
-from niwaki.methods.plan import Plan, model_digest
+from niwaki.methods.plan import Plan
 from niwaki.methods.prune import plan
 from niwaki.progress import say
 from niwaki.run.checks import check_recipe
-from niwaki.run.code import code_digest
+from niwaki.run.key import key_of, plain_digest
 from niwaki.run.memory import check_processes, stage_bytes
 from niwaki.run.pass_memory import largest
 from niwaki.run.recipe import Known, do_recipe
@@ -47,14 +44,9 @@ class Shared:
         self.dense: dict[str, State] = {}
 
     def key(self) -> dict[str, str]:
-        """What the sweep depends on, each part as a digest."""
-        work = self.works[self.sweep.seeds[0]]
-        return {
-            "request": _digest(sweep_to_dict(self.sweep)),
-            "data": _digest([work.described(), self.tasks.described]),
-            "model": model_digest(self.model),
-            "code": code_digest(),
-        }
+        """What the sweep depends on, each part as a digest; rows of other seeds follow from those of the first."""
+        first = self.works[self.sweep.seeds[0]]
+        return {"request": plain_digest(sweep_to_dict(self.sweep)), **key_of(first, self.tasks)}
 
     def work(self, point: Point) -> Work:
         """The work of a point: the rows of its seed, and the model of all."""
@@ -142,7 +134,7 @@ class Shared:
         Raises:
             RequestError: what is to be picked by is not among what was measured.
         """
-        key = _digest(work.test_rows)
+        key = plain_digest(work.test_rows)
         if key not in self.dense:
             say("dense: quality", self.quiet)
             self.dense[key] = measure_state(work, plain_model(self.model), self.tasks, 0)
@@ -163,8 +155,3 @@ class Shared:
         known = Known(dense=self._dense_state(work), plan=made, alone=alone)
         with atomic_folder(self.place.point(point)) as folder:
             do_recipe(work.with_model(copy.deepcopy(self.model)), self.tasks, folder, clock, known)
-
-
-def _digest(plain: Any) -> str:
-    """Digest of plain data."""
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
