@@ -187,6 +187,7 @@ def test_a_config_of_wrong_types_is_refused(adapter, tmp_path, change):
         ({"heads": 0}, "model must be"),
         ({"heads": 3}, "model must be .* (evenly|multiple)"),
         ({"width": 0}, "model must be"),
+        ({"id2label": {"0": "a", "1": "\ud800"}}, r"id2label in config.json of .* must be text in UTF-8"),
         ({"pad_token_id": 99}, "model must be .*[Pp]adding_idx"),
     ],
 )

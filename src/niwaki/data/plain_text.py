@@ -21,8 +21,9 @@ _DATES = (datetime.date, datetime.time, datetime.timedelta, pd.Period)
 
 
 def as_text_(frame: pd.DataFrame) -> None:
-    """Put text in the place of bytes and dates, in place and also inside lists; bytes that are no UTF-8 become
-    surrogates, which `check_text` finds.
+    """Put text in the place of bytes and dates, in place and also inside lists.
+
+    Bytes that are no UTF-8 become halves of surrogate pairs, which `check_text` finds where the table needs them.
     """
     for place in range(frame.shape[1]):
         column = frame.iloc[:, place]
