@@ -15,7 +15,7 @@ from niwaki.config.text import check_utf8, place_named
 from niwaki.errors import RequestError
 
 MOST = 10**12
-"""The largest whole number that may be asked for, of anything: products of a few still fit into 64 bits."""
+"""The largest whole number that may be asked for, of anything: a million times that still fits into 64 bits."""
 
 _STANDS_FOR: dict[type, tuple[type, ...]] = {
     float: (numbers.Real,),
