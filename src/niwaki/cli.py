@@ -38,6 +38,7 @@ from niwaki.config import (
 from niwaki.config.fields import OUTPUT, PANELS
 from niwaki.config.structured import BUDGETS
 from niwaki.config.sweep import Sweep, SweepOptions, methods_of, read_sweep
+from niwaki.config.text import place_named
 from niwaki.errors import NiwakiError, limit_of, what
 from niwaki.interrupt import Stopped, raise_again
 from niwaki.numerics.allocator import give_back
@@ -241,12 +242,13 @@ def sweep_file(
     jobs: Annotated[int | None, typer.Option(help="Points that are pruned side by side.")] = None,
     pick: Annotated[str | None, typer.Option(help="Conditions of the model to pick.")] = None,
     overwrite: Overwrite = False,
+    resume: Resume = True,
     quiet: Quiet = False,
     json: Json = False,
 ) -> None:
     """Do what a sweep file asks."""
     given = {name: value for name, value in (("jobs", jobs), ("pick", pick)) if value is not None}
-    _run_sweep(read_sweep(sweep, out, overwrite, given), {"quiet": quiet, "json": json})
+    _run_sweep(read_sweep(sweep, out, overwrite, given, resume), {"quiet": quiet, "json": json})
 
 
 @app.command()
@@ -323,7 +325,8 @@ def report(
     from niwaki.report import is_page, page
     from niwaki.results import read_result
 
-    text = page([read_result(folder / "result.json") for folder in folders])
+    out = Path(place_named("out", out))
+    text = page([read_result(Path(place_named("DIR", folder)) / "result.json") for folder in folders])
     with atomic_file(out, True, is_page, "a page") as unfinished:
         unfinished.write_text(text, encoding="utf-8")
     if not quiet:

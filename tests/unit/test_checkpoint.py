@@ -34,6 +34,16 @@ def test_save_and_load_are_bit_equal(family, tmp_path):
             assert torch.equal(logits(other, batch), logits(model, batch))
 
 
+def test_the_home_folder_is_written_and_read_under_one_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    niwaki.save(tiny(), "~/model")
+    assert (tmp_path / "model" / "config.json").is_file()
+    niwaki.load("~/model")
+    with pytest.raises(niwaki.RequestError, match="out must be text in UTF-8"):
+        niwaki.save(tiny(), "caf\udce9")
+
+
 def test_a_reloaded_model_trains_and_is_pruned_again(tmp_path):
     model = tiny()
     niwaki.prune_(model, niwaki.Structured(flops=0.8, **CUT), batches())
@@ -177,6 +187,7 @@ def test_a_config_of_wrong_types_is_refused(adapter, tmp_path, change):
         ({"heads": 0}, "model must be"),
         ({"heads": 3}, "model must be .* (evenly|multiple)"),
         ({"width": 0}, "model must be"),
+        ({"id2label": {"0": "a", "1": "\ud800"}}, r"id2label in config.json of .* must be text in UTF-8"),
         ({"pad_token_id": 99}, "model must be .*[Pp]adding_idx"),
     ],
 )

@@ -48,6 +48,50 @@ def table(labels: list | None, column: str | None = "label") -> Table:
     return Table("memory", None, count, ("text",), column, [("a good film",)] * count, labels)
 
 
+@pytest.mark.parametrize(
+    ("columns", "texts", "labels"),
+    [
+        ({"sentence": ["é".encode(), b"b"], "label": [b"1", b"0"]}, [("é",), ("b",)], [1, 0]),
+        ({"sentence": pd.Categorical([b"a"]), "label": [[b"x", b"y"]]}, [("a",)], [["x", "y"]]),
+        ({"tokens": [[b"a", b"b"], [b"c"]], "tags": [[b"O", b"X"], [b"O"]]}, [("a", "b"), ("c",)], [["O", "X"], ["O"]]),
+        ({"query": [b"q"], "choices": [[b"a", b"b"]], "gold": [b"B"]}, [("q", "a", "b")], [1]),
+        (
+            {"question": [b"q"], "context": [b"a b"], "answers": [{"text": [b"b"], "answer_start": [2]}]},
+            [("q", "a b")],
+            [[{"text": "b", "start": 2}]],
+        ),
+        ({"sentence": ["a"], "label": [pd.Timestamp("2020-01-01")]}, [("a",)], ["2020-01-01 00:00:00"]),
+        ({"sentence": ["a"], "label": [[pd.Timestamp("2020-01-01")]]}, [("a",)], [["2020-01-01 00:00:00"]]),
+    ],
+)  # fmt: skip
+def test_bytes_and_dates_of_parquet_are_text(tmp_path, columns, texts, labels):
+    read = read_table(write(tmp_path, ".parquet", pd.DataFrame({**columns, "image": [b"\xff"] * len(texts)})))
+    assert (read.texts, read.labels) == (texts, labels)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "columns", "said"),
+    [
+        (".parquet", {"text": [b"a", b"caf\xe9"]}, r"'caf\\udce9' in row 2 of 'text'"),
+        (".jsonl", {"text": ["a", "b\ud83d"], "label": [0, 1]}, r"'b\\ud83d' in row 2 of 'text'"),
+        (".jsonl", {"text": ["a", "b"], "label": ["x", "\ud800"]}, r"'\\ud800' in row 2 of 'label'"),
+        (".json", {"tokens": [["a", "\ud800"]], "tags": [["O", "O"]]}, r"'\\ud800' in row 1 of 'tokens'"),
+        (".json", {"question": ["a"], "choices": [["b", "\ud800"]]}, r"'\\ud800' in row 1 of 'choices'"),
+        (".json", {"text": ["a"], "\ud800": [1]}, r"'\\ud800'"),
+    ],
+)
+def test_text_that_cannot_be_written_is_refused(tmp_path, suffix, columns, said):
+    path = tmp_path / f"data{suffix}"
+    if suffix == ".parquet":
+        pd.DataFrame(columns).to_parquet(path)
+    else:
+        path.write_text(
+            json.dumps([dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)])
+        )
+    with pytest.raises(RequestError, match=f"train_data must .*{said}"):
+        read_table(str(path))
+
+
 @pytest.mark.parametrize("suffix", FILE_FORMATS)
 @pytest.mark.parametrize("labels", [[0, 1, 1], ["no", "yes", "no"], [0.5, 1.25, 3.0]])
 def test_every_format_gives_the_same_table(tmp_path: Path, suffix: str, labels: list) -> None:

@@ -201,3 +201,9 @@ def test_questions_of_a_data_set(hub: Callable[..., list[tuple]]) -> None:
     table = read_table("a/b", split="validation")
     assert table.ids == ("q1",)
     assert table.labels == [[{"text": "b", "start": 2}]]
+
+
+def test_bytes_of_the_hub_are_text(hub: Callable) -> None:
+    hub(train=Dataset.from_dict({"text": [b"a", b"b"], "labels": [[b"x", b"y"], [b"x"]]}))
+    table = read_table("a/b")
+    assert (table.texts, table.labels) == ([("a",), ("b",)], [["x", "y"], ["x"]])

@@ -80,6 +80,13 @@ def test_a_row_that_is_no_question_is_named(tmp_path, row, words):
     assert all(word in str(error.value) for word in words), error.value
 
 
+def test_half_of_a_surrogate_pair_is_refused(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"query": "a", "choices": ["b", "\\ud83d"], "gold": 0}')
+    with pytest.raises(RequestError, match=r"row 1 of .*rows.jsonl' must hold text in UTF-8, got '\\ud83d'"):
+        read_questions(str(path))
+
+
 def test_files_that_hold_no_questions(tmp_path):
     with pytest.raises(RequestError, match=r"at least one row, got .*rows\.jsonl"):
         questions(tmp_path)

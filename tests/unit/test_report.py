@@ -265,7 +265,7 @@ def asked_for(*stages, **options):
 )
 def test_the_command_asks_the_same_again(monkeypatch, stage, said):
     """Read by the command's own parser."""
-    result = asked_for(stage, seed=getattr(stage, "seed", 0), label_names=("no", "-1"), same_data=True)
+    result = asked_for(stage, seed=getattr(stage, "seed", 0), label_names=("no", "-1", "-x"), same_data=True)
     line = command(result)
     assert all(words in line for words in re.split(" (?=--)", said))
     found = []

@@ -250,8 +250,66 @@ def test_no_batches():
 )
 def test_a_seed_out_of_range_is_refused(asked, seed):
     asked(2**32 - 1)
-    with pytest.raises(niwaki.RequestError, match=f"seed must be .* 0 to 4294967295, got {seed}"):
+    with pytest.raises(niwaki.RequestError, match=f"seed must be .*, got {seed}"):
         asked(seed)
+
+
+REQUEST = {"model": "m", "train_data": "t.tsv", "eval_data": "e.tsv", "out": "o"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (lambda: niwaki.Finetune(max_gradient_norm=float("inf")), "max_gradient_norm must be a finite .*0: it is not"),
+        (lambda: niwaki.Finetune(weight_decay=np.float32("nan")), "weight_decay must be a finite number, got nan"),
+        (lambda: niwaki.DynamicSparsityConfig(sparsity=0.5, warmup=float("inf")), "warmup must be a finite number"),
+        (lambda: niwaki.DynamicSparsityConfig(sparsity=0.5, warmup=10**400), "warmup must be at most 1000000000000 in"),
+        (lambda: niwaki.Finetune(epochs=10**23), "epochs must be at most 1000000000000 in size, got 1"),
+        (lambda: niwaki.Finetune(epochs=-(10**400)), "epochs must be at most 1000000000000 in size, got -1"),
+        (lambda: Demo(threads=10**11), "threads must be a whole number from 1 to 4096, got 100000000000"),
+        (lambda: niwaki.Structured(flops=0.5, keep_layers=["9" * 5000]), "keep_layers must be whole numbers"),
+        (lambda: Recipe(**REQUEST, stages=(niwaki.Finetune(),), max_memory="9" * 400), "max_memory must be a size"),
+        (lambda: niwaki.Structured(flops=0.5, spared=("layer\ud800",)), r"spared must be .* UTF-8, got 'layer\\ud800'"),
+        (lambda: Demo(out="caf\udce9"), r"out must be text in UTF-8, got 'caf"),
+    ],
+)
+def test_what_no_recipe_can_hold_is_refused_at_the_start(asked, said):
+    with pytest.raises(niwaki.RequestError, match=said):
+        asked()
+
+
+def test_a_name_that_begins_with_a_tilde_lies_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    structured = {"kind": "structured", "flops": 0.5, "plan": "~/plan"}
+    asked = {
+        **REQUEST,
+        "model": "~/m",
+        "out": "~/o",
+        "label_column": "~/c",
+        "tasks": "~/q.jsonl,arc",
+        "base_model": "~",
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**asked, "stages": [structured]}))
+    recipe = read_recipe(Path("~/recipe.yaml"))
+    assert (recipe.model, recipe.out) == (f"{tmp_path}/m", f"{tmp_path}/o")
+    assert (recipe.base_model, recipe.plans) == (str(tmp_path), (f"{tmp_path}/plan",))
+    assert (recipe.task_files, recipe.task_names) == ((f"{tmp_path}/q.jsonl",), ("arc",))
+    assert (recipe.train_data, recipe.label_column) == ("t.tsv", "~/c")
+    with pytest.raises(niwaki.RequestError, match="out that begins with ~ must lie in a home folder that there is"):
+        Demo(out="~nobody-of-this-name/x")
+
+
+@pytest.mark.parametrize(
+    ("key", "flags"), [("overwrite", "--overwrite says"), ("resume", r"--resume \(the default\) or --restart")]
+)
+def test_what_is_asked_anew_each_time_is_no_part_of_a_recipe(key, flags):
+    plain = {**REQUEST, "stages": [{"kind": "finetune"}]}
+    with pytest.raises(niwaki.RequestError, match=f"recipe must leave out {key}, which {flags}.* got True"):
+        recipe_from_dict({**plain, key: True})
+    with pytest.raises(niwaki.RequestError, match="recipe key must be one of") as error:
+        recipe_from_dict({**plain, "other": 1})
+    assert f" {key}," not in str(error.value)
+    assert getattr(recipe_from_dict(plain, overwrite=True, resume=False), key) is (key == "overwrite")
 
 
 def test_a_recipe_that_is_not_utf8_is_refused(tmp_path):

@@ -145,6 +145,8 @@ def test_nobody_works_while_one_is_timed(monkeypatch):
     [
         ("model: n\n", "sweep must give every key once, got 'model' again in line 2"),
         ("train_data: &x t\neval_data: *x\n", r"sweep must write out what it says, without aliases .* line 3"),
+        ("resume: no\ntrain_data: t\neval_data: e\n", "recipe must leave out resume, which .* or --restart says"),
+        ("pick: accuracy >= 1e999\ntrain_data: t\neval_data: e\n", "pick must be conditions such as .* got 'accuracy"),
         (f"seeds: {'[' * 12}{']' * 12}\n", "at most 10 deep, got line 2"),
         ("label_names: [no, yes]\ntrain_data: t\neval_data: e\n", "label_names must hold text.*quote it, got False"),
     ],

@@ -19,6 +19,7 @@ from niwaki.checkpoint.library import UNREADABLE, line
 from niwaki.checkpoint.masks import MASKS, apply_saved_masks_
 from niwaki.checkpoint.plain import Head, label_options, load_plain, new_parameters, own_head
 from niwaki.checkpoint.task import empty_model, output_layer, read_config, task_of_config
+from niwaki.config.text import place_named
 from niwaki.errors import RequestError
 
 Shapes = dict[str, tuple[int, ...]]
@@ -149,7 +150,7 @@ def base_of(folder: Path, base_model: str | None) -> str:
     base.
     """
     if base_model is not None:
-        return base_model
+        return place_named("base_model", base_model)
     try:
         named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
     except UNREADABLE as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from niwaki.checkpoint.exchange import exchange
 from niwaki.checkpoint.working import GONE, KEPT, NEW, OLD, READY, TEMPORARY, place_for, working_folder
+from niwaki.config.text import place_named
 from niwaki.errors import RequestError
 
 MARK = ".niwaki"
@@ -37,7 +38,7 @@ def atomic_folder(folder: str | Path, overwrite: bool = False) -> Iterator[Path]
         RequestError: `folder` is not empty, and `overwrite` was not asked or it holds what Niwaki did not write; at the
             start, and at the end for what was put there in between. Another process writes it.
     """
-    target = Path(folder).resolve()
+    target = Path(place_named("out", folder)).resolve()
     if not (place_for(target) / READY).is_dir():
         _check_folder(target, folder, overwrite)
     with new_parents(target), working_folder(target) as place:
@@ -76,7 +77,7 @@ def atomic_file(path: str | Path, overwrite: bool, is_ours: Callable[[Path], boo
         RequestError: `path` is there, and `overwrite` was not asked or it is not such a file; or cannot be written.
             Another process writes it.
     """
-    target = Path(path).resolve()
+    target = Path(place_named("out", path)).resolve()
     if target.exists():
         rule = f"out must be a new file, or {'' if overwrite else 'with --overwrite '}{kind} that Niwaki wrote"
         if not target.is_file():

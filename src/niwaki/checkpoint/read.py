@@ -19,6 +19,7 @@ from niwaki.checkpoint.plain import NewLabels, head_for, load_plain, own_head
 from niwaki.checkpoint.sentence import first_sentence_head, place_of_model
 from niwaki.checkpoint.task import read_config, task_of_config
 from niwaki.config import DTYPES
+from niwaki.config.text import place_named
 from niwaki.errors import RequestError, check_choice
 from niwaki.numerics.device import device_named
 from niwaki.numerics.seeds import seeded
@@ -53,8 +54,9 @@ def load(
     """
     check_choice("dtype", dtype, DTYPES)
     there = device_named(device)
-    name = place_of_model(str(source))
-    adapter, sources = adapter_in(_checked(name)), [str(source)]
+    source = place_named("model", source)
+    name = place_of_model(source)
+    adapter, sources = adapter_in(_checked(name)), [source]
     with seeded(seed):
         if adapter is not None:
             base = _base(adapter, base_model)
@@ -80,7 +82,7 @@ def task_of_checkpoint(source: str, base_model: str | None = None) -> Task:
     Raises:
         RequestError: nothing there that says it.
     """
-    source = place_of_model(source)
+    source = place_of_model(place_named("model", source))
     adapter = adapter_in(_checked(source))
     if adapter is not None:
         return adapter_head(adapter, _base(adapter, base_model)).task

@@ -16,6 +16,7 @@ from transformers import AutoConfig
 from niwaki.anatomy import BODY, FAMILIES, LANGUAGE_MODEL, TASKS, Task, body_of, supported_model_types, task_named
 from niwaki.checkpoint.files import tensor_shapes
 from niwaki.checkpoint.library import UNREADABLE, unreadable
+from niwaki.config.text import check_utf8
 from niwaki.errors import RequestError
 
 _MOST_LAYERS = 1000
@@ -26,7 +27,7 @@ def read_config(name: str) -> Any:
     """The config of a model folder or Hub id.
 
     Raises:
-        RequestError: none there, a damaged one, one that needs code of its own.
+        RequestError: none there, a damaged one, one that needs code of its own, labels that are no UTF-8.
     """
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
@@ -36,6 +37,8 @@ def read_config(name: str) -> Any:
     if isinstance(layers, int) and layers > _MOST_LAYERS:  # even an empty model of these would take hours
         rule = f"num_hidden_layers in config.json must be at most {_MOST_LAYERS} to have the sizes of its tensors"
         raise RequestError(f"{rule}, got {layers} in {name!r}")
+    for label in (getattr(config, "id2label", None) or {}).values():
+        check_utf8(f"id2label in config.json of {name!r}", str(label))
     return config
 
 

@@ -22,6 +22,7 @@ from niwaki.checkpoint.adapter import base_of
 from niwaki.checkpoint.hub import beside, local_folder
 from niwaki.checkpoint.library import line
 from niwaki.checkpoint.sentence import place_of_model
+from niwaki.config.text import place_named
 from niwaki.errors import RequestError
 
 _AS_LOADED = "_niwaki_as_loaded"
@@ -60,7 +61,7 @@ def load_tokenizer(
     Raises:
         RequestError: no files of a tokenizer, or one that needs code of its own.
     """
-    source = place_of_model(str(source))
+    source = place_of_model(place_named("model", source))
     folder = local_folder(source)
     if (folder / "adapter_config.json").is_file() and beside(folder, "tokenizer_config.json") is None:
         base = base_of(folder, base_model)

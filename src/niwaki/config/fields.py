@@ -16,19 +16,22 @@ _UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 FIRST, DATA, BUDGET, METHOD, TRAINING, OUTPUT, MACHINE = "", "Data", "Budget", "Method", "Training", "Output", "Machine"
 PANELS = (FIRST, DATA, BUDGET, METHOD, TRAINING, OUTPUT, MACHINE)
 """Where the help of a command shows a flag, from the top; what most people need comes first."""
+_MOST_THREADS = 4096
+"""More than this no machine runs side by side; far more end the process without a word."""
 
 
-def option(default: Any, help: str, panel: str = METHOD, off: str | None = None) -> Any:
+def option(default: Any, help: str, panel: str = METHOD, off: str | None = None, place: bool = False) -> Any:
     """A dataclass field with a default, and the text and the panel that the help of a command shows for its flag.
 
-    `off` names the flag of its opposite, for one that is True by default.
+    `off` names the flag of its opposite, for one that is True by default; a `place` is the name of a file or folder, or
+    of what the Hub has in its place.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "panel": panel, "off": off})
+    return dataclasses.field(default=default, metadata={"help": help, "panel": panel, "off": off, "place": place})
 
 
-def required(help: str) -> Any:
+def required(help: str, place: bool = False) -> Any:
     """A dataclass field that must be given, with the text that the command shows for its flag among the first."""
-    return dataclasses.field(metadata={"help": help, "panel": FIRST})
+    return dataclasses.field(metadata={"help": help, "panel": FIRST, "place": place})
 
 
 def check_at_least(config: Any, least: float, *names: str) -> None:
@@ -93,6 +96,16 @@ def check_seed(config: Any) -> None:
         raise RequestError(f"seed must be a whole number from 0 to {2**32 - 1}, got {config.seed}")
 
 
+def check_threads(config: Any) -> None:
+    """Refuse a given number of threads that no system starts.
+
+    Raises:
+        RequestError: saying the range.
+    """
+    if config.threads is not None and not 1 <= config.threads <= _MOST_THREADS:
+        raise RequestError(f"threads must be a whole number from 1 to {_MOST_THREADS}, got {config.threads}")
+
+
 def check_above_zero(config: Any, *names: str) -> None:
     """Refuse a field that is not a number above 0.
 
@@ -113,6 +126,6 @@ def bytes_of(name: str, text: str) -> int:
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]i?B|B?)\s*", text, re.IGNORECASE)
     amount = float(found[1]) * _UNITS[found[2].upper()] if found else 0.0
-    if not amount:
+    if not 0 < amount < float("inf"):
         raise RequestError(f"{name} must be a size such as 8GiB or 500MB, got {text!r}")
     return int(amount)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -42,7 +43,7 @@ class Filter:
             check_choice("only", self.only, PARTS)
         if self.keep_layers is None:
             return
-        wrong = [layer for layer in self.keep_layers if not str(layer).isdecimal()]
+        wrong = [layer for layer in self.keep_layers if not re.fullmatch(r"\d{1,9}", str(layer))]
         if wrong:
             raise RequestError(f"keep_layers must be whole numbers from 0, got {wrong[0]!r}")
         object.__setattr__(self, "keep_layers", tuple(int(layer) for layer in self.keep_layers))

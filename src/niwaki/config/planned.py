@@ -17,6 +17,7 @@ class Planned:
         None,
         "Folder of `niwaki plan` that says what goes; on the rows it was made from nothing is observed again.",
         BUDGET,
+        place=True,
     )
     keep_quality: float | None = option(
         None,

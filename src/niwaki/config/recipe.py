@@ -16,12 +16,15 @@ from niwaki.errors import RequestError, check_choice
 
 LISTS = ("text_columns", "label_names")
 """Keys that hold several words."""
+ASKED_ANEW = {"overwrite": "--overwrite", "resume": "--resume (the default) or --restart"}
+"""Fields that are never part of a recipe, and the flags that ask for them each time."""
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     """Plain data (strings, numbers, lists) that `recipe_from_dict` turns back into an equal recipe."""
     plain = dataclasses.asdict(recipe)
-    del plain["overwrite"], plain["resume"]
+    for name in ASKED_ANEW:
+        del plain[name]
     for name in LISTS:
         plain[name] = list(plain[name]) if plain[name] else None
     meant = [stage.resolved() if isinstance(stage, LayerAdaptive) else stage for stage in recipe.stages]
@@ -56,6 +59,9 @@ def recipe_from_dict(plain: Any, overwrite: bool = False, resume: bool = True) -
     if not isinstance(plain, dict):
         raise RequestError(f"recipe must be a mapping of keys to values, got {type(plain).__name__}")
     values = dict(plain)
+    for name, flags in ASKED_ANEW.items():
+        if name in values:
+            raise RequestError(f"recipe must leave out {name}, which {flags} says each time, got {values[name]!r}")
     stages = values.pop("stages", None)
     if not isinstance(stages, list) or not all(isinstance(stage, dict) for stage in stages):
         raise RequestError(f"stages must be a list of mappings, got {stages!r}")
@@ -68,7 +74,8 @@ def recipe_from_dict(plain: Any, overwrite: bool = False, resume: bool = True) -
     for name in LISTS:
         if isinstance(values.get(name), list):
             values[name] = tuple(_word(name, word) for word in values[name])
-    return _build(Recipe, {**values, "stages": tuple(built), "overwrite": overwrite, "resume": resume}, "recipe")
+    recipe = _build(Recipe, {**values, "stages": tuple(built)}, "recipe")
+    return dataclasses.replace(recipe, overwrite=overwrite, resume=resume)
 
 
 def _has_seed(stage: dict[str, Any]) -> bool:
@@ -87,7 +94,7 @@ def _word(name: str, value: Any) -> str:
 def _build(cls: Any, values: dict[str, Any], where: str) -> Any:
     known = kinds_of(cls)
     for name, value in values.items():
-        check_choice(f"{where} key", str(name), known)
+        check_choice(f"{where} key", str(name), known.keys() - ASKED_ANEW.keys())
         check_type(f"{where}.{name}", value, known[name])
     try:
         return cls(**values)

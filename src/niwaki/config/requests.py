@@ -15,6 +15,7 @@ from niwaki.config.fields import (
     check_at_least,
     check_given_at_least,
     check_seed,
+    check_threads,
     check_unused,
     option,
     required,
@@ -23,6 +24,7 @@ from niwaki.config.finetune import Finetune
 from niwaki.config.layer_adaptive import GRANULARITIES, LAYER_SCORES, WEIGHT_SCORES, LayerAdaptive
 from niwaki.config.planned import Planned
 from niwaki.config.structured import Structured, UnitScores
+from niwaki.config.text import place_named
 from niwaki.config.types import check_types
 from niwaki.config.vocabulary import Vocabulary
 from niwaki.errors import RequestError, check_choice
@@ -57,9 +59,13 @@ STAGES: dict[str, type[Stage]] = {
 class Request:
     """What every command that reads a model and data is told."""
 
-    model: str = required("Hub id, Transformers folder, PEFT adapter folder, or a folder that Niwaki wrote.")
-    out: str = required("Folder to write.")
-    base_model: str | None = option(None, "Base of the adapter, where adapter_config.json does not lead to it.", DATA)
+    model: str = required(
+        "Hub id, Transformers folder, PEFT adapter folder, or a folder that Niwaki wrote.", place=True
+    )
+    out: str = required("Folder to write.", place=True)
+    base_model: str | None = option(
+        None, "Base of the adapter, where adapter_config.json does not lead to it.", DATA, place=True
+    )
     text_columns: tuple[str, ...] | None = option(
         None, "Text columns of the data, one or two, where they are not recognised.", DATA
     )
@@ -99,7 +105,8 @@ class Request:
         if self.pooling is not None:
             check_choice("pooling", self.pooling, POOLINGS)
         check_at_least(self, 1, "batch_size", "max_length")
-        check_given_at_least(self, 1, "stride", "threads")
+        check_given_at_least(self, 1, "stride")
+        check_threads(self)
         check_seed(self)
         if self.label_names is not None and len(set(self.label_names)) < len(self.label_names):
             raise RequestError(f"label_names must differ from each other, got {' '.join(self.label_names)}")
@@ -109,7 +116,7 @@ class Request:
 class Demo:
     """The demonstration, which brings its model and data along."""
 
-    out: str = option("niwaki-demo", "Folder to write.", OUTPUT)
+    out: str = option("niwaki-demo", "Folder to write.", OUTPUT, place=True)
     seed: int = option(0, "Seed of everything that is drawn.")
     threads: int | None = option(None, THREADS, MACHINE)
     overwrite: bool = option(False, "Replace a folder that holds only what Niwaki wrote.", OUTPUT)
@@ -117,7 +124,7 @@ class Demo:
     def __post_init__(self) -> None:
         check_types(self)
         check_seed(self)
-        check_given_at_least(self, 1, "threads")
+        check_threads(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,20 +160,24 @@ class Measured(Request):
     @property
     def task_files(self) -> tuple[str, ...]:
         """The files of questions among the tasks."""
-        return tuple(task for task in self._tasks if task.lower().endswith(".jsonl"))
+        return tuple(place_named("tasks", task) for task in self._tasks if _is_file(task))
 
     @property
     def task_names(self) -> tuple[str, ...]:
         """The tasks that lm-evaluation-harness is to know."""
-        return tuple(task for task in self._tasks if task not in self.task_files)
+        return tuple(task for task in self._tasks if not _is_file(task))
+
+
+def _is_file(task: str) -> bool:
+    return task.lower().endswith(".jsonl")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Measured):
     """One whole run: the model, the data, the stages in order, where the result goes."""
 
-    train_data: str = required("Data to calibrate and train on: a local file or a Hub data set.")
-    eval_data: str = required("Data to evaluate on: a local file or a Hub data set.")
+    train_data: str = required("Data to calibrate and train on: a local file or a Hub data set.", place=True)
+    eval_data: str = required("Data to evaluate on: a local file or a Hub data set.", place=True)
     train_split: str | None = option(None, TRAIN_SPLIT, DATA)
     eval_split: str | None = option(None, EVAL_SPLIT, DATA)
     stages: tuple[Stage, ...] = required("What is done, in order.")
@@ -178,7 +189,7 @@ class Recipe(Measured):
     max_memory: str | None = option(
         None, "Memory that may be used at most, such as 8GiB; refused before any work.", MACHINE
     )
-    activations_dir: str | None = option(None, ACTIVATIONS, MACHINE)
+    activations_dir: str | None = option(None, ACTIVATIONS, MACHINE, place=True)
     compact: bool = option(
         False, "Write masked weights as bits and kept values: smaller, and read by Niwaki only.", OUTPUT
     )
@@ -221,10 +232,10 @@ class Recipe(Measured):
 class Planning(Request):
     """A plan: the model is observed and scored, and nothing is pruned."""
 
-    train_data: str = required("Data to calibrate on: a local file or a Hub data set.")
+    train_data: str = required("Data to calibrate on: a local file or a Hub data set.", place=True)
     train_split: str | None = option(None, TRAIN_SPLIT, DATA)
     calibration_samples: int = option(2048, "Rows of the training data that are looked at.", DATA)
-    activations_dir: str | None = option(None, ACTIVATIONS, MACHINE)
+    activations_dir: str | None = option(None, ACTIVATIONS, MACHINE, place=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -238,10 +249,10 @@ class Scoring(UnitScores, Request):
     layer_score: str = option("fisher", f"How layers are scored: {', '.join(LAYER_SCORES)}.")
     weight_score: str = option("sparsegpt", f"How weights are scored: {', '.join(WEIGHT_SCORES)}.")
     granularity: str = option("linear", f"What has an importance of its own: {' or '.join(GRANULARITIES)}.")
-    train_data: str = required("Data to calibrate on: a local file or a Hub data set.")
+    train_data: str = required("Data to calibrate on: a local file or a Hub data set.", place=True)
     train_split: str | None = option(None, TRAIN_SPLIT, DATA)
     calibration_samples: int = option(2048, "Rows of the training data that are looked at.", DATA)
-    activations_dir: str | None = option(None, ACTIVATIONS, MACHINE)
+    activations_dir: str | None = option(None, ACTIVATIONS, MACHINE, place=True)
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -258,10 +269,12 @@ class Evaluation(Rounding, Measured):
     """Quality, size and measured latency of a model, beside another if one is named."""
 
     eval_data: str | None = option(
-        None, "Data to evaluate on: a local file or a Hub data set; needed without --tasks.", FIRST
+        None, "Data to evaluate on: a local file or a Hub data set; needed without --tasks.", FIRST, place=True
     )
     eval_split: str | None = option(None, EVAL_SPLIT, DATA)
-    against: str | None = option(None, "The dense model to compare with; timed in turn with the model.", DATA)
+    against: str | None = option(
+        None, "The dense model to compare with; timed in turn with the model.", DATA, place=True
+    )
     latency_length: int | None = option(
         None,
         f"Tokens in a row for the timing; by default the data's mean, {DEFAULT_LENGTH} without --eval-data.",
@@ -287,14 +300,14 @@ class Export(Rounding, Request):
     """A model for those who do not have Niwaki."""
 
     to: str = required(f"What to write: {', '.join(WRITTEN_FOR)}.")
-    out: str = required("Folder to write; for onnx and gguf also a file that ends in .onnx or .gguf.")
+    out: str = required("Folder to write; for onnx and gguf also a file that ends in .onnx or .gguf.", place=True)
     dtype: str = option(
         "auto",
         f"How weights are held and written: {', '.join(DTYPES)}; onnx, openvino and gguf say it themselves.",
         MACHINE,
     )
     optimize: bool = option(False, "For onnx: the graph as ONNX Runtime fuses it, for it alone.")
-    eval_data: str | None = option(None, "Data that --max-drop is measured on.")
+    eval_data: str | None = option(None, "Data that --max-drop is measured on.", place=True)
     eval_split: str | None = option(None, EVAL_SPLIT, DATA)
     max_drop: float | None = option(
         None, "Share of its usual metric that rounding may cost at most; more, and nothing is written."

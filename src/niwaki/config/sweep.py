@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -58,7 +59,7 @@ def parse_pick(text: str) -> tuple[Condition, ...]:
     found = []
     for part in re.split(r"\band\b", text):
         match = _CONDITION.fullmatch(part)
-        if match is None:
+        if match is None or math.isinf(float(match[3])):
             rule = "pick must be conditions such as 'accuracy >= 0.99 * dense', joined by 'and'"
             raise RequestError(f"{rule}, got {part.strip()!r}")
         found.append(Condition(match[1], match[2] == ">=", float(match[3]), match[4] is not None))
@@ -183,7 +184,7 @@ def _numbers(name: str, values: Any) -> list[float]:
     return [float(value) for value in found]
 
 
-def read_sweep(path: Path, out: str, overwrite: bool, given: dict[str, Any]) -> Sweep:
+def read_sweep(path: Path, out: str, overwrite: bool, given: dict[str, Any], resume: bool = True) -> Sweep:
     """A sweep from a file: the keys of a recipe, but `methods` for its stages, `seeds`, and perhaps `jobs` and `pick`.
 
     A method has the keys of a stage, with lists of budgets, and perhaps a `name`. What is `given` goes before the file.
@@ -213,7 +214,7 @@ def read_sweep(path: Path, out: str, overwrite: bool, given: dict[str, Any]) -> 
     if type(mine.get("jobs", 1)) is not int or not isinstance(mine.get("pick", ""), str):
         raise RequestError(f"jobs must be a whole number and pick a text, got {mine}")
     first = stage_to_dict(next(iter(found.values()))[0])
-    recipe = recipe_from_dict({**plain, "out": out, "stages": [first]}, overwrite)
+    recipe = recipe_from_dict({**plain, "out": out, "stages": [first]}, overwrite, resume)
     return Sweep(recipe=recipe, methods=found, seeds=tuple(seeds), **{**mine, **given})
 
 

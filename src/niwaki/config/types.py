@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import numbers
 import os
 from collections.abc import Mapping
@@ -10,7 +11,11 @@ from functools import cache
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from niwaki.config.text import check_utf8, place_named
 from niwaki.errors import RequestError
+
+MOST = 10**12
+"""The largest whole number that may be asked for, of anything: a million times that still fits into 64 bits."""
 
 _STANDS_FOR: dict[type, tuple[type, ...]] = {
     float: (numbers.Real,),
@@ -22,15 +27,30 @@ _STANDS_FOR: dict[type, tuple[type, ...]] = {
 
 
 def check_types(config: Any) -> None:
-    """Refuse a field of another type than declared; numbers, paths and lists become what a recipe can hold.
+    """Refuse a field of another type than declared, and numbers and text that no recipe can hold.
+
+    Numbers, paths and lists become what a recipe can hold, names of places what is meant by them.
 
     Raises:
         RequestError: naming the first field.
     """
-    for name, kinds in kinds_of(type(config)).items():
-        value = getattr(config, name)
-        check_type(name, value, kinds)
-        object.__setattr__(config, name, _plain(value))
+    kinds = kinds_of(type(config))
+    for field in dataclasses.fields(config):
+        name, value = field.name, getattr(config, field.name)
+        check_type(name, value, kinds[name])
+        value = place_named(name, value) if field.metadata.get("place") and value is not None else _plain(value)
+        for each in value if isinstance(value, tuple) else (value,):
+            _check_value(name, each, field.metadata.get("help", ""))
+        object.__setattr__(config, name, value)
+
+
+def _check_value(name: str, value: Any, help: str) -> None:
+    if isinstance(value, str):
+        check_utf8(name, value)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise RequestError(f"{name} must be a finite number, got {value:g} ({help.removesuffix('.')})")
+    elif isinstance(value, int) and abs(value) > MOST:
+        raise RequestError(f"{name} must be at most {MOST} in size, got {value}")
 
 
 def check_type(name: str, value: Any, kinds: frozenset[type]) -> None:

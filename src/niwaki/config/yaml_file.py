@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from niwaki.config.text import place_named
 from niwaki.errors import RequestError
 
 _DEEPEST = 10
@@ -17,8 +18,9 @@ def read_yaml(path: Path, what: str) -> Any:
     """The plain data of a file, which is called `what` (`safe_load`).
 
     Raises:
-        RequestError: no such file, no YAML in UTF-8, aliases, more nesting than anyone needs, a key given twice.
+        RequestError: no such file no YAML in UTF-8, aliases, more nesting than anyone needs, a key given twice.
     """
+    path = Path(place_named(what, path))
     if not path.is_file():
         raise RequestError(f"{what} must be an existing file, got {str(path)!r}")
     try:

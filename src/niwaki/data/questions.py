@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from niwaki.config.text import place_named, unwritable
 from niwaki.data.objects import read_objects
 from niwaki.data.text_files import text_in
 from niwaki.errors import RequestError
@@ -43,7 +44,7 @@ def read_questions(source: str, limit: int | None = None) -> tuple[list[Question
     Raises:
         RequestError: no such file, one that does not read, no row, a row of another shape; the row is named.
     """
-    path = Path(source)
+    path = Path(place_named("tasks", source))
     if not path.is_file():
         raise RequestError(f"tasks must name existing .jsonl files, got {source!r}")
     try:
@@ -56,7 +57,10 @@ def read_questions(source: str, limit: int | None = None) -> tuple[list[Question
     questions = []
     for number, row in enumerate(rows, 1):
         try:
-            questions.append(question_of(row))
+            question = question_of(row)
+            if odd := next(filter(None, map(unwritable, (question.prompt, *question.choices))), None):
+                raise WrongRowError(f"must hold text in UTF-8, got {odd!r}")
+            questions.append(question)
         except WrongRowError as error:
             raise RequestError(f"tasks: row {number} of {source!r} {error}") from error
     return questions, hashlib.sha256(raw).hexdigest()

@@ -12,11 +12,13 @@ from typing import Any, cast
 
 import pandas as pd
 
+from niwaki.config.text import place_named
 from niwaki.data.choices import choices_table, is_choices
 from niwaki.data.conll import read_conll
 from niwaki.data.delimited import read_delimited
 from niwaki.data.hub import name_classes_, read_hub
 from niwaki.data.objects import read_objects
+from niwaki.data.plain_text import as_text_, check_text
 from niwaki.data.sentences import SEARCHES
 from niwaki.data.several import labels_that_hold
 from niwaki.data.squad import answered_table, is_answered, squad_rows
@@ -59,12 +61,20 @@ def read_table(
 
     Raises:
         RequestError: no such file, an unknown suffix, a file that does not read, no rows, a column that is not there,
-            a row without text or label.
+            a row without text or label, text that is no UTF-8.
     """
     parameter = "train_data" if split == "train" else "eval_data"
+    source = place_named(parameter, source)
     read = _read(source, split, parameter, hub_split, config, label_column)
     if read.frame.empty:
         raise RequestError(f"{parameter} must hold at least one row, got none in {source!r}")
+    table = _table(read, source, text_columns, label_column)
+    check_text(table, parameter)
+    return table
+
+
+def _table(read: Source, source: str, text_columns: tuple[str, ...] | None, label_column: str | None) -> Table:
+    """The table of what was read from `source`, in the form that its columns show."""
     frame, columns = read.frame, tuple(read.frame.columns)
     if is_tagged(frame, text_columns):
         return tagged_table(read, source, text_columns, label_column)
@@ -110,6 +120,7 @@ def _read(
         raise RequestError(f"{parameter} must be an existing file or a Hub data set, got {source!r}")
     else:
         hub = read_hub(source, role, hub_split, config)
+        as_text_(hub.frame)
         found = Source(hub.frame, None, None, hub.split, hub.classes)
     found.frame.columns = [str(column).strip() for column in found.frame.columns]
     return found
@@ -148,6 +159,7 @@ def _read_file(path: Path, parameter: str, label_column: str | None) -> Source:
             case ".parquet":
                 frame = pd.read_parquet(io.BytesIO(raw))
                 classes = name_classes_(frame, _classes_of_parquet(raw))
+                as_text_(frame)
             case ".conll" | ".conllu":
                 words, tags, named = read_conll(text_in(raw), suffix == ".conllu", label_column)
                 frame = pd.DataFrame({WORDS_COLUMN: words, "tags": tags}, dtype=object)

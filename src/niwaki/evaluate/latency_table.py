@@ -105,7 +105,7 @@ def _cached(key: str, make: Callable[[], Timings]) -> Timings:
 
 def _read_or_made(key: str, make: Callable[[], Timings]) -> dict[str, Any]:
     """Timings as JSON has them."""
-    folder = Path(os.environ.get("NIWAKI_CACHE") or Path.home() / ".cache" / "niwaki")
+    folder = Path(os.environ.get("NIWAKI_CACHE") or "~/.cache/niwaki").expanduser()
     path = folder / f"latency-{key}.json"
     with suppress(OSError, ValueError):
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from niwaki.adapters.computed_by import computed_by
 from niwaki.checkpoint.folder import atomic_folder
 from niwaki.config import LayerAdaptive, Structured, stage_from_dict, stage_to_dict
+from niwaki.config.text import place_named
 from niwaki.data import mean_length
 from niwaki.errors import RequestError
 from niwaki.numerics.digest import digest
@@ -226,13 +227,14 @@ class Plan(ABC):
         Raises:
             RequestError: no such folder, or something else in it.
         """
+        folder = Path(place_named("plan", path))
         try:
-            plain = json.loads((Path(path) / PLAN).read_text(encoding="utf-8"))
+            plain = json.loads((folder / PLAN).read_text(encoding="utf-8"))
             if plain["schema"] != SCHEMA:
                 raise ValueError(f"schema {plain['schema']!r}, not {SCHEMA}")
             kind = next(kind for kind in Plan.__subclasses__() if plain["kind"] == kind.KIND)
             # Copied to where PyTorch would have put them: how memory is aligned shows in the last bits of sums.
-            tensors = {name: tensor.clone() for name, tensor in load_file(Path(path) / TENSORS).items()}
+            tensors = {name: tensor.clone() for name, tensor in load_file(folder / TENSORS).items()}
             common = {
                 "config": stage_from_dict(plain["config"]),
                 "origin": None if plain["origin"] is None else Origin(**plain["origin"]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-from itertools import chain
 from typing import Any
 
 from niwaki.config import STAGES, Evaluation, Recipe
@@ -80,7 +79,12 @@ def _flags(config: Any, values: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _typed(flags: dict[str, list[str]]) -> list[str]:
-    return [*chain.from_iterable((flag, *words) for flag, words in flags.items())]
+    """Flags and their words; where one begins with a dash, which would be taken for a flag, as `--flag=word` each."""
+    typed: list[str] = []
+    for flag, words in flags.items():
+        dashed = any(word.startswith("-") for word in words)
+        typed += [f"{flag}={word}" for word in words] if dashed else [flag, *words]
+    return typed
 
 
 def _words(value: Any) -> list[str]:

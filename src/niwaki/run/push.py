@@ -11,6 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from niwaki.checkpoint.folder import written_files
 from niwaki.checkpoint.library import UNREADABLE, line
+from niwaki.config.text import place_named
 from niwaki.errors import RequestError, WorkError
 
 _MODELS = ("config.json", "adapter_config.json", "modules.json")
@@ -34,6 +35,7 @@ def push(folder: Path, repository: str, private: bool = False, with_report: bool
             that is none, a config of an adapter that cannot be read. WorkError: the Hub cannot be reached, or says no;
             a repository that is public already where `private` is asked.
     """
+    folder = Path(place_named("DIR", folder))
     files = [path.relative_to(folder).as_posix() for path in written_files(folder)]
     if not files:
         raise RequestError(f"DIR must be a folder that Niwaki wrote, got {str(folder)!r}")

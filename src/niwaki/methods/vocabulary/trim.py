@@ -22,6 +22,7 @@ from niwaki.adapters import check_model
 from niwaki.anatomy import pooling_of
 from niwaki.checkpoint import SentenceHead, as_loaded, is_written_as_
 from niwaki.config import Vocabulary
+from niwaki.config.text import check_utf8
 from niwaki.errors import RequestError
 from niwaki.methods.vocabulary.needed import Parts, alphabet, characters_of, entries_of, most_used, with_parts
 from niwaki.methods.vocabulary.rows import embeddings_of, keep_rows_, named_rows
@@ -65,7 +66,7 @@ def trim_vocabulary_(
 
     Raises:
         RequestError: a model or an adapter that is not supported, a tokenizer that is another model's or cannot be
-            rewritten, a size below what any text needs; before the model is changed.
+            rewritten, a size below what any text needs, texts that are no UTF-8; before the model is changed.
     """
     started = time.perf_counter()
     asked = config or Vocabulary()
@@ -73,6 +74,9 @@ def trim_vocabulary_(
     rows, description = embeddings_of(model)[0].num_embeddings, description_of(tokenizer)
     fixed = named_rows(model) | _of_prompts(model, tokenizer) | _of_chats(tokenizer)
     texts = [texts] if isinstance(texts, str) else list(texts)
+    for text in texts:
+        for part in [text] if isinstance(text, str) else text:
+            check_utf8("texts", part)
     corpus = _tokenised(tokenizer, texts)
     tokens = {*tokenizer.get_vocab().values(), *(index for _, index in entries_of(description["model"]))}
     kept = _kept(tokenizer, description, tokens, fixed, corpus, asked)
