@@ -76,9 +76,10 @@ def _idle(module: nn.Module) -> list[nn.Module]:
     """The copies that a wrapper of PEFT (`modules_to_save`) holds and does not run."""
     if not isinstance(module, ModulesToSaveWrapper):
         return []
-    active = None if module.disable_adapters else module.active_adapters[0]
     copies = dict(module.modules_to_save.items())
-    runs = copies.get(active, module.original_module)
+    runs = module.original_module
+    if not module.disable_adapters:
+        runs = copies.get(module.active_adapters[0], runs)
     return [copy for copy in (module.original_module, *copies.values()) if copy is not runs]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -229,7 +229,7 @@ def note_problem_(model: nn.Module) -> None:
     """
     problem = {"class": "single_label_classification", "number": "regression"}.get(labels_of(model))
     if task_of(model) is CLASSIFIER and problem is not None:
-        unwrap(model).config.problem_type = problem
+        cast(Any, unwrap(model).config).problem_type = problem
 
 
 def one_a_row(model: nn.Module) -> bool:

@@ -121,7 +121,7 @@ def read_inputs(request: Request, labels: NewLabels | None = None, quiet: bool =
     length = request.max_length if language else min(request.max_length, longest_input(model))
     named = request.label_names is not None
     cut = Cut(length, request.stride, request.bos, named, request.task, request.seed)
-    return Inputs(model, tokenizer, request.batch_size, cut, quiet, weights=AsRead.of(unwrap(model).name_or_path))
+    return Inputs(model, tokenizer, request.batch_size, cut, quiet, weights=AsRead.of(str(unwrap(model).name_or_path)))
 
 
 def tokenizer_for(model: Any, source: str | Path, base_model: str | None = None, *, new_head: bool = False) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from torch import nn
 
 from niwaki.adapters import masks_of
@@ -37,8 +38,9 @@ def check_order(model: nn.Module, stages: Sequence[Stage]) -> None:
         RequestError: a full fine-tuning after an adapter was attached, or another rank than it has; fewer zeros than
             there will be, a pattern that these do not have, a schedule that cannot start from them.
     """
-    ranks = {config.r for config in model.peft_config.values()} if isinstance(model, PeftModel) else None
-    left = _Left(None if ranks is None else frozenset(ranks))
+    left = _Left(None)
+    if isinstance(model, PeftModel):
+        left = _Left(frozenset(cast(LoraConfig, config).r for config in model.peft_config.values()))
     if masks := masks_of(model):
         zeros = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
         left = replace(left, masked=True, zeros=zeros / sum(linear.size for linear in linears_of(model)))

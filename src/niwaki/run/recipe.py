@@ -108,13 +108,12 @@ def _finish(course: Course, tasks: Tasks, data: dict[str, Any], folder: Path, cl
 def _write_weights(course: Course, folder: Path) -> PreTrainedModel:
     """Write the model that the stages left; returns it without adapters and masks, as others load it."""
     work, recipe = course.work, course.work.recipe
-    model = work.model
-    keeps = recipe.keep_adapter and isinstance(model, PeftModel)
-    if is_first() and keeps:
-        check_adapter_left(model)
-        write_adapter(model, folder, Path(recipe.out), work.inputs.tokenizer)
-    plain = merge_(model)
-    if is_first() and not keeps:
+    tuned = work.model if recipe.keep_adapter and isinstance(work.model, PeftModel) else None
+    if is_first() and tuned is not None:
+        check_adapter_left(tuned)
+        write_adapter(tuned, folder, Path(recipe.out), work.inputs.tokenizer)
+    plain = merge_(work.model)
+    if is_first() and tuned is None:
         write_model(plain, folder, work.inputs.tokenizer, recipe.compact)
     remove_masks_(plain)
     return plain

@@ -81,18 +81,17 @@ def train_(
     every tenth with early stopping. What masks hide does not decay. The global random state is left as it was. Where
     trainings are kept (see `niwaki.train.kept`) they go on from there.
 
-    `loss_of` gives the mean of as many losses as `over` says of a batch; one of none teaches and measures nothing.
+    `loss_of` gives the mean of as many losses as `over` says of a batch; one of none teaches nothing.
 
     Raises:
-        RequestError: something to train is in less than float32, where small steps round to nothing, what is held out
-            to end early by has no losses. WorkError: a loss that is not finite, gradients too large for float16.
+        RequestError: something to train is in less than float32, where small steps round to nothing; nothing that is
+            held out to end early by has losses. WorkError: losses that are not finite, gradients too large for float16.
     """
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     check_float32(named)
-    within = steps_of(data, epochs, options, part)
+    held_out, within = _with_losses(held_out, over, options), steps_of(data, epochs, options, part)
     if not within:
         return Trained()
-    held_out = _with_losses(held_out, over, options)
     asked = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed, "part": part}
     keeper = Keeper(model, _values(options) | asked, quiet=not progress)
     optimizer = torch.optim.AdamW(_groups(model, named), lr=learning_rate, weight_decay=options.weight_decay)
