@@ -18,7 +18,7 @@ def read_yaml(path: Path, what: str) -> Any:
     """The plain data of a file, which is called `what` (`safe_load`).
 
     Raises:
-        RequestError: no such file no YAML in UTF-8, aliases, more nesting than anyone needs, a key given twice.
+        RequestError: no such file, no YAML in UTF-8, aliases, more nesting than anyone needs, a key given twice.
     """
     path = Path(place_named(what, path))
     if not path.is_file():
