@@ -37,8 +37,7 @@ def distance(model, dense, data):
     [(name, "kept") for name in ("modernbert", "mobilellm", "gpt_neox", "gpt2", "opt")]
     + [(name, which) for name in ("distilbert", "llama") for which in LEARNED],
 )
-def test_norms_and_biases_that_were_moved_are_learned_back(family, which, monkeypatch):
-    monkeypatch.setattr(block_reconstruction, "EPOCHS", 4)
+def test_norms_and_biases_that_were_moved_are_learned_back(family, which):
     dense, data = tiny(family), batches(count=8, rows=12, family=family)
     model = copy.deepcopy(dense)
     with torch.no_grad():
@@ -120,9 +119,15 @@ def test_a_pruned_model_comes_nearer_and_costs_what_is_told(method):
         results[which] = niwaki.prune_(model, config, data)
         errors[which] = distance(model, dense, data)
     assert errors["kept"] < errors["none"]
-    trained, held = block_reconstruction.EPOCHS * 7 / 8, 1 / 8
-    assert results["kept"].forward_passes - results["none"].forward_passes == pytest.approx(trained + 2 * held)
+    trained, looked_at = block_reconstruction.MOST, 1 / 8
+    assert results["kept"].forward_passes - results["none"].forward_passes == pytest.approx(trained + 2 * looked_at)
     assert results["kept"].backward_passes - results["none"].backward_passes == pytest.approx(trained)
+
+
+@pytest.mark.parametrize(("rows", "epochs"), [(8, 4), (80, 2), (300, 1)])
+def test_few_data_are_learned_from_more_often(rows, epochs):
+    pieces = [{"input_ids": torch.zeros(rows, 512, dtype=torch.long)}]
+    assert block_reconstruction.reconstruction_passes("kept", pieces).backward == epochs
 
 
 def test_same_seed_same_bytes_and_half_precision_stays():

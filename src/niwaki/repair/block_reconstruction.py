@@ -7,7 +7,7 @@ of the Fisher information as in BRECQ (Li et al., ICLR 2021), here that of a tok
 trains whatever the masks leave of the layer ("A Free Lunch in LLM Compression", 2025); `norms` its norms and biases
 alone (PERP, Zimmer et al., 2023). No labels; one layer and one batch at a time.
 
-Several processes share the rows of each step, and the pieces that are measured.
+Several processes share the parts of each step, and the pieces that are measured.
 """
 
 from __future__ import annotations
@@ -31,22 +31,28 @@ from niwaki.errors import WorkError
 from niwaki.numerics.half import half_in_float32
 from niwaki.observe import Batch, Passes, Statistics, TokenWeights
 from niwaki.observe.stream import Stream
-from niwaki.processes import add_up_each, count, from_one, known_to_all, number, shared_out
+from niwaki.processes import add_up_each, count, from_one, known_to_all, number, share, shared_out
 from niwaki.repair.given import Given
 from niwaki.repair.sequential_least_squares import After, AfterLayer
 
-EPOCHS = 1
-STEP, LARGEST, SMALLEST = 1 / 8, 3e-2, 1e-2
+STEPS, MOST = 160, 4
+"""About how many steps a layer learns in: few pieces are learned from again, at most so often."""
+STEP, LARGEST, SMALLEST = 1 / 16, 3e-2, 1e-2
 """Peak learning rate of a tensor as a share of the root of its mean square, by about which AdamW moves each weight: so
 much of what the layer is wrong by, relative to what it is to give, or the `LARGEST`; and the root below which a tensor
 (biases that are zero) learns no slower."""
 FAINT = 1e-2
 """Gradients below this share of the root of their tensor's mean square move a weight less: AdamW would make a whole
 step of what rounding leaves of a gradient."""
+PARTS = 2
+"""In so many parts the gradient of a piece is made, and they are added in double precision, however many processes
+share them: single precision rounds by what is multiplied at once, and masks of later layers hang on the last bits."""
 TOKENS = 512
 """About what a step learns from; whole rows, one at least."""
-HELD_OUT = 8
-"""One piece of so many is not learned from: where the layer is no better there after training, it stays as it was."""
+LOOKED = 8
+"""At one piece of so many the error is measured: a layer that is no better there stays as it was. None is held out:
+all of them were fitted by least squares before, so on such as are not learned from a layer seems to lose what it gains
+on data that nobody has seen."""
 
 Piece = tuple[int, slice]
 """Number of a batch among all, and rows of it."""
@@ -56,14 +62,14 @@ Values = dict[str, Tensor]
 
 
 def learns(config: Structured | LayerAdaptive, data: Sequence[Batch]) -> str:
-    """What learns of a layer: as asked, or by `auto` all that is left where it is refitted and rows can be held out.
+    """What learns of a layer: as asked, or by `auto` all that is left where it is refitted, on `LOOKED` pieces or more.
 
     Not where a layer is to be looked at once.
     """
     if config.reconstruct != "auto":
         return config.reconstruct
     fitted = config.repair == "least-squares" and not getattr(config, "fast", False)
-    return "kept" if fitted and len(_pieces(data)) >= HELD_OUT else "none"
+    return "kept" if fitted and len(_pieces(data)) >= LOOKED else "none"
 
 
 def reconstruction(
@@ -78,13 +84,12 @@ def reconstruction(
 
 
 def reconstruction_passes(which: str, data: Sequence[Batch]) -> Passes:
-    """What it costs: its epochs, and the error before and after on the rows that are held out."""
+    """What it costs: its epochs, and the error before and after."""
     if which == "none":
         return Passes()
     pieces = _pieces(data)
-    learned, held = _parts(pieces)
-    trained, measured = EPOCHS * len(learned) / len(pieces), 2 * len(held) / len(pieces)
-    return Passes(trained + measured, trained)
+    epochs = _epochs(pieces)
+    return Passes(epochs + 2 * len(_looked_at(pieces)) / len(pieces), epochs)
 
 
 def _pieces(data: Sequence[Batch]) -> list[Piece]:
@@ -97,11 +102,14 @@ def _pieces(data: Sequence[Batch]) -> list[Piece]:
     return found
 
 
-def _parts(pieces: list[Piece]) -> tuple[list[Piece], list[Piece]]:
-    """The pieces that are learned from, and those that are held out: all are both where they are few."""
-    if len(pieces) < HELD_OUT:
-        return pieces, pieces
-    return [piece for place, piece in enumerate(pieces) if place % HELD_OUT], pieces[::HELD_OUT]
+def _epochs(pieces: list[Piece]) -> int:
+    """How often all pieces are learned from."""
+    return min(MOST, max(1, round(STEPS / len(pieces))))
+
+
+def _looked_at(pieces: list[Piece]) -> list[Piece]:
+    """The pieces at which the error is measured: all where they are few."""
+    return pieces if len(pieces) < LOOKED else pieces[::LOOKED]
 
 
 @torch.no_grad()
@@ -135,16 +143,15 @@ def learned_of_block(
         _by_dimension(statistics, last),
         weights,
     )
-    learned, held = _parts(pieces)
+    looked_at = _looked_at(pieces)
     if not block.stored:
         return {}
     with half_in_float32(layer):
         values = {name: _exact(parameter.detach()).clone() for name, parameter in block.stored.items()}
-        before = block.total(held, lambda given: float(block.error(given, values)))
-        size = max(block.total(learned, block.size) / len(learned), torch.finfo(torch.float32).tiny)
-        rate = min(STEP * math.sqrt(before / len(held) / size), LARGEST)
-        _train(block, values, learned, size, rate, seed)
-        after = block.total(held, lambda given: float(block.error(given, values)))
+        before = block.total(looked_at, lambda given: float(block.error(given, values)))
+        size = max(block.total(pieces, block.size) / len(pieces), torch.finfo(torch.float32).tiny)
+        _train(block, values, pieces, size, before / len(looked_at) / size, seed)
+        after = block.total(looked_at, lambda given: float(block.error(given, values)))
     return {name: value.detach() for name, value in values.items()} if after < before else {}
 
 
@@ -198,11 +205,12 @@ class _Block:
             by_token = known.new_zeros(keep.shape).masked_scatter(keep, known)
         return Given(inputs, self.pruned.hidden(place), self.wanted(place), by_token)
 
-    def own_rows(self, piece: Piece) -> Given | None:
-        """The rows of a piece that this process learns from, all when it is alone; None without any."""
+    def own_parts(self, piece: Piece) -> list[Given]:
+        """The parts of a piece that this process learns from, all when it is alone."""
         n, rows = piece
         given = Given.of(from_one(self.holders[n][0], lambda: self.rows_of(n, rows).parts()))
-        return given if count() == 1 else given.rows(slice(number(), None, count()))
+        parts = (given.rows(slice(part, None, PARTS)) for part in range(PARTS))
+        return [*share(part for part in parts if part is not None)]
 
     def error(self, given: Given, values: Values) -> Tensor:
         """The weighted squared error of what the layer gives for a batch with these values."""
@@ -243,49 +251,44 @@ def _trained(layer: nn.Module, linears: Sequence[BlockLinear], which: str) -> di
     }
 
 
-def _train(block: _Block, values: Values, pieces: list[Piece], size: float, rate: float, seed: int) -> None:
-    """Train `values` in place on these pieces, whose errors are divided by `size`, at a `rate` relative to theirs."""
+def _train(block: _Block, values: Values, pieces: list[Piece], size: float, error: float, seed: int) -> None:
+    """Train `values` in place on these pieces, whose errors are divided by `size` and are about `error` then."""
     sizes = {name: max(float(value.square().mean().sqrt()), SMALLEST) for name, value in values.items()}
-    optimizer = torch.optim.AdamW(
-        [{"params": [value.requires_grad_()], "lr": rate * sizes[name]} for name, value in values.items()],
-        weight_decay=0.0,
-    )
-    steps, draw = EPOCHS * len(pieces), random.Random(seed)
+    rate = min(STEP * math.sqrt(error), LARGEST)
+    groups = [{"params": [value.requires_grad_()], "lr": rate * sizes[name]} for name, value in values.items()]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    epochs, draw = _epochs(pieces), random.Random(seed)
+    steps = epochs * len(pieces)
     batches: dict[int, list[Piece]] = {}
     for piece in pieces:
         batches.setdefault(piece[0], []).append(piece)
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
-    for _ in range(EPOCHS):
+    for _ in range(epochs):
         # The pieces of a batch one after the other, for which it is read once.
         of_batches = [draw.sample(batches[n], len(batches[n])) for n in draw.sample(list(batches), len(batches))]
         for piece in chain.from_iterable(of_batches):
             found = _gradients(block, values, piece, size)
             for value, gradient, group in zip(values.values(), found, optimizer.param_groups, strict=True):
                 value.grad = gradient
-                if gradient is not None and value not in optimizer.state:
+                if value not in optimizer.state:
                     group["eps"] = max(FAINT * float(gradient.square().mean().sqrt()), group["eps"])
             optimizer.step()
             schedule.step()
 
 
-def _gradients(block: _Block, values: Values, piece: Piece, size: float) -> list[Tensor | None]:
-    """Those of the error of a piece over `size` with respect to `values`, from the rows of all processes.
-
-    None of what is no part of the error.
-    """
-    given = block.own_rows(piece)
-    found: list[Tensor | None] = [None] * len(values)
-    if given is not None:
+def _gradients(block: _Block, values: Values, piece: Piece, size: float) -> list[Tensor]:
+    """Those of the error of a piece over `size` with respect to `values`, from the parts of all processes."""
+    found = [torch.zeros_like(value, dtype=torch.double) for value in values.values()]
+    for given in block.own_parts(piece):
         with torch.enable_grad():
             loss = block.error(given, values) / size
         if not bool(torch.isfinite(loss)):
             raise WorkError(f"layer.{block.index}: the error of what it gives is not finite")
         # Not `backward`: adapters that the layer holds would gather gradients too.
-        found = [*torch.autograd.grad(loss, list(values.values()), allow_unused=True)]
-    if count() == 1:
-        return found
-    own = [torch.zeros_like(v) if g is None else g for v, g in zip(values.values(), found, strict=True)]
-    return list(add_up_each(own))
+        for total, part in zip(found, torch.autograd.grad(loss, list(values.values()), allow_unused=True), strict=True):
+            if part is not None:
+                total += part
+    return [total.to(value) for total, value in zip(add_up_each(found), values.values(), strict=True)]
 
 
 def _exact(values: Tensor) -> Tensor:

@@ -38,8 +38,9 @@ _SOLVES, _MASKED_SOLVES = (3, 5), (4, 7)
 _SEARCHED = 32
 """Bytes a weight of what a search for the best mask of one linear holds beside that."""
 
-_LEARNED = 28
-"""Bytes a weight of a layer that learns: float32 values, gradients and two moments, and what masks make of them."""
+_LEARNED = 36
+"""Bytes a weight of a layer that learns: values and two moments in float32, gradients in double precision, too, and
+what masks make of them."""
 
 _FACTOR = 20
 """Bytes a parameter of LoRA: its value, gradient and two moments, and the best value where one is kept."""
