@@ -80,7 +80,10 @@ def parse(words: list[str]) -> None:
     """Hold the flags of a `niwaki` command against those that it has; nothing is done."""
     command, rest = typer.main.get_command(app), _spread(words[1:])
     while hasattr(command, "commands"):
-        _, command, rest = command.resolve_command(click.Context(command), rest)  # type: ignore[attr-defined]
+        context = click.Context(command)
+        command.parse_args(context, rest)
+        rest = [*context._protected_args, *context.args]
+        _, command, rest = command.resolve_command(context, rest)  # type: ignore[attr-defined]
     command.make_context(words[0], rest).close()
 
 

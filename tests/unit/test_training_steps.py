@@ -261,7 +261,7 @@ def test_moving_masks_are_final_before_a_training_ends_early():
         ({"learning_rate_schedule": "step"}, "learning_rate_schedule must be one of constant, cosine, linear"),
         ({"gradient_accumulation": 0}, "gradient_accumulation must be at least 1, got 0"),
         ({"weight_decay": -0.1}, "weight_decay must be at least 0, got -0.1"),
-        ({"max_gradient_norm": math.nan}, "max_gradient_norm must be at least 0, got nan"),
+        ({"max_gradient_norm": math.nan}, "max_gradient_norm must be a finite number, got nan"),
         ({"learning_rate_warmup": 1.0}, r"learning_rate_warmup must be in \[0, 1\), got 1"),
         ({"early_stopping": -1}, "early_stopping must be at least 0, got -1"),
     ],
