@@ -121,6 +121,11 @@ def _language_models() -> Iterator[Section]:
         ("SmolLM2-135M-Instruct, WikiText-2", "smollm2"),
     ):
         yield f"{what} (`{script}.json`)", [by_budget(script, ("kind", "share", "rule"), perplexity, excess)]
+    acc: list[Column] = [(name, lambda r, name=name: r[name]["value"], 3) for name in ("acc", "acc_norm")]
+    yield "SmolLM2-135M-Instruct, questions by choice (`continuations.json`)", [
+        by_budget("continuations", ("model",), *acc),
+        *continuations(),
+    ]
     seconds: Column = ("seconds a block", lambda r: r["seconds_a_block"], 1)
     speeds: list[Column] = [("prefill", lambda r: r["prefill"], 2), ("decode", lambda r: r["decode"], 2)]
     parts: tuple[tuple[str, list[Column]], ...] = (
@@ -188,6 +193,16 @@ def allocations() -> list[list[str]]:
         ]
         made.append(_table([f"{weight_score}, shared out by", *(f"{s:g}" for s in columns)], rows))
     return made
+
+
+def continuations() -> list[list[str]]:
+    """What each model says after the same beginnings, a table for each beginning."""
+    runs = runs_of("continuations")
+    starts = runs[0]["continuations"] if runs else ()
+    return [
+        _table(["model", start], [[run["model"], " ".join(run["continuations"][start].split())] for run in runs])
+        for start in starts
+    ]
 
 
 def tasks() -> list[list[str]]:
