@@ -122,10 +122,8 @@ def _language_models() -> Iterator[Section]:
     ):
         yield f"{what} (`{script}.json`)", [by_budget(script, ("kind", "share", "rule"), perplexity, excess)]
     acc: list[Column] = [(name, lambda r, name=name: r[name]["value"], 3) for name in ("acc", "acc_norm")]
-    yield "SmolLM2-135M-Instruct, questions by choice (`continuations.json`)", [
-        by_budget("continuations", ("model",), *acc),
-        *continuations(),
-    ]
+    tables = [by_budget("continuations", ("model",), *acc), *continuations()]
+    yield "SmolLM2-135M-Instruct, questions by choice (`continuations.json`)", tables
     seconds: Column = ("seconds a block", lambda r: r["seconds_a_block"], 1)
     speeds: list[Column] = [("prefill", lambda r: r["prefill"], 2), ("decode", lambda r: r["decode"], 2)]
     parts: tuple[tuple[str, list[Column]], ...] = (
