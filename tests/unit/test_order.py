@@ -54,3 +54,7 @@ def test_the_model_that_comes_in_counts():
     niwaki.prune_(model, LayerAdaptive(sparsity=0.5, weight_score="magnitude", repair="none"), batches())
     with pytest.raises(RequestError, match=r"sparsity must be at least the 0\.5 of zeros before it, got 0\.3"):
         check_order(model, [DynamicSparsityTraining(sparsity=0.3)])
+    odd = tiny()  # of which a third are not whole weights
+    niwaki.prune_(odd, LayerAdaptive(sparsity=1 / 3 + 1e-5, weight_score="magnitude", repair="none"), batches())
+    constant = DynamicSparsityTraining(sparsity=1 / 3 + 1e-5, schedule="constant")
+    check_order(odd, [LayerAdaptive(sparsity=1 / 3 + 1e-5), constant])

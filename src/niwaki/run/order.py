@@ -22,10 +22,12 @@ class _Left:
     """What is known of the model before a stage.
 
     `ranks` are those of its adapter, None without one. With `masked` it holds masks; their `pattern` and the part of
-    all weights that are `zeros` are None where they show only once the stages are done.
+    all weights that are `zeros` are None where they show only once the stages are done. Zeros are whole weights: their
+    part is what was asked to within `slack`.
     """
 
-    ranks: frozenset[int] | None
+    slack: float
+    ranks: frozenset[int] | None = None
     masked: bool = False
     pattern: Pattern | None = None
     zeros: float | None = 0.0
@@ -38,12 +40,14 @@ def check_order(model: nn.Module, stages: Sequence[Stage]) -> None:
         RequestError: a full fine-tuning after an adapter was attached, or another rank than it has; fewer zeros than
             there will be, a pattern that these do not have, a schedule that cannot start from them.
     """
-    left = _Left(None)
+    total = max(1, sum(linear.size for linear in linears_of(model)))
+    left = _Left(slack=0.6 / total)
     if isinstance(model, PeftModel):
-        left = _Left(frozenset(cast(LoraConfig, config).r for config in model.peft_config.values()))
+        ranks = frozenset(cast(LoraConfig, config).r for config in model.peft_config.values())
+        left = replace(left, ranks=ranks)
     if masks := masks_of(model):
         zeros = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
-        left = replace(left, masked=True, zeros=zeros / sum(linear.size for linear in linears_of(model)))
+        left = replace(left, masked=True, zeros=zeros / total)
     for stage in stages:
         match stage:
             case Finetune():
@@ -91,7 +95,8 @@ def _moved(left: _Left, stage: DynamicSparsityTraining) -> _Left:
     if isinstance(pattern, NByM):
         return replace(left, masked=True, pattern=pattern, zeros=None)
     _check_enough(left, stage.sparsity)
-    if left.masked and stage.schedule == "constant" and left.zeros is not None and left.zeros < stage.sparsity - 1e-3:
+    rises = left.masked and left.zeros is not None and left.zeros < stage.sparsity - left.slack
+    if rises and stage.schedule == "constant":
         raise RequestError(f"schedule must rise from the {left.zeros:.4g} of zeros before it, got 'constant'")
     if left.masked and stage.start_sparsity:
         rule = "start_sparsity must be left out after a stage that makes zeros, from which it starts"
@@ -105,5 +110,5 @@ def _fits(made: Pattern, asked: Pattern) -> bool:
 
 
 def _check_enough(left: _Left, asked: float) -> None:
-    if left.zeros is not None and asked < left.zeros - 1e-6:
+    if left.zeros is not None and asked < left.zeros - left.slack:
         raise RequestError(f"sparsity must be at least the {left.zeros:.4g} of zeros before it, got {asked:g}")
