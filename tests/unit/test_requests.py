@@ -250,7 +250,7 @@ def test_no_batches():
 )
 def test_a_seed_out_of_range_is_refused(asked, seed):
     asked(2**32 - 1)
-    with pytest.raises(niwaki.RequestError, match=f"seed must be .*, got {seed}"):
+    with pytest.raises(niwaki.RequestError, match=f"seed must be .* 0 to 4294967295, got {seed}"):
         asked(seed)
 
 

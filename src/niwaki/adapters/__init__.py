@@ -3,6 +3,7 @@
 from niwaki.adapters.attach import (
     attach_lora,
     check_float32,
+    check_rank,
     check_trainable,
     check_weights_trainable,
     forget_base_,
@@ -38,6 +39,7 @@ __all__ = [
     "check_float32",
     "check_masked",
     "check_model",
+    "check_rank",
     "check_trainable",
     "check_unmerged",
     "check_weights_trainable",

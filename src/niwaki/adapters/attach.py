@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 from itertools import pairwise
 from typing import Any, cast
 
@@ -147,7 +148,15 @@ def _check_adapter_state(model: PeftModel, rank: int | None, trained: dict[str, 
             raise RequestError(f"adapter must be on to be trained, got {names} off; call enable_adapter_layers")
     if not any(parameter.numel() for parameter in trained.values()):
         raise RequestError(f"adapter must have parameters to train, got {names or 'none active'} without")
-    ranks = {cast(LoraConfig, model.peft_config[name]).r for name in model.active_adapters}
+    check_rank(rank, {cast(LoraConfig, model.peft_config[name]).r for name in model.active_adapters})
+
+
+def check_rank(rank: int | None, ranks: Collection[int]) -> None:
+    """Refuse to ask for another rank than those of the adapter that is there; the default is that of any.
+
+    Raises:
+        RequestError: with its ranks.
+    """
     if rank not in (None, *ranks, LORA_RANK):
         found = " and ".join(map(str, sorted(ranks)))
         raise RequestError(f"lora_rank must be left out for a model that has an adapter (of rank {found}), got {rank}")

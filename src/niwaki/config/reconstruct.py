@@ -13,7 +13,7 @@ LEARNED = ("auto", "none", "norms", "kept")
 def reconstruct_option() -> Any:
     """The dataclass field."""
     what = "none, norms (norms and biases alone) or kept (weights that are left too)"
-    auto = "auto is kept after a refit by least squares where there are rows enough to hold some out, none with --fast"
+    auto = "auto is kept after a refit by least squares on 8 times 512 tokens or more, about, none with --fast"
     return option(
         "auto", f"What each layer, once it is refitted, trains to give what the dense one gives: {what}; {auto}."
     )

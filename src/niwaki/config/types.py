@@ -16,6 +16,8 @@ from niwaki.errors import RequestError
 
 MOST = 10**12
 """The largest whole number that may be asked for, of anything: a million times that still fits into 64 bits."""
+_RANGED = ("seed", "threads")
+"""Whole numbers with a range of their own, which is said instead."""
 
 _STANDS_FOR: dict[type, tuple[type, ...]] = {
     float: (numbers.Real,),
@@ -49,7 +51,7 @@ def _check_value(name: str, value: Any, help: str) -> None:
         check_utf8(name, value)
     elif isinstance(value, float) and not math.isfinite(value):
         raise RequestError(f"{name} must be a finite number, got {value:g} ({help.removesuffix('.')})")
-    elif isinstance(value, int) and abs(value) > MOST:
+    elif isinstance(value, int) and abs(value) > MOST and name not in _RANGED:
         raise RequestError(f"{name} must be at most {MOST} in size, got {value}")
 
 

@@ -9,10 +9,9 @@ from typing import cast
 from peft import LoraConfig, PeftModel
 from torch import nn
 
-from niwaki.adapters import masks_of
+from niwaki.adapters import check_rank, masks_of
 from niwaki.anatomy import linears_of
 from niwaki.config import DynamicSparsityTraining, Finetune, LayerAdaptive, Stage, Structured
-from niwaki.config.finetune import LORA_RANK
 from niwaki.config.patterns import NByM, Pattern, Unstructured
 from niwaki.errors import RequestError
 
@@ -70,12 +69,10 @@ def _tuned(left: _Left, stage: Finetune) -> _Left:
 
 
 def _ranked(left: _Left, rank: int) -> _Left:
-    """With an adapter of this rank, where there is none; the default is that of any."""
+    """With an adapter of this rank, where there is none."""
     if left.ranks is None:
         return replace(left, ranks=frozenset([rank]))
-    if rank not in (*left.ranks, LORA_RANK):
-        found = " and ".join(map(str, sorted(left.ranks)))
-        raise RequestError(f"lora_rank must be left out for a model that has an adapter (of rank {found}), got {rank}")
+    check_rank(rank, left.ranks)
     return left
 
 
