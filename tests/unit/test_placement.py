@@ -15,7 +15,7 @@ import niwaki
 from niwaki.numerics.device import device_named
 from niwaki.observe.stream import Stream
 from niwaki.run.folder import activations_in
-from tiny import batches, tiny
+from tiny import batches, logits, tiny, with_lora
 
 STAGES = [niwaki.Structured(flops=0.6), niwaki.LayerAdaptive(sparsity=0.6)]
 
@@ -39,6 +39,28 @@ def test_a_model_that_accelerate_dispatched_is_pruned_to_the_same_bytes(stage):
     wanted = model.state_dict()
     assert placed.state_dict().keys() == wanted.keys()
     assert all(torch.equal(value, wanted[name]) for name, value in placed.state_dict().items())
+
+
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+@pytest.mark.parametrize("stage", [
+    niwaki.Structured(flops=0.5, drop_layers=1, reconstruct="none"),
+    niwaki.LayerAdaptive(sparsity=0.6, weight_score="magnitude", repair="none", allocation="uniform"),
+    niwaki.LayerAdaptive(sparsity=0.6),
+], ids=["structured", "masked", "layer-adaptive"])  # fmt: skip
+def test_it_says_what_a_model_says_that_nobody_placed_and_moves_inputs_as_before(stage, family, lora):
+    model, data = tiny(family), batches(2, family=family)
+    model = with_lora(model) if lora else model
+    placed = accelerate.dispatch_model(copy.deepcopy(model), {name: "cpu" for name, _ in model.named_children()},
+                                       force_hooks=True)  # fmt: skip
+    before = [(module, vars(module)["forward"]) for module in placed.modules() if "forward" in vars(module)]
+    for each in (model, placed):
+        niwaki.prune_(each, stage, data)
+    assert all(vars(module).get("forward") is forward for module, forward in before)
+    assert torch.equal(logits(placed, data[0]), logits(model, data[0]))
+    merged = niwaki.merge_(copy.deepcopy(placed))
+    niwaki.remove_masks_(merged)
+    assert torch.allclose(logits(merged, data[0]), logits(model, data[0]), atol=1e-5)
 
 
 def test_weights_that_wait_elsewhere_are_refused():

@@ -9,7 +9,7 @@ is left as it was under the mask.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
@@ -20,9 +20,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from niwaki.anatomy import (
-    weight_of,
-)
+from niwaki.anatomy import running, weight_of
 from niwaki.masks import MaskedLinear
 from niwaki.numerics.layout import to_out_in
 
@@ -115,16 +113,17 @@ def set_effective_bias_(linear: nn.Module, bias: Tensor) -> None:
 @contextmanager
 def materialized_weights(part: nn.Module) -> Iterator[None]:
     """While open, linears inside `part` run on their effective weight and bias as they are now, made up once."""
-    changed = []
-    try:
-        for module in part.modules():
-            if isinstance(module, LoraLinear) or (isinstance(module, MaskedLinear) and module.watch is None):
-                dtype, bias = weight_of(module).dtype, effective_bias(module)
-                weight = effective_weight(module).to(dtype)
-                bias = None if bias is None else bias.to(dtype)
-                cast(Any, module).forward = partial(F.linear, weight=weight, bias=bias)
-                changed.append(module)
+    made_up = (
+        module
+        for module in part.modules()
+        if isinstance(module, LoraLinear) or (isinstance(module, MaskedLinear) and module.watch is None)
+    )
+    with running((module, _made_up(module)) for module in made_up):
         yield
-    finally:
-        for module in changed:
-            del module.forward
+
+
+def _made_up(linear: nn.Module) -> Callable[[Tensor], Tensor]:
+    """What a linear computes as it is now, in the precision that it is stored in."""
+    dtype, bias = weight_of(linear).dtype, effective_bias(linear)
+    weight = effective_weight(linear).to(dtype)
+    return partial(F.linear, weight=weight, bias=None if bias is None else bias.to(dtype))

@@ -16,6 +16,7 @@ from niwaki.adapters.effective import (
     mask_of,
 )
 from niwaki.anatomy import (
+    become_,
     linears_of,
     weight_of,
 )
@@ -90,7 +91,7 @@ def apply_mask_(linear: nn.Module, mask: Tensor) -> None:
     if linear.merged:
         raise RequestError("adapter must be unmerged to hold a mask, got a merged one; call unmerge_adapter first")
     mask_linear_(linear.get_base_layer(), mask)
-    cast(Any, linear).__class__ = MaskedLoraLinear
+    become_(linear, MaskedLoraLinear)
 
 
 def lift_mask_(linear: nn.Module) -> None:
@@ -99,7 +100,7 @@ def lift_mask_(linear: nn.Module) -> None:
     base.mask = torch.ones_like(base.mask)  # so that no zero is written
     unmask_linear_(base)
     if isinstance(linear, MaskedLoraLinear):
-        cast(Any, linear).__class__ = LoraLinear
+        become_(linear, LoraLinear)
 
 
 def lacks_mask(linear: nn.Module) -> bool:

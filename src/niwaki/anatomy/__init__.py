@@ -5,6 +5,7 @@ from niwaki.anatomy.calls import Call, first_layer_call, layer_calls
 from niwaki.anatomy.check import check_filter, check_task, check_units
 from niwaki.anatomy.counts import Counts, common_flops, common_params, count, unit_flops, unit_params
 from niwaki.anatomy.families import FAMILIES, Family, family_of, supported_model_types
+from niwaki.anatomy.forward import become_, running
 from niwaki.anatomy.linears import BlockLinear, linears_of
 from niwaki.anatomy.mode import evaluation_mode, without_caches
 from niwaki.anatomy.pooling import Pooling, pool_by_, pooling_of
@@ -72,6 +73,7 @@ __all__ = [
     "Task",
     "Units",
     "accepts_of",
+    "become_",
     "body_of",
     "check_filter",
     "check_task",
@@ -103,6 +105,7 @@ __all__ = [
     "pooling_of",
     "predicted_tokens",
     "predictions_of",
+    "running",
     "runs_of",
     "set_features_",
     "sites_of",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
+from niwaki.anatomy.forward import running
 from niwaki.anatomy.sites import layers_of, unwrap
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -39,7 +38,7 @@ def layer_calls(model: nn.Module, inputs: dict[str, Tensor], *, only_first: bool
 
     hooks = [layer.register_forward_pre_hook(catch, with_kwargs=True) for layer in layers]
     try:
-        with _passed_through(layers if several else ()):
+        with running((layer, _pass_through) for layer in layers if several):
             unwrap(model)(**inputs)
     except _Stop:
         pass
@@ -51,13 +50,6 @@ def layer_calls(model: nn.Module, inputs: dict[str, Tensor], *, only_first: bool
     return caught if several else caught * len(layers)
 
 
-@contextmanager
-def _passed_through(layers: Any) -> Iterator[None]:
-    """While open, these layers give their input back."""
-    for layer in layers:
-        cast(Any, layer).forward = lambda hidden, *_args, **_kwargs: hidden
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
+def _pass_through(hidden: Tensor, *_args: Any, **_kwargs: Any) -> Tensor:
+    """What a layer runs that gives its input back."""
+    return hidden

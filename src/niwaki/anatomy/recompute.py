@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, cast
 
 from torch import nn
 
+from niwaki.anatomy.forward import running
 from niwaki.anatomy.linears import linears_of
 from niwaki.anatomy.mode import without_caches
 from niwaki.anatomy.sites import layers_of, runs_of
@@ -27,18 +27,9 @@ def layers_run_again(model: nn.Module) -> Iterator[None]:
     That may be after it is closed. Dropout drops the same again. Caches of keys and values, which would be written
     twice, are off.
     """
-    layers = cast("list[Any]", list(layers_of(model)))
-    own = [vars(layer).get("forward") for layer in layers]
-    for layer in layers:
-        layer.forward = partial(run_again, layer.forward, models=[layer])
-    try:
-        with without_caches(model):
-            yield
-    finally:
-        for layer, forward in zip(layers, own, strict=True):
-            del layer.forward
-            if forward is not None:
-                layer.forward = forward
+    again = ((layer, partial(run_again, layer.forward, models=[layer])) for layer in layers_of(model))
+    with running(again), without_caches(model):
+        yield
 
 
 def left_by_layers(model: nn.Module, tokens: int) -> int:

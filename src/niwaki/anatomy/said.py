@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from niwaki.anatomy.families import family_of
+from niwaki.anatomy.forward import running
 from niwaki.anatomy.predictions import Predictions
 from niwaki.anatomy.sites import body_of, unwrap
 from niwaki.anatomy.task import is_language_model, predictions_of
@@ -80,17 +81,11 @@ class Said:
 
     def _of(self, states: Tensor) -> Predictions:
         """What the head makes of last hidden states `[n, width]`: all of the model but what its trunk would run."""
-        trunk: Any = _trunk(self._model)
-        own = vars(trunk).get("forward")
+        trunk = _trunk(self._model)
         given: Any = copy.copy(self._trunk_gave)
         given.last_hidden_state = states[None]
-        trunk.forward = lambda *_args, **_kwargs: given
-        try:
+        with running([(trunk, lambda *_args, **_kwargs: given)]):
             return Predictions("class", unwrap(self._model)(inputs_embeds=states[None]).logits[0])
-        finally:
-            del trunk.forward
-            if own is not None:
-                trunk.forward = own
 
 
 def _trunk(model: nn.Module) -> nn.Module:

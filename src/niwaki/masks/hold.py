@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from niwaki.anatomy import become_
 from niwaki.errors import RequestError
 from niwaki.masks.pack import pack_bits, unpack_bits
 from niwaki.numerics.layout import to_out_in
@@ -126,7 +127,7 @@ def mask_linear_(linear: nn.Module, mask: Tensor) -> MaskedLinear:
     if "bits" in linear._buffers:
         del linear._buffers["bits"]
     linear.register_buffer("bits", pack_bits(mask.to(cast(Tensor, linear.weight).device)), persistent=False)
-    linear.__class__ = _MASKED[plain]
+    become_(linear, _MASKED[plain])
     return cast(MaskedLinear, linear)
 
 
@@ -137,5 +138,5 @@ def unmask_linear_(linear: MaskedLinear) -> nn.Module:
         vars(linear).pop(name, None)
     del linear._buffers["bits"]
     linear._non_persistent_buffers_set.discard("bits")
-    cast(Any, linear).__class__ = _PLAIN[type(linear)]
+    become_(linear, _PLAIN[type(linear)])
     return linear

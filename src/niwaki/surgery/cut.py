@@ -17,6 +17,7 @@ from niwaki.adapters import effective_bias, forget_initialisation_
 from niwaki.anatomy import (
     Family,
     Site,
+    become_,
     columns_of,
     family_of,
     layers_of,
@@ -73,7 +74,7 @@ def remove_units_(model: nn.Module, kept: Kept, query_heads: bool = False) -> No
         if not len(units):
             _take_off_adapters_(model, layers[site.layer], linear_paths(family, site.kind))
             if is_transposed(site.output):
-                layers[site.layer].get_submodule(linear_paths(family, site.kind)[-1]).__class__ = NoInputs
+                become_(layers[site.layer].get_submodule(linear_paths(family, site.kind)[-1]), NoInputs)
             if site.attention is not None:
                 _replace_attention_(layers[site.layer], family)
 
