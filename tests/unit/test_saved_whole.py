@@ -10,6 +10,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     DistilBertForSequenceClassification,
     Trainer,
@@ -19,7 +20,7 @@ from transformers.quantizers import auto
 
 import niwaki
 from niwaki.adapters import masks_of
-from niwaki.anatomy import linears_of, sites_of, weight_of
+from niwaki.anatomy import body_of, linears_of, sites_of, weight_of
 from niwaki.checkpoint import shapes_of, write_adapter
 from niwaki.surgery import cut_
 from tiny import auto_class, batches, configs, logits, tiny, with_lora
@@ -239,6 +240,24 @@ def test_from_pretrained_holds_the_masks_that_were_saved(family, uneven, tmp_pat
     (tmp_path / "masks.safetensors").unlink()
     with pytest.raises(niwaki.RequestError, match=r"beside its masks\.safetensors"):
         auto_class(family).from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["distilbert", "bert", "llama", "opt", "gpt2"])
+@pytest.mark.parametrize("compact", [False, True], ids=["dense", "compact"])
+def test_masks_come_along_from_a_head_to_a_body_and_back(family, compact, tmp_path):
+    model, zeros = keep(tiny(family), [9, 8, 7]), niwaki.LayerAdaptive(sparsity=0.5, weight_score="magnitude",
+                                                                      repair="none")  # fmt: skip
+    niwaki.prune_(model, zeros, batches(count=1, family=family))
+    for name, source in (("head", model), ("body", body_of(model))):
+        niwaki.save(source, tmp_path / name, compact=compact)
+    found = [AutoModel.from_pretrained(tmp_path / "head"), auto_class(family).from_pretrained(tmp_path / "body"),
+             niwaki.load(tmp_path / "body", labels=["no", "yes", "maybe"])]  # fmt: skip
+    for again in found:
+        assert {name: mask.tolist() for name, mask in masks_of(again).items()} == {
+            name: mask.tolist() for name, mask in masks_of(model).items()
+        }
+        states = [body_of(each)(input_ids=BATCH["input_ids"]).last_hidden_state for each in (again.eval(), model)]
+        assert torch.equal(*states)
 
 
 def test_where_niwaki_is_not_known_the_zeros_load(tmp_path, monkeypatch):

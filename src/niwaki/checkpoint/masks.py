@@ -43,7 +43,17 @@ def apply_saved_masks_(model: PreTrainedModel, folder: Path | None, *, needed: b
         return
     for name, bits in load_file(file).items():
         try:
-            linear = model.get_submodule(name)
+            linear = model.get_submodule(name_in(model, name))
         except AttributeError as error:
             raise RequestError(f"masks in {str(file)!r} must be of the model's linears: {name}") from error
         mask_linear_(linear, unpack_bits(bits, tuple(weight_of(linear).shape)))
+
+
+def name_in(model: PreTrainedModel, name: str) -> str:
+    """The name in `model` of what a folder calls `name`, which may be written from the body alone, or from one inside.
+
+    Transformers loads the tensors of either into both. A name that is nowhere is given back.
+    """
+    prefix = f"{model.base_model_prefix}."
+    found = dict(model.named_modules())
+    return next((each for each in (name, prefix + name, name.removeprefix(prefix)) if each in found), name)
