@@ -13,12 +13,14 @@ from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
     DistilBertForSequenceClassification,
+    LlamaForCausalLM,
     Trainer,
     TrainingArguments,
 )
 from transformers.quantizers import auto
 
 import niwaki
+from helpers_text import letter_tokenizer
 from niwaki.adapters import masks_of
 from niwaki.anatomy import body_of, linears_of, sites_of, weight_of
 from niwaki.checkpoint import shapes_of, write_adapter
@@ -158,6 +160,30 @@ def test_a_config_that_models_share_is_not_written_to():
     assert not hasattr(config, "quantization_config")
     models[0].set_attn_implementation("eager")
     assert all(getattr(m, "config", models[0].config) is models[0].config for m in models[0].modules())
+
+
+def test_a_vocabulary_is_trimmed_in_the_config_of_its_model_alone():
+    config = configs()["llama"]
+    model, other = LlamaForCausalLM(config), LlamaForCausalLM(config)
+    before = config.to_dict()
+    niwaki.trim_vocabulary_(model, letter_tokenizer(), ["a cat"])
+    assert other.config is config
+    assert config.to_dict() == before
+    assert model.config.vocab_size == model.lm_head.out_features < config.vocab_size
+    assert all(getattr(m, "config", model.config) is model.config for m in model.modules())
+
+
+def test_an_untied_head_is_in_the_config_of_its_model_alone(tmp_path):
+    config = configs()["llama"]
+    config.tie_word_embeddings = True
+    model, other = LlamaForCausalLM(config), LlamaForCausalLM(config).eval()
+    with pytest.warns(UserWarning, match="tie_word_embeddings"):  # PEFT's own
+        merged = niwaki.merge_(get_peft_model(model, LoraConfig(target_modules=["lm_head"])))
+    assert not merged.config.tie_word_embeddings
+    assert other.config.tie_word_embeddings
+    other.save_pretrained(tmp_path)
+    batch = batches(family="llama")[0]
+    assert torch.equal(logits(LlamaForCausalLM.from_pretrained(tmp_path).eval(), batch), logits(other, batch))
 
 
 def test_saving_leaves_the_config_as_it_was(tmp_path):

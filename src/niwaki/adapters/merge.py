@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import cast
 
 from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
@@ -19,6 +19,7 @@ from niwaki.adapters.effective import (
 from niwaki.adapters.masked_lora import lacks_mask, mask_adapters_
 from niwaki.anatomy import (
     linears_of,
+    own_config_,
     unwrap,
 )
 from niwaki.errors import RequestError
@@ -90,7 +91,7 @@ def _untie_adapted_(model: PreTrainedModel) -> None:
     if not any(id(owner) in adapted for owners in tied for owner, _ in owners):
         return
     # A config ties all or nothing: biases, too, that heads of masked words hold under two names.
-    cast(Any, model.config).tie_word_embeddings = False
+    own_config_(model).tie_word_embeddings = False
     for owners in tied:
         for owner, name in owners[1:]:
             weight = cast(nn.Parameter, getattr(owner, name))

@@ -8,6 +8,7 @@ from niwaki.anatomy.families import FAMILIES, Family, family_of, supported_model
 from niwaki.anatomy.forward import become_, running
 from niwaki.anatomy.linears import BlockLinear, linears_of
 from niwaki.anatomy.mode import evaluation_mode, without_caches
+from niwaki.anatomy.own_config import own_config_
 from niwaki.anatomy.pooling import Pooling, pool_by_, pooling_of
 from niwaki.anatomy.positions import longest_input
 from niwaki.anatomy.predictions import Predictions, joined
@@ -101,6 +102,7 @@ __all__ = [
     "longest_input",
     "note_problem_",
     "one_a_row",
+    "own_config_",
     "pool_by_",
     "pooling_of",
     "predicted_tokens",

@@ -7,7 +7,6 @@ Layers that are all alike are said by plain values of the config where it has a 
 
 from __future__ import annotations
 
-import copy
 from typing import Any, cast
 
 from huggingface_hub.errors import StrictDataclassError
@@ -15,8 +14,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from niwaki.anatomy import family_of, head_width, heads_of_unit, sites_of, unwrap
-from niwaki.surgery.modeling_niwaki import OwnConfig
+from niwaki.anatomy import family_of, head_width, heads_of_unit, own_config_, sites_of, unwrap
 
 METHOD = "niwaki"
 """Name of the quantizer hook, and key of the table in the config of a remote-code export."""
@@ -81,16 +79,7 @@ def loads_plainly(model: nn.Module) -> bool:
 
 def record_shapes_(model: nn.Module) -> None:
     """Write the shapes of the layers into the model's config, which becomes its own where other models share it."""
-    inner = unwrap(model)
-    shared = inner.config
-    own = copy.deepcopy(shared)
-    write_shapes_(own, inner)
-    for module in model.modules():
-        config = vars(module).get("config")
-        if config is shared:
-            cast(Any, module).config = own
-        elif isinstance(config, OwnConfig) and config._shared is shared:
-            config._shared = own
+    write_shapes_(own_config_(model), unwrap(model))
 
 
 def forget_(config: Any) -> None:

@@ -15,7 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 
-from niwaki.anatomy import body_of, unwrap
+from niwaki.anatomy import body_of, own_config_, unwrap
 from niwaki.errors import RequestError
 
 _LISTS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids", "force_words_ids")
@@ -75,6 +75,7 @@ def keep_rows_(model: nn.Module, rows: list[int]) -> None:
         padding = getattr(module, "padding_idx", None)
         if padding in new:
             cast(Any, module).padding_idx = new[padding]
+    own_config_(model)
     for config in _configs(model):
         if hasattr(config, "vocab_size"):
             config.vocab_size = len(rows)
