@@ -1,4 +1,4 @@
-"""A config of a model's own: one object may be that of several models, and what is written for one is not true of all."""
+"""A config of a model's own: one object may be that of several models, and what is written is true of one of them."""
 
 from __future__ import annotations
 
