@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import sklearn.metrics  # noqa: F401
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers.utils import logging as transformers_logging
 
@@ -183,17 +185,31 @@ def test_the_harness_is_left_as_it_was(failing, monkeypatch):
     assert (tokenizer.pad_token, tokenizer.padding_side) == pads
 
 
-@pytest.mark.parametrize("config", [niwaki.Structured(flops=0.5), niwaki.LayerAdaptive(sparsity=0.5)])
-@pytest.mark.parametrize("around", ["autocast", "compiled"])
-def test_what_the_caller_has_open_around_a_verb_changes_no_number(config, around):
+def trained(model, data):
+    return niwaki.finetune(model, niwaki.Finetune(), data)[0]
+
+
+@pytest.mark.parametrize("act", [
+    lambda model, data: niwaki.prune_(model, niwaki.Structured(flops=0.5), data),
+    lambda model, data: niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.5), data),
+    lambda model, data: niwaki.prune_(model, niwaki.DynamicSparsityTraining(sparsity=0.5, interval=1, epochs=4), data),
+    trained,
+], ids=["structured", "layer-adaptive", "dynamic", "finetune"])  # fmt: skip
+@pytest.mark.parametrize("around", ["autocast", "compiled", "prepared", "prepared twice"])
+def test_what_the_caller_has_open_around_a_verb_changes_no_number(act, around):
     data, plain, other = batches(2), tiny(), tiny()
-    niwaki.prune_(plain, config, data)
+    act(plain, data)
+    for _ in range({"prepared": 1, "prepared twice": 2}.get(around, 0)):
+        Accelerator(mixed_precision="bf16", cpu=True).prepare(other)  # as a Trainer does, and leaves it
+        AcceleratorState._reset_state()
+    forward = vars(other).get("forward")
     # What `layer.compile()` leaves, without waiting for a compiler: a call that runs no hooks that are added later.
     for layer in layers_of(other) if around == "compiled" else ():
         layer._compiled_call_impl = layer.forward
     compiled = [layer._compiled_call_impl for layer in layers_of(other)]
     with torch.autocast("cpu", torch.bfloat16, enabled=around == "autocast"):
-        niwaki.prune_(other, config, data)
+        act(other, data)
     assert [layer._compiled_call_impl for layer in layers_of(other)] == compiled
+    assert vars(other).get("forward") is forward
     wanted = plain.state_dict()
     assert all(torch.equal(value, wanted[name]) for name, value in other.state_dict().items())

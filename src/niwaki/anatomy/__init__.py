@@ -7,7 +7,7 @@ from niwaki.anatomy.counts import Counts, common_flops, common_params, count, un
 from niwaki.anatomy.families import FAMILIES, Family, family_of, supported_model_types
 from niwaki.anatomy.forward import become_, running
 from niwaki.anatomy.linears import BlockLinear, linears_of
-from niwaki.anatomy.mode import evaluation_mode, without_caches
+from niwaki.anatomy.mode import as_held, evaluation_mode, without_caches
 from niwaki.anatomy.own_config import own_config_
 from niwaki.anatomy.pooling import Pooling, pool_by_, pooling_of
 from niwaki.anatomy.positions import longest_input
@@ -74,6 +74,7 @@ __all__ = [
     "Task",
     "Units",
     "accepts_of",
+    "as_held",
     "become_",
     "body_of",
     "check_filter",

@@ -1,28 +1,31 @@
-"""Evaluation mode, or no caches, for a while, without a trace."""
+"""Evaluation mode, the precision that weights are held in, or no caches, for a while, without a trace."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import MethodType
 from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from niwaki.anatomy.forward import running
+
 
 @contextmanager
 def evaluation_mode(*models: nn.Module) -> Iterator[None]:
     """Put `models` in evaluation mode, without caches of keys and values; all is as it was after, also on an error.
 
-    They compute in the precision that they are held in, whatever autocast the caller has open, and as they are written:
-    what `compile` made of a module would not call the hooks that look at it.
+    They compute in the precision that they are held in (see `as_held`), and as they are written: what `compile` made of
+    a module would not call the hooks that look at it.
     """
     modes = [(module, module.training, module._compiled_call_impl) for model in models for module in model.modules()]
     try:
         for module, _, _ in modes:
             module.training, module._compiled_call_impl = False, None
-        with without_caches(*models), _without_autocast():
+        with without_caches(*models), as_held(*models):
             yield
     finally:
         for module, training, compiled in modes:
@@ -30,12 +33,31 @@ def evaluation_mode(*models: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _without_autocast() -> Iterator[None]:
+def as_held(*models: nn.Module) -> Iterator[None]:
+    """Let `models` compute in the precision that they are held in, whatever autocast is open around or inside them.
+
+    Inside is the one of a model that Accelerate has prepared for mixed precision, and a Trainer leaves so.
+    """
+    parts = (module for model in models if isinstance(model, nn.Module) for module in model.modules())
+    prepared = [(module, _unprepared(module)) for module in parts]  # what is no model is refused by who knows of them
     with ExitStack() as stack:
         for kind in ("cpu", "cuda", "mps"):
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(running((module, forward) for module, forward in prepared if forward is not None))
         yield
+
+
+def _unprepared(module: nn.Module) -> Callable[..., Any] | None:
+    """What a module ran before `Accelerator.prepare` put autocast around it, once or several times; None where not."""
+    forward = vars(module).get("forward")
+    inside: Any = forward
+    # Around what was there is an autocast, around that what makes float32 of the outputs, around that a function.
+    while type(getattr(inside, "__wrapped__", None)).__name__ == "ConvertOutputsToFp32":
+        inside = inside.__wrapped__.__wrapped__.__wrapped__
+    if inside is forward:
+        return None
+    return MethodType(inside, module) if isinstance(forward, MethodType) else inside
 
 
 @contextmanager

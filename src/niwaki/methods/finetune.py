@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from niwaki.adapters import check_model, check_trainable
-from niwaki.anatomy import note_problem_, supported_task
+from niwaki.anatomy import as_held, note_problem_, supported_task
 from niwaki.config import Finetune
 from niwaki.errors import check_kind
 from niwaki.numerics.autograd import gradients_on
@@ -41,7 +41,7 @@ def finetune(
     check_kind("config", config, Finetune, "Finetune")
     check_model(model)
     check_trainable(model, config.lora_rank, full=config.full)
-    with seeded(config.seed), gradients_on():
+    with seeded(config.seed), gradients_on(), as_held(model):
         batches = training_data(model, data, labels=True)
         check_training(model, config, batches)
         training, held_out = hold_out(batches, config.seed) if config.early_stopping else (batches, [])

@@ -14,7 +14,7 @@ from torch import nn
 from niwaki.adapters import check_model, forget_base_
 from niwaki.allocation.profiles import profiles_of
 from niwaki.allocation.sparsity import possible_sparsities
-from niwaki.anatomy import ANSWERER, Site, accepts_of, linears_of, sites_of, supported_task
+from niwaki.anatomy import ANSWERER, Site, accepts_of, as_held, linears_of, sites_of, supported_task
 from niwaki.config import DynamicSparsityTraining, LayerAdaptive, Structured
 from niwaki.config.patterns import NByM
 from niwaki.config.planned import check_plannable
@@ -78,7 +78,7 @@ def prune_(
         config = _sparing(model, config, filter)
     if not isinstance(config, DynamicSparsityTraining) and (config.plan or config.keep_quality):
         return _by_plan_(model, config, data, training_data, held_out, metric, progress)
-    with seeded(config.seed), gradients_on():  # a loader that shuffles draws from the global state, too
+    with seeded(config.seed), gradients_on(), as_held(model):  # a loader that shuffles draws from the global state, too
         if isinstance(config, DynamicSparsityTraining):
             done = prune_dynamically_(model, config, data, training=training_data, progress=progress)
         else:
@@ -110,7 +110,7 @@ def _by_plan_(
     if held_out is None:
         config.searched()
     check_metric(model, metric)
-    with seeded(config.seed), gradients_on():
+    with seeded(config.seed), gradients_on(), as_held(model):
         tests = training_data_of(model, held_out, labels=True, name="held_out")
         if supported_task(model) is ANSWERER:
             check_questions(tests, "held_out")
@@ -200,7 +200,7 @@ def plan(
     check_plannable(config, "a plan")
     if filter is not None:
         config = _sparing(model, config, filter)
-    with seeded(config.seed), gradients_on():
+    with seeded(config.seed), gradients_on(), as_held(model):
         check_model(model)
         batches = checked_batches(accepts_of(model), data)
         check_enough(batches)
@@ -234,7 +234,7 @@ def apply_(
         WorkError: a statistic, a loss or a solve is not finite.
     """
     check_kind("plan", plan, Plan, "a plan (niwaki.Plan.load reads the folder of one)")
-    with seeded(plan.config.seed), gradients_on():
+    with seeded(plan.config.seed), gradients_on(), as_held(model):
         check_model(model)
         plan.check_fits(model)
         batches: list[Batch] = []
@@ -300,7 +300,7 @@ def score(
     """
     config = config or Structured(flops=1.0)
     check_kind("config", config, (Structured, LayerAdaptive), "Structured or LayerAdaptive")
-    with seeded(config.seed), gradients_on():
+    with seeded(config.seed), gradients_on(), as_held(model):
         check_model(model)
         batches = checked_batches(accepts_of(model), data)
         check_enough(batches)
