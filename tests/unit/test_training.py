@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from peft import PeftModel
 import niwaki
 from helpers_text import tiny_tokenizer
 from niwaki.adapters import attach_lora
-from niwaki.anatomy import linears_of
+from niwaki.anatomy import layers_of, linears_of
 from niwaki.config import Training
 from niwaki.config.recovery import RECOVER_LOSSES
 from niwaki.data import Batches
@@ -177,6 +178,25 @@ def test_the_passes_of_recovery_are_counted(asked):
         result = niwaki.prune_(with_lora(tiny()), config, batches(count=2), training_data=batches(count=4))
         passes.append((result.forward_passes, result.backward_passes))
     assert passes[1] == (passes[0][0] + 2 * 3 * 2, passes[0][1] + 3 * 2)
+
+
+@pytest.mark.parametrize(("allocation", "more"), [("uniform", (0, 0)), ("owl", (1, 0)), ("inverse-importance", (1, 1))])
+def test_the_passes_of_an_allocation_of_moving_masks_are_counted(allocation, more):
+    ran = Counter()
+
+    def count(_layer, args, output):
+        ran["forward"] += len(args[0])
+        if output.requires_grad:
+            output.register_hook(lambda _gradient: ran.update(backward=len(args[0])))
+
+    model, calibration = tiny(), batches(2)
+    layers_of(model)[0].register_forward_hook(count)
+    asked = niwaki.DynamicSparsityTraining(
+        sparsity=0.5, start_sparsity=0.2, reallocation="within", allocation=allocation, teacher="none", interval=1
+    )
+    result = niwaki.prune_(model, asked, calibration, training_data=batches(4))
+    assert (result.forward_passes, result.backward_passes) == (ran["forward"] / 48, ran["backward"] / 48)
+    assert (ran["forward"] - 96, ran["backward"] - 96) == (24 * more[0], 24 * more[1])
 
 
 def test_distillation_from_itself_is_nothing():

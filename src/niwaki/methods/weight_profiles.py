@@ -95,8 +95,10 @@ def score_linears(
     return Scored(statistics, profiles, token_weights, passes, curves)
 
 
-def profile_linears(model: nn.Module, config: LayerAdaptive, data: Iterable[Batch]) -> Profiles:
-    """What the allocation of `config` knows of every linear as `model` stands; by default rules look at no data.
+def profile_linears(model: nn.Module, config: LayerAdaptive, data: Iterable[Batch]) -> tuple[Profiles, Passes]:
+    """What the allocation of `config` knows of every linear as `model` stands, and the passes over `data` that it took.
+
+    By default rules look at no data.
 
     Raises:
         RequestError, WorkError: see `score_linears`.
@@ -105,7 +107,8 @@ def profile_linears(model: nn.Module, config: LayerAdaptive, data: Iterable[Batc
     batches = list(data) if meant.rule in DATA_RULES else []
     if batches:
         check_enough(batches)
-    return score_linears(model, linears, meant, batches).profiles
+    scored = score_linears(model, linears, meant, batches)
+    return scored.profiles, scored.passes
 
 
 def weight_need(config: LayerAdaptive) -> Need:

@@ -41,7 +41,7 @@ from niwaki.methods.dynamic.scores import (
 )
 from niwaki.methods.weight_profiles import profile_linears
 from niwaki.numerics.layout import is_transposed
-from niwaki.observe import Batch
+from niwaki.observe import Batch, Passes
 from niwaki.processes import from_first
 
 Masks = dict[str, Tensor]
@@ -89,7 +89,7 @@ class Controller:
         batches = checked_batches(accepts_of(model), data, empty=True)
         for mover in _movers(linears):
             mover.detach()
-        self.profiles = self._profiles(model, batches)
+        self.profiles, self.passes = self._profiles(model, batches)
         self.done = 0
         self.generator = torch.Generator().manual_seed(config.seed)
         self.seen = {name: Seen() for name in self.linears}
@@ -347,8 +347,8 @@ class Controller:
         most = {name: self.profiles[name].most // unit_size(self.pattern) for name in active}
         return {name: min(mask.numel() - most[name], size(mask)) for name, mask in active.items()}
 
-    def _profiles(self, model: nn.Module, data: Iterable[Batch]) -> Profiles:
-        """What the allocation knows of the linears."""
+    def _profiles(self, model: nn.Module, data: Iterable[Batch]) -> tuple[Profiles, Passes]:
+        """What the allocation knows of the linears, and the passes over the data that it took."""
         rule = LayerAdaptive(
             sparsity=self.config.sparsity,
             allocation=self.config.allocation,
@@ -360,10 +360,10 @@ class Controller:
             only=self.config.only,
             spared=self.config.spared,
         )
-        found = profile_linears(model, rule, data)
+        found, passes = profile_linears(model, rule, data)
         if not isinstance(self.pattern, NByM):
             check_budget(found, self._zeros(), self.config.told)
-        return found
+        return found, passes
 
     def _kept_each(self, sparsity: float) -> dict[str, int]:
         """Units active in each linear by the allocation, the same on all processes: the first one's."""

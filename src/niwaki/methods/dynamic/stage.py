@@ -25,7 +25,7 @@ from niwaki.methods.dynamic.history import Update
 from niwaki.methods.dynamic.saved import restore_controller_, save_controller
 from niwaki.methods.dynamic.schedules import Schedule
 from niwaki.numerics.seeds import seeded
-from niwaki.observe import Batch
+from niwaki.observe import Batch, Passes
 from niwaki.progress import show
 from niwaki.results import SiteResult, StageResult
 from niwaki.train.data import TrainingData, check_training, hold_out, training_data
@@ -104,7 +104,10 @@ def train_dynamic(
                 warnings.simplefilter("ignore")  # it stands in the result
                 controller.finish()
             tuned.eval()
-    result = _result(controller, config, done, len(batches), time.perf_counter() - started)
+    # What looked at the calibration data, as passes over what was trained on.
+    looked = len(calibration) / len(batches)
+    passes = Passes(controller.passes.forward * looked, controller.passes.backward * looked)
+    result = _result(controller, config, done, len(batches), passes, time.perf_counter() - started)
     return tuned, result, controller.schedule, controller.history
 
 
@@ -172,8 +175,14 @@ class MovingMasks:
 
 
 def _result(
-    controller: Controller, config: DynamicSparsityTraining, done: Trained, batches: int, seconds: float
+    controller: Controller,
+    config: DynamicSparsityTraining,
+    done: Trained,
+    batches: int,
+    passes: Passes,
+    seconds: float,
 ) -> StageResult:
+    """What was done, `passes` being those made before the training."""
     grown = {name: sum(row.grown for row in controller.history if row.linear == name) for name in controller.sizes}
     total = sum(grown.values()) or 1
     return StageResult(
@@ -183,8 +192,9 @@ def _result(
         requested=controller.wanted / controller.total if isinstance(controller.pattern, NByM) else config.sparsity,
         achieved=controller.zeros / controller.total,
         seconds=seconds,
-        forward_passes=(2 if config.teacher == "dense" else 1) * (done.batches + done.looked) / batches,
-        backward_passes=done.batches / batches,
+        forward_passes=passes.forward
+        + (2 if config.teacher == "dense" else 1) * (done.batches + done.looked) / batches,
+        backward_passes=passes.backward + done.batches / batches,
         layers=tuple(
             SiteResult(name, "linear", grown[name] / total, int(controller.masks[name].sum()), size)
             for name, size in controller.sizes.items()
