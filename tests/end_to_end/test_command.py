@@ -234,21 +234,21 @@ def test_the_demo_on_a_tiny_encoder(place, typed, monkeypatch):
         return folder / "encoder", folder / "train.tsv", folder / "train.tsv"
 
     monkeypatch.setattr(niwaki.run.demo, "prepare", prepare)
-    status, out, err = typed(place, "demo", "--out", "garden")
+    status, out, err = typed(place, "demo", "--out", "my garden")
     assert status == 0, err
     assert "as fast as dense" in out
-    assert {path.name for path in (place / "garden").iterdir()} == {".niwaki", "data", "finetuned", "half"}
-    assert "again: cd garden && niwaki run half/recipe.yaml --overwrite" in out
-    adapter = json.loads((place / "garden" / "finetuned" / "adapter" / "adapter_config.json").read_text())
-    assert adapter["base_model_name_or_path"] == str((place / "garden" / "finetuned").resolve())
-    (place / "garden" / "mine").write_text("x")
-    status, _, err = typed(place, "demo", "--out", "garden", "--overwrite")
+    assert {path.name for path in (place / "my garden").iterdir()} == {".niwaki", "data", "finetuned", "half"}
+    assert "again: cd 'my garden' && niwaki run half/recipe.yaml --overwrite" in out
+    adapter = json.loads((place / "my garden" / "finetuned" / "adapter" / "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == str((place / "my garden" / "finetuned").resolve())
+    (place / "my garden" / "mine").write_text("x")
+    status, _, err = typed(place, "demo", "--out", "my garden", "--overwrite")
     assert status == 2
     assert "with mine" in err
     again = ["run", "half/recipe.yaml", "--overwrite", "--quiet"]
-    before = niwaki.load(place / "garden" / "half").state_dict()
-    assert typed(place / "garden", *again)[0] == 0
-    after = niwaki.load(place / "garden" / "half").state_dict()
+    before = niwaki.load(place / "my garden" / "half").state_dict()
+    assert typed(place / "my garden", *again)[0] == 0
+    after = niwaki.load(place / "my garden" / "half").state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
