@@ -441,8 +441,10 @@ def _say(result: Any, out: str, options: dict[str, Any]) -> None:
         _say_lines(result)
     for line in course_lines(result):
         typer.echo(line)
-    for row in engine_rows(result):
-        typer.echo("  ".join(f"{cell:>{12 if number else 15}}" for number, cell in enumerate(row)))
+    rows = engine_rows(result)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
     for warning in result.warnings:
         typer.echo(f"warning: {warning}", err=True)
     _say_what_next(result, out, options)

@@ -357,7 +357,12 @@ def test_layer_adaptive(place, typed, compact):
     zeros = sum(int((model.get_submodule(n).weight == 0).sum()) for n, m in model.named_modules() if hasattr(m, "mask"))
     assert zeros == round(0.7 * weights) == result["pruned"]["zeros"]
     if compact:
-        assert result["pruned"]["size_bytes"] == (place / out / "model.safetensors").stat().st_size
+        stored = (place / out / "model.safetensors").stat().st_size
+        assert result["pruned"]["size_bytes"] == stored
+        measured = ["eval", "--model", out, "--against", "lora", "--eval-data", "eval.tsv", "--out", "packed", "--json"]
+        status, said, err = typed(place, *measured)
+        assert (status, json.loads(said)["pruned"]["size_bytes"]) == (0, stored), err
+        assert json.loads(said)["dense"]["size_bytes"] == result["dense"]["size_bytes"]
     status, _, err = typed(place, "run", f"{out}/recipe.yaml", "--overwrite", "--quiet")
     assert status == 0, err
     for name, value in niwaki.load(place / out).state_dict().items():

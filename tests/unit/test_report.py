@@ -213,6 +213,16 @@ def test_the_card_shows_the_figures(result, title):
     assert ("0.4999 of the flops kept" in card) == (result is RESULT)
 
 
+def test_metrics_are_called_by_files_of_questions_whatever_their_letters(recwarn):
+    sides = {"quality": {"日本 a|b<c>/acc": 0.5}}
+    asked = dataclasses.replace(RESULT, dense={**SIDE, **sides}, pruned={**SIDE, **sides})
+    text = page([asked, asked])
+    assert "日本 a|b&lt;c&gt;/acc over size" in text
+    assert not recwarn.list
+    row = next(line for line in model_card(asked).splitlines() if "日本" in line)
+    assert row.replace(r"\|", "").count("|") == 5
+
+
 def test_the_hub_reads_the_figures_and_what_is_carried_over():
     data = {"eval": {"path": "/home/somebody/dev.tsv", "sha256": "0", "rows": 5}}
     named = dataclasses.replace(RESULT, data=data, recipe={"model": "m", "out": "/tmp/half"})

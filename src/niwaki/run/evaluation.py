@@ -10,6 +10,7 @@ from torch import nn
 
 from niwaki.adapters import merge_, remove_masks_
 from niwaki.anatomy import longest_input, supported_task
+from niwaki.checkpoint import packed_bytes
 from niwaki.config import DEFAULT_LENGTH, Evaluation
 from niwaki.data import Table, mean_length
 from niwaki.errors import RequestError
@@ -129,6 +130,9 @@ def _check_against(model: nn.Module, dense: nn.Module) -> None:
 def _running(request: Evaluation, name: str, side: Side, seen: Table | None, quiet: bool) -> Running:
     """A side where the request wants it, rounded by what its own tokenizer makes of the data `seen`."""
     there = running(side, request.engine, request.quantize, calibration_of(request, side.inputs, seen))
+    source = request.against if name == "dense" else request.model
+    if request.engine == "pytorch" and (stored := packed_bytes(str(source))) is not None:
+        there = replace(there, size_bytes=stored)  # as the run that wrote it says
     say_spared(f"{name}, {request.quantize}", there.in_float32, quiet)
     return there
 
