@@ -25,7 +25,7 @@ from niwaki.config import (
     recipe_to_dict,
 )
 from niwaki.errors import RequestError
-from niwaki.report import course_lines, is_page, model_card, page, result_table
+from niwaki.report import course_lines, is_page, model_card, page, result_table, sweep_lines
 from niwaki.report.headline import frontier
 from niwaki.report.request import command, trains
 from niwaki.results import Result, read_result, write_result
@@ -202,6 +202,20 @@ def test_one_page_for_several_results():
     ids = re.findall(r' id="([^"]+)"', html)
     assert len(ids) == len(set(ids))
     assert "accuracy over latency, batch 1" in html
+
+
+def test_without_labels_likeness_stands_side_by_side():
+    side = {**SIDE, "quality": {}}
+    bare = dataclasses.replace(RESULT, dense=side, pruned=side, fidelity={"agreement": 0.9321, "kl": 0.0456})
+    table = page([bare, dataclasses.replace(bare, fidelity={"agreement": 0.8765})]).split("Side by side")[1]
+    table = table.split("</table>")[0]
+    assert "agreement to dense" in table
+    assert all(figure in table for figure in ("0.9321", "0.0456", "0.8765"))
+    point = {"name": "point", "size_bytes": 2e6, "fidelity": bare.fidelity}
+    found = {"metric": None, "dense": {"size_bytes": 3e6}, "points": [point], "timed": {"latency": {}}, "picked": None}
+    dense, said = sweep_lines(found)
+    assert "agreement 0.9321  kl 0.0456" in said
+    assert "agreement" not in dense
 
 
 @pytest.mark.parametrize(("result", "title"), [(RESULT, "# Pruned with Niwaki"), (TUNED, "# Fine-tuned with Niwaki")])
