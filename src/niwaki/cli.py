@@ -36,6 +36,7 @@ from niwaki.config import (
     read_recipe,
 )
 from niwaki.config.fields import OUTPUT, PANELS
+from niwaki.config.patterns import NByM, parse_pattern
 from niwaki.config.structured import BUDGETS
 from niwaki.config.sweep import Sweep, SweepOptions, methods_of, read_sweep
 from niwaki.config.text import place_named
@@ -166,7 +167,7 @@ def demo(**options: Any) -> None:
     request = _made(Demo, options)
     _say(run_demo(request, options["quiet"]), f"{request.out}/half", options)
     if not (options["quiet"] or options["json"]):
-        typer.echo(f"again: cd {request.out} && niwaki run half/recipe.yaml --overwrite")
+        typer.echo(f"again: cd {shlex.quote(request.out)} && niwaki run half/recipe.yaml --overwrite")
 
 
 @prune.command()
@@ -208,6 +209,9 @@ def plan_structured(**options: Any) -> None:
 @_flags(Planning, LayerAdaptive, without=SEARCHED)
 def plan_layer_adaptive(**options: Any) -> None:
     """Plan how many weights of each layer go; without a sparsity for any from 0.5 to 0.9."""
+    pattern = parse_pattern(options["pattern"])
+    if options["sparsity"] is None and isinstance(pattern, NByM):  # which leaves no other
+        options["sparsity"] = pattern.sparsity
     _plan(LayerAdaptive, options, options["sparsity"] is not None)
 
 
@@ -283,8 +287,8 @@ def score(**options: Any) -> None:
             typer.echo(f"{layer['name']:24} {layer['importance']:.4f} of all importance, {layer['total']} units")
         for linear in found["linears"]:
             typer.echo(f"{linear['name']:24} {linear['importance']:.4g} by {request.layer_score}")
-        prune = ("prune", "structured", "--model", request.model, "--train-data", request.train_data)
-        _end(f"scores.json is written to {request.out}", *prune, "--eval-data", "E", "--out", "half", "--flops", "0.5")
+        prune = _prune_next("structured", request.model, request.train_data, dataclasses.asdict(request))
+        _end(f"scores.json is written to {request.out}", *prune, "--out", "half", "--flops", "0.5")
 
 
 @app.command("eval")
@@ -301,16 +305,19 @@ def evaluate(**options: Any) -> None:
 @_flags(Export, measures=False)
 def export(**options: Any) -> None:
     """Write a model for those who do not have Niwaki."""
+    from niwaki.config.engine import WRITTEN_FOR
     from niwaki.run import run_export
+    from niwaki.run.following import said_again
 
     request = _made(Export, options)
     run_export(request, options["quiet"])
     if not options["quiet"]:
-        engine = {"onnx": "onnxruntime", "gguf": "llama.cpp"}.get(request.to)
-        measured = ("eval", "--model", request.model, "--eval-data", "E", "--out", "measured", "--engine", engine or "")
-        _end(
-            f"{request.to} is written to {request.out}", *(measured if engine else ("push", request.out, "owner/name"))
-        )
+        following = ["push", request.out, "owner/name"]
+        if (engine := WRITTEN_FOR[request.to]) != "pytorch":
+            following = ["eval", "--model", request.model, "--eval-data", request.eval_data or "E", "--out", "measured"]
+            again = said_again(Evaluation, dataclasses.asdict(request), "dtype")
+            following += ["--engine", engine, *again]
+        _end(f"{request.to} is written to {request.out}", *following)
 
 
 @app.command()
@@ -362,23 +369,20 @@ def push_folder(
 def _plan(kind: Any, options: dict[str, Any], budget: bool) -> None:
     from niwaki.methods.plan import PLAN
     from niwaki.methods.prune import ANY_BUDGET
-    from niwaki.report import flags_of
     from niwaki.run import run_planning
+    from niwaki.run.following import carried_out
 
-    asked = flags_of(kind, options)
-    if not budget:
-        asked = [f"--{ANY_BUDGET[kind][0]}", "0.5", *asked]
-        options |= dict([ANY_BUDGET[kind]])
     request = _made(Planning, options)
-    made = run_planning(request, _made(kind, options), any_budget=not budget, quiet=options["quiet"])
+    config = _made(kind, options | ({} if budget else dict([ANY_BUDGET[kind]])))
+    made = run_planning(request, config, any_budget=not budget, quiet=options["quiet"])
     if not is_first():
         return
     if options["json"]:
         typer.echo((Path(request.out) / PLAN).read_text("utf-8"))
     elif not options["quiet"]:
         typer.echo(str(made))
-        data = ("--train-data", request.train_data, "--eval-data", "E")
-        prune = ("prune", made.KIND, "--model", request.model, *data, *asked)
+        prune = _prune_next(made.KIND, request.model, request.train_data, dataclasses.asdict(request))
+        prune += carried_out(made, options, budget)
         _end(f"written to {request.out}", *prune, "--plan", request.out, "--out", f"{request.out}-done")
 
 
@@ -402,6 +406,7 @@ def _run_sweep(request: Sweep, options: dict[str, Any]) -> None:
     if options["quiet"]:
         return
     from niwaki.report import sweep_lines
+    from niwaki.run.following import form_of
 
     for line in sweep_lines(found):
         typer.echo(line)
@@ -409,7 +414,7 @@ def _run_sweep(request: Sweep, options: dict[str, Any]) -> None:
     knees = [knee for knee in found["timed"].get("knee", {}).values() if knee not in (None, "dense")]
     best = found["picked"] or [*knees, found["points"][-1]["name"]][0]
     model = f"{request.recipe.out}/" + ("picked" if found["picked"] else f"points/{best}")
-    to = "gguf" if found["metric"] == "perplexity" else "onnx"
+    to = form_of(model)
     _end(f"written to {request.recipe.out}", "export", "--model", model, "--to", to, "--out", f"{best}.{to}")
 
 
@@ -436,8 +441,10 @@ def _say(result: Any, out: str, options: dict[str, Any]) -> None:
         _say_lines(result)
     for line in course_lines(result):
         typer.echo(line)
-    for row in engine_rows(result):
-        typer.echo("  ".join(f"{cell:>{12 if number else 15}}" for number, cell in enumerate(row)))
+    rows = engine_rows(result)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
     for warning in result.warnings:
         typer.echo(f"warning: {warning}", err=True)
     _say_what_next(result, out, options)
@@ -451,6 +458,8 @@ def _say_lines(result: Any) -> None:
     for name in result.pruned["quality"]:
         before = "" if alone else f"{shown(result.dense, name)} before, "
         typer.echo(f"{name}: {before}{shown(result.pruned, name)}{'' if alone else ' after'}")
+    for name, value in result.fidelity.items():  # without labels it is all that is measured
+        typer.echo(f"{name} to dense: {value:.4f}")
     for line in stage_lines(result.stages):
         typer.echo(line)
     for way in [] if alone else ways(result):
@@ -461,20 +470,33 @@ def _say_lines(result: Any) -> None:
 
 def _say_what_next(result: Any, out: str, options: dict[str, Any]) -> None:
     """What was written where, and the command that people run next."""
+    from niwaki.run.following import form_of
+
     if not result.stages:
         _end(f"result.json and report.html are written to {out}", "report", out, "--out", "report.html", "--open")
         return
     recipe = result.recipe
-    if any(stage["name"] == "finetune" for stage in result.stages) and not recipe.get("keep_adapter"):
+    adapted = any(stage["kind"] == "finetune" and not stage["full"] for stage in recipe["stages"])
+    if adapted and not recipe.get("keep_adapter"):
         typer.echo("the adapter is merged into the weights; --keep-adapter writes it beside its base instead")
     wrote = f"model, result.json, report.html, README.md and recipe.yaml are written to {out}"
     if all(stage["name"] == "finetune" for stage in result.stages):
-        data = ("--train-data", recipe["train_data"], "--eval-data", recipe["eval_data"])
         model = f"{out}/adapter" if recipe.get("keep_adapter") else out
-        _end(wrote, "prune", "structured", "--model", model, *data, "--out", f"{out}-half", "--flops", "0.5")
+        prune = _prune_next(
+            "structured", model, recipe["train_data"], recipe | {"base_model": None}, recipe["eval_data"]
+        )
+        _end(wrote, *prune, "--out", f"{out}-half", "--flops", "0.5")
     else:
-        to = "gguf" if "perplexity" in result.pruned["quality"] else "onnx"
+        to = form_of(out)
         _end(wrote, "export", "--model", out, "--to", to, "--out", f"{out}.{to}")
+
+
+def _prune_next(kind: str, model: str, train: str, asked: dict[str, Any], test: str = "E") -> list[str]:
+    """`niwaki prune` of `model`, reading data as a command that was `asked` this; where the result goes is left out."""
+    from niwaki.run.following import said_again
+
+    data = ["--train-data", train, "--eval-data", test]
+    return ["prune", kind, "--model", model, *data, *said_again(Recipe, asked, "train_samples")]
 
 
 def _end(wrote: str, *following: str) -> None:

@@ -242,6 +242,13 @@ def test_what_an_adapter_excluded_stays_excluded(excluded):
     assert check_target_module_exists(config, "distilbert.transformer.layer.0.attention.q_lin") is True
 
 
+def test_a_pooler_is_counted_with_the_head_and_not_with_the_embeddings():
+    model = tiny("bert")
+    assert count(model, 10.0).embedding_params == sum(p.numel() for p in model.bert.embeddings.parameters())
+    head = [*model.bert.pooler.parameters(), *model.classifier.parameters()]
+    assert count(model, 10.0).head_params == sum(p.numel() for p in head)
+
+
 @pytest.mark.parametrize("family", configs())
 def test_counts_are_exact(family):
     model = tiny(family)

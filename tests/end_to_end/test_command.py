@@ -234,21 +234,21 @@ def test_the_demo_on_a_tiny_encoder(place, typed, monkeypatch):
         return folder / "encoder", folder / "train.tsv", folder / "train.tsv"
 
     monkeypatch.setattr(niwaki.run.demo, "prepare", prepare)
-    status, out, err = typed(place, "demo", "--out", "garden")
+    status, out, err = typed(place, "demo", "--out", "my garden")
     assert status == 0, err
     assert "as fast as dense" in out
-    assert {path.name for path in (place / "garden").iterdir()} == {".niwaki", "data", "finetuned", "half"}
-    assert "again: cd garden && niwaki run half/recipe.yaml --overwrite" in out
-    adapter = json.loads((place / "garden" / "finetuned" / "adapter" / "adapter_config.json").read_text())
-    assert adapter["base_model_name_or_path"] == str((place / "garden" / "finetuned").resolve())
-    (place / "garden" / "mine").write_text("x")
-    status, _, err = typed(place, "demo", "--out", "garden", "--overwrite")
+    assert {path.name for path in (place / "my garden").iterdir()} == {".niwaki", "data", "finetuned", "half"}
+    assert "again: cd 'my garden' && niwaki run half/recipe.yaml --overwrite" in out
+    adapter = json.loads((place / "my garden" / "finetuned" / "adapter" / "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == str((place / "my garden" / "finetuned").resolve())
+    (place / "my garden" / "mine").write_text("x")
+    status, _, err = typed(place, "demo", "--out", "my garden", "--overwrite")
     assert status == 2
     assert "with mine" in err
     again = ["run", "half/recipe.yaml", "--overwrite", "--quiet"]
-    before = niwaki.load(place / "garden" / "half").state_dict()
-    assert typed(place / "garden", *again)[0] == 0
-    after = niwaki.load(place / "garden" / "half").state_dict()
+    before = niwaki.load(place / "my garden" / "half").state_dict()
+    assert typed(place / "my garden", *again)[0] == 0
+    after = niwaki.load(place / "my garden" / "half").state_dict()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
@@ -357,7 +357,12 @@ def test_layer_adaptive(place, typed, compact):
     zeros = sum(int((model.get_submodule(n).weight == 0).sum()) for n, m in model.named_modules() if hasattr(m, "mask"))
     assert zeros == round(0.7 * weights) == result["pruned"]["zeros"]
     if compact:
-        assert result["pruned"]["size_bytes"] == (place / out / "model.safetensors").stat().st_size
+        stored = (place / out / "model.safetensors").stat().st_size
+        assert result["pruned"]["size_bytes"] == stored
+        measured = ["eval", "--model", out, "--against", "lora", "--eval-data", "eval.tsv", "--out", "packed", "--json"]
+        status, said, err = typed(place, *measured)
+        assert (status, json.loads(said)["pruned"]["size_bytes"]) == (0, stored), err
+        assert json.loads(said)["dense"]["size_bytes"] == result["dense"]["size_bytes"]
     status, _, err = typed(place, "run", f"{out}/recipe.yaml", "--overwrite", "--quiet")
     assert status == 0, err
     for name, value in niwaki.load(place / out).state_dict().items():

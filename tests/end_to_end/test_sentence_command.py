@@ -112,6 +112,14 @@ def test_a_body_by_its_states_and_by_a_pooling(place, command):
         assert "a new task head" not in err
         assert "spearman" in result(place, f"pooled-{model}")["pruned"]["quality"]
         assert SentenceTransformer(str(place / f"pooled-{model}"), device="cpu").encode("a plot").shape == (32,)
+        again = {"model": f"pooled-{model}", "against": model, "out": f"against-{model}"}
+        status, _, err = command("eval", **again, pooling="mean")
+        assert status == 0, err
+        for name in ("dense", "pruned"):
+            first, second = (result(place, f"{folder}-{model}")[name] for folder in ("pooled", "against"))
+            assert first["quality"] == second["quality"]
+        status, _, err = command("eval", **{**again, "out": "other"}, pooling="cls")
+        assert (status, "for a sentence encoder that has its own" in err) == (2, True)
     status, _, err = command("score", model="BertForMaskedLM", data="txt", task="embedding", out="body-scores")
     assert status == 0, err
 

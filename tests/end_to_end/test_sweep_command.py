@@ -268,7 +268,7 @@ def test_a_plan_on_file_is_carried_out(place, typed):
     assert status == 0, err
     assert "What goes:" in said
     following = said.splitlines()[-1]
-    assert following.endswith("--eval-data E --sparsity 0.4 --plan plan --out plan-done")
+    assert following.endswith("--eval-data E --batch-size 16 --sparsity 0.4 --plan plan --out plan-done")
     status, _, err = typed(place, *shlex.split(following)[2:], eval_data=COMMON["eval_data"])
     assert status == 0, err
     for out, plan in (("by-plan", "plan"), ("without", None)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -81,6 +82,19 @@ def test_what_changed_is_counted_and_shown(two_sides):
     assert example["text"] == f"text {example['row'] - 1} / other"
     assert example["truth"] == example["dense"] != example["pruned"]
     json.dumps(found, allow_nan=False)
+
+
+def test_outputs_are_compared_by_their_places_whatever_they_are_called(two_sides):
+    """`eval --against` a model of the same classes that names none, or others, or the same in another order."""
+    dense, pruned, _ = two_sides
+
+    def called(*names):
+        answers = dataclasses.replace(pruned.answers, names=names, shown=lambda _, value: names[value])
+        return dataclasses.replace(pruned, answers=answers)
+
+    assert behaviour(dense, called("bad", "good", "so so")) == behaviour(dense, pruned)
+    assert behaviour(dense, called("LABEL_1", "LABEL_0", "LABEL_2")) == {}
+    assert behaviour(dense, called("LABEL_0", "LABEL_1")) == {}
 
 
 def test_predictions_that_were_kept_tell_the_fidelity(two_sides):

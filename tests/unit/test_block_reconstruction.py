@@ -10,8 +10,10 @@ import torch
 from transformers import OPTConfig, OPTForCausalLM
 
 import niwaki
+from helpers_tasks import batches_of, model_of
 from niwaki.adapters import masks_of
-from niwaki.anatomy import layers_of, linears_of
+from niwaki.anatomy import TASKS, layers_of, linears_of
+from niwaki.evaluate.fidelity import fidelity
 from niwaki.repair import block_reconstruction
 from niwaki.repair.sequential_least_squares import sequential_least_squares_
 from tiny import batches, logits, tiny, with_lora
@@ -50,6 +52,25 @@ def test_norms_and_biases_that_were_moved_are_learned_back(family, which):
     moved = {id(a) for a, b in zip(model.parameters(), dense.parameters(), strict=True) if not torch.equal(a, b)}
     weights = [linear.module.weight for linear in linears_of(model)]
     assert any(id(weight) in moved for weight in weights) == (which == "kept")
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task.supported], ids=lambda task: task.name)
+def test_models_of_every_task_learn(task):
+    """A model that chooses among texts takes the rows of a step, half of those of a batch, for one block of memory."""
+    if task.name in ("text-classification", "causal"):
+        family = "bert" if task.name != "causal" else "llama"
+        dense, data = tiny(family), batches(count=8, family=family)
+    else:
+        dense, data = model_of(task, "bert"), batches_of(task, count=8)
+    model = copy.deepcopy(dense)
+    with torch.no_grad():
+        for parameter in layers_of(model).parameters():
+            if parameter.dim() == 1:
+                parameter.mul_(1.03)
+    moved = copy.deepcopy(model)
+    learn_(model, dense, data, "norms")
+    far, near = (fidelity(dense, each, data) for each in (moved, model))
+    assert near.get("kl", 1 - near.get("cosine", 0.0)) < 0.9 * far.get("kl", 1 - far.get("cosine", 0.0))
 
 
 @pytest.mark.parametrize("which", LEARNED)

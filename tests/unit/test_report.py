@@ -25,7 +25,7 @@ from niwaki.config import (
     recipe_to_dict,
 )
 from niwaki.errors import RequestError
-from niwaki.report import course_lines, is_page, model_card, page, result_table
+from niwaki.report import course_lines, is_page, model_card, page, result_table, sweep_lines
 from niwaki.report.headline import frontier
 from niwaki.report.request import command, trains
 from niwaki.results import Result, read_result, write_result
@@ -204,6 +204,20 @@ def test_one_page_for_several_results():
     assert "accuracy over latency, batch 1" in html
 
 
+def test_without_labels_likeness_stands_side_by_side():
+    side = {**SIDE, "quality": {}}
+    bare = dataclasses.replace(RESULT, dense=side, pruned=side, fidelity={"agreement": 0.9321, "kl": 0.0456})
+    table = page([bare, dataclasses.replace(bare, fidelity={"agreement": 0.8765})]).split("Side by side")[1]
+    table = table.split("</table>")[0]
+    assert "agreement to dense" in table
+    assert all(figure in table for figure in ("0.9321", "0.0456", "0.8765"))
+    point = {"name": "point", "size_bytes": 2e6, "fidelity": bare.fidelity}
+    found = {"metric": None, "dense": {"size_bytes": 3e6}, "points": [point], "timed": {"latency": {}}, "picked": None}
+    dense, said = sweep_lines(found)
+    assert "agreement 0.9321  kl 0.0456" in said
+    assert "agreement" not in dense
+
+
 @pytest.mark.parametrize(("result", "title"), [(RESULT, "# Pruned with Niwaki"), (TUNED, "# Fine-tuned with Niwaki")])
 def test_the_card_shows_the_figures(result, title):
     card = model_card(result)
@@ -211,6 +225,16 @@ def test_the_card_shows_the_figures(result, title):
     assert "| accuracy | 0.9000 | 0.8000 | -0.1000 |" in card
     assert "Data: train glue/sst2. Seed 7. Measured on A <fast> one, 2 threads, cpu, 2026-01-02." in card
     assert ("0.4999 of the flops kept" in card) == (result is RESULT)
+
+
+def test_metrics_are_called_by_files_of_questions_whatever_their_letters(recwarn):
+    sides = {"quality": {"日本 a|b<c>/acc": 0.5}}
+    asked = dataclasses.replace(RESULT, dense={**SIDE, **sides}, pruned={**SIDE, **sides})
+    text = page([asked, asked])
+    assert "日本 a|b&lt;c&gt;/acc over size" in text
+    assert not recwarn.list
+    row = next(line for line in model_card(asked).splitlines() if "日本" in line)
+    assert row.replace(r"\|", "").count("|") == 5
 
 
 def test_the_hub_reads_the_figures_and_what_is_carried_over():

@@ -22,7 +22,7 @@ from niwaki.checkpoint import load_tokenizer, plain_pooling
 from niwaki.data import Batches, read_table, token_mask
 from niwaki.data.sentences import encode_sentences
 from niwaki.errors import RequestError
-from niwaki.evaluate import quality
+from niwaki.evaluate import behaviour, judge, quality
 from niwaki.evaluate.fidelity import fidelity
 from niwaki.export import export_onnx
 from niwaki.export.onnx.session import Session
@@ -294,6 +294,32 @@ def test_what_a_query_is_to_find(tmp_path):
     assert values["mrr"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 3) / 4)
     assert values["recall_at_1"] == pytest.approx((1 / 2 + 0 + 0 + 0) / 4)
     assert values["recall_at_10"] == pytest.approx(1.0)
+
+
+def test_queries_are_shown_by_their_rows_of_the_data(tmp_path):
+    """Batches are sorted by length, by each model's tokenizer: two models are compared query by query all the same."""
+    tokenizer, count = tiny_tokenizer(), 12
+    texts = [" ".join(["film"] * (count - row)) for row in range(count)]
+    rows = [(f"good {text}", f"bad {text}") for text in texts]
+    found = table(tmp_path, ("query", "positive"), *rows, (rows[2][0], "dull"))
+    encoded = encode_sentences(found, tokenizer, 40, lambda text, _: text, measured=True)
+    sides = []
+    for sort, seed in ((True, 0), (False, 1)):  # as another tokenizer could cut them
+        model = body(seed=seed)
+        pool_by_(model, plain_pooling("mean", 32, 40))
+        sides.append(judge(model, Batches(encoded, tokenizer, 3, sort_by_length=sort)))
+    for side in sides:
+        places = sorted(range(count), key=side.answers.order.__getitem__)
+        assert [side.answers.text(place) for place in places] == [query for query, _ in rows]
+        assert sorted(side.answers.order) == list(range(count))
+    said = behaviour(*sides)
+    assert said["changed"]
+    by_query = [{side.answers.text(n): n for n in range(count)} for side in sides]
+    for example in said["examples"]:
+        query = rows[example["row"] - 1][0]
+        assert example["text"] == query
+        for name, side, place in zip(("dense", "pruned"), sides, by_query, strict=True):
+            assert example[name] == f"found at place {side.answers.values[place[query]]}"
 
 
 def test_a_rounding_is_judged_by_what_the_pairs_have(place, tmp_path):

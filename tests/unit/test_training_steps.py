@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import niwaki
+from helpers_tasks import OTHERS, batches_of, model_of
 from niwaki.adapters import masks_of
 from niwaki.anatomy import layers_of, layers_run_again, supported_task
 from niwaki.config import Training
@@ -20,6 +21,7 @@ from niwaki.train.loop import task_loss, train_
 from niwaki.train.step import Stepper, rows_in
 from tiny import batches, logits, tiny, with_lora
 
+TASKS_OF_ENCODERS = [task for task in OTHERS if task.labels != "none"]
 MASKED = niwaki.LayerAdaptive(sparsity=0.5, weight_score="magnitude", allocation="uniform", repair="none")
 MOVING = {"sparsity": 0.6, "interval": 1, "window": 1, "reach": 0.5, "stop": 0.9}
 
@@ -53,6 +55,22 @@ def test_a_batch_without_labels_teaches_and_measures_nothing():
     niwaki.prune_(tiny("llama"), niwaki.Structured(flops=0.5, head_score="taylor", repair="none"), data)
     with pytest.raises(RequestError, match="data must hold labels for a loss to be taken of, got none but -100"):
         niwaki.finetune(tiny("llama"), niwaki.Finetune(epochs=1), [data[1]])
+
+
+@pytest.mark.parametrize("task", TASKS_OF_ENCODERS, ids=lambda task: task.name)
+def test_the_rows_of_two_processes_are_all_rows(monkeypatch, task):
+    """Each runs every second row, which models and losses of Transformers take for one block of memory."""
+    model, (batch,) = model_of(task, "bert"), batches_of(task, count=1)
+    stepper = Stepper(model, parameters(model), torch.optim.SGD(model.parameters()), task_loss,
+                      supported_task(model).losses, Training())  # fmt: skip
+    alone = stepper.loss_on([batch])
+    monkeypatch.setattr("niwaki.train.step.count", lambda: 2)
+    monkeypatch.setattr("niwaki.train.step.add_up", lambda value: value)
+    shares = []
+    for process in (0, 1):
+        monkeypatch.setattr("niwaki.train.step.number", lambda process=process: process)
+        shares.append(stepper.loss_on([batch]))
+    assert sum(shares) == pytest.approx(alone, rel=1e-5)
 
 
 @pytest.mark.parametrize("family", ["distilbert", "llama"])

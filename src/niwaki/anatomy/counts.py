@@ -21,7 +21,10 @@ from niwaki.anatomy.sites import Site, body_of, layers_of, sites_of, unwrap
 
 @dataclass(frozen=True)
 class Counts:
-    """Parameters of the three parts of a model, and FLOPs of its blocks for one sequence."""
+    """Parameters of the three parts of a model, and FLOPs of its blocks for one sequence.
+
+    A pooler, through which one vector a row goes to what a task makes of it, is a part of the head.
+    """
 
     block_params: int
     embedding_params: int
@@ -61,6 +64,8 @@ def count(model: nn.Module, length: float) -> Counts:
     block = sum(_without_adapters(layers))
     total = sum(_without_adapters(unwrap(model)))
     body = sum(_without_adapters(body_of(model)))
+    pooler = getattr(body_of(model), "pooler", None)
+    body -= sum(_without_adapters(pooler)) if isinstance(pooler, nn.Module) else 0
     flops = sum(site.units * unit_flops(site, length) for site in sites_of(model))
     zeros = sum(int((p == 0).sum()) for s in sites_of(model) for p in map(weight_of, (*s.inputs, s.output)))
     return Counts(block, body - block, total - body, flops, zeros)

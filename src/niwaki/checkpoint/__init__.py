@@ -11,7 +11,7 @@ under the key `niwaki`; `load` reads that too, and never runs the code.
 """
 
 import niwaki.checkpoint.hook  # noqa: F401 - registers what `from_pretrained` needs
-from niwaki.checkpoint.files import INDEX, AsRead, weight_files
+from niwaki.checkpoint.files import INDEX, AsRead, packed_bytes, weight_files
 from niwaki.checkpoint.library import quiet
 from niwaki.checkpoint.mapped import mapped_copy
 from niwaki.checkpoint.masks import write_masks
@@ -39,6 +39,7 @@ __all__ = [
     "mapped_copy",
     "merged",
     "new_parameters",
+    "packed_bytes",
     "plain_pooling",
     "quiet",
     "save",

@@ -38,6 +38,20 @@ def weight_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
+def packed_bytes(source: str | Path) -> int | None:
+    """Bytes of the files of a folder that holds masked weights as bits and kept values; None of any other model.
+
+    Raises:
+        RequestError: see `weight_files`.
+    """
+    try:
+        config = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
+        packed = config["quantization_config"]["packed"]
+    except UNREADABLE:
+        return None
+    return sum(file.stat().st_size for file in weight_files(Path(source))) if packed else None
+
+
 @dataclass(frozen=True)
 class AsRead:
     """The files of weights that a model was read from, which it looks into for as long as it lives.

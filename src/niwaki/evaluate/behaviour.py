@@ -32,7 +32,7 @@ _ROW_BY_ROW = ("class", "labels", "number")
 
 
 def behaviour(dense: Judged, pruned: Judged, texts: Sequence[tuple[str, ...]] = ()) -> dict[str, Any]:
-    """The `behaviour` of `result.json`; nothing where the two did not answer the same rows.
+    """The `behaviour` of `result.json`; nothing where the two did not answer the same rows, or with other classes.
 
     `texts` are the rows as the data hold them; without, they are shown as the tokenizer reads them.
 
@@ -43,8 +43,9 @@ def behaviour(dense: Judged, pruned: Judged, texts: Sequence[tuple[str, ...]] = 
     if dense.next_tokens is not None and pruned.next_tokens is not None:
         return _of_next_tokens(dense.next_tokens, pruned.next_tokens)
     theirs, ours = dense.answers, pruned.answers
-    if theirs is None or ours is None or theirs.kind != ours.kind:
+    if theirs is None or ours is None or theirs.kind != ours.kind or not _alike(theirs.names, ours.names):
         return {}
+    ours = replace(ours, names=theirs.names, shown=theirs.shown) if ours.names else ours
     pairs = list(zip(_in_order(theirs), _in_order(ours), strict=False))
     if [theirs.truth[one] for one, _ in pairs] != [ours.truth[other] for _, other in pairs]:
         return {}
@@ -60,6 +61,14 @@ def behaviour(dense: Judged, pruned: Judged, texts: Sequence[tuple[str, ...]] = 
     if theirs.kind in _ITEMS:
         found["by_name"] = _by_name(theirs, ours)
     return found
+
+
+def _alike(names: tuple[str, ...], others: tuple[str, ...]) -> bool:
+    """Whether outputs at the same place mean the same: as many, and not the same names in another order.
+
+    One of two models may say LABEL_0 for what the other has a name for.
+    """
+    return len(names) == len(others) and (names == others or sorted(names) != sorted(others))
 
 
 def _changes(

@@ -54,7 +54,7 @@ def embeddings(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bo
     if of[0].score is None:
         judged = _search(of, vectors)
     else:
-        first, second = ([row for _, row in sorted(rows.items())] for rows in _rows_by_pair(of))
+        first, second = ([*rows.values()] for rows in _rows_by_pair(of))
         cosines = (vectors[first] * vectors[second]).sum(-1).numpy().astype(float)
         truth = np.array([of[row].score for row in first], float)
         texts = [f"{of[one].text} / {of[other].text}" for one, other in zip(first, second, strict=True)]
@@ -64,8 +64,9 @@ def embeddings(model: nn.Module, batches: Iterable[dict[str, Any]], progress: bo
 
 
 def _rows_by_pair(of: list[OfPair]) -> tuple[dict[int, int], dict[int, int]]:
-    """Pair -> row of its first, and of its second text."""
-    first, second = ({text.pair: row for row, text in enumerate(of) if text.side == side} for side in (0, 1))
+    """Pair -> row of its first, and of its second text, in the order of the pairs, which is that of the data."""
+    rows = sorted(range(len(of)), key=lambda row: of[row].pair)
+    first, second = ({of[row].pair: row for row in rows if of[row].side == side} for side in (0, 1))
     return first, second
 
 
@@ -75,6 +76,7 @@ def _search(of: list[OfPair], vectors: Tensor) -> Judged:
     documents = {of[row].text: row for row in second.values()}
     numbers = {text: number for number, text in enumerate(documents)}
     asked = {of[row].text: row for row in first.values()}
+    place_in_data = {of[row].text: pair for pair, row in reversed(first.items())}
     wanted: dict[str, set[int]] = {text: set() for text in asked}
     for pair, row in first.items():
         wanted[of[row].text].add(numbers[of[second[pair]].text])
@@ -93,7 +95,7 @@ def _search(of: list[OfPair], vectors: Tensor) -> Judged:
         values=places,
         truth=[1] * len(places),
         right=[place == 1 for place in places],
-        order=list(range(len(places))),
+        order=[place_in_data[text] for text in asked],
         text=list(asked).__getitem__,
         shown=lambda _, place: f"found at place {place}",
     )

@@ -35,7 +35,8 @@ class Given:
 
     def rows(self, which: slice) -> Given | None:
         """Some of the rows, None where these are none; a row may be several sequences."""
-        inputs = {name: value[which] for name, value in self.inputs.items()}
+        # Models that choose among texts take the rows for one block of memory (`view`), which every second row is not.
+        inputs = {name: value[which].contiguous() for name, value in self.inputs.items()}
         rows = len(self.inputs["input_ids"])
         if not len(inputs["input_ids"]):
             return None

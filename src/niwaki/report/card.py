@@ -42,7 +42,7 @@ def model_card(
     lines += [heads, "| --- | --- | --- | --- |"]
     for name, value in result.dense["quality"].items():
         sides = " | ".join(shown(record, name) for record in (result.dense, result.pruned))
-        lines.append(f"| {name} | {sides} | {result.pruned['quality'][name] - value:+.4f} |")
+        lines.append(f"| {_cell(name)} | {sides} | {result.pruned['quality'][name] - value:+.4f} |")
     lines += [f"| {name} to dense | | {value:.4f} | |" for name, value in result.fidelity.items()]
     for name in counted(result):
         value, found = result.dense[name], result.pruned[name]
@@ -113,11 +113,17 @@ def _metadata(result: Result, task: str, sentences: bool, source: Mapping[str, A
     )
 
 
+def _cell(text: str) -> str:
+    """Text in a table: a metric that is called by a file of questions may have a bar in its name."""
+    return text.replace("|", "\\|")
+
+
 def _course(result: Result) -> list[str]:
     """Lines with the table of all states of the model, where there were several stages."""
-    rows = [f"| {' | '.join(row)} |" for row in course_table(result)]
+    table = course_table(result)
+    rows = [f"| {' | '.join(map(_cell, row))} |" for row in table]
     if not rows:
         return []
-    columns = rows[0].count("|") - 1
+    columns = len(table[0])
     what = "Stage by stage; dense is the model before the first stage that removes something."
     return ["", what, "", rows[0], f"|{' --- |' * columns}", *rows[1:]]

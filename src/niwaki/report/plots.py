@@ -1,14 +1,15 @@
 """Plots as small inline SVG, drawn by matplotlib: no script, no ids, the colours and the font of the page around them.
 
 Matplotlib writes colours as numbers; each that is used here stands for a variable of the page's style, which knows
-light and dark, and is put in its place. Text stays text. The same figures give the same bytes. What is drawn is never
-text of the user's: a font without its letters would be heard of.
+light and dark, and is put in its place. Text stays text, which a browser has letters for: that Matplotlib's font lacks
+some (a metric is called by its file of questions) is no news. The same figures give the same bytes.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -123,7 +124,8 @@ def _drawn(
     from matplotlib.figure import Figure
 
     text = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+")
         height += top
         figure = Figure(figsize=(_WIDE, height))
         FigureCanvasSVG(figure)

@@ -135,9 +135,9 @@ def data_rows(result: Result) -> list[tuple[str, str]]:
 
 
 def side_heads(results: list[Result]) -> list[str]:
-    """Headings of the table of several results."""
-    metrics = next(iter(spans(results[0])), None)
-    return ["result", *([metrics["name"]] if metrics else []), "speed-ups", "weights", "parameters", "FLOPs", "zeros"]
+    """Headings of the table of several results, with the usual metric of the first, or how alike without one."""
+    told = [span["name"] for span in spans(results[0])[:1]] or [f"{name} to dense" for name in results[0].fidelity]
+    return ["result", *told, "speed-ups", "weights", "parameters", "FLOPs", "zeros"]
 
 
 def side_rows(results: list[Result]) -> Rows:
@@ -148,6 +148,9 @@ def side_rows(results: list[Result]) -> Rows:
         for span in spans(results[0])[:1]:
             mine = next((found for found in spans(result) if found["name"] == span["name"]), None)
             quality = [_with_interval(mine["pruned"]) if mine else ""]
+        if not spans(results[0]):
+            alike = (result.fidelity.get(name) for name in results[0].fidelity)
+            quality = ["" if value is None else f"{value:.4f}" for value in alike]
         pruned, dense = result.pruned, result.dense
         rows.append(
             [

@@ -10,9 +10,10 @@ def sweep_lines(found: dict[str, Any]) -> list[str]:
     metric, timed = found["metric"], found["timed"]
     width = max(len(point["name"]) for point in found["points"])
     lines = []
-    for point in ({"name": "dense", **found["dense"]}, *found["points"]):
+    for point in ({"name": "dense", "fidelity": {}, **found["dense"]}, *found["points"]):
         name = point["name"]
-        cells = [f"{name:{width}}", f"{metric} {point['quality'][metric]:.4f}"] if metric else [f"{name:{width}}"]
+        told = {metric: point["quality"][metric]} if metric else point["fidelity"]  # without labels it is all there is
+        cells = [f"{name:{width}}", *(f"{what} {value:.4f}" for what, value in told.items())]
         cells.append(f"{point['size_bytes'] / 1e6:7.1f} MB")
         for way, timing in timed["latency"].get(name, {}).items():
             if isinstance(timing, dict):

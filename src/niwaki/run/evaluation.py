@@ -9,9 +9,11 @@ from typing import Any
 from torch import nn
 
 from niwaki.adapters import merge_, remove_masks_
-from niwaki.anatomy import longest_input
+from niwaki.anatomy import longest_input, supported_task
+from niwaki.checkpoint import packed_bytes
 from niwaki.config import DEFAULT_LENGTH, Evaluation
 from niwaki.data import Table, mean_length
+from niwaki.errors import RequestError
 from niwaki.evaluate import behaviour, check_metric, measures_of
 from niwaki.numerics.threads import threads
 from niwaki.processes import is_first, meet
@@ -103,6 +105,8 @@ def _sides(request: Evaluation, table: Table | None, quiet: bool) -> tuple[Side,
         check_metric(side.model, request.metric)
         check_asked(request, side.model)
     rows = inputs.rows(table, "validation") if table else []
+    if rows and inputs.batches(rows).labelled:
+        _check_against(inputs.model, other.model)
     if rows and table and not inputs.batches(rows).labelled and (request.metric or not request.against):
         check_measured(table, inputs)  # without, two models can be compared and one not measured
     pruned = Side(_plain(inputs), inputs, rows)
@@ -111,9 +115,24 @@ def _sides(request: Evaluation, table: Table | None, quiet: bool) -> tuple[Side,
     return pruned, Side(_plain(other), other, other.rows(table, "validation") if table else [])
 
 
+def _check_against(model: nn.Module, dense: nn.Module) -> None:
+    """Refuse to hold a model against one that is measured by other figures.
+
+    Raises:
+        RequestError: naming the metrics of both.
+    """
+    names, others = (measures_of(each)[0] for each in (model, dense))
+    if names != others:
+        rule = f"against must be measured as the model is, by {', '.join(names)}"
+        raise RequestError(f"{rule}, got {supported_task(dense).what} that is by {', '.join(others)}")
+
+
 def _running(request: Evaluation, name: str, side: Side, seen: Table | None, quiet: bool) -> Running:
     """A side where the request wants it, rounded by what its own tokenizer makes of the data `seen`."""
     there = running(side, request.engine, request.quantize, calibration_of(request, side.inputs, seen))
+    source = request.against if name == "dense" else request.model
+    if request.engine == "pytorch" and (stored := packed_bytes(str(source))) is not None:
+        there = replace(there, size_bytes=stored)  # as the run that wrote it says
     say_spared(f"{name}, {request.quantize}", there.in_float32, quiet)
     return there
 

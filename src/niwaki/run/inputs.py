@@ -140,15 +140,21 @@ def without_head(request: Request) -> bool:
 
 
 def _pool_by_(model: Any, pooling: str) -> None:
-    """Have a model without a task head make one vector a text.
+    """Have a model without a task head make one vector a text; one that pools so and does nothing else does already.
 
     Raises:
-        RequestError: a model with a head, or a sentence encoder, which has its own way.
+        RequestError: a model with a head, or a sentence encoder that has another way.
     """
-    what = "a sentence encoder" if pooling_of(model) else supported_task(model).what
-    if task_of(model) is not BODY or pooling_of(model) is not None:
+    own, asked = pooling_of(model), None
+    if task_of(model) is BODY:
+        asked = plain_pooling(pooling, unwrap(model).config.hidden_size, longest_input(model))
+    # What was pruned with a pooling is held against what it came from, of which it is to be asked again.
+    same = asked is not None and isinstance(own, SentenceHead) and own.files == asked.files
+    if asked is None or (own is not None and not same):
+        what = "a sentence encoder that has its own" if own else supported_task(model).what
         raise RequestError(f"pooling must be asked of {BODY.what}, got {pooling!r} for {what}")
-    pool_by_(model, plain_pooling(pooling, unwrap(model).config.hidden_size, longest_input(model)))
+    if not same:
+        pool_by_(model, asked)
 
 
 def _check_cut(request: Request, model: Any) -> None:

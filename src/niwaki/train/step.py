@@ -137,7 +137,8 @@ class Stepper:
             return batch, self.over(batch)
         if number() >= rows_in(batch):
             return {name: value[:1] for name, value in batch.items()}, 0
-        own = {name: value[number() :: count()] for name, value in batch.items()}
+        # Models of several texts a row take it for one block of memory (`view`), losses of words their labels.
+        own = {name: value[number() :: count()].contiguous() for name, value in batch.items()}
         return own, self.over(own)
 
 

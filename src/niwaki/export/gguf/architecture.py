@@ -7,6 +7,7 @@ key/value heads and of neurons are lists; it is a Llama otherwise, and rotates a
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -42,6 +43,16 @@ class Architecture:
 
     name: str
     blocks: list[Block]
+
+
+def takes(config: Mapping[str, Any]) -> bool:
+    """Whether a model with this `config.json` is, by its type and its layers, one that `architecture_of` finds one for.
+
+    Layers that differ stand there in a table, see `niwaki.surgery.shapes`.
+    """
+    kind, uneven = config.get("model_type"), (config.get("quantization_config") or {}).get("layers")
+    generates = any(str(name).endswith("ForCausalLM") for name in config.get("architectures") or ())
+    return generates and kind in _EVEN and not (uneven and kind in _ONLY_EVEN)
 
 
 def architecture_of(model: PreTrainedModel) -> Architecture:

@@ -28,7 +28,7 @@ from niwaki.export.onnx.write import MARK, write_graph
 from niwaki.export.packages import check_installed
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
-_NO_GRAPH = {"llama4_text": "whose rotations are complex numbers, which torch's exporter has not"}
+NO_GRAPH = {"llama4_text": "whose rotations are complex numbers, which torch's exporter has not"}
 """Types of models that have no graph, and why."""
 
 
@@ -95,8 +95,8 @@ def plain_of(model: nn.Module, to: str) -> PreTrainedModel:
         RequestError: it has no task, or no graph.
     """
     kind = unwrap(model).config.model_type
-    if kind in _NO_GRAPH:
-        rule = f"to must be merged or remote-code for a {kind} model, {_NO_GRAPH[kind]}"
+    if kind in NO_GRAPH:
+        rule = f"to must be merged or remote-code for a {kind} model, {NO_GRAPH[kind]}"
         raise RequestError(f"{rule}, got {to!r}")
     plain = copy.deepcopy(merged(model)).eval().cpu().float()
     remove_masks_(plain)
