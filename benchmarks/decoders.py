@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=512)
     parser.add_argument("--flops", type=float, nargs="*", default=[0.9, 0.8, 0.7, 0.5])
     parser.add_argument("--sparsity", type=float, nargs="*", default=[0.5, 0.6, 0.7])
+    parser.add_argument("--patterns", nargs="*", default=[], help="n:m patterns, like 2:4")
     parser.add_argument("--rules", nargs="*", default=list(dict.fromkeys([*STRUCTURED, *SPARSE])))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--timed", action="store_true")
@@ -73,7 +74,8 @@ def main() -> None:
     tests = list(Batches(test, tokenizer, 16))
     dense = perplexity(niwaki.load(asked.model), tests)
     found = {**resumed(asked), "protocol": protocol.to_dict(), "dense": dense}
-    budgets = [("flops", share) for share in asked.flops] + [("sparsity", share) for share in asked.sparsity]
+    asked_for = {"flops": asked.flops, "sparsity": asked.sparsity, "pattern": asked.patterns}
+    budgets = [(kind, share) for kind, shares in asked_for.items() for share in shares]
     for seed in asked.seeds:
         calibration = list(Batches(sample(train, asked.rows or len(train), seed), tokenizer, 16))
         one_pass = forward_and_backward(attach_lora(niwaki.load(asked.model), 16), calibration) if asked.timed else 1.0

@@ -9,7 +9,7 @@ over the same calibration rows, timed in the same run.
 from __future__ import annotations
 
 import niwaki
-from common import Bench, arguments, environment, forward_and_backward, note
+from common import Bench, arguments, forward_and_backward, is_done, note, resumed
 
 
 def main() -> None:
@@ -17,9 +17,11 @@ def main() -> None:
     parser.add_argument("--flops", type=float, nargs="+", default=[0.5, 0.3, 0.2])
     asked = parser.parse_args()
     bench = Bench.of(asked)
-    found = {**environment(asked), "dense": bench.quality(bench.model())}
+    found = {**resumed(asked), "dense": bench.quality(bench.model())}
     for flops in asked.flops:
         for seed in asked.seeds:
+            if is_done(found, {"flops": flops, "seed": seed}):
+                continue
             calibration, model = bench.batches(asked.rows, seed), bench.model()
             one_pass = forward_and_backward(model, calibration)
             result = niwaki.prune_(model, niwaki.Structured(flops=flops, seed=seed), calibration)

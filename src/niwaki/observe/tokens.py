@@ -1,10 +1,12 @@
 """How much each token matters to the output of each linear.
 
 Not every token counts alike: after the last attention of a classifier that reads the first token, the others count for
-nothing. The weight of a token is the squared size of the gradient of a logit contrast at the linear's output, so that
-`sum w_t |error_t|^2` is, to first order, what an error at that linear does to the logits: least squares under the
-curvature of the output, with the Kronecker factor of the inputs taken where it matters (Martens & Grosse, "Optimizing
-neural networks with Kronecker-factored approximate curvature", 2015).
+nothing. Weighted by the squared size of the gradient of a logit contrast at the linear's output, `sum w_t |error_t|^2`
+is, to first order, what an error at that linear does to the logits: least squares under the curvature of the output,
+with the Kronecker factor of the inputs taken where it matters (Martens & Grosse, "Optimizing neural networks with
+Kronecker-factored approximate curvature", 2015). But few tokens hold most of these squares, as if there were only
+`(sum w)^2 / sum w^2` of them (Kish, "Survey Sampling", 1965), and what is fitted to few does not hold on others. So a
+token weighs as its gradient does, not as the square.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ FLOOR = 0.3
 """What every token weighs at least, as a share of the mean: gradients are local, and a token may matter further on."""
 
 
-def over_mean(sizes: TokenWeights) -> TokenWeights:
-    """Weights from squared sizes of gradients, `|g|^2 / mean + FLOOR`: one number for each token and linear.
+def over_mean(squares: TokenWeights) -> TokenWeights:
+    """Weights from the `squares` of sizes of gradients, `|g| / mean + FLOOR`: one number for each token and linear.
 
     The mean is over the tokens of all processes.
     """
+    sizes = [{name: squared.sqrt() for name, squared in batch.items()} for batch in squares]
     means = {}
     for name in sizes[0]:
         found = torch.cat([batch[name] for batch in sizes]).double()

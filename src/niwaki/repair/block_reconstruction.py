@@ -3,7 +3,7 @@
 Least squares fit a linear as if nothing followed; across the softmax and the activation only gradients see. So the
 layer runs on the pruned model's own hidden states, and AdamW lowers the squared error of what it gives against the
 dense model's hidden states after the layer, over real tokens: block reconstruction, its errors weighted by the diagonal
-of the Fisher information as in BRECQ (Li et al., ICLR 2021), here that of a token times that of a dimension. `kept`
+of the Fisher information as in BRECQ (Li et al., ICLR 2021), here that of a dimension times the token's weight. `kept`
 trains whatever the masks leave of the layer ("A Free Lunch in LLM Compression", 2025); `norms` its norms and biases
 alone (PERP, Zimmer et al., 2023). No labels; one layer and one batch at a time.
 
