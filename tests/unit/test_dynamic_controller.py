@@ -478,6 +478,28 @@ def test_wrong_models_and_optimizers_are_refused_before_anything_changes():
         start(empty)
 
 
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda model: niwaki.prune_(model, niwaki.LayerAdaptive(sparsity=0.8), batches()),
+        lambda model: niwaki.prune_(model, niwaki.Structured(flops=0.5), batches()),
+        lambda model: niwaki.apply_(model, niwaki.plan(model, niwaki.Structured(flops=0.5), batches())),
+        remove_masks_,
+    ],
+)
+def test_nothing_is_taken_from_under_a_training(verb):
+    model = tiny()
+    controller, optimizer = start(model)
+    run(model, controller, optimizer, 5)
+    before = copy.deepcopy(model).state_dict()
+    with pytest.raises(niwaki.RequestError, match=r"finish or detach of its controller first\), got one that moves"):
+        verb(model)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    run(model, controller, optimizer, 5, first=5)
+    controller.finish()
+    verb(model)
+
+
 def test_the_history_reads_back_and_sums_up(tmp_path):
     model = with_lora(tiny())
     controller, optimizer = start(model)

@@ -11,7 +11,14 @@ from niwaki.adapters.attach import (
     to_train_,
     weights_to_train_,
 )
-from niwaki.adapters.check import check_adapter, check_adapters, check_masked, check_model, check_unmerged
+from niwaki.adapters.check import (
+    check_adapter,
+    check_adapters,
+    check_masked,
+    check_model,
+    check_unmerged,
+    check_unmoved,
+)
 from niwaki.adapters.effective import (
     adapter_bias,
     adapter_delta,
@@ -42,6 +49,7 @@ __all__ = [
     "check_rank",
     "check_trainable",
     "check_unmerged",
+    "check_unmoved",
     "check_weights_trainable",
     "dense_weight",
     "effective_bias",

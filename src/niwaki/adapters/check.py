@@ -15,6 +15,7 @@ from niwaki.adapters.effective import bias_of, mask_of
 from niwaki.adapters.masked_lora import fills_zeros
 from niwaki.anatomy import check_task, linears_of
 from niwaki.errors import RequestError
+from niwaki.masks import MaskedLinear
 
 
 def check_model(model: nn.Module) -> None:
@@ -36,6 +37,18 @@ def check_model(model: nn.Module) -> None:
     if any(mask_of(linear.module) is not None for linear in linears_of(model)):
         check_unmerged(model)
         check_masked(model)
+
+
+def check_unmoved(model: nn.Module) -> None:
+    """Refuse to take masks or units from under a controller of dynamic sparsity, which would go on with what is gone.
+
+    Raises:
+        RequestError: the training of one has not ended; names a linear whose mask it moves.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, MaskedLinear) and module.mover is not None:
+            rule = "model must be in no training with dynamic sparsity (call finish or detach of its controller first)"
+            raise RequestError(f"{rule}, got one that moves the mask of {name}")
 
 
 def check_adapters(model: nn.Module) -> None:

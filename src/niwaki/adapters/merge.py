@@ -12,7 +12,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from niwaki.adapters.check import check_adapters
+from niwaki.adapters.check import check_adapters, check_unmoved
 from niwaki.adapters.effective import (
     mask_of,
 )
@@ -39,8 +39,9 @@ def remove_masks_(model: nn.Module) -> None:
     as soon as no mask holds them.
 
     Raises:
-        RequestError: LoRA around a masked linear; nothing is changed.
+        RequestError: LoRA around a masked linear, or masks that a controller moves; nothing is changed.
     """
+    check_unmoved(model)
     for name, module in model.named_modules():
         if isinstance(module, BaseTunerLayer) and isinstance(module.get_base_layer(), MaskedLinear):
             rule = "adapters must be merged (model = niwaki.merge_(model)) before the masks they are under are removed"

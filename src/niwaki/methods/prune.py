@@ -11,7 +11,7 @@ from typing import TypeVar, cast, overload
 
 from torch import nn
 
-from niwaki.adapters import check_model, forget_base_
+from niwaki.adapters import check_model, check_unmoved, forget_base_
 from niwaki.allocation.profiles import profiles_of
 from niwaki.allocation.sparsity import possible_sparsities
 from niwaki.anatomy import ANSWERER, Site, accepts_of, as_held, linears_of, sites_of, supported_task
@@ -83,6 +83,7 @@ def prune_(
             done = prune_dynamically_(model, config, data, training=training_data, progress=progress)
         else:
             check_model(model)
+            check_unmoved(model)
             batches = checked_batches(accepts_of(model), data)
             check_enough(batches)
             recovery = recovery_data(model, config, training_data, batches)
@@ -236,6 +237,7 @@ def apply_(
     check_kind("plan", plan, Plan, "a plan (niwaki.Plan.load reads the folder of one)")
     with seeded(plan.config.seed), gradients_on(), as_held(model):
         check_model(model)
+        check_unmoved(model)
         plan.check_fits(model)
         batches: list[Batch] = []
         if data is None:
