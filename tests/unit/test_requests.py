@@ -98,7 +98,10 @@ def test_architectures_that_cannot_be_pruned():
     [
         ("opt", {"do_layer_norm_before": False}, "do_layer_norm_before of a opt model must be True"),
         ("llama4_text", {"moe_layers": [1]}, r"moe_layers of a llama4_text model must be \[\] \(experts"),
-        ("gpt2", {"add_cross_attention": True}, "add_cross_attention of a gpt2 model must be False"),
+        *(
+            (name, {"add_cross_attention": True}, f"add_cross_attention of a {name} model must be False")
+            for name in ("gpt2", "bert", "roberta", "electra")
+        ),
     ],
 )
 def test_variants_that_a_row_is_not_right_for(family, change, words):

@@ -71,6 +71,9 @@ class Family:
         return self.attention_in[0].path.rpartition(".")[0]
 
 
+_ALONE = ("add_cross_attention", False, "attention to an encoder is not in the row")
+
+
 def _apart(query: str, key: str, value: str) -> tuple[Reads, ...]:
     """Three projections, one each for queries, keys and values."""
     return Reads("query", query, "q"), Reads("key", key, "k"), Reads("value", value, "v")
@@ -88,6 +91,7 @@ def _bert_like(*model_types: str) -> Family:
         ffn_out="output.dense",
         ffn_sum="output.LayerNorm",
         stale={"num_attention_heads": "heads", "all_head_size": "columns"},
+        only=(_ALONE,),
     )
 
 
@@ -203,7 +207,7 @@ FAMILIES = (
         stale={"num_heads": "heads", "split_size": "columns"},
         neurons_key="n_inner",
         causal=True,
-        only=(("add_cross_attention", False, "attention to an encoder is not in the row"),),
+        only=(_ALONE,),
     ),
 )
 
