@@ -15,7 +15,7 @@ import itertools
 import resource
 
 import niwaki
-from common import Bench, arguments, environment, forward_and_backward, held_out, note
+from common import Bench, arguments, forward_and_backward, held_out, is_done, note, resumed
 from niwaki.adapters import merge_, remove_masks_
 from niwaki.anatomy import linears_of, weight_of
 
@@ -34,10 +34,12 @@ def main() -> None:
 
     bench = Bench.of(asked)
     divergence = held_out(bench, asked)
-    found = {**environment(asked), "dense": bench.quality(bench.model())}
+    found = {**resumed(asked), "dense": bench.quality(bench.model())}
     for values in itertools.product(*(getattr(asked, name) for name in OPTIONS)):
         options = dict(zip(OPTIONS, values, strict=True))
         seed = options.pop("seeds")
+        if is_done(found, {**options, "seed": seed}):
+            continue
         config = niwaki.LayerAdaptive(**options, seed=seed)
         calibration = bench.batches(asked.rows, seed)
         model = bench.model()
