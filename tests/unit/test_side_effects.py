@@ -200,6 +200,7 @@ def test_what_the_caller_has_open_around_a_verb_changes_no_number(act, around):
     data, plain, other = batches(2), tiny(), tiny()
     act(plain, data)
     for _ in range({"prepared": 1, "prepared twice": 2}.get(around, 0)):
+        AcceleratorState._reset_state()  # of another test's Trainer
         Accelerator(mixed_precision="bf16", cpu=True).prepare(other)  # as a Trainer does, and leaves it
         AcceleratorState._reset_state()
     forward = vars(other).get("forward")
