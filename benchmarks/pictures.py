@@ -47,7 +47,7 @@ def main() -> None:
 def structured() -> Any:
     """What each layer keeps, and what that costs in accuracy."""
     figure, (heads, neurons, curve) = plt.subplots(1, 3, figsize=(10, 3.2))
-    runs = [run for run in runs_of("structured") if run["seed"] == 0]
+    runs = [run for run in runs_of("structured") if run["seed"] == 0 and run["flops"] >= 0.2]
     for axes, kind, what in ((heads, "attention", "heads of 12"), (neurons, "ffn", "neurons of 1,536")):
         for offset, (run, colour) in enumerate(zip(runs, (BLUE, ORANGE, GREEN), strict=True)):
             kept = [run["kept"][f"layer.{layer}.{kind}"] for layer in range(6)]
