@@ -121,6 +121,13 @@ def _language_models() -> Iterator[Section]:
         ("SmolLM2-135M-Instruct, WikiText-2", "smollm2"),
     ):
         yield f"{what} (`{script}.json`)", [by_budget(script, ("kind", "share", "rule"), perplexity, excess)]
+    recovered: list[Column] = [
+        ("before", lambda r: r["before"], 2),
+        ("after", lambda r: r["after"], 2),
+        ("of the excess gone", lambda r: r["gone"], 2),
+    ]
+    table = by_budget("language_recovery", ("model", "rule", "epochs", "rate"), *recovered)
+    yield "Recovery of language models, TinyStories (`language_recovery.json`)", [table]
     acc: list[Column] = [(name, lambda r, name=name: r[name]["value"], 3) for name in ("acc", "acc_norm")]
     tables = [by_budget("continuations", ("model",), *acc), *continuations()]
     yield "SmolLM2-135M-Instruct, questions by choice (`continuations.json`)", tables
