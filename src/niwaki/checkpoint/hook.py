@@ -16,7 +16,7 @@ from transformers.quantizers.auto import register_quantization_config, register_
 from transformers.quantizers.base import HfQuantizer
 
 from niwaki.anatomy import weight_of
-from niwaki.checkpoint.masks import apply_saved_masks_, name_in
+from niwaki.checkpoint.masks import apply_saved_masks_, names_in
 from niwaki.masks import MaskedLinear, mask_linear_, unpack
 from niwaki.surgery.modeling_niwaki import EmptyAttention
 from niwaki.surgery.narrow import apply_shapes_
@@ -62,16 +62,15 @@ class ShapesLoader(HfQuantizer):
         config = cast(Any, self.quantization_config)
         if config.layers is not None or not (config.packed or config.masks):
             apply_shapes_(model, cast(Any, config.layers))
-        packed = {name_in(model, name): kept for name, kept in config.packed.items()}
-        for name, kept in packed.items():
-            model.set_submodule(name, PackedLinear(model.get_submodule(name), kept))
+        for name, place in names_in(model, config.packed).items():
+            model.set_submodule(place, PackedLinear(model.get_submodule(place), config.packed[name]))
         self.folder = Path(checkpoint_files[0]).parent if checkpoint_files else None
         return model
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         config = cast(Any, self.quantization_config)
-        for name in [name_in(model, name) for name in config.packed]:
-            model.set_submodule(name, model.get_submodule(name).to_linear())
+        for place in names_in(model, config.packed).values():
+            model.set_submodule(place, model.get_submodule(place).to_linear())
         if config.masks:
             apply_saved_masks_(model, self.folder, needed=True)
         for module in model.modules():

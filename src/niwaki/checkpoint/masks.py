@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
@@ -41,19 +42,24 @@ def apply_saved_masks_(model: PreTrainedModel, folder: Path | None, *, needed: b
             rule = f"model must lie beside its {MASKS}, as its config says (else take quantization_config out of it)"
             raise RequestError(f"{rule}, got {str(folder)!r} without")
         return
-    for name, bits in load_file(file).items():
+    masks = load_file(file)
+    places = names_in(model, masks)
+    for name, bits in masks.items():
         try:
-            linear = model.get_submodule(name_in(model, name))
+            linear = model.get_submodule(places[name])
         except AttributeError as error:
             raise RequestError(f"masks in {str(file)!r} must be of the model's linears: {name}") from error
         mask_linear_(linear, unpack_bits(bits, tuple(weight_of(linear).shape)))
 
 
-def name_in(model: PreTrainedModel, name: str) -> str:
-    """The name in `model` of what a folder calls `name`, which may be written from the body alone, or from one inside.
+def names_in(model: PreTrainedModel, names: Iterable[str]) -> dict[str, str]:
+    """By name in a folder, which may be written from the body alone, or from one inside, the name in `model`.
 
-    Transformers loads the tensors of either into both. A name that is nowhere is given back.
+    Transformers loads the tensors of either into both. A name that is nowhere stays as it is.
     """
     prefix = f"{model.base_model_prefix}."
-    found = dict(model.named_modules())
-    return next((each for each in (name, prefix + name, name.removeprefix(prefix)) if each in found), name)
+    found = {name for name, _ in model.named_modules()}
+    return {
+        name: next((each for each in (name, prefix + name, name.removeprefix(prefix)) if each in found), name)
+        for name in names
+    }
