@@ -112,4 +112,7 @@ def test_the_form_is_one_that_takes_the_model(tmp_path, family, uneven, form):
         cut_(model, {site.name: torch.arange(site.units - site.layer) for site in sites_of(model)})
     niwaki.save(model, tmp_path / "model", letter_tokenizer())
     assert form_of(tmp_path / "model") == form
+    # llama.cpp merges pairs: of other tokenizers, as that of the models that are not for it, there is no such file.
+    niwaki.save(model, tmp_path / "words", tiny_tokenizer())
+    assert form_of(tmp_path / "words") == ("onnx" if form == "gguf" else form)
     assert form_of(tmp_path / "nothing") == "onnx"

@@ -214,3 +214,22 @@ def test_what_the_caller_has_open_around_a_verb_changes_no_number(act, around):
     assert vars(other).get("forward") is forward
     wanted = plain.state_dict()
     assert all(torch.equal(value, wanted[name]) for name, value in other.state_dict().items())
+
+
+@pytest.mark.parametrize("problem", [None, "single_label_classification"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        lambda model: niwaki.plan(model, niwaki.Structured(flops=0.5, head_score="taylor"), DATA),
+        lambda model: niwaki.plan(model, niwaki.LayerAdaptive(sparsity=0.5), DATA),
+        lambda model: niwaki.score(model, DATA),
+        lambda model: niwaki.prune_(model, niwaki.Structured(flops=0.5), DATA),
+    ],
+    ids=["plan of units", "plan of weights", "score", "prune"],
+)
+def test_what_looks_at_losses_leaves_the_config_as_it_was(verb, problem):
+    """Transformers notes in it what labels are when it takes a loss for the first time."""
+    model = tiny()
+    model.config.problem_type = problem
+    verb(model)
+    assert model.config.problem_type == problem

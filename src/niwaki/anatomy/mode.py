@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import MethodType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,11 +25,30 @@ def evaluation_mode(*models: nn.Module) -> Iterator[None]:
     try:
         for module, _, _ in modes:
             module.training, module._compiled_call_impl = False, None
-        with without_caches(*models), as_held(*models):
+        with without_caches(*models), _problems_held(*models), as_held(*models):
             yield
     finally:
         for module, training, compiled in modes:
             module.training, module._compiled_call_impl = training, compiled
+
+
+@contextmanager
+def _problems_held(*models: nn.Module) -> Iterator[None]:
+    """Leave in the configs what labels are said to be: a model that takes a loss for the first time notes it there."""
+    configs = _configs(*models)
+    problems = [getattr(config, "problem_type", None) for config in configs]
+    try:
+        yield
+    finally:
+        for config, problem in zip(configs, problems, strict=True):
+            if getattr(config, "problem_type", None) != problem:
+                config.problem_type = problem
+
+
+def _configs(*models: nn.Module) -> list[Any]:
+    """The configurations of all parts that have one."""
+    parts = [module for model in models for module in model.modules() if isinstance(module, PreTrainedModel)]
+    return [part.config for part in parts]
 
 
 @contextmanager
@@ -63,9 +82,7 @@ def _unprepared(module: nn.Module) -> Callable[..., Any] | None:
 @contextmanager
 def without_caches(*models: nn.Module) -> Iterator[None]:
     """Let `models` keep no keys and values; their configurations are as they were after."""
-    parts = [module for model in models for module in model.modules() if isinstance(module, PreTrainedModel)]
-    configs = [cast(Any, part.config) for part in parts]
-    caches = [(config, config.use_cache) for config in configs if getattr(config, "use_cache", False)]
+    caches = [(config, config.use_cache) for config in _configs(*models) if getattr(config, "use_cache", False)]
     try:
         for config, _ in caches:
             config.use_cache = False

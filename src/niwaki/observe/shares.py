@@ -25,13 +25,24 @@ def shared(data: Iterable[Batch]) -> Iterator[tuple[int, Batch]]:
         yield from enumerate(data)
         return
     batches = list(data)
+    holders = holders_of(batches, count())
+    yield from ((place, batch) for place, batch in enumerate(batches) if holders[place] == number())
+
+
+def holders_of(batches: Sequence[Batch], processes: int) -> list[int]:
+    """Which of so many processes has each batch."""
     tokens = _tokens(batches)
     pieces = _pieces(tokens, _together(tokens))
-    if len(pieces) < count():
+    if len(pieces) < processes:
         pieces = [[place] for place in range(len(batches))]
-    for piece in _own(pieces, [sum(tokens[place] for place in piece) for piece in pieces]):
-        for place in piece:
-            yield place, batches[place]
+    inside = [sum(tokens[place] for place in piece) for piece in pieces]
+    loads, found = [0] * processes, [0] * len(batches)
+    for piece in sorted(range(len(pieces)), key=lambda piece: -inside[piece]):
+        least = loads.index(min(loads))
+        loads[least] += inside[piece]
+        for place in pieces[piece]:
+            found[place] = least
+    return found
 
 
 def multiplied_together(batches: Sequence[Batch]) -> int:
@@ -48,16 +59,6 @@ def _together(tokens: list[int]) -> int:
 
 def _tokens(batches: Sequence[Batch]) -> list[int]:
     return [int(token_mask(batch).sum()) for batch in batches]
-
-
-def _own(pieces: list[list[int]], tokens: list[int]) -> list[list[int]]:
-    """The pieces of this process, in order; each has so many tokens."""
-    loads, own = [0] * count(), list[int]()
-    for piece in sorted(range(len(pieces)), key=lambda piece: -tokens[piece]):
-        least = loads.index(min(loads))
-        loads[least] += tokens[piece]
-        own += [piece] * (least == number())
-    return [pieces[piece] for piece in sorted(own)]
 
 
 def _pieces(tokens: list[int], together: int) -> list[list[int]]:

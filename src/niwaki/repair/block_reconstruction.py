@@ -7,7 +7,8 @@ of the Fisher information as in BRECQ (Li et al., ICLR 2021), here that of a dim
 trains whatever the masks leave of the layer ("A Free Lunch in LLM Compression", 2025); `norms` its norms and biases
 alone (PERP, Zimmer et al., 2023). No labels; one layer and one batch at a time.
 
-Several processes share the parts of each step, and the pieces that are measured.
+A step is the sum of two gradients, each of rows that one of two processes holds: so two processes have half of the work
+each, and send gradients alone. However many there are, they learn the same.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import chain
+from itertools import chain, zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +31,9 @@ from niwaki.data import token_mask
 from niwaki.errors import WorkError
 from niwaki.numerics.half import half_in_float32
 from niwaki.observe import Batch, Passes, Statistics, TokenWeights
+from niwaki.observe.shares import holders_of
 from niwaki.observe.stream import Stream
-from niwaki.processes import add_up_each, count, from_one, known_to_all, number, share, shared_out
+from niwaki.processes import add_up_each, count, known_to_all, number, shared_out
 from niwaki.repair.given import Given
 from niwaki.repair.sequential_least_squares import After, AfterLayer
 
@@ -45,8 +47,8 @@ FAINT = 1e-2
 """Gradients below this share of the root of their tensor's mean square move a weight less: AdamW would make a whole
 step of what rounding leaves of a gradient."""
 PARTS = 2
-"""In so many parts the gradient of a piece is made, and they are added in double precision, however many processes
-share them: single precision rounds by what is multiplied at once, and masks of later layers hang on the last bits."""
+"""Of so many pieces a step is made, however many processes share them: a gradient is rounded by what is multiplied at
+once, and masks of later layers hang on the last bits. The sum of two is the same whoever adds them."""
 TOKENS = 512
 """About what a step learns from; whole rows, one at least."""
 LOOKED = 8
@@ -56,6 +58,10 @@ on data that nobody has seen."""
 
 Piece = tuple[int, slice]
 """Number of a batch among all, and rows of it."""
+
+Queues = list[list[Piece]]
+"""The pieces of the batches that each of `PARTS` processes would hold; a step takes one of each. Where rows are so long
+that one is all of a step, a single queue."""
 
 Values = dict[str, Tensor]
 """Parameters of a layer by name, in float32 at least: training in half precision would round small steps to nothing."""
@@ -69,7 +75,7 @@ def learns(config: Structured | LayerAdaptive, data: Sequence[Batch]) -> str:
     if config.reconstruct != "auto":
         return config.reconstruct
     fitted = config.repair == "least-squares" and not getattr(config, "fast", False)
-    return "kept" if fitted and len(_pieces(data)) >= LOOKED else "none"
+    return "kept" if fitted and sum(map(len, _queues(data))) >= LOOKED else "none"
 
 
 def reconstruction(
@@ -79,7 +85,7 @@ def reconstruction(
     if which == "none":
         return None
     return partial(
-        learned_of_block, which=which, pieces=_pieces(data), statistics=statistics, weights=weights, seed=seed
+        learned_of_block, which=which, queues=_queues(data), statistics=statistics, weights=weights, seed=seed
     )
 
 
@@ -87,24 +93,26 @@ def reconstruction_passes(which: str, data: Sequence[Batch]) -> Passes:
     """What it costs: its epochs, and the error before and after."""
     if which == "none":
         return Passes()
-    pieces = _pieces(data)
-    epochs = _epochs(pieces)
+    queues = _queues(data)
+    epochs, pieces = _epochs(queues), [*chain(*queues)]
     return Passes(epochs + 2 * len(_looked_at(pieces)) / len(pieces), epochs)
 
 
-def _pieces(data: Sequence[Batch]) -> list[Piece]:
-    """The rows of all batches, a piece for a step: how many there are depends little on how rows are batched."""
-    found = []
-    for n, ids in enumerate(batch["input_ids"] for batch in data):
-        rows = len(ids)
-        each = max(1, TOKENS * rows // max(1, ids.numel()))
-        found += [(n, slice(start, start + each)) for start in range(0, rows, each)]
-    return found
+def _queues(data: Sequence[Batch]) -> Queues:
+    """The rows of all batches in even pieces: how many there are depends little on how rows are batched."""
+    ids = [batch["input_ids"] for batch in data]
+    parts = PARTS if PARTS * sum(map(torch.numel, ids)) <= TOKENS * sum(map(len, ids)) else 1
+    queues: Queues = [[] for _ in range(parts)]
+    for n, holder in enumerate(holders_of(data, parts)):
+        rows, pieces = len(ids[n]), max(1, math.ceil(parts * ids[n].numel() / TOKENS))
+        each = max(1, math.ceil(rows / pieces))
+        queues[holder] += [(n, slice(start, start + each)) for start in range(0, rows, each)]
+    return queues
 
 
-def _epochs(pieces: list[Piece]) -> int:
+def _epochs(queues: Queues) -> int:
     """How often all pieces are learned from."""
-    return min(MOST, max(1, round(STEPS / len(pieces))))
+    return min(MOST, max(1, round(STEPS / max(map(len, queues)))))
 
 
 def _looked_at(pieces: list[Piece]) -> list[Piece]:
@@ -119,16 +127,16 @@ def learned_of_block(
     wanted: After,
     *,
     which: str,
-    pieces: list[Piece],
+    queues: Queues,
     statistics: Statistics,
     weights: TokenWeights | None,
     seed: int,
 ) -> Values:
     """What the parameters of the layer of `linears` learn, by name, before which `pruned` stands; `which` as above.
 
-    They learn from `pieces` to give `wanted`, and stay as they are. Nothing where it is no better for it. `weights` and
-    the squared output gradients of `statistics` (those of the linear that writes last) say how much each token and each
-    dimension matters; alike where they are not there. Masks are held, adapters are not trained.
+    They learn from the pieces of `queues` to give `wanted`, and stay as they are. Nothing where it is no better for it.
+    `weights` and the squared output gradients of `statistics` (those of the linear that writes last) say how much each
+    token and each dimension matters; alike where they are not there. Masks are held, adapters are not trained.
 
     Raises:
         WorkError: an error that is not finite; names the layer.
@@ -143,6 +151,7 @@ def learned_of_block(
         _by_dimension(statistics, last),
         weights,
     )
+    pieces = [*chain(*queues)]
     looked_at = _looked_at(pieces)
     if not block.stored:
         return {}
@@ -150,7 +159,7 @@ def learned_of_block(
         values = {name: _exact(parameter.detach()).clone() for name, parameter in block.stored.items()}
         before = block.total(looked_at, lambda given: float(block.error(given, values)))
         size = max(block.total(pieces, block.size) / len(pieces), torch.finfo(torch.float32).tiny)
-        _train(block, values, pieces, size, before / len(looked_at) / size, seed)
+        _train(block, values, queues, size, before / len(looked_at) / size, seed)
         after = block.total(looked_at, lambda given: float(block.error(given, values)))
     return {name: value.detach() for name, value in values.items()} if after < before else {}
 
@@ -171,7 +180,7 @@ class _Block:
     by_dimension: Tensor | None
     weights: TokenWeights | None
     read: dict[int, Given] = field(default_factory=dict)
-    """The batch that was read last."""
+    """The batches that were read last, one of each queue."""
 
     @cached_property
     def holders(self) -> dict[int, tuple[int, int]]:
@@ -189,11 +198,10 @@ class _Block:
         """Rows of batch `n`, which is held here."""
         place = self.holders[n][1]
         if place not in self.read:
-            self.read.clear()
+            if len(self.read) == PARTS:
+                del self.read[next(iter(self.read))]
             self.read[place] = self._given(place)
-        found = self.read[place].rows(rows)
-        assert found is not None, "a piece has rows"
-        return found
+        return self.read[place].rows(rows)
 
     def _given(self, place: int) -> Given:
         """A batch that is held here, with what the layer is to give for it and what each token counts."""
@@ -205,12 +213,9 @@ class _Block:
             by_token = known.new_zeros(keep.shape).masked_scatter(keep, known)
         return Given(inputs, self.pruned.hidden(place), self.wanted(place), by_token)
 
-    def own_parts(self, piece: Piece) -> list[Given]:
-        """The parts of a piece that this process learns from, all when it is alone."""
-        n, rows = piece
-        given = Given.of(from_one(self.holders[n][0], lambda: self.rows_of(n, rows).parts()))
-        parts = (given.rows(slice(part, None, PARTS)) for part in range(PARTS))
-        return [*share(part for part in parts if part is not None)]
+    def own(self, step: Sequence[Piece]) -> list[Given]:
+        """What this process learns from in a step, all when it is alone."""
+        return [self.rows_of(n, rows) for n, rows in step if self.holders[n][0] == number()]
 
     def error(self, given: Given, values: Values) -> Tensor:
         """The weighted squared error of what the layer gives for a batch with these values."""
@@ -251,23 +256,18 @@ def _trained(layer: nn.Module, linears: Sequence[BlockLinear], which: str) -> di
     }
 
 
-def _train(block: _Block, values: Values, pieces: list[Piece], size: float, error: float, seed: int) -> None:
+def _train(block: _Block, values: Values, queues: Queues, size: float, error: float, seed: int) -> None:
     """Train `values` in place on these pieces, whose errors are divided by `size` and are about `error` then."""
     sizes = {name: max(float(value.square().mean().sqrt()), SMALLEST) for name, value in values.items()}
     rate = min(STEP * math.sqrt(error), LARGEST)
     groups = [{"params": [value.requires_grad_()], "lr": rate * sizes[name]} for name, value in values.items()]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
-    epochs, draw = _epochs(pieces), random.Random(seed)
-    steps = epochs * len(pieces)
-    batches: dict[int, list[Piece]] = {}
-    for piece in pieces:
-        batches.setdefault(piece[0], []).append(piece)
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+    epochs, draw = _epochs(queues), random.Random(seed)
+    steps = epochs * max(map(len, queues))
     schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
     for _ in range(epochs):
-        # The pieces of a batch one after the other, for which it is read once.
-        of_batches = [draw.sample(batches[n], len(batches[n])) for n in draw.sample(list(batches), len(batches))]
-        for piece in chain.from_iterable(of_batches):
-            found = _gradients(block, values, piece, size)
+        for step in zip_longest(*(_drawn(queue, draw) for queue in queues)):
+            found = _gradients(block, values, [piece for piece in step if piece is not None], size)
             for value, gradient, group in zip(values.values(), found, optimizer.param_groups, strict=True):
                 value.grad = gradient
                 if value not in optimizer.state:
@@ -276,10 +276,19 @@ def _train(block: _Block, values: Values, pieces: list[Piece], size: float, erro
             schedule.step()
 
 
-def _gradients(block: _Block, values: Values, piece: Piece, size: float) -> list[Tensor]:
-    """Those of the error of a piece over `size` with respect to `values`, from the parts of all processes."""
-    found = [torch.zeros_like(value, dtype=torch.double) for value in values.values()]
-    for given in block.own_parts(piece):
+def _drawn(queue: list[Piece], draw: random.Random) -> list[Piece]:
+    """The pieces in another order, those of a batch one after the other, for which it is read once."""
+    batches: dict[int, list[Piece]] = {}
+    for piece in queue:
+        batches.setdefault(piece[0], []).append(piece)
+    of_batches = (batches[n] for n in draw.sample(list(batches), len(batches)))
+    return [piece for pieces in of_batches for piece in draw.sample(pieces, len(pieces))]
+
+
+def _gradients(block: _Block, values: Values, step: Sequence[Piece], size: float) -> list[Tensor]:
+    """Those of the errors of a step over `size` with respect to `values`, from the pieces of all processes."""
+    found = [torch.zeros_like(value) for value in values.values()]
+    for given in block.own(step):
         with torch.enable_grad():
             loss = block.error(given, values) / size
         if not bool(torch.isfinite(loss)):
@@ -288,7 +297,7 @@ def _gradients(block: _Block, values: Values, piece: Piece, size: float) -> list
         for total, part in zip(found, torch.autograd.grad(loss, list(values.values()), allow_unused=True), strict=True):
             if part is not None:
                 total += part
-    return [total.to(value) for total, value in zip(add_up_each(found), values.values(), strict=True)]
+    return add_up_each(found)
 
 
 def _exact(values: Tensor) -> Tensor:

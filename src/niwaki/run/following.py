@@ -59,10 +59,16 @@ def _allows(made: UnitPlan, flops: float) -> bool:
 
 def form_of(folder: str | Path) -> str:
     """What the model of a folder can be exported to for those who run it elsewhere."""
-    try:
-        config = dict(json.loads((Path(folder) / "config.json").read_text(encoding="utf-8")))
-    except UNREADABLE:
-        config = {}
-    if takes(config):
+    config, tokenizer = (_told(Path(folder) / f"{name}.json") for name in ("config", "tokenizer"))
+    # A folder without a tokenizer becomes a file of token ids alone.
+    if takes(config) and dict(tokenizer.get("model") or {}).get("type", "BPE") == "BPE":
         return "gguf"
     return "merged" if config.get("model_type") in NO_GRAPH else "onnx"
+
+
+def _told(file: Path) -> dict[str, Any]:
+    """What is in a file, nothing where it cannot be read."""
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except UNREADABLE:
+        return {}
