@@ -85,6 +85,9 @@ def main() -> None:
             if rule not in rules or is_done(found, run):
                 continue
             options = {**rules[rule], kind: share, "seed": seed}
+            if kind == "pattern":  # whose zeros are its budget
+                kept, among = map(int, share.split(":"))
+                options["sparsity"] = 1 - kept / among
             config = Structured(**options) if kind == "flops" else LayerAdaptive(**options)
             torch.manual_seed(seed)
             model = niwaki.load(asked.model)
