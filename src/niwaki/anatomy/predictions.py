@@ -55,23 +55,19 @@ class Predictions:
         mean = values.masked_fill(~self.possible, 0.0).sum(-1, keepdim=True) / weights.sum(-1, keepdim=True)
         return (values.gather(-1, drawn) - mean).sum()
 
-    def divergence_from(self, dense: Predictions, temperature: float = 1.0) -> Tensor:
-        """How far each prediction is from that of `dense`, `[n]`, not below 0 but for rounding: see the first lines.
-
-        With a `temperature` logits are divided by it, and what comes of them is multiplied by its square.
-        """
+    def divergence_from(self, dense: Predictions) -> Tensor:
+        """How far each prediction is from that of `dense`, `[n]`, not below 0 but for rounding: see the first lines."""
         ours, theirs = self.values, dense.values
         if self.kind == "number":
             return (ours - theirs).square().sum(-1) / 2
         if self.kind == "vector":
             return 1 - F.cosine_similarity(ours, theirs, dim=-1)
-        p, q = theirs / temperature, ours / temperature
         if self.kind == "labels":
-            yes = p.sigmoid() * (F.logsigmoid(p) - F.logsigmoid(q))
-            no = (-p).sigmoid() * (F.logsigmoid(-p) - F.logsigmoid(-q))
-            return temperature**2 * (yes + no).sum(-1)
-        p, q = (self._only_possible(logits).log_softmax(-1) for logits in (p, q))
-        return temperature**2 * F.kl_div(q, p, log_target=True, reduction="none").sum(-1)
+            yes = theirs.sigmoid() * (F.logsigmoid(theirs) - F.logsigmoid(ours))
+            no = (-theirs).sigmoid() * (F.logsigmoid(-theirs) - F.logsigmoid(-ours))
+            return (yes + no).sum(-1)
+        p, q = (self._only_possible(logits).log_softmax(-1) for logits in (theirs, ours))
+        return F.kl_div(q, p, log_target=True, reduction="none").sum(-1)
 
     def agrees_with(self, dense: Predictions) -> Tensor:
         """Whether each prediction `[n]` chooses the class, or every label, that the one of `dense` does: 1 or 0."""
