@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 import niwaki
 from helpers_tasks import OTHERS, PAIRS, batches_of, model_of, said
 from niwaki.adapters import attach_lora, merge_
-from niwaki.anatomy import sites_of
+from niwaki.anatomy import linears_of, sites_of
 from niwaki.checkpoint import write_adapter
 from niwaki.data import without_labels
 from niwaki.evaluate import fidelity
@@ -147,6 +147,46 @@ def test_an_adapter_brings_tokens_that_its_base_has_not(task, tmp_path):
     niwaki.prune_(model, niwaki.Structured(flops=0.8, **CUT), [batch])
     niwaki.save(model, tmp_path / "merged")
     torch.testing.assert_close(said(niwaki.load(tmp_path / "merged"), batch), said(model, batch), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", [task for task in OTHERS if task.labels != "none"], ids=lambda task: task.name)
+def test_fisher_and_taylor_are_of_the_loss_of_a_row(task):
+    # One row at a time, by a mask on each unit: where a model chooses among texts, a row is all of its texts.
+    model, data = model_of(task, "distilbert", layers=2), batches_of(task, 2)
+    data = [{**batch, "attention_mask": torch.ones_like(batch["input_ids"])} for batch in data]
+    gradients = {site.name: [] for site in sites_of(model)}
+    for batch in data:
+        for row in range(len(batch["input_ids"])):
+            alone = {name: value[row : row + 1] for name, value in batch.items()}
+            masks = {site.name: torch.ones(site.units, requires_grad=True) for site in sites_of(model)}
+            hooks = [
+                site.output.register_forward_pre_hook(
+                    lambda _m, args, site=site, mask=masks[site.name]: args[0] * mask.repeat_interleave(site.width)
+                )
+                for site in sites_of(model)
+            ]
+            loss = model(**alone).loss * task.losses(alone)
+            for hook in hooks:
+                hook.remove()
+            for name, found in zip(masks, torch.autograd.grad(loss, [*masks.values()]), strict=True):
+                gradients[name].append(found)
+    for score, size in (("fisher", torch.square), ("taylor", torch.abs)):
+        scores = niwaki.score(model, data, niwaki.Structured(flops=1.0, head_score=score, neuron_score=score))
+        for name, found in gradients.items():
+            expected = size(torch.stack(found)).mean(0)
+            torch.testing.assert_close(torch.tensor(scores[name]), expected, rtol=1e-3, atol=1e-7)
+
+
+def test_sensitivity_counts_the_rows_of_a_model_that_chooses_among_texts():
+    # 64 rows are drawn of 128, whose texts are twice as many.
+    task = next(task for task in OTHERS if task.labels == "choice")
+    model, data = model_of(task, "distilbert", layers=2), batches_of(task, 16, rows=8)
+    asked = niwaki.LayerAdaptive(
+        sparsity=0.5, layer_score="sensitivity", allocation="inverse-importance", weight_score="magnitude",
+        repair="none", reconstruct="none",
+    )  # fmt: skip
+    linears = len(linears_of(model))
+    assert niwaki.plan(model, asked, data).passes.forward == 1 + 2 * linears * 64 / 128
 
 
 @pytest.mark.parametrize("task", OTHERS, ids=lambda task: task.name)

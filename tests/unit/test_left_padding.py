@@ -6,6 +6,9 @@ import pytest
 import torch
 
 import niwaki
+from helpers_tasks import OTHERS, model_of
+from helpers_text import tiny_tokenizer
+from niwaki.data import Batches, mean_length, without_labels
 from niwaki.evaluate import fidelity, perplexity
 from tiny import batches, tiny
 
@@ -49,3 +52,27 @@ def test_scores_from_task_gradients_are_those_of_the_texts(family):
     on_the_left = niwaki.score(tiny(family), [moved(batch) for batch in right], config)
     for name, scores in on_the_right.items():
         torch.testing.assert_close(torch.tensor(on_the_left[name]), torch.tensor(scores), rtol=2e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("task", ["text-classification", "token-classification", "multiple-choice"])
+def test_a_tokenizer_that_gives_no_mask_pads_all_the_same(task):
+    # `model_input_names` of a tokenizer_config.json may be the ids alone.
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_input_names = ["input_ids"]
+    texts = ["a good film", "the very dull plot is not a good film", "bright"]
+    rows = [dict(tokenizer(text)) for text in texts]
+    if task == "token-classification":
+        rows = [row | {"labels": [-100, *[1] * (len(row["input_ids"]) - 2), -100]} for row in rows]
+    if task == "multiple-choice":
+        rows = [{"input_ids": [row["input_ids"], rows[0]["input_ids"]], "labels": 0} for row in rows]
+    others = {task.name: task for task in OTHERS}
+    model = model_of(others[task], "bert") if task in others else tiny("bert")
+    together, alone = (list(Batches(rows, tokenizer, size)) for size in (3, 1))
+    with torch.no_grad():
+        said = [model(**without_labels(batch)).logits for batch in together]
+        by_itself = [model(**without_labels(batch)).logits for batch in alone]
+    for row, expected in zip(said[0], by_itself, strict=True):
+        torch.testing.assert_close(row[: len(expected[0])] if row.dim() > 1 else row, expected[0], rtol=0, atol=1e-5)
+    ids = [row["input_ids"] for row in rows]
+    tokens = [len(text) for row in ids for text in (row if isinstance(row[0], list) else [row])]
+    assert mean_length(together) == pytest.approx(sum(tokens) / len(tokens))

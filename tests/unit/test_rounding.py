@@ -8,12 +8,13 @@ import pytest
 import torch
 
 import niwaki
+from helpers_tasks import OTHERS, model_of
 from helpers_text import tiny_tokenizer
 from niwaki.anatomy import sites_of
 from niwaki.evaluate import fidelity
 from niwaki.export import Calibration, export_onnx, export_openvino, in_onnxruntime, in_openvino
 from niwaki.export.onnx.graph import Graph
-from niwaki.export.onnx.quantize import _Rows, matrices_of
+from niwaki.export.onnx.quantize import _Texts, matrices_of
 from niwaki.surgery import cut_
 from tiny import batches, logits, tiny, with_lora
 
@@ -45,9 +46,17 @@ def test_static_int8_spares_the_matrices_that_cost_too_much(tmp_path):
 
 def test_padding_sets_no_scale():
     batch = {"input_ids": torch.tensor([[7, 8, 0], [1, 2, 3]]), "attention_mask": torch.tensor([[1, 1, 0], [1, 1, 1]])}
-    rows = _Rows(Graph(tiny()), batch, ["input_ids"])
-    assert [rows.get_next()["input_ids"].tolist() for _ in range(2)] == [[[7, 8]], [[1, 2, 3]]]
-    assert rows.get_next() is None
+    texts = _Texts(Graph(tiny()), batch, ["input_ids"])
+    assert [texts.get_next()["input_ids"].tolist() for _ in range(2)] == [[[7, 8]], [[1, 2, 3]]]
+    assert texts.get_next() is None
+
+
+def test_padding_beside_the_longest_text_of_a_row_sets_no_scale_either():
+    task = next(task for task in OTHERS if task.labels == "choice")
+    ids, mask = torch.tensor([[[7, 8, 0], [1, 2, 3]]]), torch.tensor([[[1, 1, 0], [1, 1, 1]]])
+    texts = _Texts(Graph(model_of(task, "bert")), {"input_ids": ids, "attention_mask": mask}, ["input_ids"])
+    assert [texts.get_next()["input_ids"].tolist() for _ in range(2)] == [[[[7, 8]]], [[[1, 2, 3]]]]
+    assert texts.get_next() is None
 
 
 def test_openvino_gives_what_the_model_gives_as_it_is_and_in_int8(tmp_path):

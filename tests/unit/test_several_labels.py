@@ -112,6 +112,15 @@ def test_lists_are_refused_by_a_model_of_one_class(tmp_path):
         to_rows(table(tmp_path, [["LABEL_0"], ["LABEL_1"]]), tiny(), tiny_tokenizer(), 8)
 
 
+def test_a_bar_in_the_name_of_a_class_is_no_mark(tmp_path):
+    model = tiny(labels=2)
+    model.config.id2label = {0: "sci-fi|horror", 1: "drama"}
+    rows = to_rows(table(tmp_path, ["drama", "sci-fi|horror"]), model, tiny_tokenizer(), 8)
+    assert [row["labels"] for row in rows] == [1, 0]
+    with pytest.raises(niwaki.RequestError, match="labels must be one name or number a row"):
+        to_rows(table(tmp_path, ["drama", "sci-fi|drama"]), model, tiny_tokenizer(), 8)
+
+
 def test_what_is_measured(tmp_path):
     """Checked by hand: of three rows two are right in all labels; of four labels three are found, and one is wrong."""
     model = tiny()

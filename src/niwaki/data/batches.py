@@ -29,7 +29,8 @@ class Batches:
     Rows of several texts to choose among give `[batch, texts, tokens]`.
 
     Padding is on the right, whatever the tokenizer's side is: where positions are counted from the first token, padding
-    before a row would give it other positions than it has alone, and another first token.
+    before a row would give it other positions than it has alone, and another first token. There always is an
+    `attention_mask`, also of a tokenizer whose `model_input_names` leave it out: padding would be read, and counted.
 
     Rows are sorted by length, so that little is padded, unless `sort_by_length` is off (the order of `rows`) or
     `shuffle_seed` is given (an order drawn from that seed): `order` has the place of each among the `rows` that were
@@ -94,7 +95,7 @@ class Batches:
 
     def _padded(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         rows = [{key: value for key, value in row.items() if key not in (ANSWER, SOURCE)} for row in rows]
-        pad = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
+        pad = {"padding": True, "padding_side": "right", "return_tensors": "pt", "return_attention_mask": True}
         if not _is_choice(rows[0]):
             return dict(pad_without_fast_tokenizer_warning(self.tokenizer, rows, **pad))
         labels = [row["labels"] for row in rows if "labels" in row]

@@ -47,7 +47,7 @@ def observe_batch(
 
     Sums that are vectors are added in double precision, so that they hardly depend on the order of the batches.
     """
-    keep = token_mask(batch).bool()
+    keep, rows = token_mask(batch).bool(), len(batch["input_ids"])
     watch, backward = _Watch(total, sites, keep, need), need.task or need.contrast
     if need.attention:  # made again without its maps, it would come from other kernels
         looking = attention_seen(model, sites, keep, total.sites)
@@ -73,9 +73,9 @@ def observe_batch(
         watch.task = True
         task_loss_backward(model, batch, said)
         watch.task = False
-        watch.add_units()
+        watch.add_units(rows)
     total.tokens += int(keep.sum())
-    total.rows += len(keep)
+    total.rows += rows
 
 
 class _Watch:
@@ -87,7 +87,7 @@ class _Watch:
         self.task = False
         self.token_sizes: dict[str, Tensor] = {}
         self.mask_gradients: dict[str, Tensor] = {}
-        """Of each site, dL/dm of its units by row `[rows, units]`, over all runs of its layer."""
+        """Of each site, dL/dm of its units by sequence `[sequences, units]`, over all runs of its layer."""
 
     @contextmanager
     def hooks(self, linears: Sequence[BlockLinear], layers: Iterable[nn.Module]) -> Iterator[None]:
@@ -151,9 +151,14 @@ class _Watch:
         found = (products.sum(-1) * self.keep[..., None]).sum(1)
         self.mask_gradients[site.name] = self.mask_gradients.get(site.name, 0.0) + found
 
-    def add_units(self) -> None:
-        """Add what the task loss said of masks on the units."""
-        for name, found in self.mask_gradients.items():
+    def add_units(self, rows: int) -> None:
+        """Add what the task loss of each of the `rows` said of masks on the units.
+
+        A row has one loss: where a model chooses among its texts, a mask is on the unit in all of them, and what it
+        takes from each alike changes nothing.
+        """
+        for name, by_sequence in self.mask_gradients.items():
+            found = by_sequence.unflatten(0, (rows, -1)).sum(1)
             self.total.sites[name].fisher += found.square().sum(0).double()
             self.total.sites[name].taylor += found.abs().sum(0).double()
 

@@ -110,7 +110,7 @@ def _classified(table: Table, model: Any, tokenizer: Any, how: Cut, name: str) -
     """A row a text or pair: its class, its number, or all labels that hold."""
     del name
     kind, outputs = labels_of(model), outputs_of(model)
-    if table.several and kind != "several":
+    if table.several and kind != "several" and not _are_names(table, outputs):
         rule = "labels must be one name or number a row for a model that gives one (it gives several if problem_type in"
         rule += " its config.json is multi_label_classification)"
         raise RequestError(f"{rule}, got lists in {table.label_column!r} of {table.path!r}")
@@ -128,6 +128,11 @@ def _classified(table: Table, model: Any, tokenizer: Any, how: Cut, name: str) -
     rows = encode(table, tokenizer, how.max_length, outputs, regression, named=how.named)
     said = "" if regression or table.labels is None else f"labels {label_map(table, rows, outputs)}"
     return Rows(rows, said, longest=how.max_length)
+
+
+def _are_names(table: Table, outputs: dict[str, int]) -> bool:
+    """Whether every label, as it stands, is the name of an output: a class can have a bar in its name."""
+    return all(isinstance(label, str) and label.strip() in outputs for label in table.labels or [])
 
 
 def _tagged(table: Table, model: Any, tokenizer: Any, how: Cut, name: str) -> Rows:

@@ -3,11 +3,12 @@
 What is rounded is every matrix that multiplies, and the embeddings. Weights are symmetric: a zero stays a zero. With
 `int8` each activation gets its scale as it comes; with `int8-static` the scales are the greatest and least values that
 calibration rows gave, written into the graph as pairs of nodes that round and undo it (QDQ), which other engines read
-too. A row is calibrated with alone, so that padding never counts.
+too. A text is calibrated with alone, of a model that chooses among several too, so that padding never counts.
 """
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -70,7 +71,7 @@ def static(source: Path, graph: Graph | CachedGraph, batches: Iterable[dict[str,
             source, list(KINDS), augmented_model_path=str(Path(place) / "seen.onnx"), extra_options={}
         )
         for batch in batches:  # it holds what the graph gave for all rows that it is handed at once
-            calibrator.collect_data(cast(Any, _Rows(graph, batch, names)))
+            calibrator.collect_data(cast(Any, _Texts(graph, batch, names)))
         ranges = calibrator.compute_data()
 
     def round_nodes(target: Path, nodes: Sequence[str]) -> None:
@@ -93,21 +94,22 @@ def static(source: Path, graph: Graph | CachedGraph, batches: Iterable[dict[str,
     return round_nodes
 
 
-class _Rows:
-    """The rows of a batch as the quantiser asks for them, one by one, without padding."""
+class _Texts:
+    """The texts of a batch as the quantiser asks for them, one by one, without padding."""
 
     def __init__(self, graph: Graph | CachedGraph, batch: dict[str, Tensor], names: list[str]) -> None:
-        self._inputs = (graph.inputs_of(row) for row in _rows_of(batch))
+        self._inputs = (graph.inputs_of(text) for text in _texts_of(batch))
         self._names = names
 
     def get_next(self) -> dict[str, Any] | None:
-        """The inputs of the next row by name; None after the last."""
+        """The inputs of the next text by name; None after the last."""
         inputs = next(self._inputs, None)
         return None if inputs is None else {name: inputs[name].contiguous().numpy() for name in self._names}
 
 
-def _rows_of(batch: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    for number in range(len(batch["input_ids"])):
-        row = {name: value[number : number + 1] for name, value in batch.items()}
-        real = row["attention_mask"].flatten(0, -2).any(0)
-        yield {name: value[..., real] for name, value in row.items()}
+def _texts_of(batch: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Each text as a batch of its own, `[1, length]`; one of several in a row as `[1, 1, length]`."""
+    shape = batch["attention_mask"].shape[:-1]
+    for place in itertools.product(*map(range, shape)):
+        real = batch["attention_mask"][place].bool()
+        yield {name: value[place][real].view(*[1] * len(shape), -1) for name, value in batch.items()}
