@@ -25,6 +25,7 @@ from niwaki.config import (
     recipe_to_dict,
 )
 from niwaki.errors import RequestError
+from niwaki.evaluate.quality import lower_is_better
 from niwaki.report import course_lines, is_page, model_card, page, result_table, sweep_lines
 from niwaki.report.headline import frontier
 from niwaki.report.request import command, trains
@@ -150,6 +151,23 @@ def test_the_result_is_a_table_on_a_terminal():
 
 def test_the_frontier_is_of_those_that_none_beats():
     assert frontier([3.0, 1.0, 2.0, 2.0], [0.9, 0.7, 0.6, 0.8]) == [1, 3, 0]
+
+
+@pytest.mark.parametrize(
+    ("metric", "lower"),
+    [
+        ("perplexity", True),
+        ("pseudo perplexity", True),
+        ("bits_per_token", True),
+        ("wikitext/bits_per_byte", True),
+        ("wikitext/word_perplexity,strict", True),
+        ("accuracy", False),
+        ("habits/accuracy", False),  # has bits in it
+        ("perplexity_of_questions/accuracy", False),
+    ],
+)
+def test_what_is_better_is_told_by_the_metric_and_not_by_its_file(metric, lower):
+    assert lower_is_better(metric) == lower
 
 
 def test_each_of_several_stages_says_what_its_share_is_of():
