@@ -271,6 +271,13 @@ def test_the_hub_reads_the_figures_and_what_is_carried_over():
     assert "SentenceTransformer(" in model_card(named, sentences=True)
 
 
+@pytest.mark.parametrize(("out", "name"), [("models/half", "half"), (".", "model"), ("../..", "model"), ("/", "model")])
+def test_figures_are_of_a_model_with_a_name(out, name):
+    """The Hub takes no card with figures of a model that is called nothing."""
+    made = dataclasses.replace(RESULT, recipe={"model": "m", "out": out}, data={"eval": {"path": "e.tsv"}})
+    assert ModelCard(model_card(made, task="text-classification")).data.model_name == name
+
+
 def test_results_are_read_as_they_were_written(tmp_path):
     write_result(RESULT, tmp_path / "result.json")
     assert read_result(tmp_path / "result.json") == RESULT
