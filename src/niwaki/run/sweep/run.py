@@ -75,6 +75,10 @@ def _write_picked(place: Place, name: str | None) -> None:
         return
     with atomic_folder(place.path / PICKED, overwrite=True) as folder:
         shutil.copytree(place.path / "points" / name, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MARK))
+        for config in folder.glob("adapter/**/adapter_config.json"):  # whose base is beside it, and not in the point
+            based = json.loads(config.read_text(encoding="utf-8"))
+            based["base_model_name_or_path"] = str(place.path / PICKED)
+            config.write_text(json.dumps(based, indent=2) + "\n", encoding="utf-8")
 
 
 def _do_what_is_left(sweep: Sweep, shared: Shared, temporary: Path) -> None:
