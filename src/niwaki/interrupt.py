@@ -47,9 +47,10 @@ def _raise(number: int, _frame: FrameType | None) -> None:
 def is_command(arguments: Sequence[str], started_with: Sequence[str]) -> bool:
     """Whether `niwaki`, or `python -m niwaki` in any spelling, was started.
 
-    `arguments` is `sys.argv`, `started_with` is `sys.orig_argv`, with Python's own options in it.
+    `arguments` is `sys.argv`, `started_with` is `sys.orig_argv`, with Python's own options in it. A process that the
+    command starts by multiprocessing is none: it has the arguments of the command, and ends when that says so.
     """
-    if not arguments:
+    if not arguments or "--multiprocessing-fork" in started_with:
         return False
     if arguments[0] != "-m":
         return Path(arguments[0]).stem == "niwaki"

@@ -94,6 +94,9 @@ def masked_linears(model):
         ({"kind": "layer-adaptive", "sparsity": 0.9, "keep_layers": [0]}, "sparsity must be 0 to 0."),
         ({"kind": "layer-adaptive", "sparsity": 0.5, "spared": ["layer.9.ffn"]}, "spared"),
         ({"kind": "layer-adaptive", "pattern": "7x1", "sparsity": 0.5}, "7x1"),
+        ({"kind": "structured", "latency": 0.6}, "latency_length must be at most 40, the positions of"),
+        ({"kind": "structured", "latency": 0.6, "latency_length": 8, "keep_layers": [9]}, "keep_layers must be"),
+        ({"kind": "structured", "latency": 0.6, "latency_length": 8, "min_heads": 9}, "min_heads must be at most 4"),
         ({"kind": "structured", "flops": 0.6, "plan": "other-plan"}, "plan must be of this model"),
         ({"kind": "structured", "flops": 0.6, "plan": "own-plan", "head_score": "taylor"}, "head_score must be"),
     ],
@@ -109,3 +112,9 @@ def test_what_a_stage_cannot_do_is_said_before_any_training(place, typed, stage,
     assert line in err
     assert "stage 1" not in err
     assert not (place / "never").exists()
+
+
+def test_rows_that_are_too_long_to_be_timed_are_refused_before_anything_is_measured(place, typed, monkeypatch):
+    monkeypatch.setattr("niwaki.run.evaluation.measure", None)
+    status, _, err = typed(place, "eval", model="base", eval_data="eval.tsv", latency_length=41, out="never")
+    assert (status, "latency_length must be at most 40" in err) == (2, True)

@@ -104,6 +104,17 @@ def test_a_point_is_what_the_command_alone_gives(place, typed):
     assert (point / "model.safetensors").read_bytes() == (place / "a-point" / "model.safetensors").read_bytes()
 
 
+def test_what_is_picked_needs_no_point(place, typed):
+    asked = {**COMMON, "model": "lora", "sparsity": 0.3, "weight_score": "magnitude", "repair": "none"}
+    words = ("sweep", "layer-adaptive", "--keep-adapter", "--pick", "zeros >= 1")
+    status, _, err = typed(place, *words, **asked, out="adapted")
+    assert status == 0, err
+    shutil.rmtree(place / "adapted" / "points")
+    config = json.loads((place / "adapted" / "picked" / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(place / "adapted" / "picked")
+    assert niwaki.load(place / "adapted" / "picked" / "adapter")
+
+
 def test_a_sweep_begins_anew_where_it_is_asked_to(place, typed):
     asked = {**COMMON, "sparsity": 0.3, "weight_score": "magnitude", "repair": "none", "out": "anew"}
     for words, made in (((), True), ((), False), (("--restart",), True)):

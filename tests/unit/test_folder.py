@@ -150,6 +150,46 @@ def test_a_folder_inside_may_be_written_anew_and_the_outer_one_stays_ours(tmp_pa
     assert names(tmp_path / "out") == [".niwaki", "new"]
 
 
+def a_child(tmp_path, work):
+    """A process that writes a folder in the folder `out`, which holds it, and does `work` meanwhile."""
+    with atomic_folder(tmp_path / "out") as folder:
+        (folder / "points" / "one").mkdir(parents=True)
+    told, tells = os.pipe()
+    if not (child := os.fork()):
+        with suppress(BaseException), atomic_folder(tmp_path / "out" / "points" / "one"):
+            os.write(tells, b"!")
+            work()
+        os._exit(0)
+    assert os.read(told, 1) == b"!"
+    return child
+
+
+def test_what_a_killed_command_left_in_a_folder_of_ours_is_replaced_with_it(tmp_path):
+    child = a_child(tmp_path, lambda: os._exit(9))
+    os.waitpid(child, 0)
+    left = tmp_path / "out" / "points" / ".one.niwaki"
+    assert (left / "new").is_dir()
+    (tmp_path / "out" / "points" / ".two.niwaki").mkdir()  # beside nothing that Niwaki wrote
+    with pytest.raises(niwaki.RequestError, match=r"with points/\.two\.niwaki/$"):
+        written(tmp_path / "out", overwrite=True)
+    (tmp_path / "out" / "points" / ".two.niwaki").rmdir()
+    (left / "mine").write_text("x")
+    with pytest.raises(niwaki.RequestError, match=r"with points/\.one\.niwaki/$"):
+        written(tmp_path / "out", overwrite=True)
+    (left / "mine").unlink()
+    written(tmp_path / "out", overwrite=True)
+    assert names(tmp_path) == ["out", "out/.niwaki", "out/new"]
+
+
+def test_a_folder_in_which_another_command_works_is_not_replaced(tmp_path):
+    waits, ends = os.pipe()
+    child = a_child(tmp_path, lambda: os.read(waits, 1))
+    with pytest.raises(niwaki.RequestError, match=r"with points/\.one\.niwaki/$"):
+        written(tmp_path / "out", overwrite=True)
+    os.write(ends, b"!")
+    os.waitpid(child, 0)
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_what_comes_while_the_work_goes_on_is_not_lost(tmp_path, there):
     if there:

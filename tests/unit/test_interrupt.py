@@ -43,6 +43,7 @@ def test_every_spelling_of_the_module_is_the_command(words, before, options):
         ([], []),
         (["/tools/pytest"], ["python", "/tools/pytest"]),
         (["train.py", "niwaki"], ["python", "train.py", "niwaki"]),
+        (["/usr/bin/niwaki", "sweep"], ["python", "-c", "spawn_main()", "--multiprocessing-fork"]),
     ],
 )
 def test_other_programs_are_not(arguments, started_with):

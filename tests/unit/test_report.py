@@ -25,6 +25,7 @@ from niwaki.config import (
     recipe_to_dict,
 )
 from niwaki.errors import RequestError
+from niwaki.evaluate.quality import lower_is_better
 from niwaki.report import course_lines, is_page, model_card, page, result_table, sweep_lines
 from niwaki.report.headline import frontier
 from niwaki.report.request import command, trains
@@ -152,6 +153,23 @@ def test_the_frontier_is_of_those_that_none_beats():
     assert frontier([3.0, 1.0, 2.0, 2.0], [0.9, 0.7, 0.6, 0.8]) == [1, 3, 0]
 
 
+@pytest.mark.parametrize(
+    ("metric", "lower"),
+    [
+        ("perplexity", True),
+        ("pseudo perplexity", True),
+        ("bits_per_token", True),
+        ("wikitext/bits_per_byte", True),
+        ("wikitext/word_perplexity,strict", True),
+        ("accuracy", False),
+        ("habits/accuracy", False),  # has bits in it
+        ("perplexity_of_questions/accuracy", False),
+    ],
+)
+def test_what_is_better_is_told_by_the_metric_and_not_by_its_file(metric, lower):
+    assert lower_is_better(metric) == lower
+
+
 def test_each_of_several_stages_says_what_its_share_is_of():
     sparse = {"name": "layer-adaptive", "budget": {"kind": "sparsity", "requested": 0.6, "achieved": 0.6}}
     twice = dataclasses.replace(RESULT, stages=[*TUNED.stages, *RESULT.stages, *RESULT.stages, sparse])
@@ -251,6 +269,13 @@ def test_the_hub_reads_the_figures_and_what_is_carried_over():
     encoder = ModelCard(model_card(named, task="embedding", sentences=True)).data
     assert (encoder.library_name, encoder.pipeline_tag) == ("sentence-transformers", "sentence-similarity")
     assert "SentenceTransformer(" in model_card(named, sentences=True)
+
+
+@pytest.mark.parametrize(("out", "name"), [("models/half", "half"), (".", "model"), ("../..", "model"), ("/", "model")])
+def test_figures_are_of_a_model_with_a_name(out, name):
+    """The Hub takes no card with figures of a model that is called nothing."""
+    made = dataclasses.replace(RESULT, recipe={"model": "m", "out": out}, data={"eval": {"path": "e.tsv"}})
+    assert ModelCard(model_card(made, task="text-classification")).data.model_name == name
 
 
 def test_results_are_read_as_they_were_written(tmp_path):

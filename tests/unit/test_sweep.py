@@ -100,6 +100,9 @@ def test_the_smallest_that_holds_is_picked():
         picked(parse_pick("kl <= 1 * dense"), found)
     with pytest.raises(RequestError, match=r"must bound perplexity from above, .* got >= 0\.99 \* dense"):
         check_pick(parse_pick("perplexity >= 0.99 * dense"))
+    with pytest.raises(RequestError, match="must bound wikitext/word_perplexity from above"):
+        check_pick(parse_pick("wikitext/word_perplexity >= 0.99 * dense"))
+    check_pick(parse_pick("habits/accuracy >= 0.99 * dense and rock-and-roll/accuracy >= .5 and Facts/exact,strict>=1"))
     check_pick(parse_pick("perplexity <= 1.01 * dense and accuracy >= 0.9 * dense and bits_per_token >= 0"))
 
 

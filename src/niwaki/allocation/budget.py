@@ -104,7 +104,7 @@ def budget_of(model: nn.Module, config: Structured, length: float) -> Budget:
     kind, fraction = config.budget
     check_units(model)
     sites = sites_of(model, config.by_query_head)
-    _check_widths(sites, config)
+    check_widths(sites, config)
     if kind == "latency":
         table = latency_table(model, config.latency_batch_size, config.latency_length, config.latency_engine)
         return Budget(kind, fraction, table.costs, table.fixed)
@@ -135,7 +135,12 @@ def budgets_of(model: nn.Module, config: Structured, length: float) -> dict[str,
     return counted | {asked.kind: asked}
 
 
-def _check_widths(sites: list[Site], config: Structured) -> None:
+def check_widths(sites: list[Site], config: Structured) -> None:
+    """Refuse minimum widths that no layer has.
+
+    Raises:
+        RequestError: naming the widest layer.
+    """
     for name, kind in (("min_heads", "attention"), ("min_neurons", "ffn"), ("round_to", "ffn")):
         widest = max(site.units for site in sites if site.kind == kind)
         # A layer that is narrower than others keeps all it has; one with nothing left asks for nothing.

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from niwaki.checkpoint.exchange import exchange
-from niwaki.checkpoint.working import GONE, KEPT, NEW, OLD, READY, TEMPORARY, place_for, working_folder
+from niwaki.checkpoint.working import GONE, KEPT, NEW, OLD, READY, TEMPORARY, left_behind, place_for, working_folder
 from niwaki.config.text import place_named
 from niwaki.errors import RequestError
 
@@ -140,7 +140,8 @@ def _check_folder(target: Path, folder: str | Path, overwrite: bool) -> None:
 def _foreign(folder: Path, working: Path) -> list[str]:
     """Paths in `folder`, relative to it, that its mark does not list; of a whole folder of such, its own name alone.
 
-    A folder in it that Niwaki has written anew since has a mark of its own, which adds to what is listed.
+    A folder in it that Niwaki has written anew since has a mark of its own, which adds to what is listed. What a
+    command left that was killed as it wrote one, a working folder beside it, is nobody's.
     """
     found: list[str] = []
 
@@ -150,9 +151,9 @@ def _foreign(folder: Path, working: Path) -> list[str]:
             if path == working:
                 continue
             inner = path.is_dir() and not path.is_symlink()
-            if path not in known:
+            if path not in known and not left_behind(path, known):
                 found.append(f"{path.relative_to(folder).as_posix()}{'/' * inner}")
-            elif inner:
+            elif inner and path in known:
                 look(path, known)
 
     look(folder, set())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -106,6 +106,19 @@ def _check_ours(place: Path) -> None:
     foreign = sorted({path.name for path in place.iterdir()} - _OURS) if place.is_dir() else []
     if foreign:
         raise RequestError(f"{rule}, got {str(place)!r} with {', '.join(foreign[:3])}")
+
+
+def left_behind(place: Path, targets: Container[Path]) -> bool:
+    """Whether `place` is the working folder beside one of `targets`, and whoever worked in it is gone."""
+    name = place.name.removeprefix(".").removesuffix(".niwaki")
+    if f".{name}.niwaki" != place.name or place.with_name(name) not in targets:
+        return False
+    try:
+        _check_ours(place)
+        with FileLock(place / _LOCK, timeout=0):
+            return True
+    except (RequestError, OSError):  # of which Timeout is one
+        return False
 
 
 def _holder(place: Path) -> str:

@@ -35,8 +35,8 @@ BUDGETS_OF: dict[type[Method], tuple[str, ...]] = {
     DynamicSparsityTraining: ("sparsity",),
 }
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # folders are named by it
-_CONDITION = re.compile(
-    r"\s*([a-z_][a-z0-9_/@-]*)\s*(>=|<=)\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(\*\s*dense)?\s*"
+_CONDITION = re.compile(  # a file of questions has any name: Facts/accuracy, rock-and-roll/accuracy
+    r"\s*([^\W\d][^\s<>=*]*)\s*(>=|<=)\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*(\*\s*dense)?\s*"
 )
 
 
@@ -57,7 +57,7 @@ def parse_pick(text: str) -> tuple[Condition, ...]:
         RequestError: showing the part that is no condition.
     """
     found = []
-    for part in re.split(r"\band\b", text):
+    for part in re.split(r"\sand\s", text):
         match = _CONDITION.fullmatch(part)
         if match is None or math.isinf(float(match[3])):
             rule = "pick must be conditions such as 'accuracy >= 0.99 * dense', joined by 'and'"

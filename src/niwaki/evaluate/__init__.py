@@ -6,7 +6,15 @@ from niwaki.evaluate.fidelity import fidelity
 from niwaki.evaluate.generation import greedy
 from niwaki.evaluate.harness import find_tasks, harness_scores
 from niwaki.evaluate.judged import Judged
-from niwaki.evaluate.latency import PairedTiming, model_latency, paired, random_inputs, speedup, time_models
+from niwaki.evaluate.latency import (
+    PairedTiming,
+    check_length,
+    model_latency,
+    paired,
+    random_inputs,
+    speedup,
+    time_models,
+)
 from niwaki.evaluate.latency_table import LatencyTable, latency_table
 from niwaki.evaluate.machine import cpu_name
 from niwaki.evaluate.multiple_choice import (
@@ -31,6 +39,7 @@ __all__ = [
     "PairedTiming",
     "accuracies",
     "behaviour",
+    "check_length",
     "check_metric",
     "check_questions",
     "cpu_name",

@@ -141,14 +141,23 @@ def _synchronize(device: torch.device | str | None) -> None:
         torch.cuda.synchronize(device)
 
 
+def check_length(model: nn.Module, length: int) -> None:
+    """Refuse to time a model on longer rows than it takes.
+
+    Raises:
+        RequestError: naming the longest.
+    """
+    longest = longest_input(model)
+    if length > longest:
+        raise RequestError(f"latency_length must be at most {longest}, the positions of the model, got {length}")
+
+
 def random_inputs(model: nn.Module, batch_size: int, length: int) -> dict[str, Tensor]:
     """Random tokens `[batch_size, length]` of the model's vocabulary on its device, none of them padding.
 
     Of a model that chooses among texts they are `[batch_size, 1, length]`: a batch is of so many texts for it, too.
     """
-    longest = longest_input(model)
-    if length > longest:
-        raise RequestError(f"latency_length must be at most {longest}, the positions of the model, got {length}")
+    check_length(model, length)
     vocabulary = unwrap(model).config.vocab_size
     generator = torch.Generator().manual_seed(0)
     # The first ids are padding and other marks in most vocabularies.

@@ -40,8 +40,15 @@ _MEASURES: dict[tuple[str, str], tuple[tuple[str, ...], Measure]] = {
     ("masked", "word"): (MASKED_METRICS, masked_words),
 }
 """Task and kind of labels -> names of the metrics, the usual one first, and what measures them all at once."""
-LOWER_IS_BETTER = ("perplexity", "pseudo_perplexity", "nats_per_token", "bits_per_token")
+_LOWER_IS_BETTER = ("perplexity", "nats", "bits")
+"""Words in the names of metrics."""
 METRICS = tuple(dict.fromkeys(name for names, _ in _MEASURES.values() for name in names))
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether less of a metric is more; that of a task, `task/metric`, goes by its own name alone."""
+    words = metric.rpartition("/")[2].partition(",")[0].replace(" ", "_").split("_")
+    return not set(words).isdisjoint(_LOWER_IS_BETTER)
 
 
 def measures_of(model: nn.Module) -> tuple[tuple[str, ...], Measure]:
@@ -83,7 +90,7 @@ def share_kept(metric: str, dense: float, pruned: float) -> float:
     """
     if dense <= 0:
         raise RequestError(f"{metric} of the dense model must be above 0 for a share of it to be kept, got {dense:.4g}")
-    if metric in LOWER_IS_BETTER:
+    if lower_is_better(metric):
         return dense / pruned
     return pruned / dense
 

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from torch import nn
 
-from niwaki.export import gguf, onnx
+from niwaki.export import gguf, onnx, openvino
 from niwaki.export.calibration import Calibration
 from niwaki.export.gguf import export_gguf, fill_gguf
 from niwaki.export.gguf.engine import in_llama_cpp, of_gguf
@@ -25,6 +25,7 @@ from niwaki.export.onnx import export_onnx, fill_onnx
 from niwaki.export.onnx.engine import in_onnxruntime, of_onnx
 from niwaki.export.openvino import export_openvino, fill_openvino
 from niwaki.export.openvino.engine import in_openvino, of_openvino
+from niwaki.export.packages import check_installed
 from niwaki.export.remote_code import export_remote_code, fill_remote_code
 
 EXPORTS = {
@@ -45,7 +46,23 @@ SINGLE_FILES = {"onnx": onnx.SINGLE, "gguf": gguf.SINGLE}
 OF_EXPORT = {"onnx": of_onnx, "gguf": of_gguf, "openvino": of_openvino}
 IN_ENGINE = {"onnxruntime": in_onnxruntime, "openvino": in_openvino, "llama.cpp": in_llama_cpp}
 
+_NEEDS = {
+    "onnxruntime": (onnx.PACKAGES, "onnx"),
+    "openvino": (openvino.PACKAGES, "openvino"),
+    "llama.cpp": (gguf.PACKAGES, "gguf"),
+}
+"""Engine -> what is to be installed, and the extra of Niwaki that brings it."""
 _PACKAGE = {"pytorch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino", "llama.cpp": "cyllama"}
+
+
+def check_engine(engine: str) -> None:
+    """Refuse an engine that is not installed.
+
+    Raises:
+        RequestError: naming what is missing.
+    """
+    if engine in _NEEDS:
+        check_installed(f"engine {engine}", *_NEEDS[engine])
 
 
 def in_engine(model: nn.Module, engine: str) -> nn.Module:
@@ -73,6 +90,7 @@ __all__ = [
     "OF_EXPORT",
     "SINGLE_FILES",
     "Calibration",
+    "check_engine",
     "engine_version",
     "export_gguf",
     "export_merged",

@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from torch import nn
 
 from niwaki.adapters import bias_of, merge_
-from niwaki.allocation.budget import Budget, bounds_of, budgets_of
-from niwaki.anatomy import Site, check_filter, linears_of, sites_of, unwrap
+from niwaki.allocation.budget import Budget, bounds_of, budgets_of, check_widths
+from niwaki.anatomy import Site, check_filter, check_units, linears_of, sites_of, unwrap
 from niwaki.checkpoint import mapped_copy, merged
 from niwaki.config import Structured
 from niwaki.data import mean_length
 from niwaki.errors import RequestError
-from niwaki.evaluate import speedup
-from niwaki.export import in_engine
+from niwaki.evaluate import check_length, speedup
+from niwaki.export import check_engine, in_engine
 from niwaki.methods.drop_layers import check_drop, drop_layers_
 from niwaki.methods.plan import Seen
 from niwaki.methods.scores import Scores
@@ -274,17 +274,39 @@ def checked_budgets(model: nn.Module, config: Structured, length: float) -> dict
     Raises:
         RequestError: what `config` asks of the model cannot be met.
     """
-    check_filter(model, config)
-    sites = sites_of(model, config.by_query_head)
+    sites = _checked_sites(model, config)
     budgets = budgets_of(model, config, length)
     budget = budgets[config.budget[0]]
     budget.check(bounds_of(sites, budget, config), config.told)
-    if config.repair == "bias" and all(bias_of(site.output) is None for site in sites):
-        rule = "repair must be none or least-squares for a model whose output projections have no bias"
-        raise RequestError(f"{rule}, got 'bias'")
     if config.drop_layers:
         check_drop(sites, budget, config.drop_layers)
     return budgets
+
+
+def check_timed(model: nn.Module, config: Structured) -> None:
+    """Refuse of a budget in latency what cannot be, whatever will be timed.
+
+    Raises:
+        RequestError: naming what cannot be.
+    """
+    check_units(model)
+    check_widths(_checked_sites(model, config), config)
+    check_length(model, config.latency_length)
+    check_engine(config.latency_engine)
+
+
+def _checked_sites(model: nn.Module, config: Structured) -> list[Site]:
+    """The sites, of a model in which all that `config` names is there.
+
+    Raises:
+        RequestError: naming what is not.
+    """
+    check_filter(model, config)
+    sites = sites_of(model, config.by_query_head)
+    if config.repair == "bias" and all(bias_of(site.output) is None for site in sites):
+        rule = "repair must be none or least-squares for a model whose output projections have no bias"
+        raise RequestError(f"{rule}, got 'bias'")
+    return sites
 
 
 def score_units_of(model: nn.Module, batches: Sequence[Batch], config: Structured, *, progress: bool = False) -> Scores:

@@ -108,9 +108,14 @@ def _metadata(result: Result, task: str, sentences: bool, source: Mapping[str, A
         library_name=library,
         pipeline_tag=task or None,
         tags=["niwaki", *([library, task] if sentences else []), *tags],
-        model_name=Path(str(result.recipe.get("out") or "model")).name if found else None,
+        model_name=_folder_name(result) if found else None,
         eval_results=found or None,
     )
+
+
+def _folder_name(result: Result) -> str:
+    """What the folder is called; the Hub takes no card without, and `.` says nothing."""
+    return Path(str(result.recipe.get("out") or "")).name.strip(".") or "model"
 
 
 def _cell(text: str) -> str:

@@ -79,11 +79,6 @@ def fraction_of_scale(span: dict[str, Any], value: float) -> float:
     return 100 * (value - low + room) / (high - low + 2 * room)
 
 
-def lower_is_better(metric: str) -> bool:
-    """Whether less of a metric is more."""
-    return any(word in metric for word in ("perplexity", "nats", "bits"))
-
-
 def frontier(costs: list[float], worths: list[float]) -> list[int]:
     """Those that no other is both cheaper and better than, from the cheapest on."""
     found: list[int] = []

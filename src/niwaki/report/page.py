@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
+from niwaki.evaluate.quality import lower_is_better
 from niwaki.report.course import course_table
 from niwaki.report.engine import engine_rows
 from niwaki.report.figures import provenance, ratio
@@ -20,7 +21,6 @@ from niwaki.report.headline import (
     compared,
     fraction_of_scale,
     frontier,
-    lower_is_better,
     name_of,
     spans,
     ways,

@@ -13,7 +13,7 @@ from niwaki.methods.dynamic import plan_schedule
 from niwaki.methods.layer_adaptive import check_weights
 from niwaki.methods.plan import Plan
 from niwaki.methods.prune import for_any_budget
-from niwaki.methods.structured import checked_budgets
+from niwaki.methods.structured import check_timed, checked_budgets
 from niwaki.methods.vocabulary import check_trimmable
 from niwaki.run.inputs import check_labelled
 from niwaki.run.memory import check_memory
@@ -73,6 +73,8 @@ def _check_stage(work: Work, stage: Stage, as_it_comes: bool) -> None:
         case Structured() if stage.latency is None:
             meant = stage if stage.keep_quality is None else stage.with_budget("flops", 1.0)
             checked_budgets(work.model, meant.resolved(), work.length)
+        case Structured():
+            check_timed(work.model, stage.resolved())
         case LayerAdaptive() if as_it_comes:
             meant = stage if stage.keep_quality is None else for_any_budget(work.model, stage)
             check_weights(work.model, linears_of(work.model), meant.resolved())

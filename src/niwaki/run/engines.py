@@ -13,7 +13,7 @@ from niwaki.config.engine import CALIBRATED
 from niwaki.data import Table, sample
 from niwaki.errors import RequestError
 from niwaki.evaluate import measures_of, quality, size_bytes, time_models
-from niwaki.evaluate.quality import LOWER_IS_BETTER
+from niwaki.evaluate.quality import lower_is_better
 from niwaki.export import IN_ENGINE, Calibration
 from niwaki.export.onnx.quantize import saturates
 from niwaki.export.placed import resident_bytes
@@ -104,7 +104,7 @@ def check_drop(rounded: nn.Module, exact: Side, most: float) -> str:
     found = quality(exact.model, tests)
     metric = next(name for name in measures_of(exact.model)[0] if name in found)
     before, after = found[metric], quality(rounded, tests)[metric]
-    worse = after - before if metric in LOWER_IS_BETTER else before - after
+    worse = after - before if lower_is_better(metric) else before - after
     lost = worse / abs(before) if before else 0.0
     if not lost <= most:
         rule = f"max_drop {most:g} is the largest share of {metric} that may be lost"

@@ -14,7 +14,7 @@ from niwaki.checkpoint import packed_bytes
 from niwaki.config import DEFAULT_LENGTH, Evaluation
 from niwaki.data import Table, mean_length
 from niwaki.errors import RequestError
-from niwaki.evaluate import behaviour, check_metric, measures_of
+from niwaki.evaluate import behaviour, check_length, check_metric, measures_of
 from niwaki.numerics.threads import threads
 from niwaki.processes import is_first, meet
 from niwaki.progress import library_manners, say
@@ -104,6 +104,7 @@ def _sides(request: Evaluation, table: Table | None, quiet: bool) -> tuple[Side,
     for side in (inputs, other):
         check_metric(side.model, request.metric)
         check_asked(request, side.model)
+        check_length(side.model, request.latency_length or 1)
     rows = inputs.rows(table, "validation") if table else []
     if rows and inputs.batches(rows).labelled:
         _check_against(inputs.model, other.model)

@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from niwaki.checkpoint.folder import atomic_file, atomic_folder
-from niwaki.checkpoint.working import TEMPORARY, working_folder
+from niwaki.checkpoint.working import TEMPORARY, place_for, working_folder
 from niwaki.config.sweep import Point, Sweep, sweep_to_dict
 from niwaki.errors import RequestError
 from niwaki.methods.plan import PLAN
@@ -82,7 +82,8 @@ class Place:
     def clear(self, point: Point) -> None:
         """Take away what a process that was killed left where a point is to be."""
         if not self.done(point):
-            shutil.rmtree(self.point(point), ignore_errors=True)
+            for left in (self.point(point), place_for(self.point(point))):
+                shutil.rmtree(left, ignore_errors=True)
 
     def plan(self, name: str) -> Path:
         """The folder of a plan."""

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from niwaki import processes
 from niwaki.checkpoint.folder import MARK, atomic_folder
-from niwaki.config.sweep import Point, Sweep, parse_pick
-from niwaki.errors import RequestError, WorkError
+from niwaki.config.sweep import Sweep, parse_pick
+from niwaki.errors import RequestError
 from niwaki.numerics.threads import threads
 from niwaki.progress import job, library_manners, say
 from niwaki.report import page
 from niwaki.results import read_result
 from niwaki.run.folder import activations_in
 from niwaki.run.inputs import check_out
-from niwaki.run.sweep.alone import Gate
 from niwaki.run.sweep.place import PAGE, PICKED, RESULT, Place
 from niwaki.run.sweep.shared import Shared
+from niwaki.run.sweep.side_by_side import do_side_by_side
 from niwaki.run.sweep.summary import check_pick, picked, summary
-from niwaki.temporary import temporary_files_that_last
 
 
 def run_sweep(sweep: Sweep, quiet: bool = False) -> dict[str, Any]:
@@ -81,6 +75,10 @@ def _write_picked(place: Place, name: str | None) -> None:
         return
     with atomic_folder(place.path / PICKED, overwrite=True) as folder:
         shutil.copytree(place.path / "points" / name, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MARK))
+        for config in folder.glob("adapter/**/adapter_config.json"):  # whose base is beside it, and not in the point
+            based = json.loads(config.read_text(encoding="utf-8"))
+            based["base_model_name_or_path"] = str(place.path / PICKED)
+            config.write_text(json.dumps(based, indent=2) + "\n", encoding="utf-8")
 
 
 def _do_what_is_left(sweep: Sweep, shared: Shared, temporary: Path) -> None:
@@ -91,7 +89,7 @@ def _do_what_is_left(sweep: Sweep, shared: Shared, temporary: Path) -> None:
         say(f"sweep: {done} of {len(sweep.points)} points are done already", shared.quiet)
     shared.prepare(points)
     if sweep.jobs > 1 and len(points) > 1:
-        _do_side_by_side(sweep, shared.place, points, temporary, shared.quiet)
+        do_side_by_side(sweep, shared.place, points, temporary, shared.quiet)
         return
     with job([1.0] * len(points)) as steps:
         for number, point in enumerate(points):
@@ -99,40 +97,3 @@ def _do_what_is_left(sweep: Sweep, shared: Shared, temporary: Path) -> None:
                 shutil.rmtree(temporary / str(points[number - 1].plan), ignore_errors=True)
             steps.begin(number)
             shared.do(point, temporary)
-
-
-def _do_side_by_side(sweep: Sweep, place: Place, points: list[Point], temporary: Path, quiet: bool) -> None:
-    """Do points in processes of their own, each of which reads model and data once.
-
-    Raises:
-        WorkError: a process was killed. What a point raises.
-    """
-    context = multiprocessing.get_context("spawn")
-    jobs = min(sweep.jobs, len(points))
-    with temporary_files_that_last():  # multiprocessing shares through files where there is no /dev/shm
-        gate = Gate(context, torch.get_num_threads(), jobs)
-    pool = ProcessPoolExecutor(jobs, context, _start, (sweep, place, temporary, quiet, gate))
-    try:
-        for done in [pool.submit(_do, point) for point in points]:
-            done.result()
-    except BrokenProcessPool as error:
-        raise WorkError("a process of the sweep was killed (out of memory? fewer --jobs need less)") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_of_process: dict[str, Any] = {}
-"""What a process of a pool holds from one point to the next."""
-
-
-def _start(sweep: Sweep, place: Place, temporary: Path, quiet: bool, gate: Gate) -> None:
-    tempfile.tempdir = str(temporary)
-    with gate.work():
-        _of_process.update(shared=Shared(sweep, place, quiet=True), temporary=temporary, gate=gate)
-    _of_process["shared"].quiet = quiet
-
-
-def _do(point: Point) -> None:
-    gate: Gate = _of_process["gate"]
-    with library_manners(True), gate.work():
-        _of_process["shared"].do(point, _of_process["temporary"], gate.alone)

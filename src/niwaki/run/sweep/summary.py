@@ -13,7 +13,7 @@ from typing import Any
 from niwaki.checkpoint import weight_files
 from niwaki.config.sweep import Condition, Sweep, sweep_to_dict
 from niwaki.errors import RequestError
-from niwaki.evaluate.quality import LOWER_IS_BETTER
+from niwaki.evaluate.quality import lower_is_better
 from niwaki.results import Result
 from niwaki.run.sweep.frontier import frontier, knee
 from niwaki.run.sweep.place import Place
@@ -69,7 +69,7 @@ def _counted(record: dict[str, Any]) -> dict[str, Any]:
 def _loss(record: dict[str, Any], metric: str) -> float:
     """The quality of a model as a number that is to be small."""
     value = record["quality"][metric]
-    return value if metric in LOWER_IS_BETTER else -value
+    return value if lower_is_better(metric) else -value
 
 
 def _timed(results: dict[str, Result], records: dict[str, dict[str, Any]], metric: str | None) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def check_pick(conditions: tuple[Condition, ...]) -> None:
         RequestError: at least a share of the dense model's figure is asked of one that is better when it is lower.
     """
     for condition in conditions:
-        if condition.name in LOWER_IS_BETTER and condition.at_least and condition.of_dense:
+        if lower_is_better(condition.name) and condition.at_least and condition.of_dense:
             rule = f"pick must bound {condition.name} from above, which is better when it is lower"
             raise RequestError(f"{rule} ('{condition.name} <= 1.01 * dense'), got >= {condition.number:g} * dense")
 
