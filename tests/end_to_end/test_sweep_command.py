@@ -77,6 +77,7 @@ def test_a_killed_sweep_goes_on_and_ends_as_one_that_was_not(place, typed, monke
     pick = ("--pick", "size_bytes <= 1.0 * dense")
     status, said, err = typed(place, "sweep", "--out", "halved", *pick, "sweep.yaml")  # options before the file
     assert status == 0, err
+    assert "sweep: 3 of 6 points are kept: the same command goes on from there, with --restart it begins anew" in err
     assert "3 of 6 points are done already" in err
     assert not planned
     assert len(measured) == 1  # what it says of every row is not kept

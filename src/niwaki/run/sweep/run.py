@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,8 @@ def run_sweep(sweep: Sweep, quiet: bool = False) -> dict[str, Any]:
         with place.held(), activations_in(recipe.activations_dir, recipe.out):
             if not recipe.resume:
                 place.forget()
-            _do_what_is_left(sweep, shared, Path(tempfile.gettempdir()))
+            with _said_how_to_go_on(sweep, place, quiet):
+                _do_what_is_left(sweep, shared, Path(tempfile.gettempdir()))
         results = {point.name: read_result(place.point(point) / "result.json") for point in sweep.points}
         found = summary(sweep, place, key, results)
         name, failed = None, None
@@ -66,6 +69,18 @@ def run_sweep(sweep: Sweep, quiet: bool = False) -> dict[str, Any]:
     if failed is not None:
         raise failed
     return found
+
+
+@contextmanager
+def _said_how_to_go_on(sweep: Sweep, place: Place, quiet: bool) -> Iterator[None]:
+    """If the body raises, it is said what is kept, to the person whose sweep has ended."""
+    try:
+        yield
+    except BaseException:
+        done = sum(map(place.done, sweep.points))
+        kept = f"sweep: {done} of {len(sweep.points)} points are kept"
+        say(f"{kept}: the same command goes on from there, with --restart it begins anew", quiet)
+        raise
 
 
 def _write_picked(place: Place, name: str | None) -> None:
