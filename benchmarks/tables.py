@@ -119,6 +119,7 @@ def _language_models() -> Iterator[Section]:
         ("Layers that learn or not, TinyStories", "decoders_learned"),
         ("Language models, WikiText-2", "wikitext"),
         ("SmolLM2-135M-Instruct, WikiText-2", "smollm2"),
+        ("SmolLM2-135M-Instruct, WikiText-2, 64 windows", "smollm2_64"),
     ):
         yield f"{what} (`{script}.json`)", [by_budget(script, ("kind", "share", "rule"), perplexity, excess)]
     recovered: list[Column] = [
