@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,9 @@ def prune(model: nn.Module, batches: Sequence[Batch], budget: dict[str, float], 
 
 
 def _said(model: nn.Module, batch: Batch) -> Predictions:
-    return predictions_of(model, model(**without_labels(batch)), token_mask(batch).bool())
+    """Its predictions, logits divided by the temperature."""
+    found = predictions_of(model, model(**without_labels(batch)), token_mask(batch).bool())
+    return replace(found, values=found.values / TEMPERATURE)
 
 
 def _scores(
@@ -69,7 +72,7 @@ def _scores(
         said = _said(model, batch)
         for hook in hooks:
             hook.remove()
-        return said.divergence_from(taught[number], TEMPERATURE).sum()
+        return TEMPERATURE**2 * said.divergence_from(taught[number]).sum()
 
     gradients = row_gradients(model, ahead, batches, loss)
     scores = {}

@@ -11,6 +11,7 @@ import io
 import logging
 import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence, Sized
@@ -142,6 +143,11 @@ class _Tenths(_OfJob):
             left = self.format_interval((self.total - self.n) * told["elapsed"] / self.n)
             line = f"{self.desc}: {10 * tenth} % ({self.n} of {self.total}{self.unit}), {left} left"
             say(f"{line}; {told['postfix']}" if told["postfix"] else line)
+
+
+def bars_of_this_process_alone() -> None:
+    """Let bars here ask no other process: the lock is one of all, and a process that is ended would leave it behind."""
+    tqdm.set_lock(threading.RLock())
 
 
 def show(table: Table, progress: bool) -> None:

@@ -266,7 +266,7 @@ def test_a_training_that_learns_nothing_more_ends_early_as_it_was_best():
 
 def test_moving_masks_are_final_before_a_training_ends_early():
     asked = {**MOVING, "stop": 0.7}
-    config = niwaki.DynamicSparsityTraining(**asked, epochs=4, learning_rate=1.0, early_stopping=1)
+    config = niwaki.DynamicSparsityTraining(**asked, epochs=4, learning_rate=0.6, early_stopping=1)
     done = niwaki.prune_(tiny(), config, batches(8))
     assert done.achieved == pytest.approx(0.6, abs=1e-3)
     assert 0.7 * 4 * 7 / 8 <= done.backward_passes < 4 * 7 / 8

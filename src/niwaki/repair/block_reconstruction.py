@@ -68,14 +68,14 @@ Values = dict[str, Tensor]
 
 
 def learns(config: Structured | LayerAdaptive, data: Sequence[Batch]) -> str:
-    """What learns of a layer: as asked, or by `auto` all that is left where it is refitted, on `LOOKED` pieces or more.
+    """What learns of a layer: as asked, or by `auto` all that is left where it is refitted, on enough data.
 
-    Not where a layer is to be looked at once.
+    They are enough for `LOOKED` steps, each of rows of one batch. Not where a layer is to be looked at once.
     """
     if config.reconstruct != "auto":
         return config.reconstruct
     fitted = config.repair == "least-squares" and not getattr(config, "fast", False)
-    return "kept" if fitted and sum(map(len, _queues(data))) >= LOOKED else "none"
+    return "kept" if fitted and sum(len(_even(batch["input_ids"], TOKENS)) for batch in data) >= LOOKED else "none"
 
 
 def reconstruction(
@@ -104,10 +104,15 @@ def _queues(data: Sequence[Batch]) -> Queues:
     parts = PARTS if PARTS * sum(map(torch.numel, ids)) <= TOKENS * sum(map(len, ids)) else 1
     queues: Queues = [[] for _ in range(parts)]
     for n, holder in enumerate(holders_of(data, parts)):
-        rows, pieces = len(ids[n]), max(1, math.ceil(parts * ids[n].numel() / TOKENS))
-        each = max(1, math.ceil(rows / pieces))
-        queues[holder] += [(n, slice(start, start + each)) for start in range(0, rows, each)]
+        queues[holder] += [(n, rows) for rows in _even(ids[n], TOKENS // parts)]
     return queues
+
+
+def _even(ids: Tensor, tokens: int) -> list[slice]:
+    """The rows of a batch in pieces of one size, of about so many tokens, or of a row."""
+    pieces = max(1, math.ceil(ids.numel() / tokens))
+    each = max(1, math.ceil(len(ids) / pieces))
+    return [slice(start, start + each) for start in range(0, len(ids), each)]
 
 
 def _epochs(queues: Queues) -> int:

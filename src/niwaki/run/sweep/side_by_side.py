@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from niwaki.config.sweep import Point, Sweep
 from niwaki.errors import WorkError
-from niwaki.progress import library_manners
+from niwaki.progress import bars_of_this_process_alone, library_manners
 from niwaki.run.sweep.alone import Gate
 from niwaki.run.sweep.place import Place
 from niwaki.run.sweep.shared import Shared
@@ -82,7 +81,7 @@ _of_process: dict[str, Any] = {}
 
 def _start(sweep: Sweep, place: Place, temporary: Path, quiet: bool, gate: Gate) -> None:
     threading.Thread(target=_end_with_the_first, daemon=True).start()
-    tqdm.set_lock(threading.RLock())  # its own is one of all processes, which this one would leave when it is ended
+    bars_of_this_process_alone()
     tempfile.tempdir = str(temporary)
     with gate.work():
         _of_process.update(shared=Shared(sweep, place, quiet=True), temporary=temporary, gate=gate)
