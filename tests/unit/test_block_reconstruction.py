@@ -151,6 +151,20 @@ def test_few_data_are_learned_from_more_often(rows, epochs):
     assert block_reconstruction.reconstruction_passes("kept", pieces).backward == epochs
 
 
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_positions_that_all_rows_share_stay_whole(family):
+    """A step learns from some rows of a batch."""
+    data = batches(count=2, rows=60, family=family)
+    assert {piece.start for queue in block_reconstruction._queues(data) for _, piece in queue} == {0, 20, 40}
+    states = []
+    for more in ({}, {"position_ids": torch.arange(12)[None]}):
+        model = tiny(family)
+        asked = niwaki.Structured(flops=0.6, reconstruct="kept")
+        niwaki.prune_(model, asked, [batch | more for batch in data])
+        states.append(model.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
 def test_same_seed_same_bytes_and_half_precision_stays():
     data, states = batches(count=8, family="llama"), []
     for _ in range(2):

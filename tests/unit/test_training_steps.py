@@ -59,8 +59,12 @@ def test_a_batch_without_labels_teaches_and_measures_nothing():
 
 @pytest.mark.parametrize("task", TASKS_OF_ENCODERS, ids=lambda task: task.name)
 def test_the_rows_of_two_processes_are_all_rows(monkeypatch, task):
-    """Each runs every second row, which models and losses of Transformers take for one block of memory."""
+    """Each runs every second row, which models and losses of Transformers take for one block of memory.
+
+    What is there once for all rows, or not at all, each has.
+    """
     model, (batch,) = model_of(task, "bert"), batches_of(task, count=1)
+    batch |= {"position_ids": torch.arange(batch["input_ids"].shape[-1])[None], "inputs_embeds": None}
     stepper = Stepper(model, parameters(model), torch.optim.SGD(model.parameters()), task_loss,
                       supported_task(model).losses, Training())  # fmt: skip
     alone = stepper.loss_on([batch])

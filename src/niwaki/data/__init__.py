@@ -1,6 +1,6 @@
 """Files and Hub data sets -> tables -> tokenised rows -> batches."""
 
-from niwaki.data.batches import Batches, mean_length, token_mask, without_labels
+from niwaki.data.batches import Batches, mean_length, some_rows, token_mask, without_labels
 from niwaki.data.checks import checked_batches
 from niwaki.data.held_out import apart
 from niwaki.data.labels import class_ids, label_map, label_names, predicts_numbers
@@ -21,6 +21,7 @@ __all__ = [
     "predicts_numbers",
     "read_table",
     "sample",
+    "some_rows",
     "token_mask",
     "without_labels",
 ]

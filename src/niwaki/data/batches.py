@@ -147,6 +147,19 @@ def without_labels(batch: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in batch.items() if name not in LABELS}
 
 
+def some_rows(batch: dict[str, Any], which: slice) -> dict[str, Any]:
+    """Some of the rows of a batch; what it holds once for all of them, as positions `[1, length]`, stays whole.
+
+    Models that choose among texts take their rows for one block of memory (`view`), losses of words their labels.
+    """
+    rows = len(batch["input_ids"])
+
+    def of_rows(value: Any) -> bool:
+        return isinstance(value, torch.Tensor) and value.dim() > 0 and len(value) == rows
+
+    return {name: value[which].contiguous() if of_rows(value) else value for name, value in batch.items()}
+
+
 def mean_length(batches: Iterable[dict[str, Any]]) -> float:
     """Mean number of real tokens (those that the attention mask keeps) of a sequence.
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from niwaki.data import some_rows
+
 
 @dataclass(frozen=True, eq=False)
 class Given:
@@ -21,11 +23,10 @@ class Given:
 
     def rows(self, which: slice) -> Given:
         """Some of the rows; a row may be several sequences."""
-        inputs = {name: value[which] for name, value in self.inputs.items()}
         rows = len(self.inputs["input_ids"])
 
         def own(states: Tensor) -> Tensor:
             return states.unflatten(0, (rows, -1))[which].flatten(0, 1)
 
         by_token = None if self.by_token is None else own(self.by_token)
-        return Given(inputs, own(self.hidden), own(self.wanted), by_token)
+        return Given(some_rows(self.inputs, which), own(self.hidden), own(self.wanted), by_token)

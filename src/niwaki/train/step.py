@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from niwaki.anatomy import evaluation_mode
 from niwaki.config import Training
+from niwaki.data import some_rows
 from niwaki.errors import WorkError
 from niwaki.observe import Batch, to_device
 from niwaki.processes import add_up, add_up_each, count, number
@@ -136,9 +137,8 @@ class Stepper:
         if count() == 1:
             return batch, self.over(batch)
         if number() >= rows_in(batch):
-            return {name: value[:1] for name, value in batch.items()}, 0
-        # Models of several texts a row take it for one block of memory (`view`), losses of words their labels.
-        own = {name: value[number() :: count()].contiguous() for name, value in batch.items()}
+            return some_rows(batch, slice(1)), 0
+        own = some_rows(batch, slice(number(), None, count()))
         return own, self.over(own)
 
 
