@@ -144,23 +144,23 @@ def from_first(make: Callable[[], Any]) -> Any:
     Raises:
         WorkError: another process ended.
     """
-    return from_one(0, lambda: {"made": make()})["made"]
+    return parts_from_first(lambda: {"made": make()})["made"]
 
 
-def from_one(source: int, make: Callable[[], Parts]) -> Parts:
-    """What process `source` makes; the others wait for it.
+def parts_from_first(make: Callable[[], Parts]) -> Parts:
+    """The same of parts, tensors among them.
 
     Raises:
         WorkError: another process ended.
     """
     if count() == 1:
         return make()
-    said = packed(make()) if number() == source else torch.empty(0, dtype=torch.uint8)
+    said = packed(make()) if is_first() else torch.empty(0, dtype=torch.uint8)
     size = torch.tensor(len(said), device=_device())
     with _waiting():
-        dist.broadcast(size, source)
-        text = said.to(_device()) if number() == source else torch.empty(int(size), dtype=torch.uint8, device=_device())
-        dist.broadcast(text, source)
+        dist.broadcast(size, 0)
+        text = said.to(_device()) if is_first() else torch.empty(int(size), dtype=torch.uint8, device=_device())
+        dist.broadcast(text, 0)
     return unpacked(text)
 
 

@@ -61,8 +61,8 @@ def prune_(
     of batches (dicts of tensors with `input_ids`, and `attention_mask` where there is padding). Recovery and dynamic
     sparsity train on `training_data`, on `data` where there are none; a plain model stays one. A training that fails
     or is interrupted leaves the model as it was before that training; a fit leaves it half pruned, to be loaded anew.
-    Where `filter` says False of a site (see
-    `niwaki.anatomy.Site`: its `name`, `kind`, `layer`), nothing of it is cut; the budget is that of all blocks still.
+    Where `filter` says False of a site (see `niwaki.anatomy.Site`: its `name`, `kind`, `layer`), nothing of it is cut;
+    the budget is that of all blocks still.
     Where torch.distributed is initialised, every process calls this with the same model and `data`; each works on its
     share of the batches, and all end with the same model.
     A budget that is to keep the quality is searched by `metric` (the usual one of the task by default) on `held_out`,

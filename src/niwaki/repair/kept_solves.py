@@ -19,7 +19,7 @@ from torch import nn
 
 from niwaki.begun import place_of_begun
 from niwaki.numerics.digest import digest
-from niwaki.processes import Parts, from_one, is_first, packed, unpacked
+from niwaki.processes import Parts, is_first, packed, parts_from_first, unpacked
 from niwaki.repair.kept_targets import MOST_OF_DISK
 
 _HASH = 32
@@ -43,7 +43,7 @@ class KeptSolves:
     def read(self, name: str) -> list[Parts] | None:
         """What was fitted by this `name`, if it is kept; what is damaged is not."""
         place = self._place
-        return None if place is None else _apart(from_one(0, lambda: _read(place / name))) or None
+        return None if place is None else _apart(parts_from_first(lambda: _read(place / name))) or None
 
     def noted(self, name: str, fitted: list[Parts]) -> list[Parts]:
         """The same, kept by this `name` but where it would take too much of the disk or cannot be written."""
