@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--rate", type=float, help="the default of the command by default")
     parser.add_argument("--lora", action="store_true")
+    parser.add_argument("--mixed-precision", default="no", help="arithmetic of the passes, as the command has it")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="write the recovered models into folders of this one")
     parser.add_argument("--out", type=Path, default=RESULTS / "language_recovery.json")
@@ -52,6 +53,7 @@ def main() -> None:
         recover_epochs=asked.epochs,
         recover_full=not asked.lora,
         recover_learning_rate=asked.rate,
+        mixed_precision=asked.mixed_precision,
         seed=asked.seed,
     )
     found = resumed(asked)
@@ -60,6 +62,8 @@ def main() -> None:
     for folder in asked.pruned:
         run: dict[str, Any] = {"model": Path(folder).name, "rule": "LoRA" if asked.lora else "all weights"}
         run |= {"windows": len(train), "epochs": asked.epochs, "rate": config.recover_rate, "seed": asked.seed}
+        if asked.mixed_precision != "no":
+            run["arithmetic"] = asked.mixed_precision
         if is_done(found, run):
             continue
         model = niwaki.load(folder)

@@ -307,8 +307,10 @@ def peers() -> list[list[str]]:
     made, below = [], []
     for (task, budget), runs in sorted(groups.items()):
         metric = next(figure for figure in ("spearman", *found["dense"][task]) if figure in found["dense"][task])
+        made_alike = [set(run.get("fidelity", ())) for of in runs.values() for run in of]
         columns: list[Column] = [
             (metric, lambda r, metric=metric: r["quality"][metric], 4),
+            *((like, lambda r, like=like: r["fidelity"][like], 4) for like in sorted(set.intersection(*made_alike))),
             ("cost", lambda r: r["cost"], 1),
             ("peak MiB", lambda r: r["peak_mib"], 0),
             ("speed-up", lambda r: r["speedup"], 2),

@@ -8,12 +8,12 @@ its paper. All get the same model, adapters merged, the same calibration rows, a
 is not installed is passed over with a word, so packages that cannot live together are run from environments of their
 own, one after another: all runs come into one JSON, and one that it holds is not done again unless it failed.
 
-Each run has a process of its own. `cost` is the processor's seconds of pruning over those of one forward-and-backward
-pass over the calibration rows just before (so other work on the machine counts little; the log has the seconds);
-`peak_mib` the most memory while pruning above what the process held with models and data (Linux); `speedup` the
-median of paired timings on random tokens; `reloads` whether `from_pretrained` gives the same logits from what
-`save_pretrained` wrote, with Niwaki imported; `exact` whether what is kept is what was asked, to within a head of the
-FLOPs, or a weight in each linear of the zeros.
+Each run has a process of its own. `fidelity` is how alike dense and pruned model are on the evaluation data; `cost` the
+processor's seconds of pruning over those of one forward-and-backward pass over the calibration rows just before (so
+other work on the machine counts little; the log has the seconds); `peak_mib` the most memory while pruning above what
+the process held with models and data (Linux); `speedup` the median of paired timings on random tokens; `reloads`
+whether `from_pretrained` gives the same logits from what `save_pretrained` wrote, with Niwaki imported; `exact` whether
+what is kept is what was asked, to within a head of the FLOPs, or a weight in each linear of the zeros.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from memory import peak_is_now, resident
 from niwaki.adapters import merge_
 from niwaki.anatomy import count, linears_of, sites_of, unit_flops, weight_of
 from niwaki.data import Batches, mean_length, sample, without_labels
-from niwaki.evaluate import model_latency, quality
+from niwaki.evaluate import fidelity, model_latency, quality
 from tasks import rows_of
 
 PEERS: dict[str, tuple[str, str | None, str]] = {
@@ -146,6 +146,7 @@ def measured(job: Job) -> dict[str, Any]:
     latency = model_latency(dense, pruned, 64, (32,), job.rounds)
     return {
         "quality": quality(pruned, job.tests, job.metric),
+        "fidelity": fidelity(dense, pruned, job.tests),
         "cost": seconds / one_pass,
         "peak_mib": peak,
         "speedup": latency["batch_32"]["speedup"],

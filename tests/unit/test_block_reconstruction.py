@@ -145,10 +145,19 @@ def test_a_pruned_model_comes_nearer_and_costs_what_is_told(method):
     assert results["kept"].backward_passes - results["none"].backward_passes == pytest.approx(trained)
 
 
-@pytest.mark.parametrize(("rows", "epochs"), [(8, 4), (80, 2), (300, 1)])
+@pytest.mark.parametrize(("rows", "epochs"), [(8, 6), (80, 4), (300, 1)])
 def test_few_data_are_learned_from_more_often(rows, epochs):
     pieces = [{"input_ids": torch.zeros(rows, 512, dtype=torch.long)}]
     assert block_reconstruction.reconstruction_passes("kept", pieces).backward == epochs
+
+
+@pytest.mark.parametrize(("batches", "lengths"), [(1, [3, 2]), (2, [5, 5]), (3, [10, 5])])
+def test_a_step_has_rows_of_two_parts_however_long_they_are(batches, lengths):
+    """So two processes share what layers learn of windows that are all of a step."""
+    rows = {"input_ids": torch.zeros(5, 600, dtype=torch.long), "attention_mask": torch.ones(5, 600)}
+    queues = block_reconstruction._queues([rows] * batches)
+    assert sorted(map(len, queues), reverse=True) == lengths
+    assert len({(n, piece.start) for queue in queues for n, piece in queue}) == 5 * batches
 
 
 @pytest.mark.parametrize("family", ["bert", "llama"])

@@ -37,7 +37,7 @@ from niwaki.processes import add_up_each, count, known_to_all, number, shared_ou
 from niwaki.repair.given import Given
 from niwaki.repair.sequential_least_squares import After, AfterLayer
 
-STEPS, MOST = 160, 4
+STEPS, MOST = 160, 6
 """About how many steps a layer learns in: few pieces are learned from again, at most so often."""
 STEP, LARGEST, SMALLEST = 1 / 16, 3e-2, 1e-2
 """Peak learning rate of a tensor as a share of the root of its mean square, by about which AdamW moves each weight: so
@@ -50,7 +50,7 @@ PARTS = 2
 """Of so many pieces a step is made, however many processes share them: a gradient is rounded by what is multiplied at
 once, and masks of later layers hang on the last bits. The sum of two is the same whoever adds them."""
 TOKENS = 512
-"""About what a step learns from; whole rows, one at least."""
+"""About what a step learns from; whole rows, one of each part at least."""
 LOOKED = 8
 """At one piece of so many the error is measured: a layer that is no better there stays as it was. None is held out:
 all of them were fitted by least squares before, so on such as are not learned from a layer seems to lose what it gains
@@ -60,8 +60,7 @@ Piece = tuple[int, slice]
 """Number of a batch among all, and rows of it."""
 
 Queues = list[list[Piece]]
-"""The pieces of the batches that each of `PARTS` processes would hold; a step takes one of each. Where rows are so long
-that one is all of a step, a single queue."""
+"""The pieces of the batches that each of `PARTS` processes would hold; a step takes one of each."""
 
 Values = dict[str, Tensor]
 """Parameters of a layer by name, in float32 at least: training in half precision would round small steps to nothing."""
@@ -70,7 +69,8 @@ Values = dict[str, Tensor]
 def learns(config: Structured | LayerAdaptive, data: Sequence[Batch]) -> str:
     """What learns of a layer: as asked, or by `auto` all that is left where it is refitted, on enough data.
 
-    They are enough for `LOOKED` steps, each of rows of one batch. Not where a layer is to be looked at once.
+    They are enough where they make `LOOKED` times `TOKENS`, or rows that are as long. Not where a layer is to be looked
+    at once.
     """
     if config.reconstruct != "auto":
         return config.reconstruct
@@ -100,11 +100,11 @@ def reconstruction_passes(which: str, data: Sequence[Batch]) -> Passes:
 
 def _queues(data: Sequence[Batch]) -> Queues:
     """The rows of all batches in even pieces: how many there are depends little on how rows are batched."""
-    ids = [batch["input_ids"] for batch in data]
-    parts = PARTS if PARTS * sum(map(torch.numel, ids)) <= TOKENS * sum(map(len, ids)) else 1
-    queues: Queues = [[] for _ in range(parts)]
-    for n, holder in enumerate(holders_of(data, parts)):
-        queues[holder] += [(n, rows) for rows in _even(ids[n], TOKENS // parts)]
+    queues: Queues = [[] for _ in range(PARTS)]
+    for n, holder in enumerate(holders_of(data, PARTS)):
+        queues[holder] += [(n, rows) for rows in _even(data[n]["input_ids"], TOKENS // PARTS)]
+    if len(data) == 1:  # no two processes share it
+        return [queues[0][part::PARTS] for part in range(PARTS)]
     return queues
 
 
