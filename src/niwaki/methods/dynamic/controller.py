@@ -344,8 +344,8 @@ class Controller:
         return sum(self.sizes.values()) // unit_size(self.pattern) - self._units_zero(sparsity)
 
     def _least(self, active: Masks) -> dict[str, int]:
-        """Units that stay active in each linear at the least."""
-        most = {name: self.profiles[name].most // unit_size(self.pattern) for name in active}
+        """Units that stay active in each linear at the least: the highest sparsity holds to within one unit."""
+        most = {name: -(-self.profiles[name].most // unit_size(self.pattern)) for name in active}
         return {name: min(mask.numel() - most[name], size(mask)) for name, mask in active.items()}
 
     def _profiles(self, model: nn.Module, data: Iterable[Batch]) -> tuple[Profiles, Passes]:
