@@ -98,6 +98,17 @@ def test_patterns_schedules_and_reallocations(reallocation, schedule, pattern):
         assert all(abs(float((~mask).float().mean()) - 0.6) < 2e-3 for mask in controller.masks.values())
 
 
+@pytest.mark.parametrize("reallocation", REALLOCATIONS)
+@pytest.mark.parametrize(("pattern", "sparsity"), [("4x1", 0.98), ("16x16", 0.95)])
+def test_blocks_go_up_to_the_highest_sparsity_of_a_linear(pattern, sparsity, reallocation):
+    """At most 0.98 of each, to within one block: of whole blocks below that there are too few for so many zeros."""
+    options = {"pattern": pattern, "sparsity": sparsity, "reallocation": reallocation, "steps": 6, "reach": 0.5}
+    controller = trained(with_lora(tiny()), check=exact, **options)
+    unit = 4 if pattern == "4x1" else 256
+    assert controller.zeros == round(sparsity * TOTAL) // unit * unit
+    assert all(int((~mask).sum()) < 0.98 * mask.numel() + unit for mask in controller.masks.values())
+
+
 @pytest.mark.parametrize("pattern", ["2:4", "1:4"])
 def test_n_by_m_holds_in_every_group(pattern):
     n, m = int(pattern[0]), int(pattern[2])

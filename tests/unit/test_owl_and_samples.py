@@ -52,6 +52,20 @@ def test_the_rows_that_sensitivity_looks_at_are_drawn_from_all():
     assert sum(len(part["input_ids"]) for part in drawn_rows(data[:3], 64, 0)) == 24
 
 
+@pytest.mark.parametrize(
+    "asked", [{"layer_score": "sensitivity"}, {"importance_strength": "auto"}], ids=lambda asked: next(iter(asked))
+)
+def test_positions_that_all_rows_share_stay_whole_where_rows_are_drawn(asked):
+    config = niwaki.LayerAdaptive(
+        sparsity=0.5, allocation="inverse-importance", weight_score="magnitude", repair="none", **asked
+    )
+    found = []
+    for more in ({}, {"position_ids": torch.arange(12)[None], "inputs_embeds": None}):
+        data = [batch | more for batch in batches(count=2, rows=40, family="bert")]
+        found.append([layer.kept for layer in niwaki.prune_(tiny("bert"), config, data).layers])
+    assert found[0] == found[1]
+
+
 def test_the_importance_that_is_reported_is_what_decided():
     data = batches()
     for allocation in ("search", "inverse-importance", "owl", "global", "erk", "lamp", "uniform"):

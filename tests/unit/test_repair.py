@@ -87,6 +87,34 @@ def test_the_optimum_is_that_of_ridge_regression_and_its_factor_that_of_what_the
     torch.testing.assert_close(best.mean, moments[1:, 0] / moments[0, 0] if biased else torch.zeros_like(best.mean))
 
 
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (niwaki.LayerAdaptive(sparsity=0.5, allocation="uniform", reconstruct="none"), 6.0),
+        (niwaki.LayerAdaptive(sparsity=0.5, allocation="uniform", repair="none"), 3.5),
+        (niwaki.LayerAdaptive(sparsity=0.5, allocation="uniform", fast=True), 4.0),
+        (niwaki.LayerAdaptive(sparsity=0.5, allocation="uniform", fast=True, repair="none"), 2.5),
+        (niwaki.Structured(flops=0.99, reconstruct="none"), 7.0),
+        (niwaki.Structured(flops=0.99, repair="bias"), 5.7),
+    ],
+)
+def test_the_passes_that_are_told_are_about_those_that_ran(config, told, monkeypatch):
+    """By the products of all linears, of the dense model too; without targets it does not run."""
+    done, linear, data = [0], torch.nn.functional.linear, batches(2)
+
+    def counted(input, weight, bias=None):
+        done[0] += input.numel() // max(1, input.shape[-1]) * weight.numel()
+        return linear(input, weight, bias)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", counted)
+    model = tiny()
+    for batch in data:
+        logits(model, batch)
+    one, done[0] = done[0], 0
+    assert niwaki.prune_(model, config, data).forward_passes == told
+    assert done[0] / one == pytest.approx(told, rel=0.2)
+
+
 def test_same_seed_same_bytes():
     models = [tiny() for _ in range(2)]
     for model in models:

@@ -27,6 +27,7 @@ from niwaki.anatomy import (
 from niwaki.config import Structured
 from niwaki.errors import RequestError
 from niwaki.evaluate import latency_table
+from niwaki.numerics.decimals import shown_least
 
 ALIGNED, STEPS = 64, 24
 """Neurons come in multiples of up to `ALIGNED` by default, but a site may have `STEPS` widths at least: matrix products
@@ -89,9 +90,7 @@ class Budget:
         """
         least = self.least(bounds)
         if self.fraction < least - 1e-12:
-            # Rounded up: the figure that is named must itself be accepted.
-            shown = f"{min(least + 0.5e-4, 1.0):.4f}"
-            rule = f"{self.kind} must be at least {shown} with these minimum widths{spared}"
+            rule = f"{self.kind} must be at least {shown_least(least):.4f} with these minimum widths{spared}"
             raise RequestError(f"{rule}, got {self.fraction:g}")
 
 

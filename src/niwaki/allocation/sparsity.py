@@ -25,6 +25,7 @@ from torch import Tensor
 from niwaki.config import SPARSITY_ALLOCATIONS
 from niwaki.config.by_name import by_name
 from niwaki.errors import RequestError
+from niwaki.numerics.decimals import shown_least, shown_most
 
 OWL_RANGE = 0.08
 
@@ -90,7 +91,8 @@ def check_budget(profiles: Profiles, zeros: int, spared: str = "") -> None:
     fewest, most = possible_zeros(profiles)
     if not fewest <= zeros <= most:
         least, highest = possible_sparsities(profiles)
-        rule = f"sparsity must be {least:.4g} to {highest:.4g} with min_sparsity and max_sparsity as asked"
+        possible = f"{shown_least(least):.4g} to {shown_most(highest):.4g}"
+        rule = f"sparsity must be {possible} with min_sparsity and max_sparsity as asked"
         raise RequestError(f"{rule} and the zeros that are there already{spared}, got {zeros / total:.4g}")
 
 

@@ -147,7 +147,7 @@ def without_labels(batch: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in batch.items() if name not in LABELS}
 
 
-def some_rows(batch: dict[str, Any], which: slice) -> dict[str, Any]:
+def some_rows(batch: dict[str, Any], which: slice | list[int]) -> dict[str, Any]:
     """Some of the rows of a batch; what it holds once for all of them, as positions `[1, length]`, stays whole.
 
     Models that choose among texts take their rows for one block of memory (`view`), losses of words their labels.

@@ -21,6 +21,7 @@ from niwaki.evaluate import measures_of, quality
 from niwaki.evaluate.plain import plain_model
 from niwaki.evaluate.quality import share_kept
 from niwaki.methods.plan import Plan
+from niwaki.numerics.decimals import reaches, shown_most
 from niwaki.observe import Passes
 from niwaki.progress import say
 from niwaki.results import StageResult
@@ -59,14 +60,15 @@ def keep_quality_(model: nn.Module, plan: Plan, goal: Goal, apply_: Apply, *, pr
         passes += Passes(done.forward_passes, done.backward_passes)
         value = quality(plain_model(candidate), goal.held_out, metric)[metric]
         share = share_kept(metric, dense, value)
-        low, high = (low, part) if share >= goal.share else (part, high)
-        tried.append({done.kind: done.requested, metric: value, "share": share, "kept": share >= goal.share})
-        verdict = "kept" if share >= goal.share else "not kept"
+        kept = reaches(share, goal.share)
+        low, high = (low, part) if kept else (part, high)
+        tried.append({done.kind: done.requested, metric: value, "share": share, "kept": kept})
+        verdict = "kept" if kept else "not kept"
         what = f"{done.kind} {done.requested:.4f}, {metric} {value:.4f} of {dense:.4f}"
         say(f"keep-quality: try {number} of {goal.tries}: {what}: {goal.share:g} {verdict}", not progress)
     if not any(each["kept"] for each in tried):
         best = max(tried, key=lambda each: each["share"])
-        rule = f"keep_quality must be at most {best['share']:.4f}, the most that {goal.tries} tries kept"
+        rule = f"keep_quality must be at most {shown_most(best['share']):.4f}, the most that {goal.tries} tries kept"
         raise RequestError(f"{rule} (more tries cut less), got {goal.share:g}")
     done = apply_(model, plan.keeping(high))
     passes += Passes(done.forward_passes, done.backward_passes)

@@ -194,7 +194,8 @@ class _Zeroing:
         self.first = self.first or plan
         self.warnings += _prune_(self.model, self.dense, self.linears, batches, plan, config, self.progress)
         if config.repair == "least-squares" or config.weight_score in SOLVED:
-            self.passes += Passes(AT_ONCE_PASSES if config.fast else REFIT_PASSES)
+            both = AT_ONCE_PASSES if config.fast else REFIT_PASSES
+            self.passes += Passes(both if config.repair == "least-squares" else both / 2)
         self.passes += reconstruction_passes(learns(config, batches), batches)
         if config.recover_epochs and self.dense is not None:
             self.passes += recover_(

@@ -29,7 +29,7 @@ from niwaki.processes import from_first
 from niwaki.progress import show
 from niwaki.repair.block_reconstruction import learns, reconstruction, reconstruction_passes
 from niwaki.repair.refit import refit_
-from niwaki.repair.sequential_least_squares import REFIT_PASSES
+from niwaki.repair.sequential_least_squares import REFIT_PASSES, WRITING_PASSES
 from niwaki.results import SiteResult, StageResult
 from niwaki.scoring.beside import scores_beside
 from niwaki.scoring.units import UNIT_NEEDS, score_units
@@ -164,7 +164,8 @@ class _Cutting:
             then = reconstruction(which, batches, plan.seen.statistics, weights, config.seed)
             refit_(self.model, self.dense, batches, self.kept, config.repair, weights=weights, query_heads=by_head,
                    then=then, targets=plan.seen.targets, progress=self.progress)  # fmt: skip
-            self.passes += Passes(REFIT_PASSES) + reconstruction_passes(which, batches)
+            refitted = WRITING_PASSES if config.repair == "bias" else REFIT_PASSES
+            self.passes += Passes(refitted) + reconstruction_passes(which, batches)
         if config.recover_epochs:
             self.passes += recover_(
                 self.model, self.dense, training, config, batches, step=step, progress=self.progress

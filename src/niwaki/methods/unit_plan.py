@@ -19,6 +19,7 @@ from niwaki.config import Structured
 from niwaki.config.planned import check_plannable
 from niwaki.errors import RequestError, check_choice, check_kind
 from niwaki.methods.plan import Plan, check_same_scores
+from niwaki.numerics.decimals import shown_most
 from niwaki.surgery import Kept
 
 SCORED_BY = ("head_score", "neuron_score", "seed")
@@ -252,7 +253,7 @@ def _check_most(budget: Budget, bounds: Mapping[str, Bounds]) -> None:
     unit = max(float(bound.costs[-1] - bound.costs[-2]) for bound in bounds.values() if bound.units)
     most = budget.most(dict(bounds))
     if budget.fraction > most + unit / budget.total:
-        rule = f"{budget.kind} must be at most {most:.4f} with the units that are dropped by hand"
+        rule = f"{budget.kind} must be at most {shown_most(most):.4f} with the units that are dropped by hand"
         raise RequestError(f"{rule} (or 1, for nothing but these), got {budget.fraction:g}")
 
 

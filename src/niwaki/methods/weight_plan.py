@@ -30,6 +30,7 @@ from niwaki.config.patterns import Block, NByM
 from niwaki.config.planned import check_plannable
 from niwaki.errors import RequestError, check_choice, check_kind
 from niwaki.methods.plan import Plan, check_same_scores
+from niwaki.numerics.decimals import shown_least
 
 SCORED_BY = (
     *("layer_score", "weight_score", "granularity", "allocation", "pattern", "min_sparsity", "seed"),
@@ -182,7 +183,8 @@ class WeightPlan(Plan):
         found = dict(self.profiles)
         for name, ratio in self.ratios.items():
             if ratio < found[name].low:
-                raise RequestError(f"sparsity of {name} must be at least {found[name].low:.4g}, got {ratio:g}")
+                least = f"{shown_least(found[name].low):.4g}"
+                raise RequestError(f"sparsity of {name} must be at least {least}, got {ratio:g}")
             found[name] = dataclasses.replace(found[name], low=ratio, high=ratio, fixed=False)
         return found
 

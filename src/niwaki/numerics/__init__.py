@@ -1,1 +1,1 @@
-"""Numerical building blocks: damped solves, half precision on processors without kernels, layout of weights."""
+"""Numerical building blocks: damped solves, half precision without kernels, layout of weights, decimals."""

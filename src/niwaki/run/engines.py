@@ -17,6 +17,7 @@ from niwaki.evaluate.quality import lower_is_better
 from niwaki.export import IN_ENGINE, Calibration
 from niwaki.export.onnx.quantize import saturates
 from niwaki.export.placed import resident_bytes
+from niwaki.numerics.decimals import reaches
 from niwaki.processes import from_first
 from niwaki.progress import say
 from niwaki.run.inputs import Inputs, read_data
@@ -106,7 +107,7 @@ def check_drop(rounded: nn.Module, exact: Side, most: float) -> str:
     before, after = found[metric], quality(rounded, tests)[metric]
     worse = after - before if lower_is_better(metric) else before - after
     lost = worse / abs(before) if before else 0.0
-    if not lost <= most:
+    if not reaches(most, lost):
         rule = f"max_drop {most:g} is the largest share of {metric} that may be lost"
         raise RequestError(f"{rule}, got {lost:.4f} ({before:.4f} before, {after:.4f} after); round to more bits")
     return f"{metric} {after:.4f}, {before:.4f} before it was rounded"

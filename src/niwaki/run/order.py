@@ -14,6 +14,7 @@ from niwaki.anatomy import linears_of
 from niwaki.config import DynamicSparsityTraining, Finetune, LayerAdaptive, Stage, Structured
 from niwaki.config.patterns import NByM, Pattern, Unstructured
 from niwaki.errors import RequestError
+from niwaki.numerics.decimals import shown_least
 
 
 @dataclass(frozen=True)
@@ -108,4 +109,5 @@ def _fits(made: Pattern, asked: Pattern) -> bool:
 
 def _check_enough(left: _Left, asked: float) -> None:
     if left.zeros is not None and asked < left.zeros - left.slack:
-        raise RequestError(f"sparsity must be at least the {left.zeros:.4g} of zeros before it, got {asked:g}")
+        least = f"{shown_least(left.zeros):.4g}"
+        raise RequestError(f"sparsity must be at least the {least} of zeros before it, got {asked:g}")

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from niwaki.adapters import effective_weight
 from niwaki.anatomy import BlockLinear, Part, Said, weight_of
 from niwaki.config.patterns import Unstructured
-from niwaki.data import token_mask, without_labels
+from niwaki.data import some_rows, token_mask, without_labels
 from niwaki.errors import RequestError
 from niwaki.masks import choose
 from niwaki.observe import Batch, frozen, to_device
@@ -40,10 +40,8 @@ def drawn_rows(data: Sequence[Batch], rows: int, seed: int) -> list[Batch]:
     chosen: dict[int, list[int]] = {}
     for number, row in sorted(random.Random(seed).sample(places, min(rows, len(places)))):
         chosen.setdefault(number, []).append(row)
-    return [
-        {name: value[inside] for name, value in data[number].items() if isinstance(value, Tensor)}
-        for number, inside in chosen.items()
-    ]
+    tensors = ({k: v for k, v in batch.items() if isinstance(v, Tensor)} for batch in map(data.__getitem__, chosen))
+    return [some_rows(batch, inside) for batch, inside in zip(tensors, chosen.values(), strict=True)]
 
 
 Divergence = Callable[[Sequence[tuple[BlockLinear, Tensor]]], float]

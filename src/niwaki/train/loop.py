@@ -25,6 +25,7 @@ from niwaki.config import Training
 from niwaki.data import Batches
 from niwaki.errors import RequestError
 from niwaki.masks import MaskedLinear
+from niwaki.numerics.decimals import whole_part
 from niwaki.numerics.half import half_in_float32
 from niwaki.numerics.layout import to_out_in
 from niwaki.numerics.seeds import seeded
@@ -172,7 +173,7 @@ def _schedule(optimizer: torch.optim.Optimizer, steps: int, options: Training) -
     """The learning rate of each step: it rises from 0, and then goes as asked."""
     kind = options.learning_rate_schedule
     name = "constant_with_warmup" if kind == "constant" else kind
-    return get_scheduler(name, optimizer, int(options.learning_rate_warmup * steps), steps)
+    return get_scheduler(name, optimizer, whole_part(options.learning_rate_warmup, steps), steps)
 
 
 def _groups(model: nn.Module, named: dict[str, nn.Parameter]) -> list[dict[str, Any]]:

@@ -40,6 +40,7 @@ from niwaki.methods.dynamic.scores import (
     stood_in,
 )
 from niwaki.methods.weight_profiles import profile_linears
+from niwaki.numerics.decimals import shown_least
 from niwaki.numerics.layout import is_transposed
 from niwaki.observe import Batch, Passes
 from niwaki.processes import from_first
@@ -300,7 +301,7 @@ class Controller:
         """The schedule, from the sparsity that the model holds, if it holds masks."""
         if start is not None and start > self.config.sparsity + 0.5 / self.total:
             raise RequestError(
-                f"sparsity must be at least the {start:.4f} the model holds, got {self.config.sparsity:g}"
+                f"sparsity must be at least the {shown_least(start):.4f} the model holds, got {self.config.sparsity:g}"
             )
         if start is not None and self.config.schedule == "constant" and self._units_zero(start) != self._units_zero():
             raise RequestError(f"schedule must rise from the {start:.4f} of zeros the model holds, got 'constant'")
@@ -343,8 +344,8 @@ class Controller:
         return sum(self.sizes.values()) // unit_size(self.pattern) - self._units_zero(sparsity)
 
     def _least(self, active: Masks) -> dict[str, int]:
-        """Units that stay active in each linear at the least."""
-        most = {name: self.profiles[name].most // unit_size(self.pattern) for name in active}
+        """Units that stay active in each linear at the least: the highest sparsity holds to within one unit."""
+        most = {name: -(-self.profiles[name].most // unit_size(self.pattern)) for name in active}
         return {name: min(mask.numel() - most[name], size(mask)) for name, mask in active.items()}
 
     def _profiles(self, model: nn.Module, data: Iterable[Batch]) -> tuple[Profiles, Passes]:

@@ -10,6 +10,7 @@ from niwaki.config.by_name import by_name
 from niwaki.config.dynamic import FRACTIONS, SCHEDULES
 from niwaki.errors import RequestError
 from niwaki.methods.dynamic import fractions, sparsities
+from niwaki.numerics.decimals import whole_part
 
 SEARCHED = 100_000
 """Steps up to which a training long enough for a schedule is looked for."""
@@ -93,6 +94,7 @@ def plan_schedule(config: DynamicSparsityConfig, steps: int, start: float | None
 
 
 def _schedule(config: DynamicSparsityConfig, steps: int, start: float | None) -> Schedule:
-    begin, reach, stop = (int(x * steps) if x <= 1 else int(x) for x in (config.warmup, config.reach, config.stop))
+    asked = (config.warmup, config.reach, config.stop)
+    begin, reach, stop = (whole_part(x, steps) if x <= 1 else int(x) for x in asked)
     started = config.start_sparsity if start is None else start
     return Schedule(config, steps, started, begin, reach, min(stop, steps))

@@ -14,6 +14,7 @@ from niwaki.checkpoint import weight_files
 from niwaki.config.sweep import Condition, Sweep, sweep_to_dict
 from niwaki.errors import RequestError
 from niwaki.evaluate.quality import lower_is_better
+from niwaki.numerics.decimals import reaches
 from niwaki.results import Result
 from niwaki.run.sweep.frontier import frontier, knee
 from niwaki.run.sweep.place import Place
@@ -145,4 +146,5 @@ def _flat(record: dict[str, Any]) -> dict[str, float]:
 def _miss(condition: Condition, point: dict[str, float], dense: dict[str, float]) -> float:
     """How far a point is from holding a condition, 0 or less where it holds."""
     value, wanted = point[condition.name], condition.number * (dense[condition.name] if condition.of_dense else 1.0)
-    return (wanted - value if condition.at_least else value - wanted) / (abs(wanted) or 1.0)
+    more, less = (value, wanted) if condition.at_least else (wanted, value)
+    return 0.0 if reaches(more, less) else (less - more) / (abs(wanted) or 1.0)
