@@ -24,7 +24,7 @@ from niwaki.run.memory import (
     stage_bytes,
     weight_bytes,
 )
-from niwaki.run.pass_memory import largest, observing_bytes, training_bytes
+from niwaki.run.pass_memory import beside_bytes, largest, observing_bytes, training_bytes
 from tiny import batches, tiny, with_lora
 
 STAGES = [
@@ -108,6 +108,20 @@ def test_layers_that_run_again_need_less_and_the_best_needs_more(stage):
     )
     assert again < plain <= best
     assert (best == plain) == isinstance(stage, DynamicSparsityTraining)
+
+
+def test_a_dense_teacher_runs_beside_the_model_that_learns():
+    """Whatever learns from it: its pass, and the states of both, which are compared."""
+    model, data = tiny(), batches(count=2, rows=60)
+    states = 2 * 4 * 60 * 12 * 32 * 4  # of both, in float32: rows, tokens, width, layers and the embeddings
+    for stage in (DynamicSparsityTraining(sparsity=0.5), Structured(flops=0.5, recover_epochs=1)):
+        without = training_bytes(model, data, stage, dropout=False)
+        assert needed(model, stage, data) >= without + beside_bytes(model, data)
+    assert beside_bytes(model, data) >= states
+    learns = (DynamicSparsityTraining(sparsity=0.5, teacher=teacher) for teacher in ("none", "dense"))
+    from_labels, from_dense = (needed(model, stage, data) for stage in learns)
+    passes = [training_bytes(model, data, stage, dropout=dropout) for dropout in (True, False)]
+    assert from_dense - from_labels == passes[1] - passes[0] + beside_bytes(model, data)
 
 
 def test_layers_that_learn_need_more():

@@ -144,6 +144,7 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch], training: Sequ
         case DynamicSparsityTraining():
             # Masked weights, gradients, saliency and its uncertainty in float32; four masks.
             passing = training_bytes(model, training, stage, dropout=stage.teacher == "none")
+            passing += beside_bytes(model, training) if stage.teacher == "dense" else 0
             return weights + (4 * 4 + 4) * single + factors + passing
         case Finetune():
             # Of all weights: gradients, two moments, the values to go back to, and the best.
