@@ -21,6 +21,7 @@ from niwaki.run.memory import (
     check_memory,
     check_processes,
     needed,
+    shown,
     stage_bytes,
     weight_bytes,
 )
@@ -88,6 +89,17 @@ def test_too_little_is_refused_with_what_is_needed():
         check_memory(2**20, model, STAGES, data, copies=1)
     enough = float(str(e.value).split("at least ")[1].split("GiB")[0]) + 0.1
     check_memory(int(enough * 2**30), model, STAGES[:1], data, copies=1)
+
+
+def test_what_is_said_to_be_enough_is():
+    """Rounded to the next, it was refused again half of the time, by itself."""
+    for amount in (10**9, 10**9 + 1, 2**30, 2**30 + 1, 123456789):
+        assert bytes_of("max_memory", shown(amount, enough=True)) >= amount >= bytes_of("max_memory", shown(amount))
+    assert (shown(2**30 + 1), shown(2**30 + 1, enough=True), shown(2**30, enough=True)) == (
+        "1.00GiB",
+        "1.01GiB",
+        "1.00GiB",
+    )
 
 
 @pytest.mark.parametrize("stage", [Structured(flops=0.5), LayerAdaptive(sparsity=0.5)], ids=type)
