@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -32,15 +33,18 @@ def what(error: BaseException) -> str:
 def limit_of(error: BaseException) -> str | None:
     """What the machine ran out of, and what to do about it; None for any other error.
 
-    PyTorch and safetensors have no class of their own for it on a CPU: their words are what there is.
+    PyTorch and safetensors have no class of their own for it on a CPU: their words are what there is. NumPy, by which
+    GGUF is written, gives no reason, but how much it wrote.
     """
     said = what(error)
     words = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
     if isinstance(error, MemoryError) or any(word in said for word in words):
         lower = "--batch-size, --max-length or --calibration-samples"
         return f"memory is used up; lower {lower} (--max-memory refuses before any work): {said}"
-    if any(word in said for word in ("No space left on device", "Disk quota exceeded")):
-        return f"the disk is full; free some, or write elsewhere with --out: {said}"
+    full = any(word in said for word in ("No space left on device", "Disk quota exceeded"))
+    if full or re.search(r"\d+ requested and \d+ written", said):
+        places = "--out, and --activations-dir where that is given"
+        return f"the disk is full; free some, or write elsewhere ({places}): {said}"
     return None
 
 

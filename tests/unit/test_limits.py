@@ -28,12 +28,23 @@ ALLOCATOR = "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: 
     [
         (FULL, "the disk is full"),
         (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), "the disk is full"),
+        (OSError("4096 requested and 2984 written"), "the disk is full"),
+        (FULL, "write elsewhere (--out, and --activations-dir where that is given)"),
         (MemoryError(), "memory is used up; lower --batch-size"),
         (RuntimeError(f"{ALLOCATOR}\nbytes"), "memory is used up; lower --batch-size"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "memory is used up"),
         (RuntimeError("something\nelse"), "failed: RuntimeError: something else ("),
     ],
-    ids=["disk", "disk in safetensors", "memory", "memory in PyTorch", "memory of a GPU", "other"],
+    ids=[
+        "disk",
+        "disk in safetensors",
+        "disk in NumPy",
+        "folders",
+        "memory",
+        "memory in PyTorch",
+        "memory of a GPU",
+        "other",
+    ],
 )
 def test_what_runs_out_is_said_with_what_to_do(error, said, monkeypatch, capsys):
     def fail(*_arguments, **_options):

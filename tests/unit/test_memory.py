@@ -21,10 +21,11 @@ from niwaki.run.memory import (
     check_memory,
     check_processes,
     needed,
+    shown,
     stage_bytes,
     weight_bytes,
 )
-from niwaki.run.pass_memory import largest, observing_bytes, training_bytes
+from niwaki.run.pass_memory import beside_bytes, largest, observing_bytes, training_bytes
 from tiny import batches, tiny, with_lora
 
 STAGES = [
@@ -90,6 +91,17 @@ def test_too_little_is_refused_with_what_is_needed():
     check_memory(int(enough * 2**30), model, STAGES[:1], data, copies=1)
 
 
+def test_what_is_said_to_be_enough_is():
+    """Rounded to the next, it was refused again half of the time, by itself."""
+    for amount in (10**9, 10**9 + 1, 2**30, 2**30 + 1, 123456789):
+        assert bytes_of("max_memory", shown(amount, enough=True)) >= amount >= bytes_of("max_memory", shown(amount))
+    assert (shown(2**30 + 1), shown(2**30 + 1, enough=True), shown(2**30, enough=True)) == (
+        "1.00GiB",
+        "1.01GiB",
+        "1.00GiB",
+    )
+
+
 @pytest.mark.parametrize("stage", [Structured(flops=0.5), LayerAdaptive(sparsity=0.5)], ids=type)
 def test_recovery_of_all_weights_needs_more(stage):
     model, data = tiny(), batches(count=2, rows=6)
@@ -108,6 +120,20 @@ def test_layers_that_run_again_need_less_and_the_best_needs_more(stage):
     )
     assert again < plain <= best
     assert (best == plain) == isinstance(stage, DynamicSparsityTraining)
+
+
+def test_a_dense_teacher_runs_beside_the_model_that_learns():
+    """Whatever learns from it: its pass, and the states of both, which are compared."""
+    model, data = tiny(), batches(count=2, rows=60)
+    states = 2 * 4 * 60 * 12 * 32 * 4  # of both, in float32: rows, tokens, width, layers and the embeddings
+    for stage in (DynamicSparsityTraining(sparsity=0.5), Structured(flops=0.5, recover_epochs=1)):
+        without = training_bytes(model, data, stage, dropout=False)
+        assert needed(model, stage, data) >= without + beside_bytes(model, data)
+    assert beside_bytes(model, data) >= states
+    learns = (DynamicSparsityTraining(sparsity=0.5, teacher=teacher) for teacher in ("none", "dense"))
+    from_labels, from_dense = (needed(model, stage, data) for stage in learns)
+    passes = [training_bytes(model, data, stage, dropout=dropout) for dropout in (True, False)]
+    assert from_dense - from_labels == passes[1] - passes[0] + beside_bytes(model, data)
 
 
 def test_layers_that_learn_need_more():

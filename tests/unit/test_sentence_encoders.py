@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import (
+    Dense,
+    Dropout,
+    LayerNorm,
+    Normalize,
+    Pooling,
+    Transformer,
+    WeightedLayerPooling,
+    WordWeights,
+)
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedTokenizerFast
@@ -18,7 +27,7 @@ from transformers import PreTrainedTokenizerFast
 import niwaki
 from helpers_text import tiny_tokenizer
 from niwaki.anatomy import BODY, pool_by_, pooling_of, predictions_of, sites_of, task_of
-from niwaki.checkpoint import load_tokenizer, plain_pooling
+from niwaki.checkpoint import load_tokenizer, plain_pooling, task_of_checkpoint
 from niwaki.data import Batches, read_table, token_mask
 from niwaki.data.sentences import encode_sentences
 from niwaki.errors import RequestError
@@ -220,6 +229,98 @@ def test_prompts_that_are_not_pooled(place, tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "include_prompt": False}))
     with pytest.raises(RequestError, match="must pool its prompts like its texts"):
         niwaki.load(tmp_path / "bad")
+
+
+@pytest.mark.parametrize("mode", [*Pooling.POOLING_MODES, ("cls", "mean", "max")])
+def test_every_way_to_pool(place, tmp_path, mode):
+    """Also several at once, and what comes after them."""
+    first, width = Transformer(str(place / "body")), 32 * (1 if isinstance(mode, str) else len(mode))
+    pooling = Pooling(32, mode)  # type: ignore[arg-type]
+    modules = [first, pooling, LayerNorm(width), Dropout(0.5), Dense(width, 8)]
+    encoder = SentenceTransformer(modules=modules, device="cpu")
+    encoder.save(str(tmp_path / "encoder"))
+    model, tokenizer = niwaki.load(tmp_path / "encoder"), load_tokenizer(tmp_path / "encoder")
+    found = torch.cat([vectors(model, batch) for batch in batches_of(tokenizer, TEXTS[:3], 1)])
+    ids = sorted(range(3), key=lambda i: len(tokenizer(TEXTS[i], truncation=True, max_length=6)["input_ids"]))
+    encoder.max_seq_length = 6
+    torch.testing.assert_close(found, encoder.encode(TEXTS[:3], convert_to_tensor=True)[ids], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("module", ["WeightedLayerPooling", "WordWeights", "none"])
+def test_modules_that_look_at_more_than_the_last_states(place, tmp_path, module):
+    """Those that average layers do nothing where they are given none: the vectors would be others without a word."""
+    made = {
+        "WeightedLayerPooling": lambda: [WeightedLayerPooling(32, 3, layer_start=1), Pooling(32)],
+        "WordWeights": lambda: [WordWeights(list(tiny_tokenizer().get_vocab()), {"good": 3.0}), Pooling(32)],
+        "none": lambda: [Normalize()],
+    }
+    SentenceTransformer(modules=[Transformer(str(place / "body")), *made[module]()], device="cpu").save(str(tmp_path))
+    said = f"got {module}" if module != "none" else "with a Pooling among them, got Normalize"
+    with pytest.raises(RequestError, match=rf"must make its vectors of the last states of tokens, .*{said}"):
+        niwaki.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"processing_kwargs": {"text": {"add_special_tokens": False}}}, "processing_kwargs in .* must be {} or not"),
+        ({"module_output_name": "sentence_embedding"}, "module_output_name in .* must be 'token_embeddings'"),
+        ({"modality_config": {"text": {"method": "forward", "method_output_name": ["hidden_states", 2]}}}, "of text"),
+        ({"transformer_task": "fill-mask"}, "transformer_task in .* must be 'feature-extraction'"),
+        ({"query_length": 4}, "query_length in .* must be None or not there, got 4"),
+        (None, "must be an object of JSON, got 3"),
+    ],
+)
+def test_a_first_module_that_reads_in_another_way(place, tmp_path, change, said):
+    shutil.copytree(place / "encoder", tmp_path / "bad")
+    path = tmp_path / "bad" / "sentence_bert_config.json"
+    path.write_text("3" if change is None else json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(RequestError, match=said):
+        niwaki.load(tmp_path / "bad")
+
+
+def test_what_says_nothing_more_is_read(place, tmp_path):
+    """As older versions of the library wrote it, and as one may leave it."""
+    wanted = niwaki.load(place / "encoder").state_dict()
+    path = tmp_path / "old" / "sentence_bert_config.json"
+    shutil.copytree(place / "encoder", tmp_path / "old")
+    for how in (
+        {"max_seq_length": 6, "do_lower_case": False},
+        {"processing_kwargs": {"text": {}}, "query_length": None},
+    ):
+        path.write_text(json.dumps(how))
+        assert niwaki.load(tmp_path / "old").state_dict().keys() == wanted.keys()
+
+
+@pytest.mark.parametrize(("family", "named"), [("bert", "BertForMaskedLM"), ("qwen3", "Qwen3ForCausalLM")])
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_encoder_whose_config_names_what_it_was_pretrained_as(tmp_path, family, named, inside):
+    """As all-mpnet-base-v2 and Qwen3-Embedding have it: the library loads the body, whatever the config says."""
+    body(family).save_pretrained(tmp_path / "body")
+    tiny_tokenizer().save_pretrained(tmp_path / "body")
+    encoder, folder = [Transformer(str(tmp_path / "body")), Pooling(32, "lasttoken")], tmp_path / "encoder"
+    SentenceTransformer(modules=encoder, device="cpu").save(str(folder))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": [named]}))
+    if inside:
+        (folder / "0_Transformer").mkdir()
+        for path in [*folder.glob("*.safetensors"), *folder.glob("config.json"), *folder.glob("tokenizer*")]:
+            path.rename(folder / "0_Transformer" / path.name)
+        modules = json.loads((folder / "modules.json").read_text())
+        modules[0]["path"] = "0_Transformer"
+        (folder / "modules.json").write_text(json.dumps(modules))
+    assert task_of_checkpoint(str(folder)) is BODY
+    model, tokenizer = niwaki.load(folder), load_tokenizer(folder)
+    assert task_of(model) is BODY
+    (batch,) = batches_of(tokenizer, TEXTS[:1])
+    wanted = SentenceTransformer(str(folder), device="cpu").encode(TEXTS[:1], convert_to_tensor=True)
+    torch.testing.assert_close(vectors(model, batch), wanted, atol=1e-6, rtol=0)
+    niwaki.save(model, tmp_path / "out", tokenizer)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == [type(body(family)).__name__]
+    shutil.rmtree(folder / "1_Pooling")
+    (folder / "modules.json").unlink()
+    if not inside:  # without modules it is what its config says
+        assert task_of_checkpoint(str(folder)).name != "embedding"
 
 
 def test_a_first_module_that_is_no_transformer(place, tmp_path):

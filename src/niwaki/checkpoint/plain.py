@@ -17,6 +17,7 @@ from niwaki.checkpoint.files import tensor_shapes
 from niwaki.checkpoint.hub import local_folder
 from niwaki.checkpoint.library import UNREADABLE, quiet, unreadable
 from niwaki.checkpoint.masks import apply_saved_masks_
+from niwaki.checkpoint.sentence import is_sentence_encoder
 from niwaki.checkpoint.task import check_class, empty_model, output_layer, read_config, refused, task_of_config
 from niwaki.errors import RequestError
 from niwaki.surgery.narrow import apply_shapes_
@@ -55,14 +56,18 @@ class NewLabels:
     problem: str | None = None
 
 
-def own_head(name: str) -> Head:
-    """The head that a checkpoint has, which may be none.
+def own_head(name: str, source: str | None = None) -> Head:
+    """The head that a checkpoint has, which may be none; that of pretraining is left behind in a sentence encoder.
+
+    `source` is the folder or Hub id of all modules, where `name` is the place of the first.
 
     Raises:
         RequestError: a checkpoint of a task that is not supported.
     """
     config = read_config(name)
     task = task_of_config(name, config)
+    if task.pretraining and is_sentence_encoder(source or name):
+        return Head(BODY, replaces=True)
     if not task.supported:
         raise refused(name, config, task)
     return Head(task)

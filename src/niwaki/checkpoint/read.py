@@ -16,7 +16,7 @@ from niwaki.checkpoint.files import INDEX, weight_files
 from niwaki.checkpoint.hub import local_folder
 from niwaki.checkpoint.library import line
 from niwaki.checkpoint.plain import NewLabels, head_for, load_plain, own_head
-from niwaki.checkpoint.sentence import first_sentence_head, place_of_model
+from niwaki.checkpoint.sentence import first_sentence_head, is_sentence_encoder, place_of_model
 from niwaki.checkpoint.task import read_config, task_of_config
 from niwaki.config import DTYPES
 from niwaki.config.text import place_named
@@ -63,7 +63,7 @@ def load(
             sources.append(base)
             model: PreTrainedModel | PeftModel = load_adapter(adapter, base, dtype)
         else:
-            model = load_plain(name, head_for(name, _as_new(labels)) if labels else own_head(name), dtype)
+            model = load_plain(name, head_for(name, _as_new(labels)) if labels else own_head(name, source), dtype)
     model.eval()
     if task_of(model) is BODY and (found := first_sentence_head(map(local_folder, sources))) is not None:
         pool_by_(model, found)
@@ -82,11 +82,13 @@ def task_of_checkpoint(source: str, base_model: str | None = None) -> Task:
     Raises:
         RequestError: nothing there that says it.
     """
-    source = place_of_model(place_named("model", source))
-    adapter = adapter_in(_checked(source))
+    source = place_named("model", source)
+    name = place_of_model(source)
+    adapter = adapter_in(_checked(name))
     if adapter is not None:
         return adapter_head(adapter, _base(adapter, base_model)).task
-    return task_of_config(source, read_config(source))
+    task = task_of_config(name, read_config(name))
+    return BODY if task.pretraining and is_sentence_encoder(source) else task
 
 
 def _base(adapter: Path, base_model: str | None) -> str:

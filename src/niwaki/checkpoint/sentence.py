@@ -27,6 +27,19 @@ _LEGACY = ("roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet
 _OURS = "sentence_transformers."
 _DOCUMENTS = ("document", "passage", "corpus")
 _MODES = {"mean": "mean_tokens", "cls": "cls_token"}
+_OF_STATES = ("Pooling", "Dense", "Normalize", "LayerNorm", "Dropout", "CNN")
+"""Modules that look at the states of tokens, at which of them are real, and at what such modules made, and no more."""
+_AS_IS = {
+    "transformer_task": "feature-extraction",
+    "module_output_name": "token_embeddings",
+    "processing_kwargs": {},
+    "query_length": None,
+    "document_length": None,
+    "query_expansion": None,
+}
+"""How a first module reads texts and what it gives, where Niwaki does so, too: what is not said is so."""
+_LAST_STATES = ({"method": "forward", "method_output_name": "last_hidden_state"},)
+_LAST_STATES += ({"method": "forward", "method_output_name": ["last_hidden_state"]},)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +86,28 @@ def place_of_model(source: str) -> str:
     return str(folder / inside) if inside else source
 
 
+def is_sentence_encoder(source: str) -> bool:
+    """Whether the model of a folder or Hub id is one of states, whatever head its config names.
+
+    The config of many an encoder names the class that it was pretrained as, of which the files hold the body alone.
+
+    Raises:
+        RequestError: modules that are not those of Sentence Transformers.
+    """
+    folder = local_folder(source)
+    if not (folder / MODULES).is_file():
+        return False
+    task = _reading(folder, _listed(folder)[0])[1].get("transformer_task")
+    return task in (None, _AS_IS["transformer_task"])
+
+
 def read_sentence_head(folder: Path) -> SentenceHead | None:
     """What is beside the model in `folder`; None where it is no folder of Sentence Transformers.
 
     Raises:
         RequestError: Sentence Transformers is not installed; modules that are not its own, whose weights are not in
-            safetensors, or that do not load; a first module that is no Transformer.
+            safetensors, that do not load, or that look at more than states of tokens; a first module that is no
+            Transformer, or that does not read texts and give states as Niwaki does; none that pools.
     """
     if not (folder / MODULES).is_file():
         return None
@@ -86,17 +115,17 @@ def read_sentence_head(folder: Path) -> SentenceHead | None:
     files = {}
     for entry in listed[1:]:
         files |= _files_of_module(folder, entry)
-    first = folder / listed[0]["path"]
-    known = [_FIRST, *(_FIRST.replace("bert", name) for name in _LEGACY)]
-    reading = next((first / name for name in known if (first / name).is_file()), None)
+    reading, how = _reading(folder, listed[0])
+    if reading is not None:
+        _check_reading(reading, how)
     kept = [(folder / CONFIG, CONFIG)] if (folder / CONFIG).is_file() else []
     kept += [(reading, _FIRST)] if reading else []
     files |= {name: path.read_bytes() for path, name in kept}
     modules = [{**entry, "path": "" if number == 0 else entry["path"]} for number, entry in enumerate(listed)]
     files[MODULES] = json.dumps(modules, indent=2).encode()
     of_texts = _json(folder / CONFIG) if CONFIG in files else {}
-    how = _json(reading) if reading else {}
     loaded = tuple(_load(folder, entry) for entry in listed[1:])
+    _check_modules(folder, loaded)
     prompts = of_texts.get("prompts") or {}
     if any(prompts.values()) and not all(getattr(module, "include_prompt", True) for module in loaded):
         raise RequestError(f"model must pool its prompts like its texts, got {str(folder)!r} that leaves them out")
@@ -149,6 +178,55 @@ def _listed(folder: Path) -> list[dict[str, Any]]:
     if not listed[0]["type"].endswith(".Transformer"):
         raise RequestError(f"model must begin with a Transformer, got {listed[0]['type']!r} in {str(folder)!r}")
     return listed
+
+
+def _reading(folder: Path, entry: dict[str, Any]) -> tuple[Path | None, dict[str, Any]]:
+    """The file that says how the first module reads texts, if there is one, and what it says.
+
+    Raises:
+        RequestError: it is no object of JSON.
+    """
+    first = folder / entry["path"]
+    known = [_FIRST, *(_FIRST.replace("bert", name) for name in _LEGACY)]
+    path = next((first / name for name in known if (first / name).is_file()), None)
+    how = {} if path is None else _json(path)
+    if not isinstance(how, dict):
+        raise RequestError(f"model file {str(path)!r} must be an object of JSON, got {how!r}"[:400])
+    return path, how
+
+
+def _check_reading(path: Path, how: dict[str, Any]) -> None:
+    """Refuse a first module that reads texts in another way than Niwaki, or gives what are not its last states.
+
+    Raises:
+        RequestError: with the key, and what it would have to be.
+    """
+    found = {key: how[key] for key in _AS_IS if how.get(key) is not None}
+    kwargs = found.get("processing_kwargs")
+    if isinstance(kwargs, dict):  # empty ones say nothing
+        found["processing_kwargs"] = {name: options for name, options in kwargs.items() if options}
+    wrong = next((key for key, value in found.items() if value != _AS_IS[key]), None)
+    if wrong is not None:
+        raise RequestError(f"{wrong} in {str(path)!r} must be {_AS_IS[wrong]!r} or not there, got {found[wrong]!r}")
+    of_text = (how.get("modality_config") or {"text": _LAST_STATES[0]}).get("text")
+    if of_text not in _LAST_STATES:
+        rule = f"modality_config in {str(path)!r} must give {_LAST_STATES[0]!r} of text"
+        raise RequestError(f"{rule}, got {of_text!r}")
+
+
+def _check_modules(folder: Path, loaded: tuple[nn.Module, ...]) -> None:
+    """Refuse modules that look at what they are not given here: one would fail, or do nothing without a word.
+
+    Raises:
+        RequestError: naming the first; none of them pools.
+    """
+    names = [type(module).__name__ for module in loaded]
+    rule = f"model must make its vectors of the last states of tokens, by {', '.join(_OF_STATES)}"
+    strange = next((name for name in names if name not in _OF_STATES), None)
+    if strange is not None:
+        raise RequestError(f"{rule}, got {strange} in {str(folder)!r}")
+    if "Pooling" not in names:
+        raise RequestError(f"{rule}, with a Pooling among them, got {', '.join(names) or 'none'} in {str(folder)!r}")
 
 
 def _files_of_module(folder: Path, entry: dict[str, Any]) -> dict[str, bytes]:

@@ -9,6 +9,7 @@ there at the same time is not added up: a pass backward is over before anything 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -82,7 +83,7 @@ def check_memory(
         if total > limit:
             rows = max(len(batch["input_ids"]) for batch in (*data, *(training or ()), *(tests or ())))
             name = next(name for name, kind in STAGES.items() if isinstance(stage, kind))
-            rule = f"max_memory must be at least {shown(total)} for {name} with batches of {rows} rows"
+            rule = f"max_memory must be at least {shown(total, enough=True)} for {name} with batches of {rows} rows"
             raise RequestError(f"{rule} (a smaller batch_size needs less), got {shown(limit)}")
 
 
@@ -102,7 +103,9 @@ def check_processes(limit: int, model: nn.Module, jobs: int, taken: int) -> None
         what, less = (
             ("a sweep", "a smaller batch_size needs less") if jobs == 1 else (f"{jobs} jobs", "fewer need less")
         )
-        raise RequestError(f"max_memory must be at least {shown(total)} for {what} ({less}), got {shown(limit)}")
+        raise RequestError(
+            f"max_memory must be at least {shown(total, enough=True)} for {what} ({less}), got {shown(limit)}"
+        )
 
 
 def stage_bytes(
@@ -144,6 +147,7 @@ def needed(model: nn.Module, stage: Stage, data: Sequence[Batch], training: Sequ
         case DynamicSparsityTraining():
             # Masked weights, gradients, saliency and its uncertainty in float32; four masks.
             passing = training_bytes(model, training, stage, dropout=stage.teacher == "none")
+            passing += beside_bytes(model, training) if stage.teacher == "dense" else 0
             return weights + (4 * 4 + 4) * single + factors + passing
         case Finetune():
             # Of all weights: gradients, two moments, the values to go back to, and the best.
@@ -223,6 +227,7 @@ def weight_bytes(model: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
 
 
-def shown(amount: int) -> str:
-    """An amount as an error says it."""
-    return f"{amount / 2**30:.2f}GiB"
+def shown(amount: int, enough: bool = False) -> str:
+    """An amount as an error says it, rounded down; with `enough` rounded up, so that it can be given as it stands."""
+    hundredths = amount * 100 / 2**30
+    return f"{(math.ceil if enough else math.floor)(hundredths) / 100:.2f}GiB"
