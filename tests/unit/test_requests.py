@@ -266,6 +266,7 @@ REQUEST = {"model": "m", "train_data": "t.tsv", "eval_data": "e.tsv", "out": "o"
         (lambda: niwaki.Finetune(max_gradient_norm=float("inf")), "max_gradient_norm must be a finite .*0: it is not"),
         (lambda: niwaki.Finetune(weight_decay=np.float32("nan")), "weight_decay must be a finite number, got nan"),
         (lambda: niwaki.DynamicSparsityConfig(sparsity=0.5, warmup=float("inf")), "warmup must be a finite number"),
+        (lambda: niwaki.DynamicSparsityConfig(sparsity=0.5, stop=12.7), "a whole number of steps, got 12.7"),
         (lambda: niwaki.DynamicSparsityConfig(sparsity=0.5, warmup=10**400), "warmup must be at most 1000000000000 in"),
         (lambda: niwaki.Finetune(epochs=10**23), "epochs must be at most 1000000000000 in size, got 1"),
         (lambda: niwaki.Finetune(epochs=-(10**400)), "epochs must be at most 1000000000000 in size, got -1"),

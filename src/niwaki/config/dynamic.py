@@ -91,6 +91,10 @@ class DynamicSparsityConfig(Filter):
         check_at_least(self, 1, "interval", "window")
         check_at_least(self, 0, "warmup")
         check_above_zero(self, "reach", "stop")
+        for name in ("warmup", "reach", "stop"):
+            value = getattr(self, name)
+            if value > 1 and value != int(value):
+                raise RequestError(f"{name} must be a fraction up to 1, or a whole number of steps, got {value:g}")
         found = self.zero_pattern
         if isinstance(found, NByM):
             for name, only in (("schedule", "constant"), ("allocation", "uniform")):
