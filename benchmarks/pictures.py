@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from niwaki.methods.dynamic.fractions import cosine
 from niwaki.methods.dynamic.sparsities import cubic
-from tables import ROOT, quality, runs_of
+from tables import RESULTS, ROOT, quality, runs_of
 
 PICTURES = ROOT / "docs" / "pictures"
 GREY, BLUE, ORANGE, GREEN, PINK = "#7f7f7f", "#0072b2", "#e69f00", "#009e73", "#cc79a7"
@@ -35,12 +36,14 @@ STYLE = {
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
 }
+WORDS = 30522
+"""Tokens of the MiniLM as it came."""
 LINEARS = ("query", "key", "value", "output", "up", "down")
 
 
 def main() -> None:
     with mpl.rc_context(STYLE):
-        for draw in (structured, layer_adaptive, dynamic, claims):
+        for draw in (structured, layer_adaptive, dynamic, vocabulary, claims):
             _save(draw(), draw.__name__)
 
 
@@ -97,6 +100,25 @@ def dynamic() -> Any:
     bars.set(xlabel="held-out accuracy at 0.9 zeros, seed 0", xlim=(0.78, 0.87))
     for place, value in enumerate(found[::-1]):
         bars.text(value, place, f" {value:.3f}", va="center", fontsize=9)
+    return figure
+
+
+def vocabulary() -> Any:
+    """How much of a model its embeddings are, and its accuracy, by the tokens that stay."""
+    figure, (sizes, curve) = plt.subplots(1, 2, figsize=(10, 3.4))
+    dense = json.loads((RESULTS / "vocabulary.json").read_text("utf-8"))["dense"] | {"kept": WORDS}
+    trimmed = [run for run in runs_of("vocabulary") if run["flops"] is None and not run["vocabulary"].get("characters")]
+    runs = [dense, *sorted(trimmed, key=lambda run: -run["kept"])]
+    names = [f"{run['kept']:,}" for run in runs]
+    embeddings = [4 * run["embedding_params"] / 1e6 for run in runs]
+    others = [run["size_bytes"] / 1e6 - part for run, part in zip(runs, embeddings, strict=True)]
+    sizes.barh(names[::-1], others[::-1], color=GREY, label="all else")
+    sizes.barh(names[::-1], embeddings[::-1], left=others[::-1], color=BLUE, label="embeddings")
+    sizes.set(xlabel="megabytes of the model", ylabel="tokens that stay")
+    sizes.legend(fontsize=9, loc="lower right")
+    curve.plot([run["kept"] for run in runs], [quality(run) for run in runs], "o-", color=BLUE)
+    curve.set(xlabel="tokens that stay", ylabel="accuracy, SST-2, seed 0", ylim=(0.84, 0.89))
+    curve.invert_xaxis()
     return figure
 
 

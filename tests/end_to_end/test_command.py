@@ -77,6 +77,22 @@ def test_the_main_job(place, typed):
     assert "layer.2.ffn" in (place / "page.html").read_text()
 
 
+def test_measuring_and_timing_are_told_of_as_all_other_work_is(place, typed):
+    """Of both models: it takes longer than the pruning of a small one."""
+    status, _, err = typed(place, "prune", "structured", *flags(out="told", flops="0.6"))
+    assert status == 0, err
+    phases = [line.split(":")[0] for line in err.splitlines()]
+    assert [phase for phase in phases if phase in ("evaluate", "repair", "time")] == [
+        *("evaluate", "repair", "evaluate", "time")
+    ]
+    words = ("--model", "told", "--against", "base", "--eval-data", "eval.tsv", "--out")
+    status, _, err = typed(place, "eval", *words, "held-against")
+    assert status == 0, err
+    phases = [line.split(":")[0] for line in err.splitlines()]
+    assert [phase for phase in phases if phase in ("evaluate", "time")] == ["evaluate", "evaluate", "time"]
+    assert typed(place, "eval", *words, "held-against-quietly", "--quiet") == (0, "", "")
+
+
 def test_the_version(place, typed):
     assert typed(place, "--version") == (0, f"niwaki {niwaki.__version__}\n", "")
 

@@ -17,9 +17,9 @@ def run(place, typed, monkeypatch):
     """Do a recipe: its result, what was said, and how often a model was measured."""
     measured, measure = [], niwaki.run.stages.measure
 
-    def counted(model, *rest):
+    def counted(model, *rest, **options):
         measured.append(model)
-        return measure(model, *rest)
+        return measure(model, *rest, **options)
 
     monkeypatch.setattr(niwaki.run.stages, "measure", counted)
 

@@ -185,6 +185,27 @@ def test_model_latency_is_the_contract_object() -> None:
     assert (dense.training, pruned.training) == (True, False)
 
 
+@pytest.mark.parametrize(("length", "longer"), [(7, 28), (16, 40), (20, 40), (21, None)])
+def test_a_longer_row_is_timed_where_the_model_takes_it(length: int, longer: int | None) -> None:
+    """Four times as long, or as long as there are positions (40 here), but no row that is hardly longer."""
+    model, given = tiny(), set()
+    model.register_forward_pre_hook(lambda _m, _a, kwargs: given.add(kwargs["input_ids"].shape), with_kwargs=True)
+    found = model_latency(model, model, length, (3,), rounds=1, longer=True)
+    assert found.get("batch_1_long", {}).get("seq_len") == longer
+    assert "seq_len" not in found["batch_3"]
+    assert given == {(3, length), *([(1, longer)] if longer else [])}
+
+
+@pytest.mark.parametrize(("family", "rounds"), [("distilbert", 3 * 5 - 2), ("llama", 3 * 5 - 2)])
+def test_timing_is_told_of(family: str, rounds: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two batches of three rounds to warm up and two that count; what stands beside them warms up in one."""
+    model = tiny(family)
+    model_latency(model, model, 7, (1, 3), rounds=2, longer=True, progress=True)
+    assert capsys.readouterr().err == f"time: {rounds} rounds\n"
+    model_latency(model, model, 7, (1, 3), rounds=2)
+    assert capsys.readouterr().err == ""
+
+
 def test_language_models_are_timed_as_they_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts, no more tokens of them than end in seconds, of which the last logits are given; and token by token."""
     monkeypatch.setattr("niwaki.evaluate.latency._PROMPTS", 20)

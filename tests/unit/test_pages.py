@@ -10,6 +10,7 @@ from typing import Any
 
 import niwaki
 from niwaki.anatomy import supported_model_types
+from niwaki.config import STAGES
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "niwaki"
@@ -85,3 +86,14 @@ def test_errors_are_as_the_code_words_them() -> None:
     said = [row[0].strip("`") for row in rows(page("troubleshooting")) if row[0].startswith("`")]
     assert len(said) > 20
     assert [message for message in said if message not in source] == []
+
+
+def test_the_guide_of_every_technique_has_how_it_works_a_picture_and_its_limits():
+    for name in STAGES:
+        if name == "finetune":
+            continue
+        text = (ROOT / "docs" / f"{name.replace('-', '_')}.md").read_text("utf-8")
+        assert {"## How it works", "## Limits"} <= set(text.splitlines()), name
+        shown = re.findall(r"^!\[.{20,}\]\((pictures/[\w.]+)\)$", text, re.MULTILINE)
+        assert shown, name
+        assert all((ROOT / "docs" / picture).is_file() for picture in shown), name

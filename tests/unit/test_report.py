@@ -130,6 +130,33 @@ def test_all_that_a_result_holds_has_its_section_with_a_table_behind_each_figure
     assert page([FULL]) == html  # the same bytes
 
 
+def test_the_budgets_that_were_tried_are_a_table():
+    tries = [{"flops": 0.6, "accuracy": 0.9, "share": 1.0, "kept": True}]
+    tries.append({"flops": 0.4, "accuracy": 0.8, "share": 0.8889, "kept": False})
+    search = {"share": 0.99, "metric": "accuracy", "dense": 0.9, "rows": 512, "tries": tries}
+    html = page([dataclasses.replace(FULL, stages=[{**FULL.stages[0], "keep_quality": search}])])
+    table = html[html.index("Budgets tried on 512 held-out rows of the training data; dense 0.9000") :]
+    cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", table[: table.index("</table>")])
+    assert cells == [
+        *("flops", "accuracy", "share of dense", "keeps 0.99"),
+        *("0.6000", "0.9000", "1.0000", "yes"),
+        *("0.4000", "0.8000", "0.8889", "no"),
+    ]
+    assert "Budgets tried" not in page([FULL])
+
+
+def test_a_way_with_a_long_name_is_read_whole_beside_its_bar():
+    timed = {"batch_1": TIMING, "batch_1_long": {**TIMING, "seq_len": 2048}, "seq_len": 512}
+    html = page([dataclasses.replace(FULL, latency={**FULL.latency, **timed})])
+    drawing = html[html.index("<title>Measured latency</title>") :]
+    drawing = drawing[: drawing.index("</svg>")]
+    one_line = re.findall(r'text-anchor: end; [^>]*x="([-.\d]+)"[^>]*>([^<]*)<', drawing)
+    lines = re.findall(r"translate\(([-.\d]+) [^>]*>([^<]*)<", drawing)
+    assert [word for _, word in one_line + lines] == ["batch 1", "batch 1 long,", "2048 tokens a row"]
+    starts = [float(end) - 7 * len(word) for end, word in one_line] + [float(start) for start, _ in lines]
+    assert min(starts) >= 0  # the left edge of the drawing
+
+
 def test_masks_that_moved_and_a_language_model_have_their_figures():
     update = {"sparsity": 0.5, "dropped": 9.0, "grown": 4.0, "regrown": 1.0, "distance": 0.2}
     stage = {**FULL.stages[0], "weights": 100, "course": [{"step": step, **update} for step in (4, 8)]}

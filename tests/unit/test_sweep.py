@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -13,7 +14,7 @@ from niwaki import RequestError
 from niwaki.config.sweep import Condition, parse_pick, read_sweep
 from niwaki.run.sweep.alone import Gate
 from niwaki.run.sweep.frontier import frontier, knee
-from niwaki.run.sweep.summary import check_pick, picked
+from niwaki.run.sweep.summary import _timed, check_pick, picked
 
 FILE = {"model": "m", "train_data": "t", "eval_data": "e", "methods": [{"kind": "structured", "flops": [0.7, 0.5]}]}
 
@@ -112,6 +113,21 @@ def test_a_share_of_the_dense_flops_is_of_those_that_a_point_was_counted_beside(
     found = {"dense": point("dense", 0.9, 100) | {"flops": 19}, "points": points}
     assert picked(parse_pick("flops <= 0.61 * dense"), found) == "b"
     assert picked(parse_pick("flops <= 12"), found) == "a"
+
+
+def test_points_compare_by_what_all_were_timed_by():
+    """The rows of one seed may be so long that no longer one is timed."""
+    short, long = ({"batch_1": {"speedup": 2.0}, "seq_len": 9}, {"batch_1": {"speedup": 3.0}, "seq_len": 300})
+    short["batch_1_long"] = {"speedup": 2.5, "seq_len": 36}
+    results = {
+        name: SimpleNamespace(latency=latency, run={"seconds": 1.0})
+        for name, latency in (("seed-0", short), ("seed-1", long))
+    }
+    records = {name: {"quality": {"accuracy": 0.9}, "size_bytes": 4} for name in ("dense", *results)}
+    for each in (results, dict(reversed(results.items()))):
+        found = _timed(each, records, "accuracy")
+        assert found["frontier"] == {"batch_1": ["seed-1"]}
+        assert set(found["latency"]["seed-0"]) == {"batch_1", "batch_1_long", "seq_len"}
 
 
 def test_nobody_works_while_one_is_timed(monkeypatch):

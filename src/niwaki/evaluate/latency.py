@@ -7,8 +7,9 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from niwaki.errors import RequestError
 from niwaki.evaluate.generation import feed
 from niwaki.evaluate.plain import plain_model
 from niwaki.numerics.allocator import as_elsewhere
+from niwaki.progress import Bar, bar
 
 _FEWEST = 3
 """Rounds that are timed, unless a round alone takes minutes."""
@@ -28,6 +30,10 @@ _LONG = 60.0
 
 _DECODED = 16
 """Tokens that are fed one by one."""
+_LONGER = 4
+"""Times as many tokens as the others that a longer row has, where the model takes so many, but twice at least."""
+_SELDOM = 5
+"""Rounds at most of what is timed beside the batches that were asked."""
 _PROMPTS = 1024
 """Tokens of all rows of a batch at most that a language model reads at once: of more, a pass takes minutes."""
 
@@ -106,10 +112,11 @@ def in_turn(
     warmup: int = 3,
     device: torch.device | str | None = None,
     most_seconds: float = math.inf,
+    shown: Bar | None = None,
 ) -> list[tuple[float, ...]]:
     """Seconds of every call in each round, after `warmup` untimed rounds; every other round goes backwards.
 
-    As `paired`, which is this for two.
+    As `paired`, which is this for two. A bar that is `shown` moves by one a round, between the calls that are timed.
     """
     if rounds < 1:
         raise RequestError(f"rounds must be at least 1, got {rounds}")
@@ -124,6 +131,8 @@ def in_turn(
             taken = {index: seconds_of(calls[index], device) for index in order}
             if number >= warmup or spent > most_seconds / 2:  # what takes that long is warm
                 times.append(tuple(taken[index] for index in range(len(calls))))
+            if shown is not None:
+                shown.update()
     return times
 
 
@@ -169,20 +178,28 @@ def random_inputs(model: nn.Module, batch_size: int, length: int) -> dict[str, T
 
 
 def model_latency(
-    dense: nn.Module, pruned: nn.Module, length: int, batch_sizes: tuple[int, ...] = (1, 32), rounds: int = 15
+    dense: nn.Module,
+    pruned: nn.Module,
+    length: int,
+    batch_sizes: tuple[int, ...] = (1, 32),
+    rounds: int = 15,
+    *,
+    longer: bool = False,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """The `latency` object of `result.json`: both models on the same random tokens `[batch, length]`, no padding.
 
     Language models are timed as they are used: they read prompts, of which they give the logits of the last token, in
     batches of `_PROMPTS` tokens at most (`seq_len` of a way then says how long they were); and `decode` is a token
-    after those before it, the mean of `_DECODED`, batch 1, in five rounds.
+    after those before it, the mean of `_DECODED`, batch 1, in five rounds. Of other models, where `longer` is asked,
+    `batch_1_long` is one row of `_LONGER` times as many tokens, in as many rounds.
 
     The tokens are of the smaller vocabulary where one was trimmed. Adapters are merged and masks written into the
     weights, in a copy: what is timed is what others load.
 
     Both models are timed in evaluation mode and get their modes back. `rounds` is how often, at the least.
     """
-    return time_models([dense, pruned], length, batch_sizes, rounds).pair(0, 1)
+    return time_models([dense, pruned], length, batch_sizes, rounds, longer=longer, progress=progress).pair(0, 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +218,7 @@ class Timed:
         """The `latency` object of `result.json` of two of the models."""
         pairs = [tuple((taken[dense], taken[pruned]) for taken in times) for times in self.times]
         found = {
-            way.name: PairedTiming(each).to_dict(way.passes) | way.shorter_than(self.length)
+            way.name: PairedTiming(each).to_dict(way.passes) | way.where_not_of(self.length)
             for way, each in zip(self.ways, pairs, strict=True)
         }
         return {**found, "seq_len": self.length, "threads": torch.get_num_threads(), "rounds": self.rounds}
@@ -217,17 +234,26 @@ class Timed:
 
 
 def time_models(
-    models: Sequence[nn.Module], length: int, batch_sizes: tuple[int, ...] = (1, 32), rounds: int = 15
+    models: Sequence[nn.Module],
+    length: int,
+    batch_sizes: tuple[int, ...] = (1, 32),
+    rounds: int = 15,
+    *,
+    longer: bool = False,
+    progress: bool = False,
 ) -> Timed:
     """Time models in turn, as `model_latency` says."""
     plain = [plain_model(model) for model in models]
-    ways, times = list[_Way](), list[list[tuple[float, ...]]]()
+    times: list[list[tuple[float, ...]]] = []
     with evaluation_mode(*plain), torch.inference_mode():
-        for way in _ways(plain, length, batch_sizes):
-            most = way.rounds(rounds)
-            times.append(in_turn(way.calls, most, way.warmup, way.device, _LONG))
-            rounds = min(rounds, len(times[-1])) if most == rounds else rounds
-            ways.append(way)
+        ways = list(_ways(plain, length, batch_sizes, longer))
+        ends = list(accumulate(way.warmup + way.rounds(rounds) for way in ways))
+        with bar(phase="time", unit="rounds", total=max(ends, default=0), progress=progress) as shown:
+            for way, end in zip(ways, ends, strict=True):
+                most = way.rounds(rounds)
+                times.append(in_turn(way.calls, most, way.warmup, way.device, _LONG, shown))
+                rounds = min(rounds, len(times[-1])) if most == rounds else rounds
+                shown.update(end - shown.n)  # what takes long is timed less often
     return Timed(length, rounds, ways, times)
 
 
@@ -241,24 +267,29 @@ class _Way:
     length: int
     device: torch.device
     passes: int = 1
-    warmup: int = 3
+    seldom: bool = False
 
     @property
     def tokens(self) -> int:
         """Of all rows."""
         return self.rows * self.length
 
-    def shorter_than(self, length: int) -> dict[str, int]:
+    @property
+    def warmup(self) -> int:
+        """Rounds that are not timed."""
+        return 1 if self.seldom else 3
+
+    def where_not_of(self, length: int) -> dict[str, int]:
         """How long its rows are, where they are read at once and not of this length."""
         return {"seq_len": self.length} if self.passes == 1 and self.length != length else {}
 
     def rounds(self, asked: int) -> int:
-        """Calls of many passes are made less often."""
-        return asked if self.passes == 1 else min(5, asked)
+        """What stands beside the batches that were asked is timed less often."""
+        return min(_SELDOM, asked) if self.seldom else asked
 
 
-def _ways(models: Sequence[nn.Module], length: int, batch_sizes: tuple[int, ...]) -> Iterator[_Way]:
-    """Batches of each size at once; of language models also token by token."""
+def _ways(models: Sequence[nn.Module], length: int, batch_sizes: tuple[int, ...], longer: bool) -> Iterator[_Way]:
+    """Batches of each size at once; of language models also token by token, of others a `longer` row if asked."""
     language = all(is_language_model(model) for model in models)
     for size in batch_sizes:
         yield _at_once(models, size, min(length, max(1, _PROMPTS // size)) if language else length)
@@ -267,7 +298,11 @@ def _ways(models: Sequence[nn.Module], length: int, batch_sizes: tuple[int, ...]
         count = min(_DECODED, *(longest_input(model) for model in models))
         ids = random_inputs(smaller, 1, count)["input_ids"]
         calls = [lambda model=model: feed(model, ids) for model in models]
-        yield _Way("decode", calls, 1, count, ids.device, count, 1)
+        yield _Way("decode", calls, 1, count, ids.device, count, seldom=True)
+        return
+    tokens = min(_LONGER * length, *map(longest_input, models))
+    if longer and tokens >= 2 * length:
+        yield replace(_at_once(models, 1, tokens), name="batch_1_long", seldom=True)
 
 
 def _at_once(models: Sequence[nn.Module], size: int, length: int) -> _Way:

@@ -48,7 +48,7 @@ def keep_quality_(model: nn.Module, plan: Plan, goal: Goal, apply_: Apply, *, pr
         RequestError: rows without labels, a metric of another kind of model; no try kept enough, with the nearest.
         WorkError: as pruning.
     """
-    started, found = time.perf_counter(), quality(plain_model(model), goal.held_out, goal.metric)
+    started, found = time.perf_counter(), quality(plain_model(model), goal.held_out, goal.metric, progress)
     metric = next(name for name in measures_of(model)[0] if name in found)
     dense = found[metric]
     tried: list[dict[str, Any]] = []
@@ -58,7 +58,7 @@ def keep_quality_(model: nn.Module, plan: Plan, goal: Goal, apply_: Apply, *, pr
         candidate = copy.deepcopy(model)
         done = apply_(candidate, plan.keeping(part))
         passes += Passes(done.forward_passes, done.backward_passes)
-        value = quality(plain_model(candidate), goal.held_out, metric)[metric]
+        value = quality(plain_model(candidate), goal.held_out, metric, progress)[metric]
         share = share_kept(metric, dense, value)
         kept = reaches(share, goal.share)
         low, high = (low, part) if kept else (part, high)

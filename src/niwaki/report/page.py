@@ -41,6 +41,7 @@ from niwaki.report.rows import (
     site_rows,
     time_rows,
     token_rows,
+    tried_table,
     way_rows,
 )
 from niwaki.report.stages import stage_lines
@@ -48,7 +49,7 @@ from niwaki.results import Result
 
 _START = '<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>Niwaki report</title>\n'
 _TABLES = (by_name_rows, course_rows, data_rows, extreme_rows, figures_rows, position_rows, score_rows)
-_TABLES += (side_heads, side_rows, site_rows, time_rows, token_rows, way_rows)
+_TABLES += (side_heads, side_rows, site_rows, time_rows, token_rows, tried_table, way_rows)
 _WORDS = {
     "right_words": (
         ("both", "right in both"),

@@ -48,6 +48,8 @@ _STYLE: dict[Any, Any] = {
 }
 _WIDE, _HIGH = 4.7, 2.5
 """Inches, of 72 units of the drawing each."""
+_LETTER = 0.02
+"""Of the width, what a letter takes."""
 _ACROSS = 3
 """Names of lines beside each other."""
 
@@ -75,7 +77,12 @@ def lines(title: str, over: str, places: Sequence[float], named: Lines, height: 
 
 
 def shares(title: str, names: Sequence[str], values: Sequence[tuple[float, float, float]], over: str) -> Markup:
-    """A bar for each name up to the middle of `values` (low, middle, high), with a whisker, beside 1 for dense."""
+    """A bar for each name up to the middle of `values` (low, middle, high), with a whisker, beside 1 for dense.
+
+    A name goes on in a new line after a comma, and has the room that its longest line takes.
+    """
+    labels = [name.replace(", ", ",\n") for name in names]
+    longest = max(len(line) for label in labels for line in label.splitlines())
 
     def draw(axes: Any) -> None:
         rows = range(len(names))
@@ -83,13 +90,13 @@ def shares(title: str, names: Sequence[str], values: Sequence[tuple[float, float
         axes.barh(rows, [middle for _, middle, _ in values], height=0.34, color=_INKS["accent"])
         for row, (low, _, high) in zip(rows, values, strict=True):
             axes.plot([low, high], [row, row], color=_INKS["ink"], linewidth=1.2, clip_on=False)
-        axes.set_yticks(list(rows), names)
+        axes.set_yticks(list(rows), labels)
         axes.invert_yaxis()
         axes.set(xlabel=over, xlim=(0, max(1.02, *(high for _, _, high in values))))
         axes.grid(False)
 
     said = "; ".join(f"{name} {middle:.2f}" for name, (_, middle, _) in zip(names, values, strict=True))
-    return _drawn(title, f"{over}: {said}.", draw, height=0.7 + 0.42 * len(names), left=0.22)
+    return _drawn(title, f"{over}: {said}.", draw, height=0.7 + 0.42 * len(names), left=max(0.22, _LETTER * longest))
 
 
 def points(

@@ -111,6 +111,18 @@ def time_rows(result: Result) -> list[tuple[str, float, str, str]]:
     return [*rows, ("reading, measuring, writing", rest, "", "")]
 
 
+def tried_table(stage: dict[str, Any]) -> tuple[str, Rows]:
+    """Of a stage that searched its budget: what the table says, and its rows, one a try, the heads first."""
+    search = stage["keep_quality"]
+    budget, metric = stage["budget"]["kind"], search["metric"]
+    rows = [
+        [f"{tried[budget]:.4f}", f"{tried[metric]:.4f}", f"{tried['share']:.4f}", "yes" if tried["kept"] else "no"]
+        for tried in search["tries"]
+    ]
+    told = f"Budgets tried on {search['rows']:,} held-out rows of the training data; dense {search['dense']:.4f}"
+    return told, [[budget, metric.replace("_", " "), "share of dense", f"keeps {search['share']:g}"], *rows]
+
+
 def course_rows(course: dict[str, Any]) -> Rows:
     """What each update of the masks did."""
     return [

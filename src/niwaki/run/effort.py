@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from niwaki.config import DynamicSparsityTraining, Finetune, LayerAdaptive, Stage, Structured
 from niwaki.data import mean_length
+from niwaki.run.pass_memory import timed_tokens
 from niwaki.run.work import Work
 
 _BACKWARD = 3
 """Forward passes that one takes together with the way back."""
 _PRUNING = {Structured: 15, LayerAdaptive: 24}
 """Forward passes over the calibration rows; `cost` in docs/measured.md is a third of it."""
+_TIMINGS = 36
+"""Passes of the largest batch that is timed: 18 rounds of two models; of smaller ones they are little beside it."""
 
 
 def step_costs(work: Work, dense_known: bool) -> list[float]:
-    """For each stage the measuring before it and itself, and the measuring at the end."""
+    """For each stage the measuring before it and itself, and the measuring and timing at the end."""
     tests = mean_length(work.tests) * len(work.test_rows) if work.test_rows else 0.0
     costs = [cost for stage in work.recipe.stages for cost in (tests, _stage_cost(work, stage))]
     if dense_known:
         costs[0] = 0.0
-    return [*costs, tests]
+    return [*costs, tests + _TIMINGS * timed_tokens(work.model, max(1, round(work.length)))]
 
 
 def _stage_cost(work: Work, stage: Stage) -> float:

@@ -62,7 +62,13 @@ def calibration_of(request: Evaluation | Export, inputs: Inputs, table: Table | 
 
 
 def engine_table(
-    rounded: dict[str, tuple[Running, dict[str, float]]], engine: str, quantize: str, length: int, metric: str | None
+    rounded: dict[str, tuple[Running, dict[str, float]]],
+    engine: str,
+    quantize: str,
+    length: int,
+    metric: str | None,
+    *,
+    progress: bool = False,
 ) -> tuple[Rows, dict[str, Any]]:
     """The `engines` of `result.json`: a row for each side as it is in `engine`, and one as `quantize` has it.
 
@@ -75,7 +81,7 @@ def engine_table(
     there: list[Running] = []
     for name, (side, found) in rounded.items():
         exact, tests = running(side.side, engine), side.side.tests
-        before = quality(exact.model, tests, metric) if tests and tests.labelled else {}
+        before = quality(exact.model, tests, metric, progress) if tests and tests.labelled else {}
         rows += [
             {"model": name, "quantize": "none", "quality": before},
             {"model": name, "quantize": quantize, "quality": found, "in_float32": side.in_float32},
@@ -85,7 +91,7 @@ def engine_table(
     files = [each.file for each in there if each.file]
 
     def taken() -> tuple[list[int], list[dict[str, Any]], dict[str, Any]]:
-        timed = time_models(models, length)
+        timed = time_models(models, length, longer=True, progress=progress)
         return resident_bytes(files), timed.each(), timed.pair(1, 3)
 
     memories, latencies, of_rounded = from_first(taken)
@@ -94,7 +100,7 @@ def engine_table(
     return rows, of_rounded
 
 
-def check_drop(rounded: nn.Module, exact: Side, most: float) -> str:
+def check_drop(rounded: nn.Module, exact: Side, most: float, *, progress: bool = False) -> str:
     """Refuse a rounded model that lost more than the share `most` of its usual metric; what it lost, as a line.
 
     Raises:
@@ -102,9 +108,9 @@ def check_drop(rounded: nn.Module, exact: Side, most: float) -> str:
     """
     tests = exact.tests
     assert tests is not None
-    found = quality(exact.model, tests)
+    found = quality(exact.model, tests, progress=progress)
     metric = next(name for name in measures_of(exact.model)[0] if name in found)
-    before, after = found[metric], quality(rounded, tests)[metric]
+    before, after = found[metric], quality(rounded, tests, progress=progress)[metric]
     worse = after - before if lower_is_better(metric) else before - after
     lost = worse / abs(before) if before else 0.0
     if not reaches(most, lost):

@@ -62,17 +62,18 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
         else:
             length = request.latency_length or min(DEFAULT_LENGTH, longest_input(pruned.model))
             say(f"flops and latency: at {length} tokens a row, as there is no eval_data", quiet)
-        left = _measured(pruned, length, request.metric, tasks)
-        came = _measured(dense, length, request.metric, tasks) if request.against else left
+        left = _measured(pruned, length, request.metric, tasks, not quiet)
+        came = _measured(dense, length, request.metric, tasks, not quiet) if request.against else left
         before, after = dict(came.record), dict(left.record)
         engines: list[dict[str, Any]] = []
         timed = request.latency_length or max(1, round(length))
         if request.against and request.quantize != "none":
             rounded = {"dense": (dense, before["quality"]), "pruned": (pruned, after["quality"])}
-            engines, latency = engine_table(rounded, request.engine, request.quantize, timed, request.metric)
+            asked = request.engine, request.quantize, timed, request.metric
+            engines, latency = engine_table(rounded, *asked, progress=not quiet)
             note_times(latency, before, after)
         else:
-            latency = time_in_turn(dense.model, pruned.model, timed, before, after)
+            latency = time_in_turn(dense.model, pruned.model, timed, before, after, not quiet)
         result = Result(
             run=clock.environment(request),
             recipe=dataclasses.asdict(request),
@@ -85,7 +86,7 @@ def run_evaluation(request: Evaluation, quiet: bool = False) -> Result:
             warnings=says_nothing(({"the dense model": came} if request.against else {}) | {"the model": left}),
             engine=request.engine if request.quantize == "none" else f"{request.engine} {request.quantize}",
             engines=engines,
-            fidelity=_likeness((dense, came), (pruned, left)) if request.against else {},
+            fidelity=_likeness((dense, came), (pruned, left), not quiet) if request.against else {},
             behaviour=behaviour(came.judged, left.judged, table.texts if table else ()) if request.against else {},
         )
         write_result(result, folder / "result.json")
@@ -145,17 +146,17 @@ def _plain(inputs: Inputs) -> nn.Module:
     return model
 
 
-def _measured(there: Running, length: float, metric: str | None, tasks: Tasks) -> State:
+def _measured(there: Running, length: float, metric: str | None, tasks: Tasks, progress: bool) -> State:
     """A model as measured where it runs, with what tasks say of it."""
-    state = measure(there.model, there.side.tests, length, metric, there.size_bytes)
+    state = measure(there.model, there.side.tests, length, metric, there.size_bytes, progress)
     note_means(state.record, tasks.measure(there.model, there.side.inputs))
     return state
 
 
-def _likeness(dense: tuple[Running, State], pruned: tuple[Running, State]) -> dict[str, float]:
+def _likeness(dense: tuple[Running, State], pruned: tuple[Running, State], progress: bool) -> dict[str, float]:
     """How alike they are where they run, and were measured."""
     sides = (replace(there.side, model=there.model, judged=state.judged) for there, state in (dense, pruned))
-    return likeness(*sides)
+    return likeness(*sides, progress=progress)
 
 
 def check_measured(table: Table, inputs: Inputs) -> None:

@@ -49,7 +49,7 @@ def run_export(request: Export, quiet: bool = False) -> None:
             say("merged: its layers are not as a plain config says, so it loads after `import niwaki` alone", quiet)
         if side is not None and request.max_drop is not None:
             rounded = OF_EXPORT[request.to](side.model, place, spared).model
-            say(f"{request.quantize}: {check_drop(rounded, side, request.max_drop)}", quiet)
+            say(f"{request.quantize}: {check_drop(rounded, side, request.max_drop, progress=not quiet)}", quiet)
         if request.to == "gguf":
             here, there = trial_perplexities(model, place, tokenizer)
             say(f"llama.cpp: perplexity of a trial text {there:.4g}, {here:.4g} in PyTorch", quiet)

@@ -30,7 +30,7 @@ class Side:
         return self.inputs.batches(self.rows) if self.rows else None
 
 
-def likeness(dense: Side, pruned: Side) -> dict[str, float]:
+def likeness(dense: Side, pruned: Side, *, progress: bool = False) -> dict[str, float]:
     """The `fidelity` of `result.json`; nothing where the two do not predict the same things of the same places.
 
     Where texts were cut alike, all predictions are compared, those that the measuring left where it kept them; else
@@ -45,11 +45,11 @@ def likeness(dense: Side, pruned: Side) -> dict[str, float]:
     if [row["input_ids"] for row in dense.rows] == [row["input_ids"] for row in pruned.rows]:
         if theirs is not None and ours is not None:
             return fidelity_of(theirs, ours)
-        return fidelity(dense.model, pruned.model, pruned.inputs.batches(pruned.rows))
+        return fidelity(dense.model, pruned.model, pruned.inputs.batches(pruned.rows), progress=progress)
     given, own = (side.inputs.batches(side.rows, sort_by_length=False) for side in (dense, pruned))
     lengths, own_lengths = ([len(row["input_ids"]) for row in side.rows] for side in (dense, pruned))
     if whole or (task.labels == "span" and lengths == own_lengths):
-        return fidelity(dense.model, pruned.model, given, own)
+        return fidelity(dense.model, pruned.model, given, own, progress)
     return fidelity_of_words(dense.model, pruned.model, given, own) if task.labels == "token" else {}
 
 

@@ -117,11 +117,11 @@ def timing_bytes(model: nn.Module, data: Sequence[Batch]) -> int:
 
     Twice what one leaves: what is freed there is kept, in pieces that do not fit the other.
     """
-    tokens = _timed_tokens(model, max(1, round(mean_length(data))))
+    tokens = timed_tokens(model, max(1, round(mean_length(data))))
     return 2 * left_by_layers(model, tokens) // len(layers_of(model))
 
 
-def _timed_tokens(model: nn.Module, length: int) -> int:
+def timed_tokens(model: nn.Module, length: int) -> int:
     """Tokens of the largest batch that is timed at a length, see `niwaki.evaluate.latency`."""
     return max(length, min(_TIMED * length, _PROMPTS)) if is_language_model(model) else _TIMED * length
 

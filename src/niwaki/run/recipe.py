@@ -129,11 +129,11 @@ def _result(
     alone: Callable[[], AbstractContextManager[None]],
 ) -> Result:
     """Time dense and pruned in turn and gather all that was measured; `kept` counts the weights that are left."""
-    recipe, dense = course.work.recipe, course.dense
+    recipe, dense, progress = course.work.recipe, course.dense, not course.work.quiet
     came, left = states[first_removing(recipe)], states[-1]
     before, after = dict(came.record), dict(left.record)
     with alone():
-        latency = time_in_turn(dense, plain, max(1, round(course.work.length)), before, after)
+        latency = time_in_turn(dense, plain, max(1, round(course.work.length)), before, after, progress)
     sizes = {linear.name: linear.size for linear in linears_of(dense)}
     first, last = course.first, course.work
     sides = (
@@ -156,6 +156,6 @@ def _result(
             *(warning for stage in course.stages for warning in stage.warnings),
             *says_nothing({"the dense model": came, "what came out": left}),
         ],
-        fidelity=likeness(*sides),
+        fidelity=likeness(*sides, progress=progress),
         behaviour=behaviour(came.judged, left.judged, first.evaluation.texts),
     )

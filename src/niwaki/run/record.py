@@ -57,14 +57,19 @@ class State:
 
 
 def measure(
-    model: nn.Module, batches: Batches | None, length: float, metric: str | None, size: int | None = None
+    model: nn.Module,
+    batches: Batches | None,
+    length: float,
+    metric: str | None,
+    size: int | None = None,
+    progress: bool = False,
 ) -> State:
     """Quality (nothing without batches that have labels), exact counts and size of a plain model.
 
     `length` is the mean number of real tokens; `size` its bytes where they are not those of its tensors.
     """
     counts = count(model, length)
-    judged = judge(model, batches, metric) if batches and batches.labelled else Judged({})
+    judged = judge(model, batches, metric, progress) if batches and batches.labelled else Judged({})
     record = {
         "quality": judged.quality,
         "interval": {name: list(span) for name, span in judged.interval.items()},
@@ -92,10 +97,15 @@ def says_nothing(states: dict[str, State]) -> list[str]:
 
 
 def time_in_turn(
-    dense: nn.Module, pruned: nn.Module, length: int, dense_record: dict[str, Any], pruned_record: dict[str, Any]
+    dense: nn.Module,
+    pruned: nn.Module,
+    length: int,
+    dense_record: dict[str, Any],
+    pruned_record: dict[str, Any],
+    progress: bool = False,
 ) -> dict[str, Any]:
     """The `latency` object of `result.json`; each side's milliseconds are written into its own record too."""
-    latency = from_first(lambda: model_latency(dense, pruned, length))
+    latency = from_first(lambda: model_latency(dense, pruned, length, longer=True, progress=progress))
     note_times(latency, dense_record, pruned_record)
     return latency
 

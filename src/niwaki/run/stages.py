@@ -128,7 +128,7 @@ def measure_state(work: Work, plain: nn.Module, tasks: Tasks, number: int, known
     `known` was measured of it on the same evaluation data: none of what it says of them is measured again.
     """
     if known is None:
-        state = measure(plain, work.tests, work.length, work.recipe.metric)
+        state = measure(plain, work.tests, work.length, work.recipe.metric, progress=not work.quiet)
         note_means(state.record, tasks.measure(plain, work.inputs))
     else:
         counted = measure(plain, None, work.length, work.recipe.metric).record

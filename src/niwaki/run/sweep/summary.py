@@ -78,7 +78,9 @@ def _timed(results: dict[str, Result], records: dict[str, dict[str, Any]], metri
 
     The time of a model is its part of the dense model's, which was timed in turn with it.
     """
-    ways = [way for way, timing in next(iter(results.values())).latency.items() if isinstance(timing, dict)]
+    first = next(iter(results.values())).latency
+    # Rows of another seed may be too long for one way: what all were timed by can be compared.
+    ways = [x for x in first if isinstance(first[x], dict) and all(x in each.latency for each in results.values())]
     found: dict[str, Any] = {
         "latency": {name: result.latency for name, result in results.items()},
         "seconds": {name: result.run["seconds"] for name, result in results.items()},
