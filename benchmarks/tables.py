@@ -127,8 +127,12 @@ def _language_models() -> Iterator[Section]:
         ("after", lambda r: r["after"], 2),
         ("of the excess gone", lambda r: r["gone"], 2),
     ]
-    table = by_budget("language_recovery", ("model", "rule", "epochs", "rate"), *recovered)
-    yield "Recovery of language models, TinyStories (`language_recovery.json`)", [table]
+    for title, script in (
+        ("TinyStories", "language_recovery"),
+        ("SmolLM2-135M-Instruct, WikiText-2", "smollm2_recovery"),
+    ):
+        table = by_budget(script, ("model", "rule", "epochs", "rate"), *recovered)
+        yield f"Recovery of language models, {title} (`{script}.json`)", [table]
     acc: list[Column] = [(name, lambda r, name=name: r[name]["value"], 3) for name in ("acc", "acc_norm")]
     tables = [by_budget("continuations", ("model",), *acc), *continuations()]
     yield "SmolLM2-135M-Instruct, questions by choice (`continuations.json`)", tables
