@@ -353,7 +353,7 @@ def test_the_allocation_that_is_best_follows_from_the_pattern():
 
 
 def test_bounds_and_patterns_are_checked_before_any_work():
-    with pytest.raises(niwaki.RequestError, match=r"sparsity must be 0 to 0\.4004 .*got 0\.5"):
+    with pytest.raises(niwaki.RequestError, match=r"sparsity must be 0 to 0\.4003 .*got 0\.5"):
         niwaki.prune_(tiny(), niwaki.LayerAdaptive(sparsity=0.5, max_sparsity=0.4), batches())
     config = niwaki.LayerAdaptive(sparsity=0.5, pattern="3x1", allocation="uniform")
     with pytest.raises(niwaki.RequestError, match=r"layer\.0\.query"):
