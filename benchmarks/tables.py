@@ -70,8 +70,8 @@ def sections() -> Iterator[Section]:
     ]
     started: Column = ("accuracy, start", lambda r: r["start"]["quality"]["accuracy"], 4)
     ended: Column = ("accuracy, end", lambda r: r["end"]["quality"]["accuracy"], 4)
-    title = "Widths searched on the true divergence, SST-2 (`search.json`)"
-    yield title, [by_budget("search", ("flops", "rows", "generations"), *searched, started, ended)]
+    title = "Widths and zeros searched on the true divergence, SST-2 (`search.json`)"
+    yield title, [by_budget("search", ("flops", "sparsity", "rows", "generations"), *searched, started, ended)]
     yield from _zeros()
     held: Column = ("held out", lambda r: r["held"]["accuracy"], 4)
     keys = ("method", "interval", "sparsity")
@@ -106,6 +106,9 @@ def _zeros() -> Iterator[Section]:
     keys = ("sparsity", "flops", "reconstruct")
     yield "Layers that learn (`reconstruction.json`)", [by_budget("reconstruction", keys, ACCURACY, KL, forward)]
     yield "Allocations of zeros, SST-2, no refit (`allocations.json`)", allocations()
+    strength: Column = ("strength", lambda r: r["strength"], 2)
+    table = by_budget("allocations_auto", ("weight_score", "layer_score", "sparsity"), strength, ACCURACY)
+    yield "The same by inverse-importance at the strength that diverges least (`allocations_auto.json`)", [table]
     errors: list[Column] = [(how, lambda r, how=how: r["error"][how], 4) for how in ("obs", "obs, exact", "admm")]
     title = "Error of linears by how they are pruned, mean and range over the linears (`layer_errors.json`)"
     yield title, [by_budget("layer_errors", ("sparsity",), *errors)]
