@@ -38,8 +38,9 @@ _AS_IS = {
     "query_expansion": None,
 }
 """How a first module reads texts and what it gives, where Niwaki does so, too: what is not said is so."""
-_LAST_STATES = ({"method": "forward", "method_output_name": "last_hidden_state"},)
-_LAST_STATES += ({"method": "forward", "method_output_name": ["last_hidden_state"]},)
+_LAST_STATES = [
+    {"method": "forward", "method_output_name": name} for name in ("last_hidden_state", ["last_hidden_state"])
+]
 
 
 @dataclass(frozen=True, eq=False)

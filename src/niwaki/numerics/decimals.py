@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 _CLOSE = 1e-9
-_SHOWN = 10_000
 
 
 def whole_part(share: float, of: int) -> int:
@@ -22,11 +21,11 @@ def reaches(value: float, wanted: float) -> bool:
     return value >= wanted - _CLOSE * abs(wanted)
 
 
-def shown_least(value: float) -> float:
-    """A lower bound to four decimals, none below it."""
-    return math.ceil(value * _SHOWN - _CLOSE) / _SHOWN
+def shown_least(value: float, decimals: int = 4) -> float:
+    """A lower bound to so many decimals, none below it."""
+    return math.ceil(value * 10**decimals - _CLOSE) / 10**decimals
 
 
-def shown_most(value: float) -> float:
-    """An upper bound to four decimals, none above it."""
-    return math.floor(value * _SHOWN + _CLOSE) / _SHOWN
+def shown_most(value: float, decimals: int = 4) -> float:
+    """An upper bound to so many decimals, none above it."""
+    return math.floor(value * 10**decimals + _CLOSE) / 10**decimals

@@ -69,8 +69,8 @@ Values = dict[str, Tensor]
 def learns(config: Structured | LayerAdaptive, data: Sequence[Batch]) -> str:
     """What learns of a layer: as asked, or by `auto` all that is left where it is refitted, on enough data.
 
-    They are enough where they make `LOOKED` times `TOKENS`, or rows that are as long. Not where a layer is to be looked
-    at once.
+    They are enough where they are `LOOKED` pieces of about `TOKENS`, of which a batch is one at least. Not where a
+    layer is to be looked at once.
     """
     if config.reconstruct != "auto":
         return config.reconstruct

@@ -9,7 +9,6 @@ there at the same time is not added up: a pass backward is over before anything 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -29,6 +28,7 @@ from niwaki.config.layer_adaptive import SOLVED
 from niwaki.config.planned import Planned
 from niwaki.errors import RequestError
 from niwaki.methods.weight_profiles import looks_at_data, weight_need
+from niwaki.numerics.decimals import shown_least, shown_most
 from niwaki.observe import Batch
 from niwaki.repair.block_reconstruction import learns
 from niwaki.run.pass_memory import beside_bytes, forward_bytes, observing_bytes, timing_bytes, training_bytes
@@ -229,5 +229,5 @@ def weight_bytes(model: nn.Module) -> int:
 
 def shown(amount: int, enough: bool = False) -> str:
     """An amount as an error says it, rounded down; with `enough` rounded up, so that it can be given as it stands."""
-    hundredths = amount * 100 / 2**30
-    return f"{(math.ceil if enough else math.floor)(hundredths) / 100:.2f}GiB"
+    bound = shown_least if enough else shown_most
+    return f"{bound(amount / 2**30, 2):.2f}GiB"
